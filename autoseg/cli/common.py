@@ -1,0 +1,68 @@
+"""What all commands share: the parser's form, messages on the terminal, and errors turned into exit codes.
+
+Owns: `build_parser`, `run_command`.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from autoseg.errors import EXIT_BUG, EXIT_CODE_HELP, EXIT_INTERRUPTED, EXIT_TERMINATED, AutosegError
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; raised in the main thread so that `finally` clauses run."""
+
+
+def build_parser(name: str, *, description: str, example: str) -> argparse.ArgumentParser:
+    """Make a parser whose help ends with an example and the exit codes."""
+    return argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=f"example:\n  {example}\n\n{EXIT_CODE_HELP}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None,
+) -> int:
+    """Parse, work, and return the exit code; no traceback for anything that a user can mend."""
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse ends the process itself: 0 after --help, 2 after an error
+        return int(stop.code or 0)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    _raise_on_sigterm()
+    try:
+        return work(arguments)
+    except AutosegError as error:
+        print(f"{parser.prog}: {type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: stopped by Ctrl-C; the same command continues.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Terminated:
+        print(f"{parser.prog}: stopped by SIGTERM; the same command continues.", file=sys.stderr)
+        return EXIT_TERMINATED
+    except Exception:
+        traceback.print_exc()
+        print(f"{parser.prog}: this is a bug of autoseg; please report the lines above.", file=sys.stderr)
+        return EXIT_BUG
+
+
+def _raise_on_sigterm() -> None:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    try:
+        signal.signal(signal.SIGTERM, stop)
+    except ValueError:
+        pass  # not the main thread (a test, a notebook): its owner handles signals

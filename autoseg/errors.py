@@ -1,0 +1,103 @@
+"""The errors that autoseg raises on purpose, and the exit codes they end a command with.
+
+Owns: the exception classes and `Problem`, one finding about one case.
+Does not own: how a command prints them (`cli/common.py`).
+
+Every message says what is wrong with which value, what was expected, where, and what to do about it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+EXIT_DONE = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_SOME_CASES_FAILED = 3
+EXIT_NOTHING_USABLE = 4
+EXIT_LOCKED = 75
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+EXIT_CODE_HELP = (
+    "exit codes: 0 all done, 1 a bug of autoseg, 2 usage or configuration, 3 some cases failed (the report names them), "
+    "4 nothing usable, 75 locked by another run, 130 Ctrl-C, 143 SIGTERM"
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong (or odd) with one case of a dataset.
+
+    Attributes:
+        case_id: The case, or "" for the dataset as a whole.
+        message: Value, expectation and remedy, in one or two sentences.
+        is_error: False for a warning, which stops nothing.
+    """
+
+    case_id: str
+    message: str
+    is_error: bool = True
+
+
+class AutosegError(Exception):
+    """The base of every error that a user can do something about."""
+
+    exit_code = EXIT_USAGE
+
+
+class UsageError(AutosegError):
+    """A command or function was called with arguments that cannot be."""
+
+
+class PlanError(AutosegError):
+    """A plan, an overlay or a `--set` does not describe a possible run."""
+
+
+class CheckpointError(AutosegError):
+    """A model or training state is damaged, or belongs to another plan."""
+
+
+class ScanFileError(AutosegError):
+    """A scan file cannot be read, or cannot be trusted."""
+
+    exit_code = EXIT_NOTHING_USABLE
+
+
+class GeometryError(AutosegError):
+    """A grid is impossible, or two grids that must agree do not."""
+
+    exit_code = EXIT_NOTHING_USABLE
+
+
+class LockedError(AutosegError):
+    """Another process works on the same folder."""
+
+    exit_code = EXIT_LOCKED
+
+
+class DatasetError(AutosegError):
+    """A dataset cannot be used; carries every problem that was found, not only the first."""
+
+    exit_code = EXIT_NOTHING_USABLE
+
+    def __init__(self, headline: str, *, problems: Sequence[Problem] = ()) -> None:
+        """Keep the problems beside their headline; `str()` shows them as a table."""
+        super().__init__(headline)
+        self.headline = headline
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        """Show the headline and one line a problem, the case names aligned."""
+        return "\n".join([self.headline, *format_problems(self.problems)])
+
+
+def format_problems(problems: Sequence[Problem]) -> list[str]:
+    """Lay problems out as the lines of a table: case, then message; control characters made visible."""
+    width = max((len(printable(problem.case_id)) for problem in problems), default=0)
+    mark = {True: "", False: "(warning) "}
+    return [f"  {printable(p.case_id):<{width}}  {mark[p.is_error]}{printable(p.message)}" for p in problems]
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal could take as a command: names of files and labels are untrusted text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

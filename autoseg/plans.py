@@ -1,0 +1,261 @@
+"""Everything that determines a run, as one frozen, strict object: `Plans`.
+
+Owns: the fields with their units and ranges, reading and writing of `plans.json`, overlays and `--set`.
+Does not own: how a value is chosen (`planning/rules.py`).
+
+The parts are grouped by what a change invalidates: `data` means to preprocess again, `network` new weights,
+`training` a new run; `inference` may be changed at prediction.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from autoseg.errors import PlanError
+from autoseg.files import read_json, write_json
+
+Axis = Literal["z", "y", "x"]
+Backbone = Literal["nano", "tiny", "small", "base_plus", "large"]
+PositiveMm = Annotated[float, Field(gt=0, le=1000)]
+PLANS_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ChannelPlan(_Part):
+    """How the voxels of one channel become numbers near zero."""
+
+    name: str = Field(min_length=1, max_length=200, description="channel name from the dataset")
+    scheme: Literal["ct", "zscore"] = Field(description="ct: clip, then one mean for all; zscore: each scan by itself")
+    clip_low: float = Field(0.0, description="ct only: lower clip, in the scan's units (HU)")
+    clip_high: float = Field(1.0, description="ct only: upper clip, in the scan's units (HU)")
+    mean: float = Field(0.0, description="ct only: mean of the foreground over the dataset")
+    standard_deviation: float = Field(1.0, gt=0, description="ct only: deviation of the foreground over the dataset")
+    only_inside_mask: bool = Field(False, description="zscore only: statistics from non-zero voxels alone")
+
+
+class OrganPlan(_Part):
+    """One structure that is asked for by text."""
+
+    name: str = Field(min_length=1, max_length=200, description="name as in the dataset")
+    value: int = Field(ge=1, le=65535, description="value in the label maps, read and written")
+    sentences: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = Field(
+        min_length=1, max_length=32, description="the description that the text encoder reads"
+    )
+
+
+class DataPlan(_Part):
+    """What preprocessing does; its hash is stamped on the store."""
+
+    channels: tuple[ChannelPlan, ...] = Field(min_length=1, max_length=32)
+    organs: tuple[OrganPlan, ...] = Field(min_length=1, max_length=4096)
+    ignore_value: int | None = Field(None, ge=0, le=65535, description="label value that counts nowhere")
+    target_spacing_zyx_mm: tuple[PositiveMm, PositiveMm, PositiveMm] = Field(description="grid that the network sees")
+    slice_axis: Axis = Field(description="canonical axis that is cut into slices (z: inferior to superior)")
+    crop_to_nonzero: bool = Field(True, description="drop the border in which all channels are zero")
+
+    def hash(self) -> str:
+        """Return a short digest of everything that decides the preprocessed voxels; descriptions do not."""
+        facts = self.model_dump(mode="json")
+        for organ in facts["organs"]:
+            del organ["sentences"]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class TextPlan(_Part):
+    """The text tower (open_clip's), either small and trained from scratch or pretrained and frozen."""
+
+    model: str = Field("nano", max_length=200, description="'nano' (from scratch) or an open_clip model name")
+    weights: str | None = Field(None, max_length=1000, description="open_clip tag or file; none: from scratch")
+    max_tokens: int = Field(64, ge=8, le=1024, description="length of a sentence in tokens; longer ones are cut")
+
+
+class NetworkPlan(_Part):
+    """What decides the shapes of the weights."""
+
+    backbone: Backbone = Field(description="size of SAM2's Hiera")
+    weights: str | None = Field(None, max_length=1000, description="SAM2 checkpoint file; none: from scratch")
+    text: TextPlan = TextPlan()
+    image_size_px: int = Field(ge=32, le=2048, multiple_of=32, description="side of the square that the Hiera sees")
+    window_rows_px: int = Field(ge=16, le=4096, multiple_of=16, description="in-plane window at target spacing, rows")
+    window_columns_px: int = Field(ge=16, le=4096, multiple_of=16, description="in-plane window, columns")
+    feature_channels: int = Field(64, ge=16, le=1024, multiple_of=16, description="D, width of prompts and features")
+    interaction_levels: int = Field(2, ge=0, le=4, description="levels of text-image cross-attention")
+    injection_stages: tuple[Annotated[int, Field(ge=0, le=3)], ...] = Field(
+        (0, 1, 2, 3), description="Hiera stages at which the semantics enter"
+    )
+    prompt_tokens: int = Field(2, ge=1, le=16, description="sparse prompt tokens an organ")
+    has_semantic_decoder: bool = Field(True, description="SEG-SAM's decoder beside SAM's")
+    refiner_channels: tuple[Annotated[int, Field(ge=4, le=512, multiple_of=4)], ...] = Field(
+        (16, 32, 64, 128), min_length=1, max_length=6, description="width of each refinement stage, full resolution first"
+    )
+    memory_slices: int = Field(0, ge=0, le=64, description="slices the memory bank holds")
+
+
+class LossPlan(_Part):
+    """Weights of the terms of the loss."""
+
+    dice: float = Field(1.0, ge=0, le=100, description="Dice of the final map")
+    cross_entropy: float = Field(1.0, ge=0, le=100, description="cross-entropy of the final map")
+    deep_supervision: float = Field(0.3, ge=0, le=100, description="Dice and cross-entropy of the coarser map")
+    mask: float = Field(0.5, ge=0, le=100, description="focal and Dice (20:1) of the mask decoder's masks")
+    semantic: float = Field(0.3, ge=0, le=100, description="Dice and cross-entropy of the semantic-aware decoder's map")
+    quality: float = Field(0.05, ge=0, le=100, description="L1 of predicted against measured IoU")
+    presence: float = Field(0.05, ge=0, le=100, description="binary cross-entropy of organ presence")
+    alignment: float = Field(0.1, ge=0, le=100, description="agreement of the two decoders' masks")
+
+
+class AugmentationPlan(_Part):
+    """Probabilities and ranges of the random changes of a training slice."""
+
+    mirror_axes: tuple[Literal["slice", "row", "column"], ...] = Field((), description="axes that may be mirrored")
+    affine_probability: float = Field(0.5, ge=0, le=1, description="rotation and scaling in-plane")
+    rotation_degrees: float = Field(20.0, ge=0, le=180)
+    scale_range: tuple[float, float] = Field((0.8, 1.25), description="smallest and largest in-plane scale")
+    intensity_probability: float = Field(0.3, ge=0, le=1, description="each of brightness, contrast, gamma, noise")
+
+
+class TrainingPlan(_Part):
+    """What decides a training run, given the network."""
+
+    batch_slices: int = Field(8, ge=1, le=4096, description="slices a step")
+    steps_per_epoch: int = Field(100, ge=1, le=100000)
+    epochs: int = Field(40, ge=1, le=100000, description="length where no time limit is given")
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    weight_decay: float = Field(0.05, ge=0, le=1)
+    warmup_fraction: float = Field(0.03, ge=0, le=0.5, description="share of the run in which the rate rises")
+    gradient_clip_norm: float = Field(5.0, gt=0, le=1000)
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay a step of the averaged weights")
+    organ_slice_share: float = Field(0.67, ge=0, le=1, description="least share of slices that hold a chosen organ")
+    organs_per_step: int = Field(16, ge=1, le=4096, description="organs asked for in one step")
+    num_folds: int = Field(5, ge=1, le=20)
+    seed: int = Field(0, ge=0, lt=2**31)
+    loss: LossPlan = LossPlan()
+    augmentation: AugmentationPlan = AugmentationPlan()
+
+
+class InferencePlan(_Part):
+    """What may change at prediction without new weights."""
+
+    window_overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbour sees too")
+    mirror_axes: tuple[Literal["slice", "row", "column"], ...] = Field((), description="mirrored and averaged axes")
+    slices_per_batch: int = Field(8, ge=1, le=4096)
+    organs_per_batch: int = Field(32, ge=1, le=4096)
+
+
+class Reason(_Part):
+    """Why the planner chose a value."""
+
+    rule: str = Field(max_length=2000, description="the rule, in a sentence")
+    facts: dict[str, Any] = Field({}, description="what the rule looked at")
+
+
+class Device(_Part):
+    """The machine that the plan is made for."""
+
+    kind: Literal["cpu", "cuda"]
+    memory_gib: float = Field(gt=0, le=100000)
+
+
+class Plans(_Part):
+    """A whole resolved plan."""
+
+    version: Literal[1] = PLANS_VERSION
+    dataset_name: str = Field(min_length=1, max_length=200)
+    device: Device
+    data: DataPlan
+    network: NetworkPlan
+    training: TrainingPlan
+    inference: InferencePlan
+    reasons: dict[str, Reason] = Field({}, description="field, such as network.backbone, to its reason")
+    changes: tuple[str, ...] = Field((), description="overlays and --set, in the order they were applied")
+
+    @model_validator(mode="after")
+    def _organs_are_distinct(self) -> "Plans":
+        for what, values in (
+            ("name", [organ.name for organ in self.data.organs]),
+            ("value", [organ.value for organ in self.data.organs]),
+        ):
+            twice = {value for value in values if values.count(value) > 1}
+            if twice:
+                raise ValueError(f"two organs share the {what} {sorted(twice)[0]!r}")
+        return self
+
+
+def read_plans(path: Path) -> Plans:
+    """Read `plans.json`.
+
+    Raises:
+        PlanError: A field is missing, unknown, or out of its range; all of them are named at once.
+    """
+    return parse_plans(read_json(path), source=str(path))
+
+
+def write_plans(plans: Plans, path: Path) -> None:
+    """Write `plans.json`; `read_plans` gives the same object back."""
+    write_json(path, plans.model_dump(mode="json"))
+
+
+def parse_plans(content: Any, *, source: str) -> Plans:
+    """Check untrusted content against the schema; `source` names it in the error."""
+    try:
+        return Plans.model_validate(content)
+    except ValidationError as error:
+        raise PlanError(f"{source} is not a valid plan:\n" + "\n".join(_explain(error))) from error
+
+
+def apply_overlay(plans: Plans, overlay: Mapping[str, Any], *, source: str) -> Plans:
+    """Return the plan with the values of a partial plan; its "why" is kept in `changes`.
+
+    Raises:
+        PlanError: A name does not exist (the nearest one is shown), or a value is out of range.
+    """
+    content = plans.model_dump(mode="json")
+    why = overlay.get("why", "")
+    _merge(content, {key: value for key, value in overlay.items() if key != "why"}, path="", source=source)
+    content["changes"] = [*content["changes"], f"{source}: {why}" if why else source]
+    return parse_plans(content, source=source)
+
+
+def apply_settings(plans: Plans, settings: Sequence[str]) -> Plans:
+    """Return the plan changed by `--set` words such as "network.memory_slices=4"; values are JSON or plain text."""
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise PlanError(f"--set {setting}: expected KEY=VALUE, such as training.batch_slices=4.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        plans = apply_overlay(plans, value, source=f"--set {setting}")
+    return plans
+
+
+def _merge(content: dict[str, Any], changes: Mapping[str, Any], *, path: str, source: str) -> None:
+    for key, value in changes.items():
+        if key not in content:
+            near = difflib.get_close_matches(key, content, n=1)
+            hint = f" Did you mean {path}{near[0]}?" if near else f" Known here: {', '.join(content)}."
+            raise PlanError(f"{source}: there is no field {path}{key} in the plan.{hint}")
+        if isinstance(value, Mapping) and isinstance(content[key], dict):
+            _merge(content[key], value, path=f"{path}{key}.", source=source)
+        else:
+            content[key] = value
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"]) or "the plan"
+        got = "" if isinstance(item["input"], (dict, list)) else f" (got {str(item['input'])[:80]!r})"
+        lines.append(f"  {place}: {item['msg']}{got}")
+    return lines
