@@ -1,0 +1,8 @@
+"""Organ knowledge as sentences, and its lookup by name.
+
+Owns: the JSON files of structures and `describe_organ`. Does not own: the text encoder (`network/text_encoder.py`).
+"""
+
+from autoseg.descriptions.lookup import Description, Modality, describe_organ, known_names, mentions_side
+
+__all__ = ["Description", "Modality", "describe_organ", "known_names", "mentions_side"]
