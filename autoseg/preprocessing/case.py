@@ -1,0 +1,280 @@
+"""One scan to what the network sees, and the network's maps back to the scan's own grid.
+
+Owns: the order of the steps (canonical axes, crop, normalise, slice axis first, resample; labels to organ indices) and
+their inverse beside them, and `CaseTransform`, what the inverse has to know.
+Does not own: how voxels are interpolated (`resampling.py`) or scaled (`normalisation.py`), nor files.
+
+Symbols: C channels, K organs, S slices, R rows, W columns of the preprocessed grid.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+
+from autoseg.errors import DatasetError, GeometryError
+from autoseg.geometry import AxisMap, Box, ImageGeometry, box_slices, canonical_axis_map, nonzero_box, reorient
+from autoseg.image_io import Scan
+from autoseg.plans import Axis, DataPlan
+from autoseg.preprocessing.normalisation import fill_holes, normalise
+from autoseg.preprocessing.resampling import (
+    apply_taps,
+    linear_taps,
+    resample_image,
+    resample_labels,
+    resampled_shape,
+    spline_orders,
+)
+
+AXIS_NUMBER: dict[str, int] = {"z": 0, "y": 1, "x": 2}
+Triple = tuple[int, int, int]
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class CaseTransform:
+    """What preprocessing did to the grid of one scan.
+
+    Attributes:
+        original: The file grid.
+        crop_box: Start and stop along each canonical axis (z, y, x).
+        slice_axis: Canonical axis that became the first one.
+        resampled_shape: (slices, rows, columns) of the preprocessed grid.
+    """
+
+    original: ImageGeometry
+    crop_box: Box
+    slice_axis: Axis
+    resampled_shape: Triple
+
+    @cached_property
+    def axis_map(self) -> AxisMap:
+        """The way from the file grid to the canonical grid."""
+        return canonical_axis_map(self.original)
+
+    @property
+    def cropped_shape(self) -> Triple:
+        """(slices, rows, columns) before resampling, voxels of the file."""
+        return _slice_first([stop - start for start, stop in self.crop_box], self.slice_axis)
+
+    def view(self, array_zyx: np.ndarray) -> np.ndarray:
+        """Return the cropped part of an array on the file grid, canonical and slice axis first, sharing its memory."""
+        cropped = self.axis_map.apply(array_zyx)[box_slices(self.crop_box)]
+        return np.moveaxis(cropped, AXIS_NUMBER[self.slice_axis], 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; `from_json` gives the same object back, to the bit."""
+        return {
+            "original": self.original.to_json(),
+            "crop_box": [list(part) for part in self.crop_box],
+            "slice_axis": self.slice_axis,
+            "resampled_shape": list(self.resampled_shape),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "CaseTransform":
+        """Read what `to_json` gave."""
+        (z0, z1), (y0, y1), (x0, x1) = content["crop_box"]
+        slices, rows, columns = content["resampled_shape"]
+        return cls(
+            original=ImageGeometry.from_json(content["original"]),
+            crop_box=((z0, z1), (y0, y1), (x0, x1)),
+            slice_axis=content["slice_axis"],
+            resampled_shape=(slices, rows, columns),
+        )
+
+
+@dataclass(frozen=True)
+class PreprocessedCase:
+    """One case as the network sees it.
+
+    Attributes:
+        image: (C, S, R, W) float32, near zero mean.
+        labels: (S, R, W) organ indices, uint8 (ignored: 255) up to 254 organs, else uint16 (65535); None if unknown.
+        transform: The way back to the file grid.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray | None
+    transform: CaseTransform
+
+
+def preprocess_case(channels: Sequence[Scan], *, plan: DataPlan, labels: Scan | None = None) -> PreprocessedCase:
+    """Bring the channels of one scan, and its label map if there is one, to the plan's grid.
+
+    Raises:
+        DatasetError: The number of channels is not the plan's, the grids differ in shape, or a label value is unknown.
+        PlanError: The target spacing would make the grid impossibly large.
+    """
+    _check_shapes(channels, plan=plan, labels=labels)
+    original = channels[0].geometry
+    needs_mask = any(channel.only_inside_mask for channel in plan.channels)
+    mask = _nonzero(channels) if plan.crop_to_nonzero or needs_mask else None
+    transform = _make_transform(original, mask=mask if plan.crop_to_nonzero else None, plan=plan)
+    inside = fill_holes(transform.view(mask)) if mask is not None and needs_mask else None
+
+    spacing = _slice_first(reorient(original, transform.axis_map).spacing_zyx_mm, plan.slice_axis)
+    orders = spline_orders(spacing, _slice_first(plan.target_spacing_zyx_mm, plan.slice_axis))
+    shape = transform.resampled_shape
+    image = np.empty((len(channels), *shape), np.float32)  # (C, S, R, W)
+    for index, (scan, channel) in enumerate(zip(channels, plan.channels, strict=True)):
+        values = normalise(transform.view(scan.array_zyx), plan=channel, mask=inside)
+        image[index] = resample_image(values, shape, orders=orders)
+    if labels is None:
+        return PreprocessedCase(image, None, transform)
+    indices = to_organ_indices(transform.view(labels.array_zyx), plan=plan)
+    return PreprocessedCase(image, np.ascontiguousarray(resample_labels(indices, shape)), transform)
+
+
+def undo_preprocessing(
+    slices: Iterable[np.ndarray], *, transform: CaseTransform, organ_values: Sequence[int]
+) -> np.ndarray:
+    """Bring the network's maps to the grid of the file, as a label map with the dataset's values.
+
+    The maps are interpolated linearly and the largest wins, one slice of the file at a time: two interpolated slices of
+    all organs are the most that is held, never (organs x full grid).
+
+    Args:
+        slices: One (1 + K, R, W) map per preprocessed slice, in order, background first; logits or probs, any real type.
+        transform: What `preprocess_case` did.
+        organ_values: The K values of the organs in the dataset.
+
+    Returns:
+        uint8, or uint16 for values over 255, on the file grid; background outside the crop box. A tie is won by the
+        background, then by the organ that stands first.
+
+    Raises:
+        GeometryError: The number or the shape of the maps is not that of the preprocessed grid.
+    """
+    values = np.array([0, *organ_values], np.uint8 if max(organ_values, default=0) <= 255 else np.uint16)
+    result = np.zeros(transform.original.shape_zyx, values.dtype)
+    target = transform.view(result)  # writing here writes into `result`
+    along = linear_taps(transform.resampled_shape[0], transform.cropped_shape[0])
+    first, second = along.indices
+    shares = along.weights[1]
+    maps = _resampled_in_plane(
+        slices, transform=transform, num_maps=len(values), needed=set(along.indices.ravel().tolist())
+    )
+    before: np.ndarray | None = None
+    done = 0
+    for number, now in enumerate(maps):
+        while done < len(target) and second[done] == number:
+            other = now if first[done] == number or before is None else before
+            target[done] = values[_largest(other, now, share_of_second=float(shares[done]))]
+            done += 1
+        before = now
+    return result
+
+
+def to_organ_indices(labels: np.ndarray, *, plan: DataPlan) -> np.ndarray:
+    """Turn the dataset's values into organ indices: 0, 1..K in the order of `plan.organs`, or the ignored index.
+
+    Raises:
+        DatasetError: A value is neither 0, nor an organ's, nor the ignored one.
+    """
+    organs = plan.organs
+    known = [0, *(organ.value for organ in organs)]
+    dtype = index_dtype(len(organs))
+    indices = np.arange(len(known), dtype=dtype)
+    if plan.ignore_value is not None:
+        known.append(plan.ignore_value)
+        indices = np.append(indices, np.iinfo(dtype).max)
+    table = np.zeros(max(known) + 2, dtype)  # the last entry stands for every larger value
+    is_known = np.zeros(table.size, bool)
+    table[known], is_known[known] = indices, True
+    if labels.size and labels.min() < 0:
+        raise _unknown_values(labels[labels < 0], known=known)
+    positions = labels if np.iinfo(labels.dtype).max < table.size else np.minimum(labels, table.size - 1)
+    found = is_known[positions]
+    if not found.all():
+        raise _unknown_values(labels[~found], known=known)
+    return table[positions]
+
+
+def index_dtype(num_organs: int) -> type[np.uint8] | type[np.uint16]:
+    """Return the type of organ indices; its largest value is the ignored index."""
+    return np.uint8 if num_organs <= 254 else np.uint16
+
+
+def _make_transform(original: ImageGeometry, *, mask: np.ndarray | None, plan: DataPlan) -> CaseTransform:
+    axis_map = canonical_axis_map(original)
+    canonical = reorient(original, axis_map)
+    z, y, x = canonical.shape_zyx
+    box = ((0, z), (0, y), (0, x)) if mask is None else nonzero_box(axis_map.apply(mask))
+    shape = resampled_shape(
+        _slice_first([stop - start for start, stop in box], plan.slice_axis),
+        spacing_mm=_slice_first(canonical.spacing_zyx_mm, plan.slice_axis),
+        target_mm=_slice_first(plan.target_spacing_zyx_mm, plan.slice_axis),
+    )
+    return CaseTransform(original, box, plan.slice_axis, shape)
+
+
+def _resampled_in_plane(
+    slices: Iterable[np.ndarray], *, transform: CaseTransform, num_maps: int, needed: set[int]
+) -> Iterator[np.ndarray]:
+    """Yield each map with the rows and columns of the file; a slice that no output needs is passed on as it is."""
+    num_slices, rows, columns = transform.resampled_shape
+    _, rows_out, columns_out = transform.cropped_shape
+    expected, count = (num_maps, rows, columns), 0
+    for number, maps in enumerate(slices):
+        count = number + 1
+        if maps.shape != expected or count > num_slices:
+            raise GeometryError(
+                f"slice {number} of the prediction has the shape {maps.shape}; expected {num_slices} slices {expected}."
+            )
+        if number in needed:
+            if rows != rows_out:
+                maps = apply_taps(maps, linear_taps(rows, rows_out), axis=1)
+            if columns != columns_out:
+                maps = apply_taps(maps, linear_taps(columns, columns_out), axis=2)
+        yield maps
+    if count != num_slices:
+        raise GeometryError(f"the prediction ended after {count} of {num_slices} slices.")
+
+
+def _largest(first: np.ndarray, second: np.ndarray, *, share_of_second: float) -> np.ndarray:
+    """Return which of the blended maps is largest at each pixel, (rows, columns); blends one organ at a time."""
+    share = np.float32(share_of_second)
+    largest = np.full(first.shape[1:], -np.inf, np.float32)
+    winner = np.zeros(first.shape[1:], np.intp)
+    for index, (one, two) in enumerate(zip(first, second, strict=True)):
+        blend = one.astype(np.float32, copy=False)
+        if share != 0 and first is not second:
+            blend = blend * (1 - share) + two.astype(np.float32, copy=False) * share
+        wins = blend > largest
+        np.copyto(largest, blend, where=wins)
+        winner[wins] = index
+    return winner
+
+
+def _check_shapes(channels: Sequence[Scan], *, plan: DataPlan, labels: Scan | None) -> None:
+    if len(channels) != len(plan.channels):
+        names = ", ".join(channel.name for channel in plan.channels)
+        raise DatasetError(f"{len(channels)} channels given; the plan expects {len(plan.channels)}: {names}.")
+    shape = channels[0].array_zyx.shape
+    for other in [*channels[1:], *([] if labels is None else [labels])]:
+        if other.array_zyx.shape != shape:
+            raise DatasetError(
+                f"channels and labels of one case differ in shape_zyx: {shape} and {other.array_zyx.shape}. Resample one."
+            )
+
+
+def _nonzero(channels: Sequence[Scan]) -> np.ndarray:
+    mask = channels[0].array_zyx != 0
+    for scan in channels[1:]:
+        mask |= scan.array_zyx != 0
+    return mask
+
+
+def _slice_first(values_zyx: Sequence[Value], slice_axis: Axis) -> tuple[Value, Value, Value]:
+    """Order three values of the canonical axes as (slice, row, column)."""
+    z, y, x = values_zyx
+    return {"z": (z, y, x), "y": (y, z, x), "x": (x, z, y)}[slice_axis]
+
+
+def _unknown_values(unknown: np.ndarray, *, known: Sequence[int]) -> DatasetError:
+    values, counts = np.unique(unknown, return_counts=True)
+    listed = ", ".join(f"{value} ({count} voxels)" for value, count in zip(values[:8], counts[:8], strict=True))
+    return DatasetError(f"the label map holds {listed}; known are {sorted(known)[:20]}. Name them in dataset.json.")

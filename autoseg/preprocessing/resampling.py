@@ -1,0 +1,174 @@
+"""Change of grid by interpolation, one axis after the other.
+
+Owns: `Taps` (which input samples, with which weights, make an output sample), and resampling of images and labels.
+Does not own: which grid is wanted (`case.py`).
+
+All grids are aligned at their borders (half-pixel centres): output sample `o` of `n_out` lies at input position
+`(o + 0.5) * n_in / n_out - 0.5`, held inside the first and last sample.
+
+Images take cubic B-splines, but linear interpolation along a coarse axis, where a spline would ring between slices far apart
+(nnU-Net separates such an axis as well). Labels are resampled linearly as one map per label, the largest wins: nearest
+neighbour is as fast but leaves stairs. The maps exist one at a time and only around their label, so the cost follows
+the volume of the labels and not their number.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from autoseg.errors import PlanError
+
+Shape = tuple[int, int, int]
+ANISOTROPY_LIMIT = 3.0  # a spacing over 3x the finest one makes an axis coarse, as in nnU-Net
+BLOCK_VALUES = 1 << 20  # values resampled at once: 4 MiB, so that the passes over them stay in the cache
+MAX_VOXELS = 1 << 33  # 32 GiB as float32: a target spacing that asks for more is a mistake
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The samples and weights that make each sample of one resampled axis.
+
+    Attributes:
+        indices: (taps, n_out) int64, positions on the input axis.
+        weights: (taps, n_out) float32, each column sums to one.
+        is_spline: The weights belong to B-spline coefficients, not to the samples.
+    """
+
+    indices: np.ndarray
+    weights: np.ndarray
+    is_spline: bool = False
+
+
+def resampled_shape(shape: Shape, *, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> Shape:
+    """Return the number of samples an axis needs at the target spacing, at least one; axes in any one order."""
+    z, y, x = (max(1, round(n * old / new)) for n, old, new in zip(shape, spacing_mm, target_mm, strict=True))
+    return (z, y, x)
+
+
+def spline_orders(*spacings_mm: Sequence[float]) -> tuple[int, ...]:
+    """Choose 1 (linear) for each axis that is coarse on any of the grids, else 3 (cubic)."""
+    coarse = [[step > ANISOTROPY_LIMIT * min(spacing) for step in spacing] for spacing in spacings_mm]
+    return tuple(1 if any(axis) else 3 for axis in zip(*coarse, strict=True))
+
+
+def linear_taps(n_in: int, n_out: int) -> Taps:
+    """Return the two samples around each output position; the second one again inside at the end of the axis."""
+    position = _positions(n_in, n_out)
+    first = np.floor(position).astype(np.int64)
+    share = (position - first).astype(np.float32)
+    return Taps(np.stack([first, np.minimum(first + 1, n_in - 1)]), np.stack([1 - share, share]))
+
+
+def cubic_taps(n_in: int, n_out: int) -> Taps:
+    """Return the four cubic B-spline coefficients around each output position, mirrored at the ends of the axis."""
+    position = _positions(n_in, n_out)
+    first = np.floor(position).astype(np.int64)
+    t = position - first
+    indices = np.abs(np.stack([first - 1, first, first + 1, first + 2]))
+    period = max(2 * (n_in - 1), 1)
+    indices = np.minimum(indices % period, period - indices % period) if n_in > 1 else indices * 0
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 - t) ** 3 - 6 * (1 - t) ** 2 + 4, t**3]) / 6
+    return Taps(indices, weights.astype(np.float32), is_spline=True)
+
+
+def apply_taps(array: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:
+    """Resample one axis of an array of any number of axes; the result is a new float32 array."""
+    axis %= array.ndim
+    shape = list(array.shape)
+    shape[axis] = taps.indices.shape[1]
+    result = np.empty(shape, np.float32)
+    along = 1 if axis == 0 and array.ndim > 1 else 0  # the axis that is cut into blocks, never the resampled one
+    if array.ndim == 1:
+        return _apply_to_block(array, taps, axis=0)
+    step = max(1, BLOCK_VALUES * array.shape[along] // max(1, array.size, result.size))
+    for start in range(0, array.shape[along], step):
+        block = (slice(None),) * along + (slice(start, start + step),)
+        result[block] = _apply_to_block(array[block], taps, axis=axis)
+    return result
+
+
+def resample_image(image: np.ndarray, shape: Shape, *, orders: Sequence[int]) -> np.ndarray:
+    """Resample a 3D image.
+
+    Args:
+        image: Any real type; axes in any order.
+        shape: The grid wanted, in the same order of axes.
+        orders: For each axis 1 (linear) or 3 (cubic spline).
+
+    Returns:
+        float32; the image itself where the shape is unchanged and the type is float32 already.
+    """
+    _refuse_huge(shape)
+    for axis in sorted(range(image.ndim), key=lambda axis: shape[axis] / image.shape[axis]):  # shrinking axes first
+        if shape[axis] != image.shape[axis]:
+            taps = cubic_taps if orders[axis] == 3 else linear_taps
+            image = apply_taps(image, taps(image.shape[axis], shape[axis]), axis=axis)
+    return image.astype(np.float32, copy=False)
+
+
+def resample_labels(labels: np.ndarray, shape: Shape) -> np.ndarray:
+    """Resample a 3D map of non-negative integers by the largest of the labels' linearly resampled maps.
+
+    A tie goes to the smaller value. The result has the type of `labels`, and is `labels` where the shape is unchanged.
+    """
+    if labels.shape == shape:
+        return labels
+    _refuse_huge(shape)
+    taps = [linear_taps(n_in, n_out) for n_in, n_out in zip(labels.shape, shape, strict=True)]
+    result = np.zeros(shape, labels.dtype)
+    largest = np.zeros(shape, np.float32)
+    boxes = [tuple(slice(0, n) for n in labels.shape), *ndimage.find_objects(labels)]  # 0 may be anywhere
+    for value, box in enumerate(boxes):
+        if box is None:
+            continue
+        outer, inner, cut_taps = _cut_to_box(taps, box)
+        share = (labels[inner] == value).astype(np.float32)
+        for axis, one in enumerate(cut_taps):
+            share = apply_taps(share, one, axis=axis)
+        wins = share > largest[outer]
+        largest[outer][wins] = share[wins]
+        result[outer][wins] = value
+    return result
+
+
+def _cut_to_box(taps: Sequence[Taps], box: Sequence[slice]) -> tuple[tuple[slice, ...], tuple[slice, ...], list[Taps]]:
+    """Return the output box that an input box reaches, the input box that this needs, and the taps between the two."""
+    outer, inner, cut_taps = [], [], []
+    for one, part in zip(taps, box, strict=True):
+        reached = np.flatnonzero(((one.indices >= part.start) & (one.indices < part.stop)).any(axis=0))
+        start, stop = (reached[0], reached[-1] + 1) if reached.size else (0, 0)
+        indices = one.indices[:, start:stop]
+        low, high = (indices.min(), indices.max() + 1) if indices.size else (0, 1)
+        outer.append(slice(start, stop))
+        inner.append(slice(low, high))
+        cut_taps.append(Taps(indices - low, one.weights[:, start:stop]))
+    return tuple(outer), tuple(inner), cut_taps
+
+
+def _apply_to_block(block: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:
+    if taps.is_spline:
+        block = ndimage.spline_filter1d(block, order=3, axis=axis, output=np.float32, mode="mirror")
+    block = block.astype(np.float32, copy=False)
+    column = [1] * block.ndim
+    column[axis] = -1
+    result = np.take(block, taps.indices[0], axis=axis) * taps.weights[0].reshape(column)
+    for indices, weights in zip(taps.indices[1:], taps.weights[1:], strict=True):
+        part = np.take(block, indices, axis=axis)
+        part *= weights.reshape(column)
+        result += part
+    return result
+
+
+def _positions(n_in: int, n_out: int) -> np.ndarray:
+    return np.clip((np.arange(n_out) + 0.5) * n_in / n_out - 0.5, 0, n_in - 1)
+
+
+def _refuse_huge(shape: Shape) -> None:
+    voxels = shape[0] * shape[1] * shape[2]
+    if voxels > MAX_VOXELS:
+        raise PlanError(
+            f"at the plan's target_spacing_zyx_mm this scan has {shape[0]} x {shape[1]} x {shape[2]} voxels, over "
+            f"{MAX_VOXELS}. Plan a coarser spacing, or check the spacing of the scan."
+        )

@@ -1,0 +1,71 @@
+"""All cases of a dataset into the store.
+
+Owns: which cases are preprocessed anew, and in how many processes.
+Does not own: the steps (`case.py`), the files (`store.py`), worker processes (`workers.py`).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from autoseg.dataset import CaseFiles
+from autoseg.errors import AutosegError, Problem
+from autoseg.image_io import read_labels, read_scan
+from autoseg.plans import DataPlan
+from autoseg.preprocessing.case import preprocess_case
+from autoseg.preprocessing.store import CaseStore
+from autoseg.workers import WorkerFailure, map_cases
+
+BYTES_WORTH_A_PROCESS = 4 << 20  # compressed; about half a second of work, when starting workers takes a tenth
+
+
+def preprocess_dataset(
+    cases: Sequence[CaseFiles], *, plan: DataPlan, store_folder: Path, num_workers: int
+) -> list[Problem]:
+    """Preprocess every case that is not current in the store; a run that was killed goes on where it stopped.
+
+    A case is current if the store holds it whole, made with this plan from files of the same size and time of change.
+    Cases of the store that are not among `cases` stay.
+
+    Returns:
+        One problem for each case that failed, in the order of the cases; the others are in the store.
+    """
+    store = CaseStore(store_folder)
+    store.remove_leftovers()
+    data_hash = plan.hash()
+    problems: list[Problem] = []
+    due: list[CaseFiles] = []
+    for case in cases:
+        try:
+            if not store.is_current(case.case_id, data_hash, sources=_sources(case)):
+                due.append(case)
+        except (AutosegError, OSError) as error:
+            problems.append(Problem(case.case_id, str(error)))
+    num_workers = num_workers if sum(map(_num_bytes, due)) > BYTES_WORTH_A_PROCESS else 1
+    function = partial(_preprocess_to_store, plan=plan, store_folder=Path(store_folder), data_hash=data_hash)
+    for case, result in map_cases(function, due, num_workers=num_workers, what="preprocessing"):
+        if isinstance(result, WorkerFailure):
+            problems.append(Problem(case.case_id, result.message))
+    return problems
+
+
+def _preprocess_to_store(case: CaseFiles, *, plan: DataPlan, store_folder: Path, data_hash: str) -> None:
+    sources = _sources(case)  # before reading: a file changed meanwhile makes the case stale
+    channels = [read_scan(path) for path in case.image_paths]
+    labels = None if case.label_path is None else read_labels(case.label_path)
+    result = preprocess_case(channels, plan=plan, labels=labels)
+    CaseStore(store_folder).write(case.case_id, result, data_hash, sources=sources)
+
+
+def _paths(case: CaseFiles) -> list[Path]:
+    return [*case.image_paths, *([] if case.label_path is None else [case.label_path])]
+
+
+def _sources(case: CaseFiles) -> list[str]:
+    """Describe each file by name, size and time of change: enough to notice an edit, and free of reading it."""
+    facts = [(path.name, path.stat()) for path in _paths(case)]
+    return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts]
+
+
+def _num_bytes(case: CaseFiles) -> int:
+    return sum(path.stat().st_size for path in _paths(case))
