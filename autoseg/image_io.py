@@ -1,0 +1,287 @@
+"""Scan files in and out: the only module that opens them.
+
+Owns: `read_scan`, `read_labels`, `read_header`, `write_label_map`, `write_scan`, names of scan files.
+Does not own: the raw bytes (`scan_bytes.py`), the header's meaning (`nifti_header.py`), checks of one file against
+another (`planning/fingerprint.py`).
+
+A file is read whole and verified to its last byte, or refused with a `ScanFileError` that names it, the fault and the
+remedy. An output has the input's grid bit for bit, and no text of the input's header.
+"""
+
+import gzip
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from autoseg.errors import GeometryError, ScanFileError, UsageError
+from autoseg.files import atomic_path
+from autoseg.geometry import ImageGeometry
+from autoseg.nifti_header import (
+    HEADER_BYTES,
+    StoredImage,
+    decode_names,
+    encode_header,
+    encode_names,
+    parse_header,
+)
+from autoseg.scan_bytes import ScanStream, display_name
+
+SCAN_ENDINGS = (".nii.gz", ".nii")
+MAX_REPLACED_SHARE = 0.01  # of voxels that are not finite numbers
+LABEL_TOLERANCE = 1e-3  # float labels such as 1.00004578 come from resampling tools
+GZIP_LEVEL = 2  # label maps: as small as at 6 within a few per cent, three times as fast
+MAX_EXTENSION_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The voxels of one volume and where they lie.
+
+    Attributes:
+        array_zyx: The stored integer type, or float32 where the file holds floats or scales its values.
+        geometry: The file's grid.
+        warnings: What was odd about the file and how it was read.
+    """
+
+    array_zyx: np.ndarray
+    geometry: ImageGeometry
+    warnings: tuple[str, ...] = ()
+
+
+def is_scan_name(name: str) -> bool:
+    """Say whether a file name is that of a scan; hidden files, such as macOS's "._case.nii.gz", are not."""
+    return not name.startswith(".") and name.lower().endswith(SCAN_ENDINGS)
+
+
+def scan_stem(path: Path | str) -> str:
+    """Give the file name without its scan ending: "case.nii.gz" gives "case"."""
+    name = Path(path).name
+    for ending in SCAN_ENDINGS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name
+
+
+def read_header(path: Path) -> ImageGeometry:
+    """Read the grid alone, from the first bytes of the file.
+
+    Raises:
+        ScanFileError: The file or its header cannot be used; the voxels are not looked at.
+    """
+    with ScanStream(path) as stream:
+        return parse_header(stream.read(HEADER_BYTES), name=stream.name).geometry
+
+
+def count_volumes(path: Path) -> int:
+    """Give the number of volumes of a file: 1 but for 4D images."""
+    with ScanStream(path) as stream:
+        return parse_header(stream.read(HEADER_BYTES), name=stream.name).num_volumes
+
+
+def read_scan(path: Path, *, volume: int | None = None) -> Scan:
+    """Read one volume.
+
+    Args:
+        path: A `.nii` or `.nii.gz` file.
+        volume: Which volume of a 4D file, from 0; None expects a file with one.
+
+    Raises:
+        ScanFileError: The file is damaged, holds several volumes, or over 1 % of its voxels are not finite.
+    """
+    volumes, stored, warnings = _read_volumes(path)
+    array, more = _finite(_pick(volumes, volume, display_name(path)), name=display_name(path))
+    return Scan(array_zyx=array, geometry=stored.geometry, warnings=(*warnings, *more))
+
+
+def read_all_volumes(path: Path) -> tuple[Scan, ...]:
+    """Read every volume of a file, opened once: the channels of a 4D image.
+
+    Raises:
+        ScanFileError: As `read_scan`.
+    """
+    volumes, stored, warnings = _read_volumes(path)
+    scans = []
+    for volume in volumes:
+        array, more = _finite(volume, name=display_name(path))
+        scans.append(Scan(array_zyx=array, geometry=stored.geometry, warnings=(*warnings, *more)))
+    return tuple(scans)
+
+
+def read_labels(path: Path) -> Scan:
+    """Read a label map as uint8, uint16 or int32, the first that holds its values.
+
+    Raises:
+        ScanFileError: As `read_scan`; or a value is not finite, or further than 0.001 from an integer.
+    """
+    name = display_name(path)
+    volumes, stored, warnings = _read_volumes(path)
+    array = _pick(volumes, None, name)
+    if array.dtype.kind == "f":
+        array = _rounded(array, name)
+    low, high = int(array.min()), int(array.max())
+    for dtype in (np.uint8, np.uint16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return Scan(array_zyx=array.astype(dtype, copy=False), geometry=stored.geometry, warnings=warnings)
+    raise ScanFileError(f"{name} holds label values from {low} to {high}; expected 0 to 65535. Renumber the labels.")
+
+
+def read_label_names(path: Path) -> dict[int, str]:
+    """Read the names that `write_label_map` put into a file; empty where there are none."""
+    with ScanStream(path) as stream:
+        head = stream.read(HEADER_BYTES)
+        stored = parse_header(head, name=stream.name)
+        more = stream.read(min(max(stored.data_offset - len(head), 0), MAX_EXTENSION_BYTES))
+        return decode_names((head + more)[: stored.data_offset])
+
+
+def write_label_map(path: Path, labels_zyx: np.ndarray, *, geometry: ImageGeometry, names: Mapping[int, str]) -> None:
+    """Write a label map on exactly the grid of `geometry`, atomically, the same bytes for the same content.
+
+    Args:
+        path: Ends in `.nii.gz` or `.nii`.
+        labels_zyx: Integers 0 to 65535 (or booleans); stored as uint8 where all are below 256, else as uint16.
+        geometry: The grid; with its `header` bytes every program sees the input's grid to the last bit.
+        names: Label value to name, written into a text extension as JSON.
+
+    Raises:
+        GeometryError: The array has another shape than the grid.
+        UsageError: Values that are not integers, or out of range.
+        ScanFileError: The file cannot be written.
+    """
+    low, high = int(labels_zyx.min(initial=0)), int(labels_zyx.max(initial=0))
+    if labels_zyx.dtype.kind not in "iub" or low < 0 or high > 65535:
+        raise UsageError(f"a label map of {labels_zyx.dtype} from {low} to {high}; expected integers of 0 to 65535.")
+    dtype = np.dtype(np.uint8 if high <= 255 else np.uint16)
+    _write(path, labels_zyx, geometry=geometry, dtype=dtype, comment=encode_names(names))
+
+
+def write_scan(path: Path, array_zyx: np.ndarray, *, geometry: ImageGeometry) -> None:
+    """Write an image atomically: integers as int16 or, where they do not fit, int32; anything else as float32.
+
+    Raises:
+        GeometryError: The array has another shape than the grid.
+        ScanFileError: The file cannot be written.
+    """
+    dtype: np.dtype = np.dtype(np.float32)
+    if array_zyx.dtype.kind in "iub":
+        fits = array_zyx.min(initial=0) >= -(2**15) and array_zyx.max(initial=0) < 2**15
+        dtype = np.dtype(np.int16 if fits else np.int32)
+    _write(path, array_zyx, geometry=geometry, dtype=dtype, comment="")
+
+
+def _read_volumes(path: Path) -> tuple[np.ndarray, StoredImage, tuple[str, ...]]:
+    """Read and verify a whole file; the array is (volumes, z, y, x), in native byte order and scaled."""
+    with ScanStream(path) as stream:
+        head = stream.read(HEADER_BYTES)
+        stored = parse_header(head, name=stream.name)
+        num_bytes = stored.num_voxels * stored.dtype.itemsize
+        if stored.data_offset + num_bytes > stream.most_bytes:
+            share = max(stream.most_bytes - stored.data_offset, 0) / num_bytes
+            raise ScanFileError(_cut_off(stream.name, stored, share))
+        buffer = np.empty(num_bytes, dtype=np.uint8)
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        early = head[stored.data_offset :][:num_bytes]
+        stream.read(max(stored.data_offset - len(head), 0))
+        view[: len(early)] = early
+        filled = len(early) + stream.read_into(view[len(early) :])
+        if filled < num_bytes:
+            raise ScanFileError(_cut_off(stream.name, stored, filled / num_bytes))
+        extra = max(len(head) - stored.data_offset - num_bytes, 0) + stream.finish()
+    warnings = stored.warnings
+    if extra:
+        warnings = (*warnings, "the file goes on after its last voxel; the rest is ignored.")
+    array = buffer.view(stored.dtype).reshape(stored.num_volumes, *stored.geometry.shape_zyx)
+    return _scaled(array, stored), stored, warnings
+
+
+def _cut_off(name: str, stored: StoredImage, share: float) -> str:
+    shape = " x ".join(str(size) for size in reversed(stored.geometry.shape_zyx))
+    percent = math.floor(share * 100)
+    return f"{name} ends after {percent} % of the voxels ({shape} of {stored.dtype}). Copy or download the file again."
+
+
+def _scaled(array: np.ndarray, stored: StoredImage) -> np.ndarray:
+    if stored.slope is None:
+        native = stored.dtype.newbyteorder("=")
+        with np.errstate(over="ignore", invalid="ignore"):
+            return array.astype(np.float32 if native.kind == "f" else native, copy=False)
+    result = array.astype(np.float64 if stored.dtype.itemsize > 2 else np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is counted by `_finite`
+        result *= stored.slope
+        result += stored.intercept
+        return result.astype(np.float32, copy=False)
+
+
+def _pick(volumes: np.ndarray, volume: int | None, name: str) -> np.ndarray:
+    if volume is None and len(volumes) == 1:
+        return volumes[0]
+    if volume is None:
+        raise ScanFileError(
+            f"{name} is a 4D file with {len(volumes)} volumes; expected one. Save each as a file of its own."
+        )
+    if not 0 <= volume < len(volumes):
+        raise ScanFileError(f"{name} has no volume {volume}; it holds {len(volumes)}.")
+    return volumes[volume]
+
+
+def _finite(array: np.ndarray, *, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Replace NaN and -inf by the smallest finite value and +inf by the largest, if they are few."""
+    if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):  # a sum is NaN or inf if any voxel is
+        return array, ()
+    is_finite = np.isfinite(array)
+    bad = int(array.size - np.count_nonzero(is_finite))
+    if bad > MAX_REPLACED_SHARE * array.size:
+        raise ScanFileError(
+            f"{name}: {bad} of {array.size} voxels are NaN or infinite; at most {MAX_REPLACED_SHARE:.0%} is accepted. "
+            f"Set them to the value of the background."
+        )
+    low, high = array[is_finite].min(), array[is_finite].max()
+    return np.nan_to_num(array, nan=low, neginf=low, posinf=high), (f"{bad} NaN or infinite voxels were replaced.",)
+
+
+def _rounded(array: np.ndarray, name: str) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise ScanFileError(f"{name} holds label values that are NaN or infinite. Set them to 0 or to their label.")
+    rounded = np.rint(array)
+    is_off = np.abs(array - rounded) > LABEL_TOLERANCE
+    if is_off.any():
+        raise ScanFileError(
+            f"{name} holds {float(array[is_off][0]):g} (and {int(is_off.sum())} such voxels in all); label values are "
+            f"integers. Resample label maps with nearest-neighbour interpolation."
+        )
+    if np.abs(rounded).max() >= 2**31:
+        raise ScanFileError(f"{name} holds label values up to {rounded.max():g}; expected 0 to 65535.")
+    return rounded.astype(np.int32)
+
+
+def _write(path: Path, array_zyx: np.ndarray, *, geometry: ImageGeometry, dtype: np.dtype, comment: str) -> None:
+    if array_zyx.shape != geometry.shape_zyx:
+        raise GeometryError(f"an array of shape_zyx {array_zyx.shape} cannot go onto a grid of {geometry.shape_zyx}.")
+    if not is_scan_name(Path(path).name):
+        raise UsageError(f"{display_name(path)} is no name for a scan; expected it to end in .nii.gz or .nii.")
+    before = encode_header(geometry, dtype=dtype, comment=comment)
+    try:
+        with atomic_path(path) as temporary, _output_stream(temporary) as stream:
+            stream.write(before)
+            for plane in array_zyx:
+                stream.write(np.ascontiguousarray(plane, dtype=dtype.newbyteorder("<")).tobytes())
+    except OSError as error:
+        raise ScanFileError(
+            f"{display_name(path)} cannot be written: {error.strerror or error}. Free some space or check the folder."
+        ) from error
+
+
+@contextmanager
+def _output_stream(path: Path) -> Iterator[BinaryIO]:
+    """Open for writing; gzip by name, without name or time inside, so that equal content gives equal bytes."""
+    with path.open("wb") as file:
+        if not path.name.lower().endswith(".gz"):
+            yield file
+            return
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=GZIP_LEVEL, mtime=0) as packed:
+            yield packed  # type: ignore[misc]
