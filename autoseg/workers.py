@@ -3,8 +3,8 @@
 Owns: starting and ending worker processes, and what happens when one of them dies.
 Does not own: what is done to a case, nor how many cases a machine should work on at once beyond its cores.
 
-Each worker has a pipe of its own and works on one case at a time, so that a death (out of memory, segmentation fault) points at
-its case. That case is tried once more, alone, after all others; a second death is reported by name. Nothing
+Each worker has a pipe of its own and works on one case at a time, so that a death (out of memory, segmentation fault)
+points at its case. That case is tried once more, alone, after all others; a second death is reported by name. Nothing
 waits for a process that is gone. Workers end with their parent: they see the pipe's end, even after `kill -9`.
 """
 

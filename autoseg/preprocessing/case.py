@@ -137,7 +137,7 @@ def undo_preprocessing(
     all organs are the most that is held, never (organs x full grid).
 
     Args:
-        slices: One (1 + K, R, W) map per preprocessed slice, in order, background first; logits or probs, any real type.
+        slices: One (1 + K, R, W) map per preprocessed slice, in order, background first; logits or probs, any float.
         transform: What `preprocess_case` did.
         organ_values: The K values of the organs in the dataset.
 
@@ -257,7 +257,8 @@ def _check_shapes(channels: Sequence[Scan], *, plan: DataPlan, labels: Scan | No
     for other in [*channels[1:], *([] if labels is None else [labels])]:
         if other.array_zyx.shape != shape:
             raise DatasetError(
-                f"channels and labels of one case differ in shape_zyx: {shape} and {other.array_zyx.shape}. Resample one."
+                f"channels and labels of one case differ in shape_zyx: {shape} and {other.array_zyx.shape}. "
+                "Resample one of them."
             )
 
 

@@ -17,7 +17,7 @@ def normalise(image: np.ndarray, *, plan: ChannelPlan, mask: np.ndarray | None =
 
     Args:
         image: Any real type and shape, without NaN.
-        plan: `ct`: clip, subtract the dataset's mean, divide by its deviation. `zscore`: the scan's own mean and deviation.
+        plan: `ct`: clip, then the dataset's mean and deviation. `zscore`: the scan's own mean and deviation.
         mask: Same shape, boolean. With `only_inside_mask` the statistics come from inside it and the outside becomes
             0; ignored otherwise.
 

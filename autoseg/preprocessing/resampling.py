@@ -6,10 +6,10 @@ Does not own: which grid is wanted (`case.py`).
 All grids are aligned at their borders (half-pixel centres): output sample `o` of `n_out` lies at input position
 `(o + 0.5) * n_in / n_out - 0.5`, held inside the first and last sample.
 
-Images take cubic B-splines, but linear interpolation along a coarse axis, where a spline would ring between slices far apart
-(nnU-Net separates such an axis as well). Labels are resampled linearly as one map per label, the largest wins: nearest
-neighbour is as fast but leaves stairs. The maps exist one at a time and only around their label, so the cost follows
-the volume of the labels and not their number.
+Images take cubic B-splines, but linear interpolation along a coarse axis, where a spline would ring between slices
+far apart (nnU-Net separates such an axis as well). Labels are resampled linearly as one map per label, the largest
+wins: nearest neighbour would leave stairs. The maps exist one at a time and only around their label, so the cost
+follows the volume of the labels and not their number.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,12 @@
 """Preprocessed cases on disk, so that training reads single slices quickly.
 
-Owns: the folder of a case (`image.b2nd`, `labels.b2nd`, `case.json`) and when it counts as current; the only user of blosc2.
+Owns: the folder of a case (`image.b2nd`, `labels.b2nd`, `case.json`) and when it counts as current; the only user of
+blosc2.
 Does not own: how a case is made (`case.py`), nor which cases are wanted (`run.py`).
 
-A case is written under a temporary name and its folder renamed at the end, so it is complete or absent. Single files are not
-flushed to the disk one by one; `case.json` holds their sizes instead, so that a file cut short by a power failure
-makes the case stale rather than wrong.
+A case is written under a temporary name and its folder renamed at the end, so it is complete or absent. Single files
+are not flushed to the disk one by one; `case.json` holds their sizes instead, so that a file cut short by a power
+failure makes the case stale rather than wrong.
 """
 
 import json
@@ -77,7 +78,7 @@ class CaseStore:
             (temporary / "case.json").write_text(_one_line_a_key(record), encoding="utf-8")
             if target.exists():
                 shutil.rmtree(target)
-            os.replace(temporary, target)
+            temporary.replace(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._records.pop(case_id, None)
@@ -155,10 +156,11 @@ class CaseStore:
                     f"the preprocessed case {case_id} in {self.folder} is damaged, or of another version. "
                     "Run autoseg_plan again: it preprocesses this case anew."
                 )
-            if self.data_hash is not None and record["data_hash"] != self.data_hash:
+            if self.data_hash is not None and record.get("data_hash") != self.data_hash:
                 raise DatasetError(
-                    f"the preprocessed case {case_id} in {self.folder} was made with another plan (hash "
-                    f"{record['data_hash']}, expected {self.data_hash}). Run autoseg_plan again: it preprocesses it anew."
+                    f"the preprocessed case {case_id} in {self.folder} was made with another plan "
+                    f"(hash {record.get('data_hash')}, expected {self.data_hash}). "
+                    "Run autoseg_plan again: it preprocesses this case anew."
                 )
             self._records[case_id] = record
         return self._records[case_id]
