@@ -1,0 +1,173 @@
+"""One case: a predicted and a reference label map become metrics for each organ.
+
+Owns: `OrganMetrics`, `evaluate_case`, `missed_case`, and the rule for empty masks, which holds wherever metrics are
+counted:
+
+* An organ that neither map holds does not count: every metric is None.
+* An organ that only the prediction holds is a *false positive*: Dice, IoU and NSD are 0, HD95 is None.
+* An organ that only the reference holds is a *miss*: Dice, IoU and NSD are 0, HD95 is None. There is no distance to a
+  surface that does not exist, and any number put in its place would be arbitrary; so read HD95 together with the counts
+  of misses and false positives.
+
+Does not own: files (`folders.py`), means over cases (`report.py`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.ndimage import find_objects
+
+from autoseg.errors import GeometryError
+from autoseg.evaluation.overlap import Overlap, measure_overlap, volume_ml
+from autoseg.evaluation.surface import measure_surfaces
+
+Outcome = Literal["absent", "found", "missed", "false positive"]
+Box = tuple[slice, ...]
+
+EMPTY_MASK_RULES = (
+    "An organ that neither the prediction nor the reference holds does not count.",
+    "An organ that only one of the two holds has Dice, IoU and NSD 0 and no HD95: a miss or a false positive.",
+    "A case without a usable prediction counts as a miss of every organ in its reference.",
+    "Voxels with the ignore value in the reference count nowhere.",
+)
+
+
+@dataclass(frozen=True)
+class OrganMetrics:
+    """How well one organ of one case was found; None where a metric does not count.
+
+    Attributes:
+        dice: 0 to 1.
+        iou: 0 to 1.
+        nsd: Normalised surface Dice at the tolerance, 0 to 1; None also where surfaces were not asked for.
+        hd95_mm: 95th percentile Hausdorff distance; only where both maps hold the organ.
+        prediction_ml: Predicted volume.
+        reference_ml: True volume.
+    """
+
+    dice: float | None
+    iou: float | None
+    nsd: float | None
+    hd95_mm: float | None
+    prediction_ml: float
+    reference_ml: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """Say which of the two maps hold the organ."""
+        return _OUTCOMES[self.prediction_ml > 0, self.reference_ml > 0]
+
+
+_OUTCOMES: dict[tuple[bool, bool], Outcome] = {
+    (False, False): "absent",
+    (True, True): "found",
+    (False, True): "missed",
+    (True, False): "false positive",
+}
+
+
+def evaluate_case(
+    prediction_zyx: np.ndarray,
+    reference_zyx: np.ndarray,
+    *,
+    spacing_zyx_mm: Sequence[float],
+    organ_values: Iterable[int],
+    tolerance_mm: float = 1.0,
+    surface: bool = True,
+    ignore_value: int | None = None,
+) -> dict[int, OrganMetrics]:
+    """Compare two label maps of one grid, organ by organ.
+
+    Args:
+        prediction_zyx: Integer label map.
+        reference_zyx: Integer label map of the same shape.
+        spacing_zyx_mm: Voxel size along each array axis.
+        organ_values: Label values to measure; other values count as background.
+        tolerance_mm: Distance up to which a surface counts as right, for the NSD.
+        surface: False leaves NSD and HD95 out, which is most of the time.
+        ignore_value: Voxels with this reference value are taken out of the prediction too.
+
+    Returns:
+        Metrics by label value, in the order of `organ_values`; see the module for empty masks.
+
+    Raises:
+        GeometryError: The shapes differ.
+    """
+    if prediction_zyx.shape != reference_zyx.shape:
+        raise GeometryError(
+            f"The prediction has shape_zyx {prediction_zyx.shape} and the reference {reference_zyx.shape}; "
+            "both must be on one grid. Resample the prediction."
+        )
+    if ignore_value is not None:
+        prediction_zyx = np.where(reference_zyx == ignore_value, 0, prediction_zyx)
+    values = tuple(organ_values)
+    both_boxes = [organ_boxes(labels, organ_values=values) for labels in (prediction_zyx, reference_zyx)]
+    metrics: dict[int, OrganMetrics] = {}
+    for value in values:
+        box = _join([boxes[value] for boxes in both_boxes if value in boxes])
+        crop = _grow(box, shape=reference_zyx.shape)
+        metrics[value] = _measure(
+            prediction_zyx[crop] == value,
+            reference_zyx[crop] == value,
+            spacing_zyx_mm=spacing_zyx_mm,
+            tolerance_mm=tolerance_mm if surface else None,
+        )
+    return metrics
+
+
+def missed_case(
+    reference_zyx: np.ndarray,
+    *,
+    spacing_zyx_mm: Sequence[float],
+    organ_values: Iterable[int],
+    ignore_value: int | None = None,
+) -> dict[int, OrganMetrics]:
+    """Give the metrics of a case that has no prediction: a miss of every organ in its reference."""
+    return evaluate_case(
+        np.zeros_like(reference_zyx),
+        reference_zyx,
+        spacing_zyx_mm=spacing_zyx_mm,
+        organ_values=organ_values,
+        ignore_value=ignore_value,
+    )
+
+
+def organ_boxes(labels_zyx: np.ndarray, *, organ_values: Iterable[int]) -> dict[int, Box]:
+    """Find the bounding boxes of the values that a label map holds, in one pass over it."""
+    asked = sorted(organ_values)
+    boxes = find_objects(labels_zyx, max_label=asked[-1]) if asked else []
+    return {value: boxes[value - 1] for value in asked if boxes[value - 1] is not None}
+
+
+def _measure(
+    prediction: np.ndarray, reference: np.ndarray, *, spacing_zyx_mm: Sequence[float], tolerance_mm: float | None
+) -> OrganMetrics:
+    overlap: Overlap = measure_overlap(prediction, reference_mask=reference)
+    nsd = hd95_mm = None
+    if tolerance_mm is not None and overlap.dice is not None:
+        distances = measure_surfaces(prediction, reference_mask=reference, spacing_zyx_mm=spacing_zyx_mm)
+        nsd = 0.0 if distances is None else distances.nsd(tolerance_mm=tolerance_mm)
+        hd95_mm = None if distances is None else distances.hd95_mm
+    return OrganMetrics(
+        dice=overlap.dice,
+        iou=overlap.iou,
+        nsd=nsd,
+        hd95_mm=hd95_mm,
+        prediction_ml=volume_ml(overlap.prediction_voxels, spacing_zyx_mm=spacing_zyx_mm),
+        reference_ml=volume_ml(overlap.reference_voxels, spacing_zyx_mm=spacing_zyx_mm),
+    )
+
+
+def _join(boxes: Sequence[Box]) -> Box | None:
+    if not boxes:
+        return None
+    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
+
+
+def _grow(box: Box | None, *, shape: tuple[int, ...]) -> Box:
+    """Add one voxel on each side inside the grid, so that only an axis with one voxel in the grid looks like one."""
+    if box is None:
+        return tuple(slice(0, 0) for _ in shape)
+    return tuple(slice(max(s.start - 1, 0), min(s.stop + 1, size)) for s, size in zip(box, shape, strict=True))

@@ -1,0 +1,225 @@
+"""A folder of predicted label maps against a folder of references.
+
+Owns: `evaluate`: which files belong together, reading them, and what is said about those that do not fit.
+Does not own: the metrics (`case.py`), their summary (`report.py`).
+
+Files belong together by name without extension: `liver_07.nii.gz` and `liver_07.nii` are the same case.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.errors import DatasetError, GeometryError, Problem, ScanFileError, UsageError, printable
+from autoseg.evaluation.case import evaluate_case, missed_case, organ_boxes
+from autoseg.evaluation.report import CaseResult, Evaluation, complete_names
+from autoseg.geometry import grids_differ
+from autoseg.image_io import Scan, is_scan_name, read_label_names, read_labels, scan_stem
+from autoseg.progress import track
+from autoseg.workers import default_num_workers
+
+MAX_LABEL_VALUE = 65535
+MAX_WORKERS = 4  # each holds two label maps and the masks of an organ
+VALUES_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class _Pair:
+    case_id: str
+    reference: Path
+    prediction: Path | None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    names: Mapping[int, str] | None
+    tolerance_mm: float
+    ignore_value: int | None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    case: CaseResult | None
+    problems: tuple[Problem, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
+
+
+def evaluate(
+    predictions: Path,
+    references: Path,
+    *,
+    names: Mapping[int, str] | None = None,
+    tolerance_mm: float = 1.0,
+    ignore_value: int | None = None,
+    num_workers: int | None = None,
+) -> Evaluation:
+    """Compare predicted label maps with references of the same names.
+
+    Args:
+        predictions: Folder of label maps, or one file.
+        references: Folder of label maps, or one file if `predictions` is one.
+        names: Name by label value: exactly these organs are measured. Without it, all values that occur are, under the
+            names that the predictions carry.
+        tolerance_mm: Distance up to which a surface counts as right, for the NSD.
+        ignore_value: Voxels with this value in the reference count nowhere.
+        num_workers: Cases measured at the same time; the number of cores, up to four, by default.
+
+    Returns:
+        The evaluation. A case without a prediction, with one that cannot be read or one on another grid counts as a
+        miss of all its organs, and is among the problems.
+
+    Raises:
+        UsageError: A path does not exist, or a file is compared with a folder, or the tolerance is not a length.
+        DatasetError: Nothing could be compared.
+    """
+    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise UsageError(f"The tolerance is {tolerance_mm} mm; expected a length of 0 or more.")
+    pairs, unmatched, problems = _pair_files(Path(predictions), Path(references))
+    settings = _Settings(names=names, tolerance_mm=tolerance_mm, ignore_value=ignore_value)
+    measured = list(_measure_all(pairs, settings=settings, num_workers=num_workers))
+    cases = tuple(item.case for item in measured if item.case is not None)
+    problems += [problem for item in measured for problem in item.problems]
+    if names is None:
+        names, conflicts = _merge_names(item.names for item in measured)
+        problems += conflicts
+    if not any(case.has_prediction for case in cases):
+        raise DatasetError(
+            f"There is nothing to evaluate: no prediction in {_shown(predictions)} can be compared with a "
+            f"reference in {_shown(references)}. Both need files of the same name, such as case_01.nii.gz.",
+            problems=problems,
+        )
+    return Evaluation(
+        cases=cases,
+        names=complete_names(cases, names),
+        tolerance_mm=tolerance_mm,
+        problems=tuple(problems),
+        predictions_without_reference=tuple(unmatched),
+    )
+
+
+def _pair_files(predictions: Path, references: Path) -> tuple[list[_Pair], list[str], list[Problem]]:
+    for path in (predictions, references):
+        if not path.exists():
+            raise UsageError(f"{_shown(path)} does not exist; expected a folder of label maps, or one label map.")
+    if predictions.is_dir() != references.is_dir():
+        file, folder = (references, predictions) if predictions.is_dir() else (predictions, references)
+        raise UsageError(f"{_shown(file)} is a file and {_shown(folder)} a folder; give two folders or two files.")
+    if not references.is_dir():
+        return [_Pair(case_id=scan_stem(references), reference=references, prediction=predictions)], [], []
+    predicted, twice_predicted = _label_maps(predictions)
+    known, twice_known = _label_maps(references)
+    pairs = [_Pair(case_id=name, reference=path, prediction=predicted.get(name)) for name, path in known.items()]
+    return pairs, sorted(predicted.keys() - known.keys()), twice_predicted + twice_known
+
+
+def _label_maps(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
+    found: dict[str, Path] = {}
+    problems = []
+    try:
+        paths = sorted(path for path in folder.iterdir() if is_scan_name(path.name))
+    except OSError as error:
+        raise UsageError(f"{_shown(folder)} cannot be listed: {error.strerror}. Check its permissions.") from error
+    for path in paths:
+        other = found.setdefault(scan_stem(path), path)
+        if other != path:
+            message = f"{folder.name} holds both {other.name} and {path.name}; used the first. Remove one of them."
+            problems.append(Problem(scan_stem(path), message))
+    return found, problems
+
+
+def _measure_all(pairs: Sequence[_Pair], *, settings: _Settings, num_workers: int | None) -> Iterator[_Measured]:
+    """Measure the cases, in order; threads, since reading and measuring spend their time outside the interpreter."""
+    num_workers = num_workers or min(default_num_workers(), MAX_WORKERS)
+    measure = partial(_measure_pair, settings=settings)
+    if num_workers < 2 or len(pairs) < 2:
+        yield from track(map(measure, pairs), what="evaluating", total=len(pairs))
+        return
+    executor = ThreadPoolExecutor(num_workers)
+    try:
+        yield from track(executor.map(measure, pairs), what="evaluating", total=len(pairs))
+    finally:
+        executor.shutdown(cancel_futures=True)  # after Ctrl-C, only the cases at work are finished
+
+
+def _measure_pair(pair: _Pair, *, settings: _Settings) -> _Measured:
+    try:
+        reference = read_labels(pair.reference)
+    except (ScanFileError, GeometryError) as error:
+        return _Measured(None, (Problem(pair.case_id, f"The reference is left out: {error}"),))
+    prediction, fault = _read_prediction(pair, reference=reference)
+    maps = [reference] if prediction is None else [reference, prediction]
+    values, odd_values = _choose_values([scan.array_zyx for scan in maps], settings=settings)
+    problems = [] if fault is None else [Problem(pair.case_id, f"{fault} Counted as a miss.")]
+    warnings = [warning for scan in maps for warning in scan.warnings] + ([odd_values] if odd_values else [])
+    problems += [Problem(pair.case_id, warning, is_error=False) for warning in warnings]
+    spacing_zyx_mm = reference.geometry.spacing_zyx_mm
+    if prediction is None or pair.prediction is None:
+        metrics = missed_case(
+            reference.array_zyx,
+            spacing_zyx_mm=spacing_zyx_mm,
+            organ_values=values,
+            ignore_value=settings.ignore_value,
+        )
+        return _Measured(CaseResult(pair.case_id, metrics, has_prediction=False), tuple(problems))
+    metrics = evaluate_case(
+        prediction.array_zyx,
+        reference.array_zyx,
+        spacing_zyx_mm=spacing_zyx_mm,
+        organ_values=values,
+        tolerance_mm=settings.tolerance_mm,
+        ignore_value=settings.ignore_value,
+    )
+    return _Measured(CaseResult(pair.case_id, metrics), tuple(problems), read_label_names(pair.prediction))
+
+
+def _read_prediction(pair: _Pair, *, reference: Scan) -> tuple[Scan | None, str | None]:
+    """Return the prediction, or None and why there is none."""
+    if pair.prediction is None:
+        return None, "There is no prediction of this case. Predict it, or remove the reference."
+    try:
+        prediction = read_labels(pair.prediction)
+    except (ScanFileError, GeometryError) as error:
+        return None, f"The prediction cannot be read: {error}"
+    difference = grids_differ(reference.geometry, prediction.geometry, names=("reference", "prediction"))
+    return (prediction, None) if difference is None else (None, difference)
+
+
+def _choose_values(maps: Sequence[np.ndarray], *, settings: _Settings) -> tuple[list[int], str | None]:
+    """Return the label values to measure, and a warning about values that are none of them."""
+    found: set[int] = set()
+    for labels in maps:
+        high, low = int(labels.max(initial=0)), int(labels.min(initial=0))
+        found.update({high, low}, organ_boxes(labels, organ_values=range(1, min(high, MAX_LABEL_VALUE) + 1)))
+    found -= {0, settings.ignore_value}
+    possible = range(1, MAX_LABEL_VALUE + 1) if settings.names is None else settings.names.keys()
+    odd = sorted(value for value in found if value not in possible)
+    chosen = sorted(found.intersection(possible) if settings.names is None else settings.names)
+    if not odd:
+        return chosen, None
+    shown = ", ".join(map(str, odd[:VALUES_SHOWN])) + (", ..." if len(odd) > VALUES_SHOWN else "")
+    expected = f"in 1 to {MAX_LABEL_VALUE}" if settings.names is None else "among the named labels"
+    return chosen, f"The label maps hold {shown}, not {expected}; counted as background."
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path))
+
+
+def _merge_names(all_names: Iterable[Mapping[int, str]]) -> tuple[dict[int, str], list[Problem]]:
+    """Take each value's first name; a second one is a warning."""
+    merged: dict[int, str] = {}
+    conflicts: dict[int, str] = {}
+    for names in all_names:
+        for value, name in names.items():
+            if merged.setdefault(value, name) != name:
+                conflicts.setdefault(value, name)
+    problems = [
+        Problem("", f"The predictions call label {value} both {merged[value]!r} and {other!r}.", is_error=False)
+        for value, other in conflicts.items()
+    ]
+    return merged, problems
