@@ -1,0 +1,149 @@
+"""`autoseg_plan`: check a dataset, plan, preprocess.
+
+Owns: the arguments, and what stands on the terminal.
+Does not own: the work (`planning/command.py`).
+
+Heavy modules are imported inside the functions that need them, so that `--help` answers at once.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoseg.cli.common import build_parser, run_command
+from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, UsageError, printable
+
+if TYPE_CHECKING:
+    from autoseg.planning.command import PlanOutcome
+
+MAX_ORGANS_SHOWN = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command(_build_parser(), _work, argv)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = build_parser(
+        "autoseg_plan",
+        description="Check a dataset, fingerprint it, plan the network and its training, and preprocess. "
+        "The same command again continues, and is quick where nothing changed.",
+        example="autoseg_plan data/liver -o runs/liver",
+    )
+    parser.add_argument(
+        "datasets", nargs="*", type=Path, metavar="DATASET", help="folder of a dataset (nnU-Net, MSD, plain)"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="plan for it (auto: CUDA if there)"
+    )
+    parser.add_argument(
+        "--memory-gib", type=float, metavar="N", help="memory of that device (default: what is found here)"
+    )
+    parser.add_argument(
+        "--overlay", type=Path, action="append", default=[], metavar="FILE", help="JSON with a partial plan; repeatable"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="one value of the plan, such as training.epochs=20; repeatable",
+    )
+    parser.add_argument("--check", action="store_true", help="only look for problems; write nothing")
+    parser.add_argument("--explain", metavar="FIELD", help="why a planned RUN holds a value, such as network.backbone")
+    parser.add_argument(
+        "--on-bad",
+        choices=("fail", "skip"),
+        default="fail",
+        help="with bad cases: stop (default), or go on without them",
+    )
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes (default: one a core)")
+    return parser
+
+
+def _work(arguments: argparse.Namespace) -> int:
+    if arguments.num_workers is not None and arguments.num_workers < 1:
+        raise UsageError(f"--num-workers {arguments.num_workers}: expected at least 1.")
+    if arguments.explain is not None:
+        return _explain(arguments)
+    if not arguments.datasets:
+        raise UsageError("name the folder of a dataset, as in: autoseg_plan DATASET -o RUN.")
+    if len(arguments.datasets) > 1:
+        names = ", ".join(printable(str(path)) for path in arguments.datasets)
+        raise UsageError(f"one run over several datasets ({names}) is not there yet. Plan one at a time.")
+    return _check(arguments) if arguments.check else _plan(arguments)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from autoseg.planning.explain import explain
+    from autoseg.plans import read_plans
+
+    runs = [*([] if arguments.output is None else [arguments.output]), *arguments.datasets]
+    run = next((folder for folder in runs if (folder / "plans.json").is_file()), None)
+    if run is None:
+        raise UsageError("--explain needs a planned run, as in: autoseg_plan -o RUN --explain network.backbone.")
+    print("\n".join(printable(line) for line in explain(read_plans(run / "plans.json"), arguments.explain)))
+    return EXIT_DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from autoseg.errors import DatasetError, format_problems
+    from autoseg.planning.check import check_dataset
+
+    check = check_dataset(arguments.datasets[0], num_workers=arguments.num_workers)
+    errors = [problem for problem in check.problems if problem.is_error]
+    if any(not problem.case_id for problem in errors) or (errors and arguments.on_bad == "fail"):
+        raise DatasetError(_counts(len(check.fingerprint.cases), check.num_cases), problems=check.problems)
+    print("\n".join([_counts(len(check.fingerprint.cases), check.num_cases), *format_problems(check.problems)]))
+    return EXIT_SOME_CASES_FAILED if errors else EXIT_DONE
+
+
+def _counts(num_usable: int, num_cases: int) -> str:
+    return f"{num_usable} of {num_cases} cases can be used."
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from autoseg.planning.command import PlanRequest, run_plan
+
+    if arguments.output is None:
+        raise UsageError("-o RUN is missing: the folder that the plan goes to.")
+    outcome = run_plan(
+        PlanRequest(
+            dataset_root=arguments.datasets[0],
+            run_folder=arguments.output,
+            device=arguments.device,
+            memory_gib=arguments.memory_gib,
+            overlays=tuple(arguments.overlay),
+            settings=tuple(arguments.settings),
+            on_bad=arguments.on_bad,
+            num_workers=arguments.num_workers,
+        )
+    )
+    print("\n".join(printable(line) for line in _summarise(outcome, run=arguments.output)))
+    return EXIT_SOME_CASES_FAILED if outcome.skipped else EXIT_DONE
+
+
+def _summarise(outcome: "PlanOutcome", *, run: Path) -> list[str]:
+    plans = outcome.plans
+    network, training = plans.network, plans.training
+    names = [organ.name for organ in plans.data.organs]
+    more = f" and {len(names) - MAX_ORGANS_SHOWN} more" if len(names) > MAX_ORGANS_SHOWN else ""
+    spacing = " x ".join(f"{size:.3g}" for size in plans.data.target_spacing_zyx_mm)
+    skipped = f", {len(outcome.skipped)} left out" if outcome.skipped else ""
+    return [
+        f"cases     {len(outcome.used)}{skipped}; folds: {training.num_folds}",
+        f"organs    {', '.join(names[:MAX_ORGANS_SHOWN])}{more}",
+        f"grid      {spacing} mm (z, y, x), sliced along {plans.data.slice_axis}",
+        f"network   {network.backbone}, window {network.window_rows_px} x {network.window_columns_px} px, "
+        f"batch {training.batch_slices}, for {plans.device.kind} with {plans.device.memory_gib:g} GiB",
+        f"plan      {run / 'plans.json'} (why: autoseg_plan -o {run} --explain network)",
+        f"next      autoseg_train {run}",
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,231 @@
+"""What is measured of one case: intensities, grid, organs, likeness of neighbouring slices.
+
+Owns: `CaseFacts` and its parts, and the functions that measure arrays.
+Does not own: reading files and judging them (`fingerprint.py`), choosing anything (`rules_*.py`).
+
+Arrays are canonical zyx where an axis matters. Facts that depend on the slice axis are measured for all three axes,
+since the slice axis is chosen only once all cases are known.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+MAX_VOXELS_FOR_PERCENTILES = 2**20  # more are thinned out evenly: percentiles then move by less than their own noise
+MAX_SAMPLE_PER_CASE = 10_000  # foreground voxels that a case gives to the dataset's percentiles, as nnU-Net
+MAX_SLICE_PAIRS = 16  # an axis; enough for a mean correlation
+MAX_PAIR_SIDE = 128  # slices are thinned out to at most this side for the correlation
+
+Triple = tuple[float, float, float]
+Size = tuple[int, int, int]
+
+
+class Facts(BaseModel):
+    """The base of everything measured: frozen, strict, finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class IntensityFacts(Facts):
+    """Statistics of a set of voxels, in the units of the scan."""
+
+    num_voxels: int
+    minimum: float
+    maximum: float
+    mean: float
+    standard_deviation: float
+    percentile_00_5: float
+    median: float
+    percentile_99_5: float
+
+
+class ChannelFacts(Facts):
+    """One channel of one case; `foreground` is None where no organ is annotated."""
+
+    whole: IntensityFacts
+    foreground: IntensityFacts | None
+
+
+class OrganFacts(Facts):
+    """One organ in one case, in which it has at least one voxel.
+
+    Attributes:
+        name: The organ's name in the dataset.
+        num_voxels: Its voxels.
+        volume_ml: Their volume.
+        num_components: Connected parts (voxels that touch by a corner are connected).
+        slices_zyx: Slices with the organ in them, cutting along z, y and x.
+        slice_share_zyx: These, as a share of the slices of the cropped case.
+        width_zyx_mm: In-plane width when cutting along z, y and x: the diameter of the circle that has the area of the
+            organ's mean slice.
+    """
+
+    name: str
+    num_voxels: int
+    volume_ml: float
+    num_components: int
+    slices_zyx: Size
+    slice_share_zyx: Triple
+    width_zyx_mm: Triple
+
+
+class CaseFacts(Facts):
+    """All that planning knows of one case; axes are canonical.
+
+    Attributes:
+        case_id: The case.
+        patient_id: Cases of one patient stay in one fold.
+        spacing_zyx_mm: Spacing of the voxels.
+        size_zyx: Size of the whole scan.
+        cropped_size_zyx: Size of the box that holds every voxel that is non-zero in any channel.
+        removed_share: Share of the voxels outside of that box.
+        slice_correlation_zyx: Mean correlation of neighbouring slices, cutting along z, y and x; 0 for a single slice.
+        channels: Intensities of each channel.
+        organs: The organs that are there; absent ones are left out.
+        voxel_digest: The same for two scans with the same voxels; "" for a constant scan.
+    """
+
+    case_id: str
+    patient_id: str
+    spacing_zyx_mm: Triple
+    size_zyx: Size
+    cropped_size_zyx: Size
+    removed_share: float
+    slice_correlation_zyx: Triple
+    channels: tuple[ChannelFacts, ...]
+    organs: tuple[OrganFacts, ...]
+    voxel_digest: str
+
+
+def measure_intensities(voxels: np.ndarray) -> IntensityFacts:
+    """Measure any number (at least one) of finite voxels; percentiles of many voxels come from an even selection."""
+    voxels = voxels.reshape(-1)
+    few = thin_out(voxels, at_most=MAX_VOXELS_FOR_PERCENTILES)
+    low, median, high = np.percentile(few, [0.5, 50.0, 99.5])
+    return IntensityFacts(
+        num_voxels=voxels.size,
+        minimum=float(voxels.min()),
+        maximum=float(voxels.max()),
+        mean=float(voxels.mean(dtype=np.float64)),
+        standard_deviation=float(voxels.std(dtype=np.float64)),
+        percentile_00_5=float(low),
+        median=float(median),
+        percentile_99_5=float(high),
+    )
+
+
+def thin_out(voxels: np.ndarray, *, at_most: int) -> np.ndarray:
+    """Return every n-th element of a flat array so that at most `at_most` are left."""
+    return voxels[:: max(1, -(-voxels.size // at_most))]
+
+
+def sample_voxels(voxels: np.ndarray, *, case_id: str) -> np.ndarray:
+    """Draw up to `MAX_SAMPLE_PER_CASE` columns of a (C, N) array; the case's name is the seed, whatever the order."""
+    if voxels.shape[1] <= MAX_SAMPLE_PER_CASE:
+        return voxels
+    seed = int.from_bytes(hashlib.blake2b(case_id.encode(), digest_size=8).digest(), "little")
+    chosen = np.random.default_rng(seed).integers(0, voxels.shape[1], MAX_SAMPLE_PER_CASE)
+    return voxels[:, np.sort(chosen)]
+
+
+def measure_slice_correlation(image_zyx: np.ndarray, *, axis: int) -> float:
+    """Return the mean Pearson correlation of neighbouring slices along an axis.
+
+    A selection of the pairs and of the pixels is measured. Pairs with a constant slice do not
+    count; 0 where none is left.
+    """
+    slices = np.moveaxis(image_zyx, axis, 0)
+    if slices.shape[0] < 2:
+        return 0.0
+    num_pairs = min(MAX_SLICE_PAIRS, slices.shape[0] - 1)
+    first = np.unique(np.linspace(0, slices.shape[0] - 2, num_pairs).round().astype(int))
+    row_step, column_step = (max(1, -(-side // MAX_PAIR_SIDE)) for side in slices.shape[1:])
+    thin = slices[:, ::row_step, ::column_step]
+    one, other = (_centred(thin[index].reshape(len(index), -1)) for index in (first, first + 1))
+    size = np.sqrt((one * one).sum(axis=1) * (other * other).sum(axis=1))
+    counts = size > 0
+    if not counts.any():
+        return 0.0
+    return float(((one * other).sum(axis=1)[counts] / size[counts]).mean())
+
+
+def _centred(rows: np.ndarray) -> np.ndarray:
+    rows = rows.astype(np.float64)
+    return rows - rows.mean(axis=1, keepdims=True)
+
+
+def measure_organs(
+    labels_zyx: np.ndarray, *, names: dict[int, str], spacing_zyx_mm: Triple, cropped_size_zyx: Size
+) -> tuple[OrganFacts, ...]:
+    """Measure every organ of a label map.
+
+    Args:
+        labels_zyx: Label values, none of them negative.
+        names: Value and name of each organ; other values are passed over.
+        spacing_zyx_mm: Spacing of the voxels.
+        cropped_size_zyx: Size of the cropped case, for the share of slices.
+
+    Returns:
+        The organs that are there, in the order of their values.
+    """
+    import scipy.ndimage  # slow to import; only cases with labels need it
+
+    facts = []
+    boxes = scipy.ndimage.find_objects(labels_zyx)
+    for value in sorted(names):
+        if value > len(boxes) or boxes[value - 1] is None:
+            continue
+        mask = labels_zyx[boxes[value - 1]] == value
+        _, num_components = scipy.ndimage.label(mask, structure=np.ones((3, 3, 3)))
+        facts.append(
+            _measure_organ(
+                mask,
+                name=names[value],
+                num_components=int(num_components),
+                spacing_zyx_mm=spacing_zyx_mm,
+                cropped_size_zyx=cropped_size_zyx,
+            )
+        )
+    return tuple(facts)
+
+
+def _measure_organ(
+    mask_zyx: np.ndarray, *, name: str, num_components: int, spacing_zyx_mm: Triple, cropped_size_zyx: Size
+) -> OrganFacts:
+    num_voxels = int(np.count_nonzero(mask_zyx))
+    voxel_mm3 = float(np.prod(spacing_zyx_mm))
+    from_front = np.any(mask_zyx, axis=0)
+    slices = (
+        int(np.count_nonzero(np.any(mask_zyx, axis=(1, 2)))),
+        int(np.count_nonzero(np.any(from_front, axis=1))),
+        int(np.count_nonzero(np.any(from_front, axis=0))),
+    )
+    areas = [num_voxels * voxel_mm3 / (n * spacing) for n, spacing in zip(slices, spacing_zyx_mm, strict=True)]
+    return OrganFacts(
+        name=name,
+        num_voxels=num_voxels,
+        volume_ml=num_voxels * voxel_mm3 / 1000.0,
+        num_components=num_components,
+        slices_zyx=slices,
+        slice_share_zyx=_triple([min(1.0, n / size) for n, size in zip(slices, cropped_size_zyx, strict=True)]),
+        width_zyx_mm=_triple([float(np.sqrt(4.0 * area / np.pi)) for area in areas]),
+    )
+
+
+def digest_voxels(channels: Sequence[np.ndarray]) -> str:
+    """Return a digest that scans with the same voxels share, whatever the data type; "" if all are constant."""
+    digest = hashlib.blake2b(digest_size=12)
+    is_constant = True
+    for channel in channels:
+        few = thin_out(channel.reshape(-1), at_most=MAX_VOXELS_FOR_PERCENTILES).astype(np.float32)
+        is_constant = is_constant and bool((few == few[:1]).all())
+        digest.update(repr(channel.shape).encode())
+        digest.update(few.tobytes())
+    return "" if is_constant else digest.hexdigest()
+
+
+def _triple(values: Sequence[float]) -> Triple:
+    first, second, third = values
+    return first, second, third

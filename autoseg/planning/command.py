@@ -1,0 +1,255 @@
+"""The library call behind `autoseg_plan`: check, fingerprint, plan, preprocess, split.
+
+Owns: the order of the steps, what is written when, what stops the run, and the lock on the run folder.
+Does not own: any of the steps themselves, the parser (`cli/plan.py`).
+
+Every file is complete or absent, and `splits.json` comes last: a run folder that has one is ready to train. The same
+command again reads the scans only if a file changed, and preprocesses only what is not there.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from autoseg.errors import DatasetError, LockedError, Problem, UsageError, format_problems
+from autoseg.files import atomic_path, read_json, write_json
+from autoseg.planning.changes import plan_with_changes
+from autoseg.planning.check import DatasetCheck, check_once, shorten_paths
+from autoseg.planning.device import find_device
+from autoseg.planning.fingerprint import Fingerprint
+from autoseg.planning.planner import describe_organs
+from autoseg.planning.report import write_report
+from autoseg.planning.splits import make_splits
+from autoseg.plans import Plans, write_plans
+from autoseg.preprocessing.run import preprocess_dataset
+from autoseg.workers import default_num_workers
+
+log = logging.getLogger("autoseg")
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+OnBad = Literal["fail", "skip"]
+MAX_PROBLEMS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What `autoseg_plan` is asked for; see `plan`."""
+
+    dataset_root: Path
+    run_folder: Path
+    device: DeviceChoice = "auto"
+    memory_gib: float | None = None
+    overlays: tuple[Path, ...] = ()
+    settings: tuple[str, ...] = ()
+    on_bad: OnBad = "fail"
+    num_workers: int | None = None
+
+
+@dataclass(frozen=True)
+class PlanOutcome:
+    """What `run_plan` did.
+
+    Attributes:
+        plans: Written to `plans.json`.
+        check: What the dataset is like.
+        used: The cases that are preprocessed and in a fold.
+        skipped: The cases that are left out, for errors that the report names.
+    """
+
+    plans: Plans
+    check: DatasetCheck
+    used: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def plan(
+    dataset_root: Path,
+    run_folder: Path,
+    *,
+    device: DeviceChoice = "auto",
+    memory_gib: float | None = None,
+    overlays: Sequence[Path] = (),
+    settings: Sequence[str] = (),
+    on_bad: OnBad = "fail",
+    num_workers: int | None = None,
+) -> Plans:
+    """Check, fingerprint, plan and preprocess a dataset.
+
+    Args:
+        dataset_root: Folder of the dataset; never written to.
+        run_folder: Where everything goes; may hold an earlier run, which is continued.
+        device: What to plan for; "auto" takes CUDA where there is one.
+        memory_gib: Memory of the device; none: what is found here.
+        overlays: JSON files with partial plans.
+        settings: Words such as "network.memory_slices=4"; they win over overlays.
+        on_bad: "fail" stops at bad cases, after all have been looked at; "skip" goes on with the good ones.
+        num_workers: Processes; none: one a core.
+
+    Returns:
+        The plans, as they were written.
+
+    Raises:
+        DatasetError: Bad cases with `on_bad="fail"`, or nothing usable; carries all problems.
+        UsageError: A folder cannot be used.
+        PlanError: An overlay or a setting is wrong.
+        LockedError: Another process plans into the same folder.
+    """
+    request = PlanRequest(
+        dataset_root=Path(dataset_root),
+        run_folder=Path(run_folder),
+        device=device,
+        memory_gib=memory_gib,
+        overlays=tuple(Path(path) for path in overlays),
+        settings=tuple(settings),
+        on_bad=on_bad,
+        num_workers=num_workers,
+    )
+    return run_plan(request).plans
+
+
+def run_plan(request: PlanRequest) -> PlanOutcome:
+    """Do what `plan` says, and tell more about it."""
+    device = find_device(request.device, memory_gib=request.memory_gib)
+    with _own_folder(request):
+        check, stamp = check_once(request.dataset_root, run_folder=request.run_folder, num_workers=request.num_workers)
+        found = {"layout": check.layout, "contents": check.contents}
+        usable = tuple(case.case_id for case in check.fingerprint.cases)
+        _write_report(request, check=check, stamp=stamp, used=usable, found=found)
+        _stop_at_errors(check.problems, num_cases=check.num_cases, request=request)
+        plans = plan_with_changes(
+            check.fingerprint, device=device, overlays=request.overlays, settings=request.settings
+        )
+        found["plan"] = describe_organs(check.fingerprint)[1]
+        is_new = _write_if_new(plans, request.run_folder)
+        failures = found["preprocessing"] = _preprocess(check, plans=plans, request=request)
+        failed = {problem.case_id for problem in failures if problem.is_error}
+        used = tuple(case_id for case_id in usable if case_id not in failed)
+        _write_report(request, check=check, stamp=stamp, used=used, found=found)
+        _stop_at_errors(failures, num_cases=check.num_cases, request=request)
+        if not used:
+            raise DatasetError("no case could be preprocessed.", problems=failures)
+        _write_splits(check.fingerprint, plans=plans, used=used, path=request.run_folder / "splits.json", is_new=is_new)
+    problems = tuple(problem for stage in found.values() for problem in stage)
+    _show_problems(problems)
+    return PlanOutcome(plans, check, used, tuple(sorted({p.case_id for p in problems if p.is_error})))
+
+
+def _write_report(
+    request: PlanRequest,
+    *,
+    check: DatasetCheck,
+    stamp: str,
+    used: Sequence[str],
+    found: Mapping[str, Sequence[Problem]],
+) -> None:
+    path = request.run_folder / "dataset_report.json"
+    write_report(path, dataset=check.dataset, stamp=stamp, used=used, problems=found)
+
+
+@contextmanager
+def _own_folder(request: PlanRequest) -> Iterator[None]:
+    """Hold the run folder for this process alone; a folder that cannot be written is an error before any work."""
+    folder, root = request.run_folder.resolve(), request.dataset_root.resolve()
+    if folder == root or root in folder.parents:
+        raise UsageError(
+            f"-o {request.run_folder} lies in the dataset, which is never written to. Choose another folder."
+        )
+    try:
+        with atomic_path(folder / "probe.tmp") as probe:
+            probe.write_bytes(b"probe")
+        (folder / "probe.tmp").unlink()
+        lock = FileLock(folder / ".plan.lock", timeout=0)
+        with lock:
+            yield
+    except Timeout:
+        raise LockedError(
+            f"another autoseg_plan works on {request.run_folder}. Wait for it, or choose another -o."
+        ) from None
+    except OSError as error:
+        place = error.filename or request.run_folder
+        raise UsageError(
+            f"{place} cannot be read or written: {error.strerror or error}. Free space or choose another -o."
+        ) from error
+
+
+def _stop_at_errors(problems: Sequence[Problem], *, num_cases: int, request: PlanRequest) -> None:
+    """Raise where errors stop the run: those of the dataset as a whole always, those of cases with `on_bad="fail"`."""
+    errors = [problem for problem in problems if problem.is_error]
+    of_dataset = [problem for problem in errors if not problem.case_id]
+    if not errors or (request.on_bad == "skip" and not of_dataset):
+        return
+    num_bad = len({problem.case_id for problem in errors if problem.case_id})
+    what = f"{num_bad} of {num_cases} cases" if num_bad else "the dataset"
+    remedy = " --on-bad skip goes on without the bad cases." if not of_dataset and num_bad < num_cases else ""
+    headline = f"{what} cannot be used ({request.run_folder / 'dataset_report.json'} has this table).{remedy}"
+    raise DatasetError(headline, problems=problems)
+
+
+def _show_problems(problems: Sequence[Problem]) -> None:
+    errors_first = sorted(problems, key=lambda problem: not problem.is_error)
+    for line in format_problems(errors_first[:MAX_PROBLEMS_SHOWN]):
+        log.warning("%s", line)
+    if len(problems) > MAX_PROBLEMS_SHOWN:
+        log.warning("  and %d more in dataset_report.json", len(problems) - MAX_PROBLEMS_SHOWN)
+
+
+def _write_if_new(plans: Plans, run_folder: Path) -> bool:
+    """Write `plans.json` unless it holds just these plans; other plans make the old splits invalid."""
+    path = run_folder / "plans.json"
+    try:
+        is_new = bool(read_json(path) != plans.model_dump(mode="json"))
+    except UsageError:
+        is_new = True
+    if is_new:
+        if path.exists():
+            log.info("the plan changed; plans.json and splits.json are written anew.")
+        (run_folder / "splits.json").unlink(missing_ok=True)
+        write_plans(plans, path)
+    return is_new
+
+
+def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest) -> tuple[Problem, ...]:
+    usable = {case.case_id for case in check.fingerprint.cases}
+    problems = preprocess_dataset(
+        [case for case in check.dataset.cases if case.case_id in usable],
+        plan=plans.data,
+        store_folder=request.run_folder / "preprocessed",
+        num_workers=request.num_workers or default_num_workers(),
+    )
+    return tuple(shorten_paths(problem, root=check.dataset.root) for problem in problems)
+
+
+@dataclass(frozen=True)
+class _SplitCase:
+    case_id: str
+    patient_id: str
+
+
+def _write_splits(fingerprint: Fingerprint, *, plans: Plans, used: Sequence[str], path: Path, is_new: bool) -> None:
+    """Write the folds; folds of the same plan and cases stay as they are, so that a user may edit them."""
+    chosen = set(used)
+    if not is_new and _split_cases(path) == chosen:
+        return
+    cases = [case for case in fingerprint.cases if case.case_id in chosen]
+    groups = fingerprint.patient_groups()
+    splits = make_splits(
+        [_SplitCase(case.case_id, groups[case.case_id]) for case in cases],
+        organs_of_case={case.case_id: [organ.name for organ in case.organs] for case in cases},
+        num_folds=plans.training.num_folds,
+        seed=plans.training.seed,
+    )
+    write_json(path, splits)
+
+
+def _split_cases(path: Path) -> set[str] | None:
+    """Return the cases of a file of folds, or None where there is none of the right form."""
+    try:
+        folds = read_json(path)
+        return {name for fold in folds for part in ("train", "validation") for name in fold[part]} if folds else None
+    except (UsageError, TypeError, KeyError):
+        return None

@@ -1,0 +1,179 @@
+"""The rules for the network part of a plan: window, image size, backbone, refiner, memory slices.
+
+Owns: one pure function a rule; each returns a `Choice`.
+Does not own: the memory model (`memory_model.py`), putting the choices together (`planner.py`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from autoseg.planning.choice import Choice
+from autoseg.planning.memory_model import BACKBONE_COSTS, MODEL_NOTE
+from autoseg.plans import Backbone, Device
+
+WINDOW_STEP_PX = 16
+CPU_WINDOW_PX = 192
+# (memory of at least so many GiB, side of the window)
+CUDA_WINDOW_PX = ((24.0, 512), (12.0, 384), (8.0, 320), (0.0, 256))
+CUDA_IMAGE_SIZE_PX = ((24.0, 1024), (0.0, 512))
+MOST_CASES_RATIO = 1.25
+DECODER_STRIDE_PX = 4
+SMALL_ORGAN_PX = 4 * DECODER_STRIDE_PX
+WIDE_ORGAN_PX = 8 * DECODER_STRIDE_PX
+SMALL_VIEW_PX = 256
+NARROW_WINDOW_PX = 32
+WIDE_WINDOW_PX = 128
+MEMORY_SLICES_RANGE = (4, 16)
+UNRELATED_CORRELATION = 0.5
+
+
+def choose_window(sizes_px: np.ndarray, *, device: Device) -> Choice[tuple[int, int]]:
+    """Choose rows and columns of the in-plane window.
+
+    Args:
+        sizes_px: (N, 2), rows and columns of the cropped cases at target spacing.
+        device: What the plan is made for.
+    """
+    median = np.median(sizes_px, axis=0)
+    most = np.percentile(sizes_px, 95, axis=0)
+    fits_most = most <= MOST_CASES_RATIO * median
+    wanted = np.where(fits_most, most, median)
+    limit = CPU_WINDOW_PX if device.kind == "cpu" else by_memory(CUDA_WINDOW_PX, memory_gib=device.memory_gib)
+    rows, columns = (min(limit, _round_up(float(size), WINDOW_STEP_PX)) for size in wanted)
+    rule = (
+        "The 95th percentile of the in-plane sizes where it is within 1.25x of the median, so that most cases fit into "
+        f"one window, otherwise the median; rounded up to a multiple of {WINDOW_STEP_PX}, at most {limit} px here."
+    )
+    facts = {
+        "median_size_px": _rounded(median),
+        "percentile_95_size_px": _rounded(most),
+        "limit_px": limit,
+        "is_limited": bool(max(wanted) > limit),
+    }
+    return Choice((rows, columns), rule, facts)
+
+
+def choose_backbone(device: Device) -> Choice[Backbone]:
+    """Choose the size of the Hiera: nano on a CPU, on CUDA the largest that the memory allows."""
+    facts = {"device": device.kind, "memory_gib": device.memory_gib}
+    if device.kind == "cpu":
+        return Choice("nano", "On a CPU only the nano size trains in minutes.", facts)
+    fitting = [
+        name for name, cost in BACKBONE_COSTS.items() if name != "nano" and device.memory_gib >= cost.least_memory_gib
+    ]
+    rule = f"The largest that the memory allows (small from 12 GiB, base_plus from 24, large from 48), {MODEL_NOTE}."
+    return Choice(fitting[-1], rule, facts)
+
+
+def choose_image_size(
+    window_px: tuple[int, int], *, smallest_width_px: float, backbone: Backbone, device: Device
+) -> Choice[int]:
+    """Choose the side of the square that the Hiera sees.
+
+    Args:
+        window_px: Rows and columns of the window.
+        smallest_width_px: In-plane width of the smallest organ, in pixels of the window.
+        backbone: The chosen backbone.
+        device: What the plan is made for.
+    """
+    side = max(window_px)
+    facts = {"window_px": list(window_px), "smallest_organ_width_px": round(smallest_width_px, 1), "backbone": backbone}
+    if backbone == "nano":
+        size = 64 if side <= 160 else 96 if side <= 256 else 128
+        rule = (
+            "The nano Hiera gives context and the refiner sees every pixel, so a small square is enough: 64 px for "
+            "windows up to 160 px, 96 up to 256, else 128. On two datasets 64 px was as accurate as the full slice, "
+            "and faster."
+        )
+        return Choice(size, rule, facts)
+    factor = 2 if side <= SMALL_VIEW_PX and smallest_width_px < SMALL_ORGAN_PX else 1
+    limit = by_memory(CUDA_IMAGE_SIZE_PX, memory_gib=device.memory_gib)
+    size = min(limit, _round_up(side * factor, 32))
+    rule = (
+        "The longer side of the window as a multiple of 32, doubled where the window is at most 256 px and the "
+        f"smallest organ narrower than 16 px (features live at stride 4); at most {limit} px on this device, "
+        f"{MODEL_NOTE}."
+    )
+    return Choice(size, rule, {**facts, "upsampling": factor, "limit_px": limit})
+
+
+def choose_feature_channels(backbone: Backbone) -> Choice[int]:
+    """Choose the width of prompts and features: SAM2's 256, but 64 for nano."""
+    if backbone == "nano":
+        return Choice(64, "The nano network has a quarter of SAM2's width.", {"backbone": backbone})
+    return Choice(256, "SAM2's own width, so that its weights fit.", {"backbone": backbone})
+
+
+def choose_refiner_channels(
+    window_px: tuple[int, int], *, smallest_width_px: float, device: Device
+) -> Choice[tuple[int, ...]]:
+    """Choose number and width of the refinement stages, full resolution first.
+
+    Args:
+        window_px: Rows and columns of the window.
+        smallest_width_px: In-plane width of the smallest organ, in pixels of the window.
+        device: What the plan is made for.
+    """
+    widths = (16, 32, 64, 128) if device.kind == "cpu" else (32, 64, 128, 256)
+    facts = {
+        "smallest_organ_width_px": round(smallest_width_px, 1),
+        "decoder_stride_px": DECODER_STRIDE_PX,
+        "smallest_organ_width_in_decoder_pixels": round(smallest_width_px / DECODER_STRIDE_PX, 2),
+        "window_px": list(window_px),
+        "device": device.kind,
+    }
+    rule = (
+        f"Strides 1 and 2 give the detail that the decoder (stride {DECODER_STRIDE_PX}) lacks; strides 4 and 8 join "
+        f"them to its features and are left out in windows under {NARROW_WINDOW_PX} px. "
+    )
+    if min(window_px) < NARROW_WINDOW_PX:
+        return Choice(widths[:2], rule + "The window is narrower.", facts)
+    if device.kind == "cuda" and smallest_width_px >= WIDE_ORGAN_PX and min(window_px) >= WIDE_WINDOW_PX:
+        rule += f"A fifth stage, since even the smallest organ is at least {WIDE_ORGAN_PX} px wide."
+        return Choice((*widths, 2 * widths[-1]), rule, facts)
+    return Choice(widths, rule + "Four stages equalled a U-Net in the first experiments.", facts)
+
+
+def choose_memory_slices(slice_correlations: np.ndarray, *, extents_slices: Sequence[float]) -> Choice[int]:
+    """Choose how many slices the memory bank holds.
+
+    Args:
+        slice_correlations: (N,), mean correlation of neighbouring slices along the slice axis, at their own spacing.
+        extents_slices: Median extent of each organ in slices.
+    """
+    correlation = float(np.clip(np.median(slice_correlations), 0.0, 0.999))
+    related = math.log(UNRELATED_CORRELATION) / math.log(correlation) if correlation > 0 else 0.0
+    extent = float(np.median(extents_slices))
+    low, high = MEMORY_SLICES_RANGE
+    value = int(np.clip(round(min(related, extent)), low, high))
+    rule = (
+        f"As many slices as stay similar (correlation over {UNRELATED_CORRELATION}, decaying by the same factor a "
+        f"slice) and as an organ spans, {low} to {high}. The network does not use this value before it has its "
+        "memory bank."
+    )
+    facts = {
+        "median_neighbour_correlation": round(correlation, 4),
+        "similar_slices": round(related, 1),
+        "median_organ_extent_slices": round(extent, 1),
+    }
+    return Choice(value, rule, facts)
+
+
+def find_smallest_width_px(widths_mm: Mapping[str, float], *, pixel_mm: float) -> float:
+    """Return the in-plane width of the smallest organ, in pixels; widths must not be empty."""
+    return min(widths_mm.values()) / pixel_mm
+
+
+def by_memory(steps: Sequence[tuple[float, int]], *, memory_gib: float) -> int:
+    """Return the value of the first step whose memory the device has; the last step is for all."""
+    return next(value for least, value in steps if memory_gib >= least)
+
+
+def _round_up(size: float, step: int) -> int:
+    return max(step, step * math.ceil(size / step - 1e-6))
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 2) for value in values]

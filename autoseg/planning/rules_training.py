@@ -1,0 +1,121 @@
+"""The rules for the training and inference parts of a plan: batch, rate, mirroring, organs a step, folds.
+
+Owns: one pure function a rule; each returns a `Choice`.
+Does not own: the memory model (`memory_model.py`), putting the choices together (`planner.py`).
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from autoseg.descriptions import mentions_side
+from autoseg.planning.choice import Choice
+from autoseg.planning.memory_model import MODEL_NOTE, estimate_training_gib, usable_gib
+from autoseg.planning.rules_data import AXES
+from autoseg.plans import Axis, Backbone, Device, NetworkPlan
+
+PlanAxis = Literal["slice", "row", "column"]
+LARGE_WINDOW_PX = 160 * 160
+CPU_BATCH_SLICES = 8
+CUDA_BATCHES = (32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+MAX_ORGANS_PER_STEP = {"cpu": 16, "cuda": 32}
+MAX_FOLDS = 5
+# words whose presence on both sides tells two organs apart along a canonical axis
+OPPOSITES: tuple[tuple[Axis, frozenset[str], frozenset[str]], ...] = (
+    ("y", frozenset({"anterior", "ventral"}), frozenset({"posterior", "dorsal"})),
+    ("z", frozenset({"superior", "upper", "cranial"}), frozenset({"inferior", "lower", "caudal"})),
+)
+
+
+def choose_batch(network: NetworkPlan, *, organs_per_step: int, device: Device) -> Choice[int]:
+    """Choose the slices of a training step."""
+    window_px = network.window_rows_px * network.window_columns_px
+    if device.kind == "cpu":
+        is_large = window_px > LARGE_WINDOW_PX
+        rule = f"On a CPU {CPU_BATCH_SLICES} slices, half of them for windows over 160 x 160 px."
+        return Choice(CPU_BATCH_SLICES // (2 if is_large else 1), rule, {"window_px": window_px})
+    estimates = {
+        batch: estimate_training_gib(
+            network.backbone,
+            image_size_px=network.image_size_px,
+            window_px=window_px,
+            refiner_width=network.refiner_channels[0],
+            batch_slices=batch,
+            num_organs=organs_per_step,
+        )
+        for batch in CUDA_BATCHES
+    }
+    usable = usable_gib(device.memory_gib)
+    value = next((batch for batch in CUDA_BATCHES if estimates[batch] <= usable), 1)
+    facts = {
+        "estimated_gib": round(estimates[value], 1),
+        "usable_gib": round(usable, 1),
+        "backbone": network.backbone,
+        "image_size_px": network.image_size_px,
+        "window_px": window_px,
+        "organs_per_step": organs_per_step,
+    }
+    return Choice(value, f"The largest batch that fits into the device's memory, {MODEL_NOTE}.", facts)
+
+
+def choose_learning_rate(backbone: Backbone) -> Choice[float]:
+    """Choose the peak learning rate of AdamW."""
+    if backbone == "nano":
+        return Choice(1e-3, "A small network from scratch bears a high rate.", {"backbone": backbone})
+    return Choice(3e-4, "A larger Hiera needs a lower rate.", {"backbone": backbone})
+
+
+def choose_mirror_axes(organ_names: Sequence[str], *, slice_axis: Axis) -> Choice[tuple[PlanAxis, ...]]:
+    """Choose the axes of the preprocessed grid that may be mirrored.
+
+    An axis along which the names tell organs apart is left out: x where a name says left or right, y where the names
+    say both anterior and posterior, z where they say both superior and inferior. Mirroring the slice axis swaps a
+    slice's two neighbours.
+    """
+    order = [slice_axis, *(axis for axis in AXES if axis != slice_axis)]
+    places: tuple[PlanAxis, ...] = ("slice", "row", "column")
+    kept_whole = _axes_with_meaning(organ_names)
+    value = tuple(place for place, axis in zip(places, order, strict=True) if axis not in kept_whole)
+    left_out = {place: axis for place, axis in zip(places, order, strict=True) if axis in kept_whole}
+    facts = {"canonical_axes": dict(zip(places, order, strict=True)), "left_out": left_out}
+    if not left_out:
+        return Choice(value, "No organ's name tells two sides apart, so every axis may be mirrored.", facts)
+    rule = (
+        "The organs' names tell sides apart (left/right, anterior/posterior, superior/inferior): not along those axes."
+    )
+    return Choice(value, rule, facts)
+
+
+def _axes_with_meaning(organ_names: Sequence[str]) -> set[Axis]:
+    words = {word for name in organ_names for word in re.findall(r"[a-z]+", name.lower())}
+    axes = {axis for axis, one, other in OPPOSITES if words & one and words & other}
+    return axes | {"x"} if mentions_side(organ_names) else axes
+
+
+def choose_organs_per_step(num_organs: int, *, device: Device) -> Choice[int]:
+    """Choose how many organs one training step asks for."""
+    limit = MAX_ORGANS_PER_STEP[device.kind]
+    rule = f"All organs, at most {limit} on this device; the others are drawn in other steps."
+    return Choice(min(num_organs, limit), rule, {"organs": num_organs, "device": device.kind})
+
+
+def choose_num_folds(num_patients: int) -> Choice[int]:
+    """Choose the number of folds: five, or as many as there are patients."""
+    facts = {"patients": num_patients}
+    if num_patients == 1:
+        return Choice(1, "A single patient: one fold that trains on it, without validation.", facts)
+    return Choice(min(MAX_FOLDS, num_patients), f"{MAX_FOLDS} folds, or as many as there are patients.", facts)
+
+
+def choose_inference_mirror_axes(training_axes: tuple[PlanAxis, ...]) -> Choice[tuple[PlanAxis, ...]]:
+    """Choose the axes that prediction mirrors and averages: those that training mirrored."""
+    return Choice(training_axes, "The axes that training mirrors.", {"training_mirror_axes": list(training_axes)})
+
+
+def choose_inference_batch(batch_slices: int, *, device: Device) -> Choice[tuple[int, int]]:
+    """Choose the slices and organs that prediction holds at once."""
+    facts = {"batch_slices": batch_slices, "organs_per_step_limit": MAX_ORGANS_PER_STEP[device.kind]}
+    if device.kind == "cpu":
+        return Choice((CPU_BATCH_SLICES, 2 * MAX_ORGANS_PER_STEP["cpu"]), "On a CPU more at once is not faster.", facts)
+    rule = "Twice the slices of a training step, since nothing is kept for a backward pass."
+    return Choice((2 * batch_slices, MAX_ORGANS_PER_STEP["cuda"]), rule, facts)
