@@ -1,0 +1,224 @@
+"""A dataset on disk: its cases, labels and channels, with every problem of its files found at once.
+
+Owns: `Dataset`, `read_dataset`, `find_cases` (scans to predict), `read_channels`.
+Does not own: the layouts (`dataset_layouts.py`), names (`dataset_labels.py`), the content of scans
+(`planning/fingerprint.py`).
+
+`dataset.json` may hold, all optional: `name`, `channel_names` (or `modality`), `labels`, `file_ending`, `training`
+(MSD), and of our own `patients` {case: patient} and `descriptions` {organ: text}. Without it, `labels.json` may name
+the labels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoseg.dataset_labels import LabelSet, Organ, discover_labels, parse_channel_names, parse_labels
+from autoseg.dataset_layouts import (
+    CHANNEL_SUFFIX,
+    Candidate,
+    CaseFiles,
+    candidates_in_folders,
+    candidates_in_list,
+    file_fault,
+    finish_cases,
+    group_images,
+    list_scans,
+)
+from autoseg.errors import DatasetError, Problem, UsageError
+from autoseg.files import read_json
+from autoseg.image_io import SCAN_ENDINGS, Scan, is_scan_name, read_all_volumes, read_scan, scan_stem
+from autoseg.scan_bytes import display_name
+
+__all__ = ["CaseFiles", "Dataset", "LabelSet", "Organ", "find_cases", "read_channels", "read_dataset"]
+
+UNKNOWN_CHANNEL = "unknown"
+_LAYOUTS = (
+    "imagesTr/ and labelsTr/ (nnU-Net), a dataset.json with a training list (Medical Segmentation Decathlon), or "
+    "images/ and labels/ with the same file names"
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Scans with label maps.
+
+    Attributes:
+        name: For people.
+        root: Its folder.
+        channel_names: In the order of `CaseFiles.image_paths`.
+        labels: What the label values mean.
+        cases: Those whose files are all there, by id.
+        problems: Everything found so far; cases with an error are not among `cases`.
+    """
+
+    name: str
+    root: Path
+    channel_names: tuple[str, ...]
+    labels: LabelSet
+    cases: tuple[CaseFiles, ...]
+    problems: tuple[Problem, ...]
+
+
+def read_dataset(root: Path) -> Dataset:
+    """Read which cases, labels and channels a dataset has; no image is opened but the headers of 4D files.
+
+    Raises:
+        DatasetError: Nothing can be used: no such folder, no layout, a damaged `dataset.json`, no labels, no cases. It
+            carries all problems.
+    """
+    root = Path(root)
+    problems: list[Problem] = []
+    content = _read_description(root)
+    channel_names = parse_channel_names(content, problems)
+    candidates = _find_candidates(root, content, problems)
+    if channel_names is None:
+        channel_names = _unknown_channels(candidates, problems)
+    cases = finish_cases(
+        candidates,
+        channel_names=channel_names,
+        needs_labels=True,
+        patients=_patients(content, candidates, problems),
+        problems=problems,
+    )
+    if "labels" in content:
+        labels = parse_labels(content["labels"], content.get("descriptions"), problems)
+    else:
+        labels = discover_labels([case.label_path for case in cases if case.label_path], problems)
+    where = display_name(root / "dataset.json")
+    if any(problem.is_error and not problem.case_id for problem in problems):
+        raise DatasetError(f"the dataset cannot be used ({where})", problems=problems)
+    if not cases:
+        raise DatasetError(f"0 of {len(candidates)} cases can be used ({where})", problems=problems)
+    if not labels.organs:
+        raise DatasetError(f"the dataset has no labels but the background ({where})", problems=problems)
+    return Dataset(_name(root, content), root, channel_names, labels, cases, tuple(problems))
+
+
+def find_cases(path: Path, *, channel_names: Sequence[str]) -> tuple[tuple[CaseFiles, ...], tuple[Problem, ...]]:
+    """Find the scans to predict.
+
+    Args:
+        path: A scan, or a folder of scans (folders inside it are not looked at). Names may end in a channel number,
+            "_0000" and so on; with one channel any name will do. A 4D file may hold all channels.
+        channel_names: Channels that the model expects.
+
+    Raises:
+        DatasetError: The path does not exist, or there is no scan at all.
+    """
+    path = Path(path)
+    problems: list[Problem] = []
+    if path.is_dir():
+        paths = list_scans(path, problems)
+        if not paths:
+            raise DatasetError(
+                f"{display_name(path)} holds no .nii.gz or .nii file. Convert DICOM series with dcm2niix first.",
+                problems=problems,
+            )
+    else:
+        paths = _with_other_channels(path, num_channels=len(channel_names))
+    numbers = {match[2] for match in map(CHANNEL_SUFFIX.fullmatch, map(scan_stem, paths)) if match}
+    has_suffixes = len(channel_names) > 1 or numbers == {"0000"}  # else numbers count scans, not channels
+    candidates = group_images(paths, has_suffixes=has_suffixes)
+    cases = finish_cases(candidates, channel_names=channel_names, needs_labels=False, patients={}, problems=problems)
+    return cases, tuple(problems)
+
+
+def read_channels(case: CaseFiles) -> tuple[Scan, ...]:
+    """Read all channels of a case, whether they lie in files of their own or in one 4D file.
+
+    Raises:
+        ScanFileError: A file is damaged or does not hold the channel.
+    """
+    if not case.volumes:
+        return tuple(read_scan(path) for path in case.image_paths)
+    files = {path: read_all_volumes(path) for path in dict.fromkeys(case.image_paths)}
+    return tuple(files[path][volume] for path, volume in zip(case.image_paths, case.volumes, strict=True))
+
+
+def _read_description(root: Path) -> Mapping[str, Any]:
+    """Give the content of dataset.json, else of labels.json, else nothing."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DatasetError(f"{display_name(root)} {what}. Expected a folder with {_LAYOUTS}.")
+    for name in ("dataset.json", "labels.json"):
+        path = root / name
+        if not (path.exists() or path.is_symlink()):
+            continue
+        fault = file_fault(path)
+        if fault:
+            raise DatasetError(f"the dataset cannot be used: {fault}")
+        try:
+            content = read_json(path)
+        except (UsageError, RecursionError) as error:
+            raise DatasetError(f"the dataset cannot be used: {error}") from error
+        if not isinstance(content, dict):
+            raise DatasetError(f"{display_name(path)} holds no JSON object. See the documentation of dataset.json.")
+        is_bare = name == "labels.json" and "labels" not in content
+        return {"labels": content} if is_bare else content
+    return {}
+
+
+def _find_candidates(root: Path, content: Mapping[str, Any], problems: list[Problem]) -> dict[str, Candidate]:
+    ending = content.get("file_ending")
+    if ending is not None and ending not in SCAN_ENDINGS:
+        raise DatasetError(
+            f"file_ending is {ending!r:.40}; only NIfTI is read, {' or '.join(SCAN_ENDINGS)}. Convert the scans.",
+            problems=problems,
+        )
+    training = content.get("training")
+    if isinstance(training, list) and training and not all(isinstance(entry, str) for entry in training):
+        return candidates_in_list(root, training, problems)
+    for images, labels, has_suffixes in (("imagesTr", "labelsTr", True), ("images", "labels", False)):
+        if (root / images).is_dir():
+            return candidates_in_folders(
+                root / images, root / labels, has_suffixes=has_suffixes, file_ending=ending, problems=problems
+            )
+    inside = sorted(
+        child.name for child in root.iterdir() if (child / "imagesTr").is_dir() or (child / "images").is_dir()
+    )
+    hint = f" Did you mean the folder {inside[0]!r} inside it?" if inside else ""
+    raise DatasetError(f"{display_name(root)} holds no dataset: expected {_LAYOUTS}.{hint}", problems=problems)
+
+
+def _unknown_channels(candidates: Mapping[str, Candidate], problems: list[Problem]) -> tuple[str, ...]:
+    numbers = [channel for candidate in candidates.values() for channel in candidate.images if channel is not None]
+    count = max(numbers, default=0) + 1 if max(numbers, default=0) < 32 else 1
+    message = f'the channels have no names; {count} of unknown kind taken. Add channel_names, such as {{"0": "CT"}}.'
+    problems.append(Problem("", message, is_error=False))
+    return (UNKNOWN_CHANNEL,) * count
+
+
+def _patients(
+    content: Mapping[str, Any], candidates: Mapping[str, Candidate], problems: list[Problem]
+) -> Mapping[str, str]:
+    patients = content.get("patients", {})
+    if not isinstance(patients, Mapping) or not all(isinstance(name, str) and name for name in patients.values()):
+        problems.append(Problem("", f'patients is {patients!r:.80}; expected {{"case": "patient"}}.'))
+        return {}
+    unknown = sorted(set(patients) - set(candidates))
+    if unknown:
+        message = f"patients names {len(unknown)} cases that are not there, as {unknown[0]!r:.80}."
+        problems.append(Problem("", message, is_error=False))
+    return patients
+
+
+def _with_other_channels(path: Path, *, num_channels: int) -> list[Path]:
+    """Give the file, with the other channels of its case that lie beside it."""
+    fault = file_fault(path)
+    if fault:
+        raise DatasetError(f"there is nothing to predict: {fault} Expected a scan or a folder of scans.")
+    if not is_scan_name(path.name):
+        raise DatasetError(f"{display_name(path)} is no scan by its name; expected {' or '.join(SCAN_ENDINGS)}.")
+    match = CHANNEL_SUFFIX.fullmatch(scan_stem(path))
+    if num_channels == 1 or not match:
+        return [path]
+    beside = [(other, CHANNEL_SUFFIX.fullmatch(scan_stem(other))) for other in list_scans(path.parent, [])]
+    return [other for other, found in beside if found and found[1] == match[1]]
+
+
+def _name(root: Path, content: Mapping[str, Any]) -> str:
+    name = content.get("name")
+    name = name.strip() if isinstance(name, str) else ""
+    return (name or root.resolve().name or "dataset")[:200]

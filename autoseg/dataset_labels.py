@@ -1,0 +1,212 @@
+"""What a dataset says about its organs and channels, as plain checked objects.
+
+Owns: `Organ`, `LabelSet`; the forms in which `dataset.json` names labels and channels; labels found by looking.
+Does not own: which files belong to which case (`dataset_layouts.py`), descriptions of organs (`descriptions/`).
+
+Two forms of labels are read: {"liver": 1} of nnU-Net and {"1": "liver"} of the Medical Segmentation Decathlon (MSD).
+Every problem is collected, none is raised.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoseg.errors import Problem, ScanFileError
+from autoseg.image_io import read_labels
+
+MAX_VALUE = 65535  # label maps are stored as uint8 or uint16
+MAX_NAME_LENGTH = 200
+MAX_CHANNELS = 32
+_BACKGROUND_NAMES = {"background", "bg", "none", "unlabeled", "unlabelled", "clear label", "air", "unknown", "exterior"}
+
+
+@dataclass(frozen=True)
+class Organ:
+    """One structure to segment.
+
+    Attributes:
+        name: As the dataset writes it.
+        value: Its value in the label maps, 1 to 65535.
+        description: The user's own words; None where the built-in knowledge shall be used.
+    """
+
+    name: str
+    value: int
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """What the values of the label maps mean; 0 is the background.
+
+    Attributes:
+        organs: In the order of their values.
+        ignore_value: Voxels of this value count nowhere; None where there is none.
+    """
+
+    organs: tuple[Organ, ...]
+    ignore_value: int | None = None
+
+
+def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> LabelSet:
+    """Read the `labels` and `descriptions` of a dataset file; what is wrong is added to `problems`.
+
+    Args:
+        labels: {name: value} or {value: name}; untrusted.
+        descriptions: {organ name: text} or None; untrusted.
+        problems: Grows.
+    """
+    if not isinstance(labels, Mapping):
+        problems.append(Problem("", f'labels is {labels!r:.80}; expected an object such as {{"liver": 1}}.'))
+        return LabelSet(organs=())
+    organs: list[Organ] = []
+    ignore_value = None
+    for name, value in _name_value_pairs(labels, problems):
+        if value == 0:
+            _check_background(name, problems)
+        elif name.casefold() == "ignore":
+            ignore_value = value
+        elif name.casefold() == "background":
+            problems.append(Problem("", f"background has the value {value}; expected 0."))
+        else:
+            organs.append(Organ(name=_short(name, problems), value=value))
+    organs.sort(key=lambda organ: organ.value)
+    used = [*organs, *([Organ("ignore", ignore_value)] if ignore_value is not None else [])]
+    _check_distinct(used, problems)
+    return LabelSet(organs=_describe(organs, descriptions, problems), ignore_value=ignore_value)
+
+
+def discover_labels(label_paths: Iterable[Path], problems: list[Problem]) -> LabelSet:
+    """Name the values that occur in label maps "label 1", "label 2"..., with a warning.
+
+    A file that cannot be read is passed over here; the scan of the cases reports it.
+    """
+    values: set[int] = set()
+    for path in label_paths:
+        try:
+            labels = read_labels(path).array_zyx
+        except ScanFileError:
+            continue
+        is_small = labels.dtype in (np.uint8, np.uint16)
+        found = np.flatnonzero(np.bincount(labels.ravel())) if is_small else np.unique(labels)  # bincount is fast
+        values.update(int(value) for value in found if 0 < value <= MAX_VALUE)
+    organs = tuple(Organ(name=f"label {value}", value=value) for value in sorted(values))
+    if organs:
+        problems.append(
+            Problem(
+                "",
+                f"no names of labels were found, so the organs are called {organs[0].name!r} and so on. Their text "
+                'then says nothing: write a labels.json such as {"liver": 1} beside the scans.',
+                is_error=False,
+            )
+        )
+    return LabelSet(organs=organs)
+
+
+def parse_channel_names(content: Mapping[str, Any], problems: list[Problem]) -> tuple[str, ...] | None:
+    """Read `channel_names` (or the older `modality`), in the order of the channels; None where there are none."""
+    key = "channel_names" if "channel_names" in content else "modality"
+    names = content.get(key)
+    if names is None:
+        return None
+    if isinstance(names, str):
+        names = [names]
+    if isinstance(names, list):
+        names = {str(index): name for index, name in enumerate(names)}
+    if not isinstance(names, Mapping) or not 1 <= len(names) <= MAX_CHANNELS:
+        problems.append(Problem("", f'{key} is {names!r:.80}; expected 1 to {MAX_CHANNELS} such as {{"0": "CT"}}.'))
+        return None
+    missing = [str(index) for index in range(len(names)) if str(index) not in names]
+    if missing:
+        problems.append(Problem("", f"{key} has the keys {list(names)}; expected 0 to {len(names) - 1}."))
+        return None
+    ordered = [names[str(index)] for index in range(len(names))]
+    if not all(isinstance(name, str) and name.strip() for name in ordered):
+        problems.append(Problem("", f"{key} holds {ordered!r:.80}; expected a name for each channel."))
+        return None
+    return tuple(_short(name.strip(), problems) for name in ordered)
+
+
+def _name_value_pairs(labels: Mapping[Any, Any], problems: list[Problem]) -> list[tuple[str, int]]:
+    is_by_value = bool(labels) and all(_integer(key) is not None for key in labels)
+    is_by_value = is_by_value and not any(isinstance(value, int) for value in labels.values())
+    pairs = []
+    for key, content in labels.items():
+        name, value = (content, key) if is_by_value else (key, content)
+        if isinstance(value, list):
+            problems.append(
+                Problem("", f"label {name!r} is a region {value!r:.60}; regions come later. Give each label one value.")
+            )
+            continue
+        number = _integer(value)
+        if number is None or not 0 <= number <= MAX_VALUE:
+            problems.append(Problem("", f"label {name!r} has the value {value!r:.60}; expected 0 to {MAX_VALUE}."))
+        elif not isinstance(name, str) or not name.strip():
+            problems.append(Problem("", f"the label of value {number} has the name {name!r:.60}; give it a name."))
+        else:
+            pairs.append((name.strip(), number))
+    return pairs
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value.strip()) else None
+
+
+def _check_background(name: str, problems: list[Problem]) -> None:
+    if name.casefold().replace("_", " ") not in _BACKGROUND_NAMES:
+        message = f"value 0 is called {name!r}; 0 is always the background and is not segmented as an organ."
+        problems.append(Problem("", message, is_error=False))
+
+
+def _short(name: str, problems: list[Problem]) -> str:
+    if len(name) <= MAX_NAME_LENGTH:
+        return name
+    message = f"the name {name[:40]!r}... has {len(name)} characters; it is cut after {MAX_NAME_LENGTH}."
+    problems.append(Problem("", message, is_error=False))
+    return name[:MAX_NAME_LENGTH].rstrip()
+
+
+def _check_distinct(organs: list[Organ], problems: list[Problem]) -> None:
+    values: dict[int, str] = {}
+    names: dict[str, str] = {}
+    words: dict[tuple[str, ...], str] = {}
+    for organ in organs:
+        if organ.value in values:
+            message = f"{values[organ.value]!r} and {organ.name!r} share the value {organ.value}; give each its own."
+            problems.append(Problem("", message))
+        key = organ.name.casefold()
+        same_words = tuple(sorted(re.findall(r"\w+", key.replace("_", " "))))
+        if key in names:
+            problems.append(Problem("", f"the organ name {organ.name!r} stands there twice; give each label its own."))
+        elif same_words and same_words in words:
+            message = f"{words[same_words]!r} and {organ.name!r} read as the same organ."
+            problems.append(Problem("", message, is_error=False))
+        values[organ.value], names[key], words[same_words] = organ.name, organ.name, organ.name
+
+
+def _describe(organs: list[Organ], descriptions: Any, problems: list[Problem]) -> tuple[Organ, ...]:
+    """Give each organ the user's own text where there is one; names are compared without regard to case."""
+    if descriptions is None:
+        return tuple(organs)
+    if not isinstance(descriptions, Mapping):
+        problems.append(Problem("", f'descriptions is {descriptions!r:.80}; expected {{"liver": "The liver is..."}}.'))
+        return tuple(organs)
+    names = [organ.name for organ in organs]
+    texts: dict[str, str] = {}
+    for name, text in descriptions.items():
+        if name.strip().casefold() not in {known.casefold() for known in names}:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            problems.append(Problem("", f"descriptions names {name!r:.80}, which is no label.{hint}", is_error=False))
+        elif not isinstance(text, str) or not text.strip():
+            problems.append(Problem("", f"the description of {name!r} is {text!r:.60}; expected a sentence or more."))
+        else:
+            texts[name.strip().casefold()] = text.strip()
+    return tuple(Organ(organ.name, organ.value, texts.get(organ.name.casefold())) for organ in organs)
