@@ -146,7 +146,7 @@ def _answers(workers: Sequence[_Worker]) -> list[tuple[_Worker, tuple[Any] | Non
 
 
 def _start(function: Callable[[T], R], items: Sequence[T], *, others: Sequence[_Worker]) -> _Worker:
-    context = multiprocessing.get_context(START_METHOD)
+    context: Any = multiprocessing.get_context(START_METHOD)  # Process is missing from the type of the base class
     here, there = context.Pipe()
     # A forked child holds this end of every pipe too, and must close them to ever see their end.
     inherited = [here, *(worker.pipe for worker in others)] if START_METHOD == "fork" else []

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from autoseg.dataset import CaseFiles
+from autoseg.dataset import CaseFiles, read_channels
 from autoseg.errors import AutosegError, Problem
-from autoseg.image_io import read_labels, read_scan
+from autoseg.image_io import read_labels
 from autoseg.plans import DataPlan
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import CaseStore
@@ -51,20 +51,22 @@ def preprocess_dataset(
 
 def _preprocess_to_store(case: CaseFiles, *, plan: DataPlan, store_folder: Path, data_hash: str) -> None:
     sources = _sources(case)  # before reading: a file changed meanwhile makes the case stale
-    channels = [read_scan(path) for path in case.image_paths]
+    channels = read_channels(case)
     labels = None if case.label_path is None else read_labels(case.label_path)
     result = preprocess_case(channels, plan=plan, labels=labels)
     CaseStore(store_folder).write(case.case_id, result, data_hash, sources=sources)
 
 
 def _paths(case: CaseFiles) -> list[Path]:
-    return [*case.image_paths, *([] if case.label_path is None else [case.label_path])]
+    """List the files of a case once each; several channels may lie in one."""
+    return [*dict.fromkeys(case.image_paths), *([] if case.label_path is None else [case.label_path])]
 
 
 def _sources(case: CaseFiles) -> list[str]:
     """Describe each file by name, size and time of change: enough to notice an edit, and free of reading it."""
     facts = [(path.name, path.stat()) for path in _paths(case)]
-    return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts]
+    channels = [f"volumes {case.volumes}"] if case.volumes else []
+    return [*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts), *channels]
 
 
 def _num_bytes(case: CaseFiles) -> int:
