@@ -80,6 +80,8 @@ def test_hd95_far_speck_counts_only_in_the_larger_direction():
     distances = measure_surfaces(prediction, reference_mask=reference, spacing_zyx_mm=(1.0, 1.0, 1.0))
     assert np.percentile(distances.reference_mm, 95) == 0.0
     assert distances.hd95_mm == pytest.approx(25.0)
+    swapped = measure_surfaces(reference, reference_mask=prediction, spacing_zyx_mm=(1.0, 1.0, 1.0))
+    assert swapped.hd95_mm == pytest.approx(25.0)
 
 
 @pytest.mark.parametrize("seed", range(8))
