@@ -87,8 +87,8 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     bowel_places = rng.uniform((-85, -5, -75), (85, 60, -12), size=(20, 3))
     return Anatomy(
         size=rng.uniform(0.9, 1.03),
-        half_width_mm=rng.uniform(142, 155),
-        half_depth_mm=rng.uniform(98, 110),
+        half_width_mm=rng.uniform(138, 149),
+        half_depth_mm=rng.uniform(96, 105),
         fat_mm=rng.uniform(5, 12),
         shapes=_draw_shapes(rng),
         loops=tuple(

@@ -14,7 +14,7 @@ from autoseg.geometry import ImageGeometry
 
 Modality = Literal["CT", "MRI"]
 
-_FIELD_MM = (316.0, 232.0)  # width and depth of the largest torso with a rim of air
+_FIELD_MM = (316.0, 224.0)  # width and depth of the largest torso with a rim of air
 _BLUR_MM = 1.5  # standard deviation of the point spread
 _CT_RANGE_HU = (-1024, 1500)
 
@@ -31,7 +31,7 @@ _OBLIQUE_SHARE = 0.3
 
 def draw_grid(rng: np.random.Generator) -> ImageGeometry:
     """Draw a field of view over the upper abdomen: thick slices, sometimes tilted, stored in one of several orders."""
-    in_plane_mm = rng.uniform(2.9, 3.3)
+    in_plane_mm = rng.uniform(3.3, 3.7)
     spacing_mm = np.array([in_plane_mm, in_plane_mm, rng.uniform(4.5, 6.0)])
     shape = np.array([round(_FIELD_MM[0] / in_plane_mm), round(_FIELD_MM[1] / in_plane_mm), rng.integers(22, 27)])
     middle_mm = np.array([rng.uniform(-4, 4), rng.uniform(-4, 4), rng.uniform(14, 26)])

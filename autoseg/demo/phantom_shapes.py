@@ -69,8 +69,8 @@ class Ellipsoid:
         cls,
         rng: np.random.Generator,
         *,
-        centre_mm: Sequence[float],
-        radii_mm: Sequence[float],
+        centre_mm: Sequence[float] | np.ndarray,
+        radii_mm: Sequence[float] | np.ndarray,
         turn_degrees: Sequence[float] = (0, 0, 0),
         shift_mm: float = 4.0,
     ) -> "Ellipsoid":
