@@ -192,7 +192,7 @@ def _checked_dtype(header: Any, name: str) -> np.dtype:
     code = int(header["datatype"])
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):  # nibabel raises the second for codes that it does not know
         dtype = None
     if dtype is None or dtype.kind not in "iuf":
         what = {128: "RGB colours", 2304: "RGBA colours", 1: "single bits"}.get(code, f"type {code}")
