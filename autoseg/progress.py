@@ -1,6 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere.
 
-Owns: `track`, the only place that uses tqdm.
+Owns: `track` and `ProgressBar`, the only places that use tqdm.
 """
 
 import logging
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
+BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 log = logging.getLogger("autoseg")
 
@@ -26,7 +27,7 @@ def track(items: Iterable[Item], *, what: str, total: int | None = None, unit: s
         total: Number of items where `len(items)` is not known.
         unit: What one item is.
     """
-    if sys.stderr.isatty():
+    if _is_terminal():
         yield from tqdm(items, desc=what, total=total, unit=unit, leave=False)
         return
     if total is None and hasattr(items, "__len__"):
@@ -36,5 +37,43 @@ def track(items: Iterable[Item], *, what: str, total: int | None = None, unit: s
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_PLAIN_LINES:
             last = now
-            log.info("%s: %d of %s %ss after %.0f s", what, done, total if total is not None else "?", unit, now - start)
+            log.info(
+                "%s: %d of %s %ss after %.0f s", what, done, total if total is not None else "?", unit, now - start
+            )
         yield item
+
+
+class ProgressBar:
+    """A bar that is moved by hand, for work that is measured rather than counted; plain lines off a terminal."""
+
+    def __init__(self, *, what: str, total: float, unit: str) -> None:
+        """Make a bar from 0 to `total`."""
+        self.what, self.total, self.unit = what, total, unit
+        self._start = self._last = time.monotonic()
+        self._bar = (
+            tqdm(desc=what, total=total, unit=unit, leave=False, bar_format=BAR_FORMAT) if _is_terminal() else None
+        )
+
+    def advance_to(self, value: float, *, note: str) -> None:
+        """Show a new position and what there is to say about it."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(value - self._bar.n)
+            return
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_PLAIN_LINES or value >= self.total:
+            self._last = now
+            log.info("%s: %.0f%s after %.0f s, %s", self.what, value, self.unit, now - self._start, note)
+
+    def __enter__(self) -> "ProgressBar":
+        """Return the bar."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty()

@@ -1,0 +1,49 @@
+"""`autoseg_train`: train a planned run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoseg.cli.common import build_parser, run_command
+from autoseg.errors import EXIT_DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = build_parser(
+        "autoseg_train",
+        description="Train the model of a run folder. The same command continues a run that was stopped.",
+        example="autoseg_train RUN --max-minutes 10",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder made by autoseg_plan")
+    parser.add_argument(
+        "--fold", default="all", help="all: train on every case; 0, 1, ..: leave a fold out (default: all)"
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="length in epochs (default: the plan's)")
+    parser.add_argument("--max-minutes", type=float, metavar="M", help="length in minutes of training instead")
+    parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda (default: auto)")
+    return run_command(parser, _train, argv)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from autoseg.training.command import train  # torch loads only when there is work
+
+    result = train(
+        arguments.run,
+        fold=arguments.fold,
+        epochs=arguments.epochs,
+        max_minutes=arguments.max_minutes,
+        device=arguments.device,
+    )
+    print(
+        f"{result.steps} steps in {result.seconds / 60:.1f} minutes; the model is {result.folder / 'model.safetensors'}"
+    )
+    for organ, dice in result.dice.items():
+        print(f"  validation Dice {'none' if dice is None else format(dice, '.3f')}  {organ}")
+    print(f"next: autoseg_predict -m {arguments.run} -i SCANS -o PREDICTIONS")
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The whole network wired on one page, from the numbers of a plan.
+
+Owns: `build_network`.
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from autoseg.network.image_encoder import ImageEncoder, SemanticInjection
+from autoseg.network.interaction import CrossModalInteraction
+from autoseg.network.mask_decoder import SemanticMaskDecoder
+from autoseg.network.model import AutosegNetwork
+from autoseg.network.prompt_projector import PromptProjector
+from autoseg.network.refiner import Refiner
+from autoseg.network.sam2_parts import (
+    HIERA_SIZES,
+    PositionEmbeddingRandom,
+    build_hiera,
+    build_mask_decoder,
+    build_neck,
+    build_two_way_transformer,
+    load_sam2_checkpoint,
+)
+from autoseg.network.semantic_decoder import SemanticAwareDecoder
+from autoseg.plans import Plans
+
+NEIGHBOURING_SLICES = 3  # a slice is seen with one neighbour on each side
+
+
+def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetwork:
+    """Build the network of a plan, with new weights or with those of the SAM2 checkpoint that the plan names.
+
+    Args:
+        plans: The resolved plan.
+        text: What turns organ positions into sentence vectors; None builds the plan's text tower. A finished model
+            brings its `StoredText`.
+
+    Raises:
+        CheckpointError: A checkpoint or text model that the plan names cannot be had.
+    """
+    network = plans.network
+    channels = network.feature_channels
+    stages = HIERA_SIZES[network.backbone].stage_channels
+    image_channels = NEIGHBOURING_SLICES * len(plans.data.channels)
+    if text is None:
+        from autoseg.network.text_encoder import build_text_encoder  # open_clip loads for a second: training only
+
+        sentences = [organ.sentences for organ in plans.data.organs]
+        text = build_text_encoder(network.text, sentences, feature_channels=channels)
+    hiera = build_hiera(network.backbone)
+    neck = build_neck(network.backbone, feature_channels=channels)
+    decoder = build_mask_decoder(network.backbone, feature_channels=channels)
+    if network.weights is not None:
+        load_sam2_checkpoint(Path(network.weights), hiera=hiera, neck=neck, mask_decoder=decoder)
+    return AutosegNetwork(
+        text=text,
+        stem=nn.Identity() if image_channels == 3 else nn.Conv2d(image_channels, 3, kernel_size=1),
+        interaction=CrossModalInteraction(
+            image_channels=stages[0], channels=channels, num_levels=network.interaction_levels
+        ),
+        image_encoder=ImageEncoder(
+            hiera=hiera,
+            neck=neck,
+            injection=SemanticInjection(
+                channels=channels,
+                stage_channels={stage: stages[max(0, stage - 1)] for stage in network.injection_stages},
+            ),
+        ),
+        prompt_projector=PromptProjector(channels=channels, num_tokens=network.prompt_tokens),
+        mask_decoder=SemanticMaskDecoder(decoder=decoder, channels=channels),
+        semantic_decoder=SemanticAwareDecoder(transformer=build_two_way_transformer(channels), channels=channels)
+        if network.has_semantic_decoder
+        else None,
+        refiner=Refiner(
+            image_channels=image_channels,
+            channels=channels,
+            stage_channels=network.refiner_channels,
+            stride=network.refiner_stride,
+        ),
+        position=PositionEmbeddingRandom(channels // 2),
+        image_size_px=network.image_size_px,
+    )

@@ -1,0 +1,40 @@
+"""Which device the network runs on, and in which precision.
+
+Owns: the meaning of `--device`, autocast.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from autoseg.errors import UsageError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device; auto is CUDA where there is one.
+
+    Raises:
+        UsageError: The name is unknown, or CUDA is asked for and not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and not name.startswith("cuda"):
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:<number>.")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: torch sees no CUDA device here. Check the driver, or use --device cpu.")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:<number>.") from None
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast on CUDA (bfloat16 where the card has it, else float16); full precision on a CPU."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.autocast("cuda", dtype=cuda_dtype())
+
+
+def cuda_dtype() -> torch.dtype:
+    """Return the half-precision type that this CUDA card computes fast."""
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

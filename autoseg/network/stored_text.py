@@ -1,0 +1,22 @@
+"""The text vectors of a finished model: what the text tower gave at the end of training.
+
+Owns: `StoredText`, which stands where the text tower stood, so that prediction needs neither open_clip nor its weights.
+
+Legend: K organs, S sentences an organ, D channels.
+"""
+
+from torch import Tensor, nn
+
+
+class StoredText(nn.Module):
+    """Look up vectors computed earlier; the same call as `TextEncoder`."""
+
+    def __init__(self, vectors: Tensor, is_sentence: Tensor) -> None:
+        """Keep (K, S, D) vectors and their (K, S) mask."""
+        super().__init__()
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("is_sentence", is_sentence)
+
+    def forward(self, organs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (K, S, D) vectors and the (K, S) mask of the organs at these positions."""
+        return self.vectors[organs], self.is_sentence[organs]

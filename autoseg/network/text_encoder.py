@@ -1,0 +1,173 @@
+"""The text tower: sentences about organs become vectors. The only door to open_clip.
+
+Owns: tokens, the tower (small and trained from scratch, or pretrained and frozen), the projection to D.
+Does not own: the sentences (`descriptions/`).
+
+Legend: K organs, S sentences an organ (padded), L tokens a sentence, D channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import open_clip
+import torch
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+
+from autoseg.errors import CheckpointError
+from autoseg.plans import TextPlan
+
+END_OF_TEXT = 49407  # the last id of open_clip's byte-pair vocabulary
+SCRATCH_WIDTH = 64
+SCRATCH_LAYERS = 2
+
+
+@dataclass(frozen=True)
+class TokenisedText:
+    """All sentences of all organs.
+
+    Attributes:
+        tokens: (K, S, L) ids; sentences that are not there are all zero.
+        is_sentence: (K, S) True where there is a sentence.
+    """
+
+    tokens: Tensor
+    is_sentence: Tensor
+
+
+def tokenise(sentences: Sequence[Sequence[str]], *, max_tokens: int) -> TokenisedText:
+    """Turn each organ's sentences into open_clip's byte-pair tokens; L is the longest sentence, not the limit."""
+    tokenizer = open_clip.SimpleTokenizer(context_length=max_tokens)
+    num_sentences = max(len(group) for group in sentences)
+    tokens = torch.zeros(len(sentences), num_sentences, max_tokens, dtype=torch.long)
+    is_sentence = torch.zeros(len(sentences), num_sentences, dtype=torch.bool)
+    for k, group in enumerate(sentences):
+        tokens[k, : len(group)] = tokenizer(list(group))
+        is_sentence[k, : len(group)] = True
+    longest = int((tokens != 0).sum(dim=-1).max())
+    return TokenisedText(tokens=tokens[..., :longest], is_sentence=is_sentence)
+
+
+class ScratchTextTower(nn.Module):
+    """open_clip's text transformer in a small size, with a vocabulary of the words that the plan's sentences use.
+
+    A table of all 49,408 words would be nine tenths of the nano network and never be touched.
+    """
+
+    def __init__(self, vocabulary: Sequence[int], *, max_tokens: int) -> None:
+        """Build the tower; `vocabulary` are open_clip's ids of the known words."""
+        super().__init__()
+        ids = sorted(set(vocabulary) - {0, END_OF_TEXT})
+        # 0 pads, 1 is any unknown word, and the end of the text must be the largest id: the tower pools there.
+        lookup = torch.ones(END_OF_TEXT + 1, dtype=torch.long)
+        lookup[0] = 0
+        lookup[torch.tensor(ids, dtype=torch.long)] = torch.arange(2, len(ids) + 2)
+        lookup[END_OF_TEXT] = len(ids) + 2
+        self.register_buffer("lookup", lookup, persistent=False)
+        self.transformer = TextTransformer(
+            context_length=max_tokens,
+            vocab_size=len(ids) + 3,
+            width=SCRATCH_WIDTH,
+            heads=4,
+            layers=SCRATCH_LAYERS,
+            mlp_ratio=2.0,
+            output_dim=SCRATCH_WIDTH,
+            no_causal_mask=True,
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encode (N, L) tokens to (N, width)."""
+        return self.transformer(self.lookup[tokens])
+
+
+class TextEncoder(nn.Module):
+    """Sentences to D-wide vectors; a pretrained tower runs once, a small one at each training step."""
+
+    def __init__(
+        self, tower: nn.Module, *, text: TokenisedText, width: int, feature_channels: int, is_frozen: bool
+    ) -> None:
+        """Take a built tower whose output is `width` wide.
+
+        Args:
+            tower: Module from (N, L) tokens to (N, width).
+            text: The sentences of the plan's organs.
+            width: Output width of the tower.
+            feature_channels: D.
+            is_frozen: Whether the tower's weights stay as they are.
+        """
+        super().__init__()
+        self.tower = tower
+        self.is_frozen = is_frozen
+        self.register_buffer("tokens", text.tokens, persistent=False)
+        self.register_buffer("is_sentence", text.is_sentence, persistent=False)
+        self.projection = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, feature_channels))
+        # One learned offset a position tells "what", "where" and "look" sentences apart.
+        self.position = nn.Parameter(torch.zeros(text.tokens.shape[1], feature_channels))
+        if is_frozen:
+            tower.requires_grad_(False)
+            with torch.no_grad():
+                frozen = self._run_tower(text.tokens, text.is_sentence)
+            self.register_buffer("frozen_vectors", frozen)
+
+    def forward(self, organs: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode the sentences of some organs.
+
+        Args:
+            organs: (K,) positions of the organs in the plan.
+
+        Returns:
+            (K, S, D) vectors and (K, S) True where there is a sentence.
+        """
+        is_sentence = self.is_sentence[organs]
+        vectors = self.frozen_vectors[organs] if self.is_frozen else self._run_tower(self.tokens[organs], is_sentence)
+        vectors = self.projection(vectors) + self.position  # (K, S, D)
+        return vectors * is_sentence.unsqueeze(-1), is_sentence
+
+    def _run_tower(self, tokens: Tensor, is_sentence: Tensor) -> Tensor:
+        rows = self.tower(tokens[is_sentence])  # (N, width): only sentences that are there
+        result = rows.new_zeros(*is_sentence.shape, rows.shape[-1])
+        result[is_sentence] = rows
+        return result  # (K, S, width)
+
+
+def build_text_encoder(plan: TextPlan, sentences: Sequence[Sequence[str]], *, feature_channels: int) -> TextEncoder:
+    """Build the tower that the plan names.
+
+    Raises:
+        CheckpointError: open_clip does not know the model, or its weights cannot be had.
+    """
+    if plan.model == "nano":
+        text = tokenise(sentences, max_tokens=plan.max_tokens)
+        tower: nn.Module = ScratchTextTower(text.tokens.unique().tolist(), max_tokens=text.tokens.shape[-1])
+        return TextEncoder(tower, text=text, width=SCRATCH_WIDTH, feature_channels=feature_channels, is_frozen=False)
+    try:
+        model = open_clip.create_model(plan.model, pretrained=plan.weights, load_weights=plan.weights is not None)
+    except Exception as error:  # open_clip raises RuntimeError, KeyError, FileNotFoundError and hub errors alike
+        raise CheckpointError(
+            f"text model {plan.model!r} with weights {plan.weights!r} cannot be had: {error}"
+        ) from error
+    full = tokenise(sentences, max_tokens=model.context_length)
+    padded = torch.zeros(*full.tokens.shape[:-1], model.context_length, dtype=torch.long)
+    padded[..., : full.tokens.shape[-1]] = full.tokens
+    text = TokenisedText(tokens=padded, is_sentence=full.is_sentence)
+    width = model.encode_text(padded[0, :1]).shape[-1]
+    return TextEncoder(
+        _ClipTextTower(model),
+        text=text,
+        width=width,
+        feature_channels=feature_channels,
+        is_frozen=plan.weights is not None,
+    )
+
+
+class _ClipTextTower(nn.Module):
+    """A whole CLIP model, of which only the text half is called and kept."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        if hasattr(model, "visual"):
+            del model.visual
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)

@@ -1,0 +1,80 @@
+"""Random changes of a training slice. The only door to batchgenerators.
+
+Owns: which changes, in which order, by the plan's probabilities.
+
+batchgenerators draws from NumPy's global generator; `augment` seeds it from the generator it is given, so a batch
+depends on nothing else. One thread at a time may call it.
+"""
+
+import numpy as np
+from batchgenerators.augmentations.color_augmentations import (
+    augment_brightness_multiplicative,
+    augment_contrast,
+    augment_gamma,
+)
+from batchgenerators.augmentations.noise_augmentations import augment_gaussian_noise
+from batchgenerators.augmentations.spatial_transformations import augment_spatial
+
+from autoseg.plans import AugmentationPlan
+
+
+def augment(
+    image: np.ndarray, labels: np.ndarray, *, plan: AugmentationPlan, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Change one slice and its labels.
+
+    Args:
+        image: (N, C, R, W) float32: N neighbouring slices of C channels.
+        labels: (R, W) integers of the middle slice; negative ones are to be ignored and stay so.
+        plan: Probabilities and ranges.
+        rng: The source of all randomness.
+
+    Returns:
+        New arrays of the same shapes and types.
+    """
+    np.random.seed(rng.integers(2**31))
+    image, labels = _mirror(image, labels, plan, rng)
+    if rng.random() < plan.affine_probability:
+        image, labels = _rotate_and_scale(image, labels, plan)
+    # (C, N, R, W): an intensity change is one for a channel, the same in all neighbouring slices
+    channels = np.ascontiguousarray(image.swapaxes(0, 1))
+    if rng.random() < plan.intensity_probability:
+        channels = augment_brightness_multiplicative(channels, multiplier_range=(0.75, 1.25))
+    if rng.random() < plan.intensity_probability:
+        channels = augment_contrast(channels, contrast_range=(0.75, 1.25))
+    if rng.random() < plan.intensity_probability:
+        channels = augment_gamma(channels, gamma_range=(0.7, 1.5), retain_stats=True, per_channel=True)
+    if rng.random() < plan.intensity_probability / 2:
+        channels = augment_gaussian_noise(channels, noise_variance=(0, 0.1))
+    return np.ascontiguousarray(channels.swapaxes(0, 1), dtype=np.float32), np.ascontiguousarray(labels)
+
+
+def _mirror(
+    image: np.ndarray, labels: np.ndarray, plan: AugmentationPlan, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    if "slice" in plan.mirror_axes and rng.random() < 0.5:
+        image = image[::-1]  # the neighbours change places
+    if "row" in plan.mirror_axes and rng.random() < 0.5:
+        image, labels = image[..., ::-1, :], labels[::-1, :]
+    if "column" in plan.mirror_axes and rng.random() < 0.5:
+        image, labels = image[..., ::-1], labels[:, ::-1]
+    return image, labels
+
+
+def _rotate_and_scale(image: np.ndarray, labels: np.ndarray, plan: AugmentationPlan) -> tuple[np.ndarray, np.ndarray]:
+    angle = np.deg2rad(plan.rotation_degrees)
+    num_slices, num_channels, rows, columns = image.shape
+    image, moved = augment_spatial(
+        np.ascontiguousarray(image).reshape(1, num_slices * num_channels, rows, columns),
+        labels[None, None].astype(np.float32),
+        patch_size=(rows, columns),
+        do_elastic_deform=False,
+        angle_x=(-angle, angle),
+        scale=plan.scale_range,
+        border_mode_data="nearest",
+        border_mode_seg="nearest",
+        order_data=1,
+        order_seg=0,
+        random_crop=False,
+    )
+    return image.reshape(num_slices, num_channels, rows, columns), moved[0, 0].astype(labels.dtype)

@@ -1,0 +1,158 @@
+"""`autoseg.train`, the library call behind `autoseg_train`: folds of a run folder, one after the other.
+
+Owns: which cases a fold has, the folder's lock, the final validation.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from autoseg.errors import LockedError, UsageError
+from autoseg.files import read_json, write_json
+from autoseg.network.device import choose_device
+from autoseg.plans import Plans, read_plans
+from autoseg.preprocessing.store import CaseStore
+from autoseg.progress import track
+from autoseg.training.state import TrainState
+from autoseg.training.trainer import FoldData, Length, train_fold
+from autoseg.training.validation import CaseDice, mean_dice, validate_case, write_validation_map
+
+log = logging.getLogger("autoseg")
+
+DEFAULT_CACHE_SHARE = 0.25  # of the memory that is free; decompressed cases beyond it are read from the store
+NUM_MONITORED_WITHOUT_VALIDATION = 4
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What one fold's training came to.
+
+    Attributes:
+        folder: With `model.safetensors`.
+        steps: Done, over all sittings.
+        seconds: Of training.
+        dice: Mean validation Dice by organ; empty where no case was left out of training.
+    """
+
+    folder: Path
+    steps: int
+    seconds: float
+    dice: CaseDice
+
+
+def train(
+    run_folder: Path,
+    *,
+    fold: str = "all",
+    epochs: int | None = None,
+    max_minutes: float | None = None,
+    device: str = "auto",
+) -> TrainingResult:
+    """Train one fold of a planned run; the same call continues a run that was stopped.
+
+    Args:
+        run_folder: Made by `autoseg.plan`.
+        fold: "all" trains on every case and leaves none for validation; "0", "1", .. leave one fold out.
+        epochs: Length in epochs; by default what the plan says.
+        max_minutes: Length in minutes of training; the learning rate's schedule ends when the time does.
+        device: auto, cpu or cuda.
+
+    Raises:
+        UsageError: There is no plan, no such fold, or two lengths.
+        LockedError: Another process trains this fold.
+        CheckpointError: An earlier state cannot be used.
+    """
+    if epochs is not None and max_minutes is not None:
+        raise UsageError("--epochs and --max-minutes: give one of them.")
+    if (epochs is not None and epochs < 1) or (max_minutes is not None and not max_minutes > 0):
+        raise UsageError("--epochs and --max-minutes take numbers above 0.")
+    torch_device = choose_device(device)
+    plans = read_plans(run_folder / "plans.json")
+    store = CaseStore(run_folder / "preprocessed", data_hash=plans.data.hash())
+    data = choose_fold(run_folder, store, fold=fold)
+    data.folder.mkdir(parents=True, exist_ok=True)
+    length = Length(
+        steps=(epochs or plans.training.epochs) * plans.training.steps_per_epoch,
+        seconds=None if max_minutes is None else 60.0 * max_minutes,
+    )
+    lock = filelock.FileLock(data.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise LockedError(f"{data.folder}: another process trains this fold. Wait for it, or end it.") from None
+    with lock:
+        _announce(data, plans, length, device=str(torch_device))
+        state = train_fold(data, plans=plans, length=length, device=torch_device, cache_bytes=_cache_bytes())
+        dice = _final_validation(state, data, plans=plans)
+    return TrainingResult(folder=data.folder, steps=state.step, seconds=state.seconds, dice=dice)
+
+
+def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
+    """Choose the cases of a fold from `splits.json`.
+
+    Raises:
+        UsageError: There is no such fold, or no preprocessed case in it.
+    """
+    splits: list[dict[str, list[str]]] = read_json(run_folder / "splits.json")
+    stored = set(store.case_ids())
+    if fold == "all":
+        training = sorted({case for split in splits for case in (*split["train"], *split["validation"])} & stored)
+        monitored, seen = training[:NUM_MONITORED_WITHOUT_VALIDATION], True
+    elif fold.isdigit() and int(fold) < len(splits):
+        training = [case for case in splits[int(fold)]["train"] if case in stored]
+        monitored, seen = [case for case in splits[int(fold)]["validation"] if case in stored], False
+    else:
+        known = ", ".join(str(i) for i in range(len(splits)))
+        raise UsageError(f"--fold {fold}: this run has the folds {known}, and all.")
+    if not training:
+        raise UsageError(f"{run_folder}: fold {fold} has no preprocessed case. Run autoseg_plan again.")
+    return FoldData(
+        folder=run_folder / f"fold_{fold}",
+        store=store,
+        training=tuple(training),
+        monitored=tuple(monitored),
+        seen_in_training=seen,
+    )
+
+
+def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> CaseDice:
+    """Predict every case that was left out, with mirroring as in prediction; write label maps and `summary.json`."""
+    if data.seen_in_training or not data.monitored:
+        log.info("every case was trained on, so there is none to validate on; --fold 0 leaves a fifth out")
+        return {}
+    device = next(state.averaged.parameters()).device
+    folder = data.folder / "validation"
+    cases: dict[str, CaseDice] = {}
+    for case_id in track(data.monitored, what="validating"):
+        cases[case_id] = validate_case(state.averaged, data.store, case_id, plans=plans, device=device)
+        write_validation_map(state.averaged, data.store, case_id, plans=plans, device=device, folder=folder)
+    means = mean_dice(list(cases.values()))
+    summary: dict[str, Any] = {"grid": "preprocessed", "mean_dice": means, "cases": cases}
+    write_json(folder / "summary.json", summary)
+    return means
+
+
+def _announce(data: FoldData, plans: Plans, length: Length, *, device: str) -> None:
+    how_long = f"{length.seconds / 60:g} minutes" if length.seconds is not None else f"{length.steps} steps"
+    weights = plans.network.weights or "no pretrained weights, from scratch"
+    log.info(
+        "%s: %d cases, %d organs, %s backbone (%s), %s on %s",
+        data.folder.name,
+        len(data.training),
+        len(plans.data.organs),
+        plans.network.backbone,
+        weights,
+        how_long,
+        device,
+    )
+
+
+def _cache_bytes() -> int:
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return 2 * 1024**3
+    fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
+    return int(DEFAULT_CACHE_SHARE * 1024 * int(fields["MemAvailable"].split()[0]))

@@ -1,0 +1,144 @@
+"""The loss: every output of the network against the reference, each pixel that was not annotated left out.
+
+Owns: the terms, their sum by the plan's weights.
+
+Sources: CRISP-SAM2 (focal to Dice 20:1, IoU against the measured IoU, original and refined masks); SEG-SAM
+(semantic map, classification, cross-mask spatial alignment).
+
+Legend: B slices, K organs asked for, R x W the window, h4 x w4 the decoders' grid. Labels are 0 for background, 1..K for
+the organs in the order asked, and IGNORE.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoseg.network.model import NetworkOutput
+from autoseg.plans import LossPlan
+
+IGNORE = -1
+FOCAL_TO_DICE = 20.0
+FOCAL_GAMMA = 2.0
+FOCAL_ALPHA = 0.25
+SMOOTH = 1.0  # voxels; keeps Dice of an organ that is absent from the whole batch at a defined value
+
+
+def compute_losses(output: NetworkOutput, labels: Tensor, *, weights: LossPlan) -> dict[str, Tensor]:
+    """Compute the weighted terms.
+
+    Args:
+        output: Of the network.
+        labels: (B, R, W) integers, see the legend.
+        weights: From the plan.
+
+    Returns:
+        Each weighted term by name, and their sum as "total".
+    """
+    num_organs = output.mask_logits.shape[1]
+    target, is_known = one_hot(labels, num_organs)  # (B, 1 + K, R, W), (B, 1, R, W)
+    terms = {
+        "dice": weights.dice * dice_loss(output.logits.softmax(dim=1), target, is_known),
+        "cross_entropy": weights.cross_entropy * soft_cross_entropy(output.logits, target, is_known),
+    }
+    if output.coarse_logits is not None:
+        terms["deep_supervision"] = weights.deep_supervision * _map_loss(output.coarse_logits, target, is_known)
+    size = output.mask_logits.shape[-2:]
+    small_target, small_known = shrink(target, is_known, size)
+    masks = output.mask_logits.sigmoid()
+    organs = small_target[:, 1:]  # (B, K, h4, w4), shares of a pixel
+    terms["mask"] = weights.mask * mask_loss(output.mask_logits, organs, small_known)
+    terms["quality"] = weights.quality * quality_loss(output.quality, masks.detach(), organs, small_known)
+    is_present = (target[:, 1:] * is_known).amax(dim=(2, 3))  # (B, K)
+    presence = F.binary_cross_entropy_with_logits(output.presence_logits, is_present)
+    if output.map_logits is not None and output.semantic_presence_logits is not None:
+        terms["semantic"] = weights.semantic * _map_loss(output.map_logits, target, is_known)
+        presence = presence + F.binary_cross_entropy_with_logits(output.semantic_presence_logits, is_present)
+        terms["alignment"] = weights.alignment * alignment_loss(
+            masks, output.map_logits.softmax(dim=1)[:, 1:], small_known
+        )
+    terms["presence"] = weights.presence * presence
+    terms["total"] = torch.stack(list(terms.values())).sum()
+    return terms
+
+
+def one_hot(labels: Tensor, num_organs: int) -> tuple[Tensor, Tensor]:
+    """Turn (B, R, W) labels into (B, 1 + K, R, W) zeros and ones, and (B, 1, R, W) ones where the label is known."""
+    is_known = (labels != IGNORE).unsqueeze(1)
+    values = torch.arange(1 + num_organs, device=labels.device).view(1, -1, 1, 1)
+    return (labels.unsqueeze(1) == values).float(), is_known.float()
+
+
+def shrink(target: Tensor, is_known: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
+    """Average both over the cells of a smaller grid; each target becomes the share among the cell's known pixels."""
+    known = F.adaptive_avg_pool2d(is_known, size)
+    shares = F.adaptive_avg_pool2d(target * is_known, size) / known.clamp(min=1e-6)
+    return shares, (known > 0.5).float()
+
+
+def dice_loss(probs: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
+    """Return 1 - Dice, averaged over the organs; sums run over the whole batch, background does not count.
+
+    Args:
+        probs: (B, 1 + K, R, W).
+        target: Of the same shape.
+        is_known: (B, 1, R, W).
+    """
+    probs, target = probs[:, 1:] * is_known, target[:, 1:] * is_known
+    overlap = (probs * target).sum(dim=(0, 2, 3))
+    total = probs.sum(dim=(0, 2, 3)) + target.sum(dim=(0, 2, 3))
+    return 1 - ((2 * overlap + SMOOTH) / (total + SMOOTH)).mean()
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
+    """Average the cross-entropy over the known pixels; the target may hold shares."""
+    per_pixel = -(target * logits.log_softmax(dim=1)).sum(dim=1, keepdim=True)
+    return (per_pixel * is_known).sum() / is_known.sum().clamp(min=1)
+
+
+def mask_loss(logits: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
+    """Return focal and Dice loss of separate masks, 20:1 (CRISP-SAM2), both as means so that no size counts more.
+
+    Args:
+        logits: (B, K, h4, w4).
+        target: (B, K, h4, w4) shares of a pixel.
+        is_known: (B, 1, h4, w4).
+    """
+    probs = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    is_right = probs * target + (1 - probs) * (1 - target)
+    alpha = FOCAL_ALPHA * target + (1 - FOCAL_ALPHA) * (1 - target)
+    focal = (alpha * (1 - is_right) ** FOCAL_GAMMA * entropy * is_known).sum()
+    focal = focal / (is_known.sum() * logits.shape[1]).clamp(min=1)
+    padded_probs, padded_target = F.pad(probs, (0, 0, 0, 0, 1, 0)), F.pad(target, (0, 0, 0, 0, 1, 0))
+    return FOCAL_TO_DICE * focal + dice_loss(padded_probs, padded_target, is_known)
+
+
+def quality_loss(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
+    """Return the L1 distance between the predicted and the measured IoU of the masks at 0.5.
+
+    An organ that is neither there nor predicted has an IoU of 1.
+    """
+    predicted = (masks > 0.5).float() * is_known
+    wanted = (target > 0.5).float() * is_known
+    overlap = (predicted * wanted).sum(dim=(2, 3))
+    union = ((predicted + wanted) > 0).float().sum(dim=(2, 3))
+    measured = torch.where(union > 0, overlap / union.clamp(min=1), torch.ones_like(union))
+    return (quality - measured).abs().mean()
+
+
+def alignment_loss(masks: Tensor, maps: Tensor, is_known: Tensor) -> Tensor:
+    """Ask both decoders for the same place: 1 - Dice between their probabilities (SEG-SAM, cross-mask alignment).
+
+    Args:
+        masks: (B, K, h4, w4) of SAM's decoder.
+        maps: (B, K, h4, w4) of the semantic-aware decoder.
+        is_known: (B, 1, h4, w4).
+    """
+    return dice_loss(F.pad(masks, (0, 0, 0, 0, 1, 0)), F.pad(maps, (0, 0, 0, 0, 1, 0)), is_known)
+
+
+def _map_loss(logits: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
+    small_target, small_known = shrink(target, is_known, logits.shape[-2:])
+    return dice_loss(logits.softmax(dim=1), small_target, small_known) + soft_cross_entropy(
+        logits, small_target, small_known
+    )

@@ -1,0 +1,34 @@
+"""`metrics.jsonl`: one line an epoch, appended, readable while the run goes on.
+
+Owns: writing and reading that file, forward beside inverse.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def append_metrics(path: Path, record: dict[str, Any]) -> None:
+    """Append one epoch's record."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read all records; a last line that was cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def keep_until(path: Path, *, step: int) -> None:
+    """Drop the records after `step`: a resumed run writes them again."""
+    kept = [record for record in read_metrics(path) if record["step"] <= step]
+    if path.exists():
+        path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")

@@ -1,0 +1,189 @@
+"""From preprocessed cases to training batches.
+
+Owns: which slices a step sees, the window cut from them, organs asked for, and the prefetching of the next batch.
+Does not own: how cases are stored (`preprocessing/store.py`), random changes (`augmentation.py`).
+
+A batch depends on the seed and the step's number alone, so a resumed run sees what the undisturbed one would have.
+
+Legend: B slices, N = 3 neighbouring slices, C channels, K organs asked for, R x W the window.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from autoseg.plans import Plans
+from autoseg.training.augmentation import augment
+from autoseg.training.losses import IGNORE
+
+
+class CaseArrays(Protocol):
+    """What sampling needs of a case store; `preprocessing.store.CaseStore` is one."""
+
+    def open_image(self, case_id: str) -> np.ndarray:
+        """Return the (C, S, R, W) image, sliceable without reading all of it."""
+
+    def open_labels(self, case_id: str) -> np.ndarray:
+        """Return the (S, R, W) organ indices, sliceable."""
+
+    def organ_slices(self, case_id: str) -> dict[int, np.ndarray]:
+        """Return, for each organ index in the case, the slices it appears in."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's input.
+
+    Attributes:
+        images: (B, C * N, R, W) float32.
+        labels: (B, R, W) int64: 0, position among `organs` plus 1, or IGNORE.
+        organs: (K,) positions in the plan.
+        case_ids: Where each slice came from.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    organs: torch.Tensor
+    case_ids: tuple[str, ...]
+
+
+class SliceSampler:
+    """Draws batches from the cases of one fold."""
+
+    def __init__(self, store: CaseArrays, case_ids: Sequence[str], *, plans: Plans, cache_bytes: int) -> None:
+        """Open the cases; as many as fit into `cache_bytes` are kept decompressed.
+
+        Args:
+            store: The preprocessed cases.
+            case_ids: Those to draw from, at least one.
+            plans: Window, batch, augmentation, seed.
+            cache_bytes: Memory that decompressed cases may take.
+        """
+        self.plans = plans
+        self.case_ids = tuple(case_ids)
+        self._arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._organ_slices = {case_id: store.organ_slices(case_id) for case_id in case_ids}
+        self._cases_of_organ: dict[int, list[str]] = {}
+        left = cache_bytes
+        for case_id in self.case_ids:
+            image, labels = store.open_image(case_id), store.open_labels(case_id)
+            size = 4 * int(np.prod(image.shape)) + 2 * int(np.prod(labels.shape))
+            if size <= left:
+                image, labels = image[:], labels[:]
+                left -= size
+            self._arrays[case_id] = (image, labels)
+            for organ in self._organ_slices[case_id]:
+                self._cases_of_organ.setdefault(organ, []).append(case_id)
+
+    def batches(self, *, first_step: int) -> Iterator[Batch]:
+        """Yield batches without end, one made ahead in a thread while the network works."""
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            step = first_step
+            ahead = executor.submit(self.make_batch, step)
+            while True:
+                batch = ahead.result()
+                step += 1
+                ahead = executor.submit(self.make_batch, step)
+                yield batch
+
+    def make_batch(self, step: int) -> Batch:
+        """Make the batch of one step."""
+        training, network = self.plans.training, self.plans.network
+        rng = np.random.default_rng([training.seed, step])
+        images, labels, case_ids = [], [], []
+        for _ in range(training.batch_slices):
+            case_id, position = self._draw_slice(rng)
+            image, label = self._cut_window(
+                case_id, position, shape=(network.window_rows_px, network.window_columns_px), rng=rng
+            )
+            image, label = augment(image, label, plan=training.augmentation, rng=rng)
+            images.append(image.reshape(-1, *image.shape[-2:]))  # (N * C, R, W)
+            labels.append(label)
+            case_ids.append(case_id)
+        stacked = np.stack(labels)
+        organs = self._choose_organs(stacked, rng)
+        return Batch(
+            images=torch.from_numpy(np.stack(images)),
+            labels=torch.from_numpy(relabel(stacked, organs)),
+            organs=torch.from_numpy(organs),
+            case_ids=tuple(case_ids),
+        )
+
+    def _draw_slice(self, rng: np.random.Generator) -> tuple[str, int]:
+        """Draw any slice, or, as often as the plan says, one that holds an organ; all organs are equally likely."""
+        if self._cases_of_organ and rng.random() < self.plans.training.organ_slice_share:
+            organ = list(self._cases_of_organ)[rng.integers(len(self._cases_of_organ))]
+            case_id = self._cases_of_organ[organ][rng.integers(len(self._cases_of_organ[organ]))]
+            slices = self._organ_slices[case_id][organ]
+            return case_id, int(slices[rng.integers(len(slices))])
+        case_id = self.case_ids[rng.integers(len(self.case_ids))]
+        return case_id, int(rng.integers(self._arrays[case_id][1].shape[0]))
+
+    def _cut_window(
+        self, case_id: str, position: int, *, shape: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        image, labels = self._arrays[case_id]
+        middle = np.asarray(labels[position])
+        rows, columns = (
+            _window_range(size, window, _pick_target(middle, axis, rng), rng)
+            for axis, (size, window) in enumerate(zip(middle.shape, shape, strict=True))
+        )
+        neighbours = neighbouring_slices(image, position, rows=rows, columns=columns)
+        ignored = np.iinfo(middle.dtype).max
+        label = middle[rows, columns].astype(np.int64)
+        label[label == ignored] = IGNORE
+        return pad_to(neighbours, shape, value=0.0), pad_to(label, shape, value=0)
+
+    def _choose_organs(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Choose the organs of a step: all, or, where the plan allows fewer, those in the slices first."""
+        num_organs, limit = len(self.plans.data.organs), self.plans.training.organs_per_step
+        if num_organs <= limit:
+            return np.arange(num_organs)
+        present = [value - 1 for value in np.unique(labels) if value > 0]
+        present = list(rng.permutation(present))[:limit]
+        absent = list(rng.permutation(np.setdiff1d(np.arange(num_organs), present)))[: limit - len(present)]
+        return np.sort(np.array(present + absent, dtype=np.int64))
+
+
+def neighbouring_slices(image: np.ndarray, position: int, *, rows: slice, columns: slice) -> np.ndarray:
+    """Cut (3, C, rows, columns): the slice at `position` between its neighbours; at the ends it is its own neighbour."""
+    last = image.shape[1] - 1
+    start, stop = max(0, position - 1), min(last, position + 1) + 1
+    block = np.asarray(image[:, start:stop, rows, columns], dtype=np.float32)  # one read, also from a compressed store
+    order = [max(0, position - 1) - start, position - start, min(last, position + 1) - start]
+    return block[:, order].swapaxes(0, 1)
+
+
+def pad_to(array: np.ndarray, shape: tuple[int, int], *, value: float) -> np.ndarray:
+    """Pad the last two axes at both ends, evenly, up to `shape`."""
+    missing = [max(0, want - have) for have, want in zip(array.shape[-2:], shape, strict=True)]
+    widths = [(0, 0)] * (array.ndim - 2) + [(m // 2, m - m // 2) for m in missing]
+    return np.pad(array, widths, constant_values=value) if any(missing) else array
+
+
+def relabel(labels: np.ndarray, organs: np.ndarray) -> np.ndarray:
+    """Turn organ indices into positions among the organs asked for; the others become background, IGNORE stays."""
+    table = np.zeros(max(int(labels.max()), int(organs.max()) + 1) + 2, dtype=np.int64)
+    table[organs + 1] = np.arange(1, len(organs) + 1)
+    table[IGNORE] = IGNORE  # the last entry, which -1 indexes
+    return table[labels]
+
+
+def _pick_target(middle: np.ndarray, axis: int, rng: np.random.Generator) -> int | None:
+    """Pick a row or column of some organ's voxel for the window to hold, if the slice has any organ."""
+    profile = np.flatnonzero((middle > 0).any(axis=1 - axis))
+    return int(profile[rng.integers(len(profile))]) if len(profile) else None
+
+
+def _window_range(size: int, window: int, target: int | None, rng: np.random.Generator) -> slice:
+    if size <= window:
+        return slice(0, size)
+    if target is None or rng.random() < 0.33:
+        start = int(rng.integers(size - window + 1))
+    else:
+        start = int(np.clip(target - rng.integers(window // 4, 3 * window // 4 + 1), 0, size - window))
+    return slice(start, start + window)

@@ -1,0 +1,102 @@
+"""Everything that a training run would lose if it were killed: `TrainState`, saved and loaded side by side.
+
+Owns: the network, its averaged copy, the optimiser, the counters, `resume.pt`.
+"""
+
+import copy
+import logging
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autoseg.errors import CheckpointError
+from autoseg.files import atomic_path
+from autoseg.network.build import build_network
+from autoseg.network.model import AutosegNetwork
+from autoseg.plans import Plans
+from autoseg.training.optimiser import build_optimiser
+
+log = logging.getLogger("autoseg")
+
+
+@dataclass
+class TrainState:
+    """A run between two steps.
+
+    Attributes:
+        network: The weights that the optimiser moves.
+        averaged: Their exponential moving average, which becomes the model.
+        optimiser: AdamW.
+        scaler: Loss scaling for float16; inert elsewhere.
+        step: Steps done.
+        seconds: Time spent on them, over all sittings.
+    """
+
+    network: AutosegNetwork
+    averaged: AutosegNetwork
+    optimiser: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    seconds: float = 0.0
+
+
+def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool) -> TrainState:
+    """Build a run's beginning, with weights drawn from the plan's seed."""
+    torch.manual_seed(plans.training.seed)
+    network = build_network(plans).to(device)
+    averaged = copy.deepcopy(network).requires_grad_(False).eval()
+    return TrainState(
+        network=network,
+        averaged=averaged,
+        optimiser=build_optimiser(network, plan=plans.training),
+        scaler=torch.amp.GradScaler(device.type, enabled=needs_scaler),
+    )
+
+
+def save_state(state: TrainState, plans: Plans, path: Path) -> None:
+    """Write `resume.pt`: tensors and plain values only, so that it loads without running code."""
+    content = {
+        "plans": plans.model_dump_json(),
+        "network": state.network.state_dict(),
+        "averaged": state.averaged.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "step": state.step,
+        "seconds": state.seconds,
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_state(state: TrainState, plans: Plans, path: Path) -> None:
+    """Fill a new state with a saved one.
+
+    Raises:
+        CheckpointError: The file is damaged, or was written under another plan.
+    """
+    device = next(state.network.parameters()).device
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        written_under = content["plans"]
+    except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Delete it to start this fold again.") from error
+    if Plans.model_validate_json(written_under) != plans:
+        raise CheckpointError(f"{path} was written under another plan. Delete it to start this fold with the new one.")
+    state.network.load_state_dict(content["network"])
+    state.averaged.load_state_dict(content["averaged"])
+    state.optimiser.load_state_dict(content["optimiser"])
+    state.scaler.load_state_dict(content["scaler"])
+    state.step, state.seconds = content["step"], content["seconds"]
+    log.info("continuing at step %d, after %.0f s of training", state.step, state.seconds)
+
+
+@torch.no_grad()
+def update_average(averaged: nn.Module, network: nn.Module, *, decay: float, step: int) -> None:
+    """Move the average towards the network; early steps count more, so that the beginning is forgotten soon."""
+    decay = min(decay, (1 + step) / (10 + step))
+    ours, theirs = list(averaged.parameters()), list(network.parameters())
+    torch._foreach_lerp_(ours, theirs, 1 - decay)

@@ -1,0 +1,202 @@
+"""Training of one fold: functions over one `TrainState`.
+
+Owns: the loop, its length by epochs or by time, when to validate and to save.
+Does not own: batches (`sampling.py`), losses (`losses.py`), what is in a checkpoint (`state.py`).
+"""
+
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autoseg.errors import CheckpointError
+from autoseg.network.device import cuda_dtype, mixed_precision
+from autoseg.network.model_file import MODEL_FILE_NAME, save_model
+from autoseg.plans import Plans
+from autoseg.preprocessing.store import CaseStore
+from autoseg.progress import ProgressBar
+from autoseg.training.losses import compute_losses
+from autoseg.training.metrics_log import append_metrics, keep_until, read_metrics
+from autoseg.training.optimiser import learning_rate, set_learning_rate
+from autoseg.training.progress_plot import plot_progress
+from autoseg.training.sampling import Batch, SliceSampler
+from autoseg.training.state import TrainState, load_state, new_state, save_state, update_average
+from autoseg.training.validation import mean_dice, validate_case
+
+log = logging.getLogger("autoseg")
+
+VALIDATION_SHARE = 0.04  # of the training time that validation on the way may take
+MAX_MONITORED_CASES = 8
+SECONDS_BETWEEN_SAVES = 60.0
+MAX_BAD_STEPS = 20  # in a row, after which a loss that is not finite is no accident
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is: by steps, or by seconds where they are given."""
+
+    steps: int
+    seconds: float | None
+
+    def progress(self, state: TrainState) -> float:
+        """Return how far the run is, 0 to 1."""
+        if self.seconds is not None:
+            return min(1.0, state.seconds / self.seconds)
+        return min(1.0, state.step / self.steps)
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """What one fold trains on and is watched on."""
+
+    folder: Path
+    store: CaseStore
+    training: tuple[str, ...]
+    monitored: tuple[str, ...]
+    seen_in_training: bool
+
+
+def train_fold(fold: FoldData, *, plans: Plans, length: Length, device: torch.device, cache_bytes: int) -> TrainState:
+    """Train a fold, or go on where an earlier run stopped, and write its model.
+
+    Raises:
+        CheckpointError: The state of the earlier run cannot be used.
+        AutosegError: The loss stays not finite.
+    """
+    resume_path, metrics_path = fold.folder / "resume.pt", fold.folder / "metrics.jsonl"
+    needs_scaler = device.type == "cuda" and cuda_dtype() == torch.float16
+    state = new_state(plans, device=device, needs_scaler=needs_scaler)
+    if resume_path.exists():
+        load_state(state, plans, resume_path)
+    keep_until(metrics_path, step=state.step)
+    sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
+    try:
+        _run(state, sampler, fold, plans=plans, length=length)
+    finally:
+        save_state(state, plans, resume_path)
+    save_model(state.averaged, plans, fold.folder / MODEL_FILE_NAME)
+    plot_progress(read_metrics(metrics_path), fold.folder / "progress.png")
+    return state
+
+
+def _run(state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Plans, length: Length) -> None:
+    """Go through epochs until the length is reached."""
+    batches = sampler.batches(first_step=state.step)
+    last_save = time.monotonic()
+    validation_seconds = 0.0
+    with ProgressBar(what=f"training {fold.folder.name}", unit="%", total=100) as bar:
+        while (progress := length.progress(state)) < 1.0:
+            epoch_record = _run_epoch(state, batches, plans=plans, length=length)
+            start = time.monotonic()
+            # Look only as often as it stays cheap, and at the end.
+            if validation_seconds <= VALIDATION_SHARE * state.seconds or length.progress(state) >= 1.0:
+                epoch_record["validation"] = _monitor(state, fold, plans=plans)
+                validation_seconds += time.monotonic() - start
+            append_metrics(fold.folder / "metrics.jsonl", epoch_record)
+            if time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
+                save_state(state, plans, fold.folder / "resume.pt")
+                save_model(state.averaged, plans, fold.folder / MODEL_FILE_NAME)
+                plot_progress(read_metrics(fold.folder / "metrics.jsonl"), fold.folder / "progress.png")
+                last_save = time.monotonic()
+            if length.seconds is not None:
+                state.seconds += time.monotonic() - start  # the time that was promised includes looking and saving
+            bar.advance_to(100 * length.progress(state), note=_describe(epoch_record))
+            log.debug("progress %.3f", progress)
+
+
+def _run_epoch(
+    state: TrainState, batches: "Sequence[Batch] | object", *, plans: Plans, length: Length
+) -> dict[str, object]:
+    """Run one epoch and return its record for `metrics.jsonl`."""
+    sums: dict[str, float] = defaultdict(float)
+    waited, good_steps, bad_steps = 0.0, 0, 0
+    epoch_start = time.monotonic()
+    for _ in range(plans.training.steps_per_epoch):
+        start = time.monotonic()
+        rate = learning_rate(plans.training, progress=length.progress(state))
+        set_learning_rate(state.optimiser, rate)
+        batch = next(batches)  # type: ignore[call-overload]
+        waited += time.monotonic() - start
+        losses = train_step(state, batch, plans=plans)
+        state.step += 1
+        state.seconds += time.monotonic() - start
+        if losses is None:
+            bad_steps += 1
+            if bad_steps > MAX_BAD_STEPS:
+                raise CheckpointError(_explain_bad_loss(batch, bad_steps))
+        else:
+            bad_steps, good_steps = 0, good_steps + 1
+            for name, value in losses.items():
+                sums[name] += value
+        if length.progress(state) >= 1.0:
+            break
+    return {
+        "step": state.step,
+        "seconds": round(state.seconds, 2),
+        "learning_rate": rate,
+        "losses": {name: value / max(1, good_steps) for name, value in sums.items()},
+        "share_waiting_for_data": round(waited / max(1e-9, time.monotonic() - epoch_start), 4),
+    }
+
+
+def train_step(state: TrainState, batch: Batch, *, plans: Plans) -> dict[str, float] | None:
+    """Move the weights by one batch; return the loss terms, or None where the loss was not finite and nothing moved."""
+    device = next(state.network.parameters()).device
+    images = batch.images.to(device, non_blocking=True)
+    labels = batch.labels.to(device, non_blocking=True)
+    organs = batch.organs.to(device, non_blocking=True)
+    state.network.train()
+    with mixed_precision(device):
+        output = state.network(images, organs)
+    terms = compute_losses(output.float(), labels, weights=plans.training.loss)
+    values = dict(zip(terms, torch.stack([term.detach() for term in terms.values()]).tolist(), strict=True))
+    if not math.isfinite(values["total"]):
+        state.optimiser.zero_grad(set_to_none=True)
+        log.warning("step %d: the loss is not finite; its batch is skipped", state.step)
+        return None
+    state.scaler.scale(terms["total"]).backward()
+    state.scaler.unscale_(state.optimiser)
+    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), plans.training.gradient_clip_norm)
+    if torch.isfinite(norm) or state.scaler.is_enabled():  # the scaler skips such a step by itself
+        state.scaler.step(state.optimiser)
+    state.scaler.update()
+    state.optimiser.zero_grad(set_to_none=True)
+    update_average(state.averaged, state.network, decay=plans.training.ema_decay, step=state.step)
+    return values
+
+
+def _monitor(state: TrainState, fold: FoldData, *, plans: Plans) -> dict[str, object] | None:
+    """Measure Dice on whole volumes, without mirroring; None where the fold has nothing to look at."""
+    cases = fold.monitored[:MAX_MONITORED_CASES]
+    if not cases:
+        return None
+    quick = plans.model_copy(update={"inference": plans.inference.model_copy(update={"mirror_axes": ()})})
+    device = next(state.averaged.parameters()).device
+    dice = mean_dice([validate_case(state.averaged, fold.store, case, plans=quick, device=device) for case in cases])
+    return {"seen_in_training": fold.seen_in_training, "cases": len(cases), "dice": dice}
+
+
+def _describe(record: dict[str, object]) -> str:
+    losses = record["losses"]
+    assert isinstance(losses, dict)
+    text = f"step {record['step']}, loss {losses.get('total', float('nan')):.3f}"
+    validation = record.get("validation")
+    if isinstance(validation, dict):
+        values = [value for value in validation["dice"].values() if value is not None]
+        if values:
+            where = "training cases" if validation["seen_in_training"] else "validation"
+            text += f", Dice {sum(values) / len(values):.3f} ({where})"
+    return text
+
+
+def _explain_bad_loss(batch: Batch, bad_steps: int) -> str:
+    cases = ", ".join(sorted(set(batch.case_ids)))
+    return (
+        f"the loss was not finite in {bad_steps} steps in a row; the last batch had slices of {cases}. "
+        "Look at these scans, or lower training.learning_rate."
+    )

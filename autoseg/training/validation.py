@@ -1,0 +1,73 @@
+"""Validation on whole volumes, on the preprocessed grid.
+
+Owns: Dice of the averaged network over cases, and the label maps of the final validation.
+Does not own: metrics on the scans' own grid (`evaluation/`, by `autoseg_evaluate`).
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoseg.image_io import write_label_map
+from autoseg.inference.sliding_window import predict_slices
+from autoseg.network.model import AutosegNetwork
+from autoseg.plans import Plans
+from autoseg.preprocessing.case import undo_preprocessing
+from autoseg.preprocessing.store import CaseStore
+
+CaseDice = dict[str, float | None]
+
+
+def validate_case(
+    network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device
+) -> CaseDice:
+    """Predict a preprocessed case slice by slice and return each organ's Dice.
+
+    An organ that is neither in the reference nor predicted has None; one that only one of both holds has 0.
+    """
+    labels = store.open_labels(case_id)
+    num_organs = len(plans.data.organs)
+    counts = np.zeros((3, num_organs + 1), dtype=np.int64)  # overlap, predicted, reference
+    for number, probs in enumerate(_predict(network, store, case_id, plans=plans, device=device)):
+        reference = np.asarray(labels[number])
+        is_known = reference != np.iinfo(reference.dtype).max
+        reference, predicted = reference[is_known], probs.argmax(axis=0)[is_known]
+        for row, values in enumerate((reference[reference == predicted], predicted, reference)):
+            counts[row] += np.bincount(values, minlength=num_organs + 1)
+    overlap, predicted_voxels, reference_voxels = counts
+    total = predicted_voxels + reference_voxels
+    return {
+        organ.name: float(2 * overlap[k] / total[k]) if total[k] else None
+        for k, organ in enumerate(plans.data.organs, start=1)
+    }
+
+
+def write_validation_map(
+    network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
+) -> None:
+    """Write a case's label map on the scan's own grid."""
+    slices = _predict(network, store, case_id, plans=plans, device=device)
+    transform = store.read_transform(case_id)
+    values = [organ.value for organ in plans.data.organs]
+    labels = undo_preprocessing(slices, transform=transform, organ_values=values)
+    names = {organ.value: organ.name for organ in plans.data.organs}
+    write_label_map(folder / f"{case_id}.nii.gz", labels, geometry=transform.original, names=names)
+
+
+def mean_dice(cases: Sequence[CaseDice]) -> CaseDice:
+    """Average over the cases in which an organ counts; None where it counts in none."""
+    means: CaseDice = {}
+    for name in cases[0] if cases else ():
+        values = [value for case in cases if (value := case[name]) is not None]
+        means[name] = float(np.mean(values)) if values else None
+    return means
+
+
+def _predict(
+    network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device
+) -> Iterator[np.ndarray]:
+    image = np.asarray(store.open_image(case_id)[:])
+    organs = range(len(plans.data.organs))
+    return predict_slices([network], image, plans=plans, organs=organs, device=device)
