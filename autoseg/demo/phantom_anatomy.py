@@ -109,10 +109,10 @@ def _draw_shapes(rng: np.random.Generator) -> dict[str, Ellipsoid]:
     return {
         "liver, right lobe": draw(rng, centre_mm=(72, 6, 34), radii_mm=(62, 72, 68), turn_degrees=(0, -12, 0)),
         "liver, left lobe": draw(rng, centre_mm=(12, 46, 52), radii_mm=(66, 30, 30), turn_degrees=(0, 14, 8)),
-        "spleen": draw(rng, centre_mm=(-94, -30, 42), radii_mm=(25, 42, 48), turn_degrees=(8, 12, -28)),
+        "spleen": draw(rng, centre_mm=(-89, -28, 42), radii_mm=(29, 45, 50), turn_degrees=(8, 12, -28)),
         "left kidney": draw(rng, centre_mm=(-60, -42, 12), radii_mm=(26, 24, 51), turn_degrees=(-6, -12, 18)),
         "right kidney": draw(rng, centre_mm=(60, -42, 0), radii_mm=(26, 24, 51), turn_degrees=(-6, 12, -18)),
-        "gallbladder": draw(rng, centre_mm=(52, 56, 0), radii_mm=(13, 13, 27), turn_degrees=(28, 12, 0), shift_mm=3),
+        "gallbladder": draw(rng, centre_mm=(54, 53, 2), radii_mm=(15, 14, 28), turn_degrees=(28, 12, 0), shift_mm=3),
         "stomach": draw(rng, centre_mm=(-52, 30, 52), radii_mm=(38, 34, 52), turn_degrees=(0, 20, 0), shift_mm=6),
         "pancreas": draw(rng, centre_mm=(-12, 14, 10), radii_mm=(52, 11, 12), turn_degrees=(0, 22, 12), shift_mm=3),
         "heart": draw(rng, centre_mm=(-22, 34, 120), radii_mm=(52, 42, 38)),
