@@ -20,6 +20,7 @@ from autoseg.image_io import Scan
 from autoseg.plans import Axis, DataPlan
 from autoseg.preprocessing.normalisation import fill_holes, normalise
 from autoseg.preprocessing.resampling import (
+    Taps,
     apply_taps,
     linear_taps,
     resample_image,
@@ -133,8 +134,8 @@ def undo_preprocessing(
 ) -> np.ndarray:
     """Bring the network's maps to the grid of the file, as a label map with the dataset's values.
 
-    The maps are interpolated linearly and the largest wins, one slice of the file at a time: two interpolated slices of
-    all organs are the most that is held, never (organs x full grid).
+    The maps are interpolated linearly and the largest wins, one slice of the file at a time: three preprocessed slices
+    of all organs are the most that is held, never (organs x full grid).
 
     Args:
         slices: One (1 + K, R, W) map per preprocessed slice, in order, background first; logits or probs, any float.
@@ -151,18 +152,14 @@ def undo_preprocessing(
     values = np.array([0, *organ_values], np.uint8 if max(organ_values, default=0) <= 255 else np.uint16)
     result = np.zeros(transform.original.shape_zyx, values.dtype)
     target = transform.view(result)  # writing here writes into `result`
-    along = linear_taps(transform.resampled_shape[0], transform.cropped_shape[0])
-    first, second = along.indices
-    shares = along.weights[1]
-    maps = _resampled_in_plane(
-        slices, transform=transform, num_maps=len(values), needed=set(along.indices.ravel().tolist())
-    )
+    along, rows, columns = map(linear_taps, transform.resampled_shape, transform.cropped_shape)
     before: np.ndarray | None = None
     done = 0
-    for number, now in enumerate(maps):
-        while done < len(target) and second[done] == number:
-            other = now if first[done] == number or before is None else before
-            target[done] = values[_largest(other, now, share_of_second=float(shares[done]))]
+    for number, now in enumerate(_checked(slices, transform=transform, num_maps=len(values))):
+        while done < len(target) and along.indices[1, done] == number:
+            first = now if before is None or along.indices[0, done] == number else before
+            mixed = _mix(first, now, share=along.weights[1, done])  # (1 + K, R, W)
+            target[done] = values[_winners(mixed, rows=rows, columns=columns)]
             done += 1
         before = now
     return result
@@ -211,42 +208,48 @@ def _make_transform(original: ImageGeometry, *, mask: np.ndarray | None, plan: D
     return CaseTransform(original, box, plan.slice_axis, shape)
 
 
-def _resampled_in_plane(
-    slices: Iterable[np.ndarray], *, transform: CaseTransform, num_maps: int, needed: set[int]
-) -> Iterator[np.ndarray]:
-    """Yield each map with the rows and columns of the file; a slice that no output needs is passed on as it is."""
+def _checked(slices: Iterable[np.ndarray], *, transform: CaseTransform, num_maps: int) -> Iterator[np.ndarray]:
+    """Pass the maps on, and refuse a wrong shape or number of them."""
     num_slices, rows, columns = transform.resampled_shape
-    _, rows_out, columns_out = transform.cropped_shape
     expected, count = (num_maps, rows, columns), 0
-    for number, maps in enumerate(slices):
-        count = number + 1
-        if maps.shape != expected or count > num_slices:
+    for maps in slices:
+        if maps.shape != expected or count == num_slices:
             raise GeometryError(
-                f"slice {number} of the prediction has the shape {maps.shape}; expected {num_slices} slices {expected}."
+                f"slice {count} of the prediction has the shape {maps.shape}; expected {num_slices} slices {expected}."
             )
-        if number in needed:
-            if rows != rows_out:
-                maps = apply_taps(maps, linear_taps(rows, rows_out), axis=1)
-            if columns != columns_out:
-                maps = apply_taps(maps, linear_taps(columns, columns_out), axis=2)
+        count += 1
         yield maps
     if count != num_slices:
         raise GeometryError(f"the prediction ended after {count} of {num_slices} slices.")
 
 
-def _largest(first: np.ndarray, second: np.ndarray, *, share_of_second: float) -> np.ndarray:
-    """Return which of the blended maps is largest at each pixel, (rows, columns); blends one organ at a time."""
-    share = np.float32(share_of_second)
-    largest = np.full(first.shape[1:], -np.inf, np.float32)
-    winner = np.zeros(first.shape[1:], np.intp)
-    for index, (one, two) in enumerate(zip(first, second, strict=True)):
-        blend = one.astype(np.float32, copy=False)
-        if share != 0 and first is not second:
-            blend = blend * (1 - share) + two.astype(np.float32, copy=False) * share
-        wins = blend > largest
-        np.copyto(largest, blend, where=wins)
-        winner[wins] = index
-    return winner
+def _mix(first: np.ndarray, second: np.ndarray, *, share: np.float32) -> np.ndarray:
+    """Interpolate between two slices, float32; `share` is the part of the second one."""
+    mixed = first.astype(np.float32, copy=False)
+    return mixed if share == 0 else mixed * (1 - share) + second.astype(np.float32, copy=False) * share
+
+
+def _winners(maps: np.ndarray, *, rows: Taps, columns: Taps) -> np.ndarray:
+    """Interpolate the maps (1 + K, R, W) in-plane, one at a time, and return which is the largest at each pixel.
+
+    An organ that is nowhere above the background stays so under interpolation and is passed over: most of many.
+    """
+    above = np.flatnonzero((maps[1:] > maps[0]).any(axis=(1, 2))) + 1
+    largest = _in_plane(maps[0], rows=rows, columns=columns).copy()
+    winners = np.zeros(largest.shape, np.intp)
+    for index in above:
+        one = _in_plane(maps[index], rows=rows, columns=columns)
+        wins = one > largest
+        np.copyto(largest, one, where=wins)
+        winners[wins] = index
+    return winners
+
+
+def _in_plane(plane: np.ndarray, *, rows: Taps, columns: Taps) -> np.ndarray:
+    for axis, taps in enumerate((rows, columns)):
+        if taps.indices.shape[1] != plane.shape[axis]:  # else the same grid
+            plane = apply_taps(plane, taps, axis=axis)
+    return plane
 
 
 def _check_shapes(channels: Sequence[Scan], *, plan: DataPlan, labels: Scan | None) -> None:

@@ -7,11 +7,11 @@ All grids are aligned at their borders (half-pixel centres): output sample `o` o
 `(o + 0.5) * n_in / n_out - 0.5`, held inside the first and last sample.
 
 Images take cubic B-splines, but linear interpolation along a coarse axis, where a spline would ring between slices
-far apart (nnU-Net separates such an axis as well). Labels are resampled linearly as one map per label, the largest
-wins: nearest neighbour would leave stairs. The maps exist one at a time and only around their label, so the cost
-follows the volume of the labels and not their number.
+far apart (nnU-Net separates such an axis as well). Labels are resampled as if linearly, one map per label, and the
+largest wins, however many they are: nearest neighbour would leave stairs.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -109,42 +109,44 @@ def resample_image(image: np.ndarray, shape: Shape, *, orders: Sequence[int]) ->
 
 
 def resample_labels(labels: np.ndarray, shape: Shape) -> np.ndarray:
-    """Resample a 3D map of non-negative integers by the largest of the labels' linearly resampled maps.
+    """Resample a 3D map of integers: at each voxel the label with the largest linearly resampled map wins.
 
-    A tie goes to the smaller value. The result has the type of `labels`, and is `labels` where the shape is unchanged.
+    Only the labels of the eight voxels around a position can have a share there, so no map is made: inside a label
+    all eight agree, and elsewhere their weights are counted. A tie goes to the smaller value.
+
+    Returns:
+        The type of `labels`; `labels` itself where the shape is unchanged.
     """
     if labels.shape == shape:
         return labels
     _refuse_huge(shape)
-    taps = [linear_taps(n_in, n_out) for n_in, n_out in zip(labels.shape, shape, strict=True)]
-    result = np.zeros(shape, labels.dtype)
-    largest = np.zeros(shape, np.float32)
-    boxes = [tuple(slice(0, n) for n in labels.shape), *ndimage.find_objects(labels)]  # 0 may be anywhere
-    for value, box in enumerate(boxes):
-        if box is None:
-            continue
-        outer, inner, cut_taps = _cut_to_box(taps, box)
-        share = (labels[inner] == value).astype(np.float32)
-        for axis, one in enumerate(cut_taps):
-            share = apply_taps(share, one, axis=axis)
-        wins = share > largest[outer]
-        largest[outer][wins] = share[wins]
-        result[outer][wins] = value
+    z_taps, y_taps, x_taps = map(linear_taps, labels.shape, shape)
+    corners = list(itertools.product((0, 1), repeat=2))
+    in_plane = np.stack([np.outer(y_taps.weights[j], x_taps.weights[i]) for j, i in corners]).reshape(4, -1)
+    result = np.empty(shape, labels.dtype)
+    for number in range(shape[0]):
+        planes = [labels[index] for index in z_taps.indices[:, number]]
+        around = np.stack(  # (8, pixels)
+            [plane[y_taps.indices[j]][:, x_taps.indices[i]].ravel() for plane in planes for j, i in corners]
+        )
+        winners = around[0].copy()
+        mixed = np.flatnonzero((around[1:] != around[0]).any(axis=0))
+        weights = np.concatenate([share * in_plane[:, mixed] for share in z_taps.weights[:, number]])  # (8, mixed)
+        winners[mixed] = _heaviest(around[:, mixed], weights)
+        result[number] = winners.reshape(shape[1:])
     return result
 
 
-def _cut_to_box(taps: Sequence[Taps], box: Sequence[slice]) -> tuple[tuple[slice, ...], tuple[slice, ...], list[Taps]]:
-    """Return the output box that an input box reaches, the input box that this needs, and the taps between the two."""
-    outer, inner, cut_taps = [], [], []
-    for one, part in zip(taps, box, strict=True):
-        reached = np.flatnonzero(((one.indices >= part.start) & (one.indices < part.stop)).any(axis=0))
-        start, stop = (reached[0], reached[-1] + 1) if reached.size else (0, 0)
-        indices = one.indices[:, start:stop]
-        low, high = (indices.min(), indices.max() + 1) if indices.size else (0, 1)
-        outer.append(slice(start, stop))
-        inner.append(slice(low, high))
-        cut_taps.append(Taps(indices - low, one.weights[:, start:stop]))
-    return tuple(outer), tuple(inner), cut_taps
+def _heaviest(candidates: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return for each column the value with the largest sum of weights; both are (8, n); the smaller value on a tie."""
+    winners = candidates[0].copy()
+    largest = np.full(winners.shape, -1, np.float32)
+    for candidate in candidates:
+        total = (weights * (candidates == candidate)).sum(axis=0)
+        wins = (total > largest) | ((total == largest) & (candidate < winners))
+        np.copyto(largest, total, where=wins)
+        np.copyto(winners, candidate, where=wins)
+    return winners
 
 
 def _apply_to_block(block: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:

@@ -234,6 +234,12 @@ def test_undo_gives_ties_and_nan_to_the_background() -> None:
     assert result.tolist() == [[[0, 0]]]
 
 
+def test_undo_gives_ties_between_organs_to_the_first() -> None:
+    maps = np.array([0, 2, 2], np.float32).reshape(3, 1, 1)
+    result = undo_preprocessing([maps], transform=make_transform((1, 1, 1), (1, 1, 1)), organ_values=[5, 4])
+    assert result.item() == 5
+
+
 @pytest.mark.parametrize(("value", "dtype"), [(255, np.uint8), (256, np.uint16)])
 def test_undo_uses_the_smallest_unsigned_type(value: int, dtype: type) -> None:
     maps = np.stack([np.zeros((1, 1)), np.ones((1, 1))])
