@@ -1,13 +1,16 @@
 """Fixtures that every test may use."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 SaveScan = Callable[..., Path]
+SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x
 REAL_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 
@@ -34,6 +37,37 @@ def save_scan() -> SaveScan:
         return path
 
     return save
+
+
+@pytest.fixture
+def nifti_bytes() -> Callable[..., bytes]:
+    """Give a maker of NIfTI files by hand: 2 x 3 x 4 voxels of 1 mm, an sform, then any header field as given."""
+
+    def make(array: np.ndarray = SMALL, *, order: str = "<", kind: Any = nib.Nifti1Header, **fields: Any) -> bytes:
+        header = kind(endianness=order)
+        header.set_data_shape(array.shape[::-1])
+        header.set_data_dtype(array.dtype)
+        header["pixdim"][1:4] = 1.0
+        header.set_sform(np.eye(4), code=1)
+        header["vox_offset"] = header.single_vox_offset
+        header["magic"] = header.single_magic
+        for field, value in fields.items():
+            header[field] = value
+        return header.binaryblock + bytes(4) + array.astype(array.dtype.newbyteorder(order)).tobytes()
+
+    return make
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Callable[..., Path]:
+    """Give a writer of bytes: (content, name, pack=gzip it) -> path."""
+
+    def write(content: bytes, name: str = "case.nii.gz", *, pack: bool = True) -> Path:
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(content, mtime=0) if pack else content)
+        return path
+
+    return write
 
 
 @pytest.fixture
