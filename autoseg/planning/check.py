@@ -8,9 +8,9 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoseg.dataset import Dataset, read_dataset
 from pydantic import ValidationError
 
+from autoseg.dataset import Dataset, read_dataset
 from autoseg.errors import Problem, UsageError
 from autoseg.files import read_json, write_json
 from autoseg.planning.fingerprint import Fingerprint, make_fingerprint

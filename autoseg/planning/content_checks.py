@@ -7,8 +7,8 @@ Does not own: damage of files (`image_io.py`), the layout of a dataset (`dataset
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from autoseg.dataset import LabelSet
 
+from autoseg.dataset import LabelSet
 from autoseg.errors import Problem
 from autoseg.geometry import ImageGeometry, corner_distance_mm, grids_differ
 from autoseg.planning.case_facts import CaseFacts, IntensityFacts

@@ -26,14 +26,18 @@ def explain(plans: Plans, field: str) -> list[str]:
         field: A name such as "network.backbone", "network" or "data.channels.0.clip_low".
 
     Returns:
-        Value, meaning and limits, rule, facts, and changes, one a line.
+        Value, meaning and limits, rule and facts, one a line; then the changes of the plan.
 
     Raises:
         PlanError: There is no such field; the nearest name is shown.
     """
+    return _explain_field(plans, field) + [f"plan changed by: {change}" for change in plans.changes]
+
+
+def _explain_field(plans: Plans, field: str) -> list[str]:
     value, info = _find(plans, field)
     if isinstance(value, BaseModel):
-        return [line for name in type(value).model_fields for line in explain(plans, f"{field}.{name}")]
+        return [line for name in type(value).model_fields for line in _explain_field(plans, f"{field}.{name}")]
     lines = [f"{field} = {_show(value)}"]
     if info is not None:
         lines += [f"  meaning: {text}" for text in [_meaning(info)] if text]
@@ -44,7 +48,7 @@ def explain(plans: Plans, field: str) -> list[str]:
         reason = plans.reasons[owner]
         lines.append(f"  rule: {reason.rule}" + ("" if owner == field else f" (for {owner})"))
         lines += [f"  fact: {name} = {_show(fact)}" for name, fact in reason.facts.items()]
-    return lines + [f"  plan changed by: {change}" for change in plans.changes]
+    return lines
 
 
 def find_reason(reasons: Mapping[str, Reason], field: str) -> str | None:

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from autoseg.dataset import CaseFiles, Dataset
 
+from autoseg.dataset import CaseFiles, Dataset, read_channels
 from autoseg.errors import AutosegError, DatasetError, Problem
 from autoseg.geometry import box_slices, canonical_axis_map, nonzero_box, reorient
-from autoseg.image_io import Scan, read_labels, read_scan
+from autoseg.image_io import Scan, read_labels
 from autoseg.planning.case_facts import (
     CaseFacts,
     ChannelFacts,
@@ -160,7 +160,7 @@ def _open_case(case: CaseFiles, *, dataset: Dataset) -> tuple[_OpenCase | None, 
         return None, [
             Problem(case.case_id, "has no label file, so it cannot be trained on. Add one or remove the images.")
         ]
-    channels = tuple(read_scan(path) for path in case.image_paths)
+    channels = read_channels(case)
     labels = read_labels(case.label_path)
     problems = [
         Problem(case.case_id, warning, is_error=False) for scan in (*channels, labels) for warning in scan.warnings

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.dataset import CaseFiles, Dataset
-
 from autoseg.errors import Problem, UsageError
 from autoseg.files import read_json, write_json
 
@@ -23,7 +22,7 @@ def stamp_files(dataset: Dataset) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((REPORT_VERSION, dataset.name, dataset.channel_names, dataset.labels)).encode())
     for case in dataset.cases:
-        digest.update(repr((case.case_id, case.patient_id)).encode(errors="surrogateescape"))
+        digest.update(repr((case.case_id, case.patient_id, case.volumes)).encode(errors="surrogateescape"))
         for path in _paths(case):
             try:
                 facts = path.stat()

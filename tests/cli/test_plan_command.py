@@ -1,0 +1,133 @@
+import contextlib
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from autoseg.cli.plan import main
+from autoseg.files import read_json
+
+CPU = ("--device", "cpu", "--memory-gib", "8", "--num-workers", "1")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Write four small scans with an organ that the knowledge does not hold."""
+    root = tmp_path / "data"
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        label = np.zeros((12, 10, 6), dtype=np.uint8)
+        label[3:7, 3:7, 2:5] = 1
+        for folder, name, array in (
+            ("imagesTr", f"case_{number}_0000", rng.normal(100, 10, label.shape).astype(np.float32)),
+            ("labelsTr", f"case_{number}", label),
+        ):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), root / folder / f"{name}.nii.gz")
+    content = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "gizmo": 1}, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def spoil(dataset):
+    label = np.full((12, 10, 6), 9, dtype=np.uint8)
+    nib.save(nib.Nifti1Image(label, np.eye(4)), dataset / "labelsTr" / "case_1.nii.gz")
+
+
+def test_plan_prints_a_summary_and_the_next_command(dataset, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([str(dataset), "-o", str(run), *CPU]) == 0
+    out, err = capsys.readouterr()
+    assert "cases     4; folds: 4" in out
+    assert "organs    gizmo" in out
+    assert "1 x 1 x 1 mm (z, y, x), sliced along z" in out
+    assert "nano, window 16 x 16 px, batch 8" in out
+    assert f"next      autoseg_train {run}" in out
+    assert "organ gizmo is not among the known organs" in err
+
+
+def test_plan_with_a_bad_case_exits_4_or_with_skip_3(dataset, tmp_path, capsys):
+    spoil(dataset)
+    run = tmp_path / "run"
+    assert main([str(dataset), "-o", str(run), *CPU]) == 4
+    assert "case_1  label holds 9 (720 voxels)" in capsys.readouterr().err
+    assert main([str(dataset), "-o", str(run), "--on-bad", "skip", *CPU]) == 3
+    assert "cases     3, 1 left out" in capsys.readouterr().out
+
+
+def test_check_writes_nothing_and_tells_by_its_exit_code(dataset, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert main([str(dataset), "--check"]) == 0
+    assert "4 of 4 cases can be used." in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    spoil(dataset)
+    assert main([str(dataset), "--check"]) == 4
+    assert "3 of 4 cases can be used." in capsys.readouterr().err
+    assert main([str(dataset), "--check", "--on-bad", "skip"]) == 3
+    assert "label holds 9" in capsys.readouterr().out
+
+
+def test_explain_reads_the_run_from_either_place(dataset, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([str(dataset), "-o", str(run), "--set", "training.epochs=3", *CPU]) == 0
+    capsys.readouterr()
+    for words in ([str(run)], ["-o", str(run)], [str(dataset), "-o", str(run)]):
+        assert main([*words, "--explain", "network.backbone"]) == 0
+        out = capsys.readouterr().out
+        assert "network.backbone = nano" in out and "rule: On a CPU" in out
+        assert "plan changed by: --set training.epochs=3" in out
+    assert main([str(run), "--explain", "network.backbones"]) == 2
+    assert "Did you mean network.backbone?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name the folder of a dataset"),
+        (["a"], "-o RUN is missing"),
+        (["a", "b", "-o", "run"], "several datasets (a, b) is not there yet"),
+        (["--explain", "network"], "--explain needs a planned run"),
+        (["a", "-o", "run", "--num-workers", "0"], "--num-workers 0"),
+        (["a", "-o", "run", "--memory-gib", "-3"], "--memory-gib -3.0"),
+    ],
+)
+def test_wrong_usage_exits_2_and_says_what_is_missing(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_that_is_not_there_exits_4(tmp_path, capsys):
+    assert main([str(tmp_path / "none"), "-o", str(tmp_path / "run"), *CPU]) == 4
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_plan_imports_no_torch(dataset, tmp_path):
+    code = (
+        "import sys; from autoseg.cli.plan import main; code = main(sys.argv[1:]); "
+        "print('torch' in sys.modules); sys.exit(code)"
+    )
+    words = [str(dataset), "-o", str(tmp_path / "run"), "--num-workers", "1"]
+    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_plan_killed_at_any_moment_and_repeated_gives_the_same_files(dataset, tmp_path):
+    """Kill -9 while it works (a kill after its end is no harm either); the repeated run equals the undisturbed one."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert main([str(dataset), "-o", str(whole), *CPU]) == 0
+    command = [sys.executable, "-m", "autoseg.cli.plan", str(dataset), "-o", str(run), *CPU]
+    for seconds in (0.5, 0.8, 1.1):
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the time-out kills it with SIGKILL
+            subprocess.run(command, capture_output=True, timeout=seconds)
+    assert main([str(dataset), "-o", str(run), *CPU]) == 0
+    names = ("fingerprint.json", "plans.json", "splits.json", "dataset_report.json")
+    assert [read_json(run / name) for name in names] == [read_json(whole / name) for name in names]
+    stored = sorted(path.relative_to(whole) for path in whole.rglob("*.b2nd"))
+    assert len(stored) == 8
+    assert [(run / path).read_bytes() for path in stored] == [(whole / path).read_bytes() for path in stored]

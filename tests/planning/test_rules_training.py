@@ -1,0 +1,86 @@
+import pytest
+
+from autoseg.planning.rules_training import (
+    choose_batch,
+    choose_inference_batch,
+    choose_inference_mirror_axes,
+    choose_learning_rate,
+    choose_mirror_axes,
+    choose_num_folds,
+    choose_organs_per_step,
+)
+from autoseg.plans import Device, NetworkPlan
+
+CPU = Device(kind="cpu", memory_gib=8)
+
+
+def cuda(memory_gib):
+    return Device(kind="cuda", memory_gib=memory_gib)
+
+
+def network(rows=160, columns=160, backbone="nano", image_size=64):
+    return NetworkPlan(backbone=backbone, image_size_px=image_size, window_rows_px=rows, window_columns_px=columns)
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(160, 8), (176, 4)])
+def test_batch_on_a_cpu_is_halved_for_large_windows(rows, batch):
+    assert choose_batch(network(rows=rows), organs_per_step=2, device=CPU).value == batch
+
+
+def test_batch_on_cuda_grows_with_memory_and_falls_with_organs():
+    small = network(256, 256, "small", 256)
+    batches = [choose_batch(small, organs_per_step=2, device=cuda(gib)).value for gib in (8, 12, 24, 80)]
+    assert batches == sorted(batches) and batches[0] < batches[-1]
+    more_organs = choose_batch(small, organs_per_step=32, device=cuda(12)).value
+    assert more_organs < choose_batch(small, organs_per_step=1, device=cuda(12)).value
+
+
+def test_batch_on_cuda_shows_its_estimate_and_says_that_it_is_one():
+    choice = choose_batch(network(512, 512, "large", 1024), organs_per_step=8, device=cuda(48))
+    assert choice.facts["estimated_gib"] <= choice.facts["usable_gib"]
+    assert "not yet fitted" in choice.rule
+
+
+def test_batch_on_cuda_is_at_least_1():
+    assert choose_batch(network(512, 512, "large", 1024), organs_per_step=32, device=cuda(2)).value == 1
+
+
+def test_learning_rate_is_higher_for_nano():
+    assert (choose_learning_rate("nano").value, choose_learning_rate("large").value) == (1e-3, 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("names", "slice_axis", "axes"),
+    [
+        (["liver"], "z", ("slice", "row", "column")),
+        (["kidney_left", "kidney_right"], "z", ("slice", "row")),  # x is the column of axial slices
+        (["kidney_left", "kidney_right"], "y", ("slice", "row")),  # and of coronal ones
+        (["kidney_left", "kidney_right"], "x", ("row", "column")),
+        (["left atrium"], "z", ("slice", "row")),  # also without its opposite
+        (["anterior hippocampus", "posterior hippocampus"], "z", ("slice", "column")),  # y is the row
+        (["anterior hippocampus", "posterior hippocampus"], "y", ("row", "column")),
+        (["superior lobe", "inferior lobe"], "z", ("row", "column")),
+        (["inferior vena cava"], "z", ("slice", "row", "column")),  # nothing above it to confuse it with
+    ],
+)
+def test_mirror_axes_leave_out_those_that_names_tell_apart(names, slice_axis, axes):
+    choice = choose_mirror_axes(names, slice_axis=slice_axis)
+    assert choice.value == axes
+    assert choose_inference_mirror_axes(choice.value).value == axes
+
+
+@pytest.mark.parametrize(
+    ("organs", "device", "expected"), [(2, CPU, 2), (104, CPU, 16), (20, cuda(24), 20), (104, cuda(24), 32)]
+)
+def test_organs_per_step_are_all_up_to_a_limit(organs, device, expected):
+    assert choose_organs_per_step(organs, device=device).value == expected
+
+
+@pytest.mark.parametrize(("patients", "folds"), [(1, 1), (2, 2), (4, 4), (5, 5), (200, 5)])
+def test_num_folds_is_five_or_the_number_of_patients(patients, folds):
+    assert choose_num_folds(patients).value == folds
+
+
+def test_inference_batch_on_cuda_is_twice_that_of_training():
+    assert choose_inference_batch(6, device=cuda(24)).value == (12, 32)
+    assert choose_inference_batch(4, device=CPU).value == (8, 32)

@@ -1,0 +1,133 @@
+"""Imports go one way, and each heavy dependency has one door, as docs/architecture.md says."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "autoseg"
+GROUND = {"errors", "files", "geometry", "image_io", "nifti_header", "progress", "scan_bytes", "workers"}
+DATASET = {"dataset", "dataset_labels", "dataset_layouts"}
+# what each part may import besides itself
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "files": {"errors"},
+    "progress": {"errors"},
+    "geometry": {"errors"},
+    "workers": {"errors", "progress"},
+    "scan_bytes": {"errors"},
+    "nifti_header": {"errors", "geometry"},
+    "image_io": {"errors", "files", "geometry", "nifti_header", "scan_bytes"},
+    "dataset_labels": GROUND,
+    "dataset_layouts": GROUND,
+    "dataset": GROUND | DATASET,
+    "plans": {"errors", "files"},
+    "descriptions": {"errors", "files"},
+    "preprocessing": GROUND | DATASET | {"plans"},
+    "planning": GROUND | DATASET | {"descriptions", "plans", "preprocessing"},
+    "network": {"errors", "files", "plans", "progress"},
+    "evaluation": GROUND | DATASET,
+    "inference": GROUND | DATASET | {"network", "plans", "preprocessing"},
+    "training": GROUND | DATASET | {"evaluation", "inference", "network", "plans", "preprocessing"},
+}
+OPEN_TO_ALL = {"cli", "demo", "__init__"}
+DOORS: dict[str, tuple[str, ...]] = {
+    "nibabel": ("image_io.py", "nifti_header.py", "scan_bytes.py", "preprocessing/"),
+    "SimpleITK": ("image_io.py", "nifti_header.py", "preprocessing/"),
+    "sam2": ("network/sam2_parts.py",),
+    "open_clip": ("network/text_encoder.py",),
+    "batchgenerators": ("training/augmentation.py",),
+    "blosc2": ("preprocessing/store.py",),
+    "matplotlib": ("training/progress_plot.py", "evaluation/overlay.py"),
+    "tqdm": ("progress.py",),
+    "torch": ("network/", "inference/", "training/", "cli/"),
+    "torchvision": ("network/",),
+}
+
+
+def files_of_package() -> list[str]:
+    return sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def imports_of(file: str) -> Iterator[tuple[int, str]]:
+    """Yield line and full dotted name of everything a file imports; also what stands inside functions."""
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative imports hide the direction; write autoseg..."
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def part_of(file: str) -> str:
+    return file.split("/")[0].removesuffix(".py")
+
+
+def test_every_part_of_the_package_has_its_place():
+    files = files_of_package()
+    assert len(files) > 30
+    parts = {part_of(file) for file in files}
+    assert parts <= set(ALLOWED) | OPEN_TO_ALL, "a new part: say in ALLOWED what it may import"
+    assert {"planning", "network", "training", "inference", "evaluation"} <= parts
+
+
+def test_allowed_imports_have_no_circle():
+    order: list[str] = []
+    while len(order) < len(ALLOWED):
+        ready = [part for part in ALLOWED if part not in order and ALLOWED[part] - {part} <= set(order)]
+        assert ready, f"a circle among {sorted(set(ALLOWED) - set(order))}"
+        order += ready
+
+
+@pytest.mark.parametrize("file", files_of_package())
+def test_imports_go_one_way(file):
+    part = part_of(file)
+    for line, name in imports_of(file):
+        root, _, rest = name.partition(".")
+        target = rest.split(".")[0]
+        if root != "autoseg" or target == part:
+            continue
+        assert target != "cli", f"{file}:{line} imports {name}: nothing builds on commands"
+        if part not in OPEN_TO_ALL:
+            assert target in ALLOWED[part], f"{file}:{line} imports {name}, against the direction of the flow"
+
+
+@pytest.mark.parametrize("file", files_of_package())
+def test_heavy_dependencies_come_through_their_door(file):
+    for line, name in imports_of(file):
+        doors = DOORS.get(name.split(".")[0])
+        if doors is not None:
+            is_door = any(file == door or (door.endswith("/") and file.startswith(door)) for door in doors)
+            assert is_door, f"{file}:{line} imports {name}; its door is {' or '.join(doors)}"
+
+
+@pytest.mark.parametrize("file", files_of_package())
+def test_imports_are_the_standard_library_ours_or_declared(file):
+    """A package that only comes along with another one would vanish one day."""
+    declared = {
+        "torch",
+        "torchvision",
+        "sam2",
+        "open_clip",
+        "numpy",
+        "scipy",
+        "SimpleITK",
+        "nibabel",
+        "batchgenerators",
+    }
+    declared |= {
+        "acvl_utils",
+        "skimage",
+        "tqdm",
+        "pydantic",
+        "blosc2",
+        "safetensors",
+        "filelock",
+        "jinja2",
+        "matplotlib",
+    }
+    for line, name in imports_of(file):
+        root = name.split(".")[0]
+        assert root in declared | {"autoseg"} or root in sys.stdlib_module_names, f"{file}:{line} imports {name}"
