@@ -3,7 +3,7 @@
 Owns: `predict_slices`, one probability map a slice, in order, nothing of size (organs x scan).
 Does not own: how a scan becomes slices and back (`preprocessing/case.py`).
 
-Legend: S slices, B of them at once, C channels, K organs asked for, R x W a slice, r x w the window.
+Legend: S slices, B of them at once, C channels, N neighbouring slices, K organs asked for, R x W a slice, r x w the window.
 """
 
 import itertools
@@ -49,15 +49,15 @@ def predict_slices(
     asked = torch.tensor(list(organs), device=device)
     for start in range(0, num_slices, plans.inference.slices_per_batch):
         numbers = range(start, min(num_slices, start + plans.inference.slices_per_batch))
-        batch = _with_neighbours(image, numbers)  # (B, 3 * C, R, W)
+        batch = _with_neighbours(image, numbers, reach=plans.network.neighbours)  # (B, N * C, R, W)
         batch = np.pad(batch, [(0, 0), (0, 0), *((b, m - b) for b, m in zip(before, padding, strict=True))])
         images = torch.from_numpy(batch).to(device)
         total = torch.zeros(len(images), 1 + len(asked), *padded, device=device)
         norm = torch.zeros(padded, device=device)
         for row, column in corners:
             place = (slice(row, row + window[0]), slice(column, column + window[1]))
-            probs = _predict_window(networks, images[:, :, *place], asked, plans=plans.inference, device=device)
-            total[:, :, *place] += weight * probs
+            probs = _predict_window(networks, images[(..., *place)], asked, plans=plans.inference, device=device)
+            total[(..., *place)] += weight * probs
             norm[place] += weight
         total /= norm
         result = total[:, :, before[0] : before[0] + shape[0], before[1] : before[1] + shape[1]].cpu().numpy()
@@ -68,7 +68,7 @@ def predict_slices(
 def _predict_window(
     networks: Sequence[AutosegNetwork], images: Tensor, organs: Tensor, *, plans: InferencePlan, device: torch.device
 ) -> Tensor:
-    """Average the probabilities over folds and mirrored copies: (B, 3 * C, r, w) to (B, 1 + K, r, w)."""
+    """Average the probabilities over folds and mirrored copies: (B, N * C, r, w) to (B, 1 + K, r, w)."""
     total: Tensor | None = None
     axes = {"row": 2, "column": 3}
     flips = [
@@ -99,9 +99,9 @@ def gaussian_weight(window: tuple[int, int]) -> np.ndarray:
     return np.outer(*profiles).astype(np.float32)
 
 
-def _with_neighbours(image: np.ndarray, numbers: range) -> np.ndarray:
-    """Stack each slice with its neighbours: (C, S, R, W) to (B, 3 * C, R, W); at the ends it is its own neighbour."""
-    last = image.shape[1] - 1
-    index = np.array([[max(0, n - 1), n, min(last, n + 1)] for n in numbers])  # (B, 3)
-    stacked = np.asarray(image)[:, index].astype(np.float32)  # (C, B, 3, R, W)
+def _with_neighbours(image: np.ndarray, numbers: range, *, reach: int) -> np.ndarray:
+    """Stack each slice with its neighbours: (C, S, R, W) to (B, N * C, R, W); beyond an end the last slice repeats."""
+    offsets = np.arange(-reach, reach + 1)
+    index = np.clip(np.array(numbers)[:, None] + offsets, 0, image.shape[1] - 1)  # (B, N)
+    stacked = np.asarray(image)[:, index].astype(np.float32)  # (C, B, N, R, W)
     return stacked.transpose(1, 2, 0, 3, 4).reshape(len(index), -1, *image.shape[2:])

@@ -25,7 +25,7 @@ from autoseg.network.sam2_parts import (
 from autoseg.network.semantic_decoder import SemanticAwareDecoder
 from autoseg.plans import Plans
 
-NEIGHBOURING_SLICES = 3  # a slice is seen with one neighbour on each side
+SLICES_TO_ENCODER = 3  # so that a pretrained patch embedding for colour images fits
 
 
 def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetwork:
@@ -42,7 +42,8 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     network = plans.network
     channels = network.feature_channels
     stages = HIERA_SIZES[network.backbone].stage_channels
-    image_channels = NEIGHBOURING_SLICES * len(plans.data.channels)
+    num_channels = len(plans.data.channels)
+    encoder_channels = SLICES_TO_ENCODER * num_channels
     if text is None:
         from autoseg.network.text_encoder import build_text_encoder  # open_clip loads for a second: training only
 
@@ -55,7 +56,7 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
         load_sam2_checkpoint(Path(network.weights), hiera=hiera, neck=neck, mask_decoder=decoder)
     return AutosegNetwork(
         text=text,
-        stem=nn.Identity() if image_channels == 3 else nn.Conv2d(image_channels, 3, kernel_size=1),
+        stem=nn.Identity() if encoder_channels == 3 else nn.Conv2d(encoder_channels, 3, kernel_size=1),
         interaction=CrossModalInteraction(
             image_channels=stages[0], channels=channels, num_levels=network.interaction_levels
         ),
@@ -73,11 +74,12 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
         if network.has_semantic_decoder
         else None,
         refiner=Refiner(
-            image_channels=image_channels,
+            image_channels=(2 * network.neighbours + 1) * num_channels,
             channels=channels,
             stage_channels=network.refiner_channels,
             stride=network.refiner_stride,
         ),
         position=PositionEmbeddingRandom(channels // 2),
         image_size_px=network.image_size_px,
+        encoder_channels=encoder_channels,
     )

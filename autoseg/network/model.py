@@ -3,7 +3,7 @@
 Owns: `AutosegNetwork.forward` and `NetworkOutput`.
 Does not own: how the parts are built (`build.py`), losses (`training/losses.py`).
 
-Legend: B slices, K organs asked for, D channels, C image channels times three neighbouring slices, R x W the window at
+Legend: B slices, K organs asked for, D channels, C image channels, N neighbouring slices, R x W the window at
 target spacing, h4 x w4 the grid at stride 4 of the image encoder.
 """
 
@@ -66,8 +66,23 @@ class AutosegNetwork(nn.Module):
         refiner: Refiner,
         position: PositionEmbeddingRandom,
         image_size_px: int,
+        encoder_channels: int,
     ) -> None:
-        """Take the built parts; `image_size_px` is the side of the square that the image encoder sees."""
+        """Take the built parts.
+
+        Args:
+            text: Organ positions to sentence vectors: `TextEncoder` or `StoredText`.
+            stem: From `encoder_channels` to the three that Hiera takes.
+            interaction: Makes the semantics.
+            image_encoder: Hiera with injection.
+            prompt_projector: Makes the prompts.
+            mask_decoder: SAM's.
+            semantic_decoder: SEG-SAM's, or None.
+            refiner: The branch at full resolution.
+            position: Code of the places of the stride-16 grid.
+            image_size_px: Side of the square that the image encoder sees.
+            encoder_channels: How many of the input's channels, from its middle, the image encoder sees.
+        """
         super().__init__()
         self.text = text
         self.stem = stem
@@ -80,17 +95,18 @@ class AutosegNetwork(nn.Module):
         self.position = position
         self.organ_norm = nn.LayerNorm(refiner.paint.in_features)
         self.image_size_px = image_size_px
+        self.encoder_channels = encoder_channels
         self.fusion_gates = nn.Parameter(torch.tensor([0.1, 0.1]))  # of SAM's and of the semantic-aware decoder
 
     def forward(self, images: Tensor, organs: Tensor) -> NetworkOutput:
         """Segment some organs in some slices; each slice is encoded once.
 
         Args:
-            images: (B, C, R, W) normalised slices, each with its neighbours as further channels.
+            images: (B, N * C, R, W) normalised slices, each in the middle of its neighbours.
             organs: (K,) positions of the organs in the plan.
         """
         vectors, is_sentence = self.text(organs)  # (K, S, D)
-        small = self._to_square(self.stem(images))  # (B, 3, side, side)
+        small = self._to_square(self.stem(self._middle(images)))  # (B, 3, side, side)
         tokens = self.image_encoder.embed(small)  # (B, h4, w4, C0)
         semantics = self.interaction(tokens, vectors, is_sentence)  # (B, K, D)
         pyramid = self.image_encoder(tokens, semantics)  # (B, D, h, w) at strides 4, 8, 16
@@ -114,6 +130,11 @@ class AutosegNetwork(nn.Module):
             presence_logits=decoded.presence_logits,
             semantic_presence_logits=mapped.presence_logits if mapped else None,
         )
+
+    def _middle(self, images: Tensor) -> Tensor:
+        """Cut out the slice with one neighbour on each side, from the middle of the channels."""
+        first = (images.shape[1] - self.encoder_channels) // 2
+        return images[:, first : first + self.encoder_channels]
 
     def _to_square(self, images: Tensor) -> Tensor:
         size = (self.image_size_px, self.image_size_px)

@@ -53,11 +53,11 @@ def _modality_of(channel_name: str) -> Modality:
     words = set(re.findall(r"[a-z0-9]+", channel_name.lower()))
     if "pet" in words:
         return "unknown"
-    if words & {"ct", "cect", "ldct", "cbct"} or {"computed", "tomography"} <= words:
-        return "ct"
-    if words & MRI_WORDS or "magnetic" in words:
-        return "mri"
-    return "unknown"
+    is_ct = bool(words & {"ct", "cect", "ldct", "cbct"}) or {"computed", "tomography"} <= words
+    is_mri = bool(words & MRI_WORDS) or "magnetic" in words
+    if is_ct == is_mri:  # neither, or "CT/MRI": scans of both kinds in one channel
+        return "unknown"
+    return "ct" if is_ct else "mri"
 
 
 def choose_normalisation(

@@ -5,7 +5,7 @@ Does not own: how cases are stored (`preprocessing/store.py`), random changes (`
 
 A batch depends on the seed and the step's number alone, so a resumed run sees what the undisturbed one would have.
 
-Legend: B slices, N = 3 neighbouring slices, C channels, K organs asked for, R x W the window.
+Legend: B slices, N neighbouring slices, C channels, K organs asked for, R x W the window.
 """
 
 from collections.abc import Iterator, Sequence
@@ -132,7 +132,8 @@ class SliceSampler:
             _window_range(size, window, _pick_target(middle, axis, rng), rng)
             for axis, (size, window) in enumerate(zip(middle.shape, shape, strict=True))
         )
-        neighbours = neighbouring_slices(image, position, rows=rows, columns=columns)
+        reach = self.plans.network.neighbours
+        neighbours = neighbouring_slices(image, position, reach=reach, rows=rows, columns=columns)
         ignored = np.iinfo(middle.dtype).max
         label = middle[rows, columns].astype(np.int64)
         label[label == ignored] = IGNORE
@@ -149,13 +150,11 @@ class SliceSampler:
         return np.sort(np.array(present + absent, dtype=np.int64))
 
 
-def neighbouring_slices(image: np.ndarray, position: int, *, rows: slice, columns: slice) -> np.ndarray:
-    """Cut (3, C, rows, columns): the slice at `position` between its neighbours; at the ends it is its own neighbour."""
-    last = image.shape[1] - 1
-    start, stop = max(0, position - 1), min(last, position + 1) + 1
-    block = np.asarray(image[:, start:stop, rows, columns], dtype=np.float32)  # one read, also from a compressed store
-    order = [max(0, position - 1) - start, position - start, min(last, position + 1) - start]
-    return block[:, order].swapaxes(0, 1)
+def neighbouring_slices(image: np.ndarray, position: int, *, reach: int, rows: slice, columns: slice) -> np.ndarray:
+    """Cut (N, C, rows, columns): the slice at `position` in the middle of N = 2 reach + 1; beyond an end it repeats."""
+    wanted = np.clip(np.arange(position - reach, position + reach + 1), 0, image.shape[1] - 1)
+    block = np.asarray(image[:, wanted[0] : wanted[-1] + 1, rows, columns], dtype=np.float32)  # one read of the store
+    return block[:, wanted - wanted[0]].swapaxes(0, 1)
 
 
 def pad_to(array: np.ndarray, shape: tuple[int, int], *, value: float) -> np.ndarray:
