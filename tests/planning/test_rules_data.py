@@ -26,6 +26,7 @@ def sizes(*rows):
         (["MRI"], "mri"),
         (["CT", "MRI"], "unknown"),
         (["PET/CT"], "unknown"),
+        (["CT/MRI"], "unknown"),
         (["spectral"], "unknown"),
     ],
 )
