@@ -182,7 +182,7 @@ def _read_volumes(path: Path) -> tuple[np.ndarray, StoredImage, tuple[str, ...]]
         num_bytes = stored.num_voxels * stored.dtype.itemsize
         if stored.data_offset + num_bytes > stream.most_bytes:
             share = max(stream.most_bytes - stored.data_offset, 0) / num_bytes
-            raise ScanFileError(_cut_off(stream.name, stored, share))
+            raise ScanFileError(_cut_off(stream.name, stored, share, is_bound=stream.is_gzip))
         buffer = np.empty(num_bytes, dtype=np.uint8)
         view = memoryview(buffer)  # type: ignore[arg-type]
         early = head[stored.data_offset :][:num_bytes]
@@ -199,10 +199,10 @@ def _read_volumes(path: Path) -> tuple[np.ndarray, StoredImage, tuple[str, ...]]
     return _scaled(array, stored), stored, warnings
 
 
-def _cut_off(name: str, stored: StoredImage, share: float) -> str:
+def _cut_off(name: str, stored: StoredImage, share: float, *, is_bound: bool = False) -> str:
     shape = " x ".join(str(size) for size in reversed(stored.geometry.shape_zyx))
-    percent = math.floor(share * 100)
-    return f"{name} ends after {percent} % of the voxels ({shape} of {stored.dtype}). Copy or download the file again."
+    percent = f"{'at most ' if is_bound else ''}{math.floor(share * 100)} %"
+    return f"{name} ends after {percent} of the voxels ({shape} of {stored.dtype}). Copy or download the file again."
 
 
 def _scaled(array: np.ndarray, stored: StoredImage) -> np.ndarray:
@@ -231,8 +231,11 @@ def _pick(volumes: np.ndarray, volume: int | None, name: str) -> np.ndarray:
 
 def _finite(array: np.ndarray, *, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Replace NaN and -inf by the smallest finite value and +inf by the largest, if they are few."""
-    if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):  # a sum is NaN or inf if any voxel is
+    if array.dtype.kind != "f":
         return array, ()
+    with np.errstate(invalid="ignore"):
+        if np.isfinite(array.sum(dtype=np.float64)):  # a sum is NaN or infinite if any voxel is
+            return array, ()
     is_finite = np.isfinite(array)
     bad = int(array.size - np.count_nonzero(is_finite))
     if bad > MAX_REPLACED_SHARE * array.size:

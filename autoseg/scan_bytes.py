@@ -45,6 +45,7 @@ class ScanStream:
 
     Attributes:
         name: The file in words, for messages.
+        is_gzip: Whether the bytes are unpacked on the way.
         most_bytes: More than this the file cannot hold, unpacked.
 
     Raises:
@@ -64,11 +65,12 @@ class ScanStream:
         except ScanFileError:
             self._file.close()
             raise
-        self._decoder = zlib.decompressobj(wbits=31) if self._raw.startswith(GZIP_MAGIC) else None
+        self.is_gzip = self._raw.startswith(GZIP_MAGIC)
+        self._decoder = zlib.decompressobj(wbits=31) if self.is_gzip else None
         self._ready = b""
         self._is_cut = False
         self._has_rubbish = False
-        self.most_bytes = size if self._decoder is None else size * MAX_DEFLATE_RATIO
+        self.most_bytes = size * MAX_DEFLATE_RATIO if self.is_gzip else size
 
     def __enter__(self) -> "ScanStream":
         """Give the stream itself; leaving the block closes the file."""

@@ -129,6 +129,7 @@ def test_write_label_map_names_come_back_and_other_tools_see_the_extension(
     assert read_label_names(path) == names
     extension = nib.load(path).header.extensions[0]
     assert extension.get_code() == 6
+    assert nib.load(path).dataobj.offset % 16 == 0  # the standard's alignment
     assert read_label_names(put(nifti_bytes(), "other.nii.gz")) == {}
     np.testing.assert_array_equal(read_scan(path).array_zyx, SMALL)
 
@@ -138,6 +139,7 @@ def test_write_label_map_type_and_bytes_follow_the_content_alone(tmp_path: Path)
     write_label_map(tmp_path / "a.nii.gz", SMALL, geometry=geometry, names={})
     write_label_map(tmp_path / "b.nii.gz", SMALL.astype(np.int64), geometry=geometry, names={})
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+    assert (tmp_path / "a.nii.gz").read_bytes()[4:8] == bytes(4)  # gzip's time
     assert nib.load(tmp_path / "a.nii.gz").get_data_dtype() == np.uint8
     write_label_map(tmp_path / "c.nii.gz", SMALL.astype(np.int64) * 20, geometry=geometry, names={})
     assert nib.load(tmp_path / "c.nii.gz").get_data_dtype() == np.uint16
