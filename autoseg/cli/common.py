@@ -39,7 +39,7 @@ def run_command(
         arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse ends the process itself: 0 after --help, 2 after an error
         return int(stop.code or 0)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    _show_messages()
     _raise_on_sigterm()
     try:
         return work(arguments)
@@ -56,6 +56,16 @@ def run_command(
         traceback.print_exc()
         print(f"{parser.prog}: this is a bug of autoseg; please report the lines above.", file=sys.stderr)
         return EXIT_BUG
+
+
+def _show_messages() -> None:
+    """Send autoseg's own messages to the terminal, and other packages' only from warnings upwards."""
+    log = logging.getLogger("autoseg")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def _raise_on_sigterm() -> None:

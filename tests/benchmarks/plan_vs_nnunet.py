@@ -5,7 +5,8 @@ A script, not a test:
     python tests/benchmarks/plan_vs_nnunet.py DATASET --nnunet .../bin/nnUNetv2_plan_and_preprocess -o result.json
 
 Both commands do their whole work each time (start-up, checks, fingerprint, plan, preprocessing) with the same number
-of processes, alternately and into fresh folders. nnU-Net plans its 2D configuration alone. The dataset must have nnU-Net's layout.
+of processes, alternately and into fresh folders. nnU-Net plans its 2D configuration alone. The dataset must have
+nnU-Net's layout.
 Peak memory is the proportional set size of the whole process tree, sampled; it needs Linux.
 """
 
