@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoseg.dataset import CaseFiles, find_cases
+from autoseg.dataset import CaseFiles, find_cases, read_channels
 from autoseg.errors import AutosegError, DatasetError, Problem, UsageError
 from autoseg.files import write_json
 from autoseg.geometry import grids_differ
-from autoseg.image_io import Scan, read_scan, write_label_map
+from autoseg.image_io import Scan, write_label_map
 from autoseg.inference.predictor import Predictor, load_predictor
 from autoseg.network.device import choose_device
 from autoseg.plans import Plans, apply_settings
@@ -105,7 +105,7 @@ def read_case(case: CaseFiles) -> tuple[Scan, ...]:
     Raises:
         AutosegError: A file cannot be read, or the channels' grids differ.
     """
-    channels = tuple(read_scan(path) for path in case.image_paths)
+    channels = read_channels(case)
     for path, channel in zip(case.image_paths[1:], channels[1:], strict=True):
         difference = grids_differ(channels[0].geometry, channel.geometry)
         if difference is not None:

@@ -1,0 +1,189 @@
+"""autoseg against MONAI's BasicUNet: the same cases, the same minutes, the same machine, Dice on cases neither has seen.
+
+    python tests/benchmarks/train_vs_monai.py DATASET --held-out 40 --minutes 5 10 -o docs/results/hippocampus.json
+
+Needs an environment with autoseg and monai (`pip install monai`). autoseg goes through its three commands; the peer gets
+autoseg's own preprocessing, batches, augmentation, schedule, weight averaging and mirroring, so that the networks and
+what they learn from are all that differs. Cases are held out by a seeded draw before anything else.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoseg.dataset import read_dataset
+from autoseg.evaluation import Evaluation, evaluate
+from autoseg.image_io import read_scan, write_label_map
+from autoseg.inference.sliding_window import predict_slices
+from autoseg.network.model import NetworkOutput
+from autoseg.plans import Plans, read_plans
+from autoseg.preprocessing.case import preprocess_case, undo_preprocessing
+from autoseg.preprocessing.store import CaseStore
+from autoseg.training.losses import dice_loss, one_hot, soft_cross_entropy
+from autoseg.training.optimiser import build_optimiser, learning_rate, set_learning_rate
+from autoseg.training.sampling import SliceSampler
+from autoseg.training.state import update_average
+
+FEATURES = (16, 32, 64, 128, 256, 16)  # a BasicUNet of 1.9 M parameters, the width that fits a CPU
+BIN = Path(sys.executable).parent
+
+
+class BasicUNetPeer(nn.Module):
+    """MONAI's BasicUNet behind the same call as autoseg's network; it has no use for the organs' names."""
+
+    def __init__(self, num_channels: int, num_organs: int) -> None:
+        super().__init__()
+        from monai.networks.nets import BasicUNet
+
+        self.unet = BasicUNet(
+            spatial_dims=2, in_channels=num_channels, out_channels=1 + num_organs, features=FEATURES
+        )
+
+    def forward(self, images: torch.Tensor, organs: torch.Tensor) -> NetworkOutput:
+        """Return the map; the outputs that the U-Net does not have stay empty."""
+        logits = self.unet(images)
+        none = logits.new_zeros(len(images), len(organs))
+        return NetworkOutput(logits, None, logits[:, 1:], None, none, none, None)
+
+
+def train_peer(run: Path, plans: Plans, *, minutes: float) -> tuple[nn.Module, int]:
+    """Train the peer for some minutes on the run's preprocessed cases."""
+    torch.manual_seed(plans.training.seed)
+    network: nn.Module = BasicUNetPeer(3 * len(plans.data.channels), len(plans.data.organs))
+    averaged = copy.deepcopy(network).requires_grad_(False).eval()
+    optimiser = build_optimiser(network, plan=plans.training)
+    store = CaseStore(run / "preprocessed", data_hash=plans.data.hash())
+    sampler = SliceSampler(store, store.case_ids(), plans=plans, cache_bytes=4 * 1024**3)
+    start, step = time.monotonic(), 0
+    for batch in sampler.batches(first_step=0):
+        progress = (time.monotonic() - start) / (60 * minutes)
+        if progress >= 1:
+            break
+        set_learning_rate(optimiser, learning_rate(plans.training, progress=progress))
+        logits = network(batch.images, batch.organs).logits
+        target, is_known = one_hot(batch.labels, len(batch.organs))
+        loss = dice_loss(logits.softmax(dim=1), target, is_known) + soft_cross_entropy(logits, target, is_known)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), plans.training.gradient_clip_norm)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        update_average(averaged, network, decay=plans.training.ema_decay, step=step)
+        step += 1
+    return averaged, step
+
+
+def predict_peer(network: nn.Module, plans: Plans, images: Path, output: Path) -> None:
+    """Write the peer's label maps through autoseg's own preprocessing, window and export."""
+    values = [organ.value for organ in plans.data.organs]
+    for first in sorted(images.glob("*_0000.nii.gz")):
+        case = first.name.removesuffix("_0000.nii.gz")
+        scans = [read_scan(path) for path in sorted(images.glob(f"{case}_0*.nii.gz"))]
+        prepared = preprocess_case(scans, plan=plans.data)
+        slices = predict_slices(
+            [network], prepared.image, plans=plans, organs=range(len(values)), device=torch.device("cpu")
+        )
+        labels = undo_preprocessing(slices, transform=prepared.transform, organ_values=values)
+        write_label_map(output / f"{case}.nii.gz", labels, geometry=scans[0].geometry, names={})
+
+
+def hold_out(dataset: Path, folder: Path, *, count: int, seed: int) -> tuple[Path, Path, Path]:
+    """Copy the training cases to one dataset, the held-out images and labels to two folders."""
+    cases = sorted(read_dataset(dataset).cases, key=lambda case: case.case_id)
+    order = np.random.default_rng(seed).permutation(len(cases))
+    held = {cases[i].case_id for i in order[:count]}
+    training, images, labels = folder / "dataset", folder / "images", folder / "labels"
+    for case in cases:
+        is_held = case.case_id in held
+        image_folder = images if is_held else training / "imagesTr"
+        label_folder = labels if is_held else training / "labelsTr"
+        for target in (image_folder, label_folder):
+            target.mkdir(parents=True, exist_ok=True)
+        for path in case.image_paths:
+            shutil.copy(path, image_folder)
+        assert case.label_path is not None
+        shutil.copy(case.label_path, label_folder)
+    content = json.loads((dataset / "dataset.json").read_text())
+    content["numTraining"] = len(cases) - count
+    (training / "dataset.json").write_text(json.dumps(content))
+    shutil.copy(dataset / "dataset.json", labels / "dataset.json")
+    return training, images, labels
+
+
+def run_autoseg(training: Path, images: Path, folder: Path, *, minutes: float, settings: list[str]) -> Path:
+    """Go through the three commands as a user does."""
+    run, output = folder / f"run_{minutes:g}", folder / f"autoseg_{minutes:g}"
+    plan = [BIN / "autoseg_plan", training, "-o", run, "--device", "cpu"]
+    subprocess.run([*plan, *(["--set", *settings] if settings else [])], check=True)
+    subprocess.run([BIN / "autoseg_train", run, "--max-minutes", str(minutes), "--device", "cpu"], check=True)
+    subprocess.run([BIN / "autoseg_predict", "-m", run, "-i", images, "-o", output, "--device", "cpu"], check=True)
+    return run
+
+
+def summarise(evaluation: Evaluation) -> dict[str, object]:
+    """Keep what the table in the docs shows."""
+    content = evaluation.to_json()
+    return {"mean_dice": evaluation.mean_dice, "organs": content["organs"]}
+
+
+def main() -> None:
+    """Run both for each number of minutes and write one JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--held-out", type=int, required=True)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[5, 10])
+    parser.add_argument("--seed", type=int, default=2026, help="of the draw of held-out cases")
+    parser.add_argument("--only", choices=["autoseg", "monai"], help="run one of the two")
+    parser.add_argument("--set", nargs="+", default=[], dest="settings", help="plan settings for both")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    results: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        training, images, labels = hold_out(
+            arguments.dataset, folder, count=arguments.held_out, seed=arguments.seed
+        )
+        for minutes in arguments.minutes:
+            if arguments.only != "monai":
+                run = run_autoseg(training, images, folder, minutes=minutes, settings=arguments.settings)
+                record = json.loads((run / "fold_all" / "metrics.jsonl").read_text().splitlines()[-1])
+                scored = summarise(evaluate(folder / f"autoseg_{minutes:g}", labels))
+                results[f"autoseg, {minutes:g} min"] = {"steps": record["step"], **scored}
+            else:
+                run = folder / f"run_{minutes:g}"
+                command = [BIN / "autoseg_plan", training, "-o", run, "--device", "cpu"]
+                subprocess.run([*command, *(["--set", *arguments.settings] if arguments.settings else [])], check=True)
+            if arguments.only != "autoseg":
+                plans = read_plans(run / "plans.json")
+                network, steps = train_peer(run, plans, minutes=minutes)
+                predict_peer(network, plans, images, folder / f"monai_{minutes:g}")
+                scored = summarise(evaluate(folder / f"monai_{minutes:g}", labels))
+                results[f"MONAI BasicUNet, {minutes:g} min"] = {"steps": steps, **scored}
+    for who, result in results.items():
+        print(f"{who:<28} mean Dice {result['mean_dice']:.4f}  ({result['steps']} steps)")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "dataset": arguments.dataset.name,
+        "held_out": arguments.held_out,
+        "seed": arguments.seed,
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        "results": results,
+    }
+    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
