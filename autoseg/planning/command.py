@@ -125,7 +125,7 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
             check.fingerprint, device=device, overlays=request.overlays, settings=request.settings
         )
         found["plan"] = describe_organs(check.fingerprint)[1]
-        is_new = _write_if_new(plans, request.run_folder)
+        _write_plans_if_new(plans, request.run_folder)
         failures = found["preprocessing"] = _preprocess(check, plans=plans, request=request)
         failed = {problem.case_id for problem in failures if problem.is_error}
         used = tuple(case_id for case_id in usable if case_id not in failed)
@@ -133,7 +133,7 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
         _stop_at_errors(failures, num_cases=check.num_cases, request=request)
         if not used:
             raise DatasetError("no case could be preprocessed.", problems=failures)
-        _write_splits(check.fingerprint, plans=plans, used=used, path=request.run_folder / "splits.json", is_new=is_new)
+        _write_splits(check.fingerprint, plans=plans, used=used, path=request.run_folder / "splits.json")
     problems = tuple(problem for stage in found.values() for problem in stage)
     _show_problems(problems)
     return PlanOutcome(plans, check, used, tuple(sorted({p.case_id for p in problems if p.is_error})))
@@ -198,7 +198,7 @@ def _show_problems(problems: Sequence[Problem]) -> None:
         log.warning("  and %d more in dataset_report.json", len(problems) - MAX_PROBLEMS_SHOWN)
 
 
-def _write_if_new(plans: Plans, run_folder: Path) -> bool:
+def _write_plans_if_new(plans: Plans, run_folder: Path) -> None:
     """Write `plans.json` unless it holds just these plans; other plans make the old splits invalid."""
     path = run_folder / "plans.json"
     try:
@@ -210,7 +210,6 @@ def _write_if_new(plans: Plans, run_folder: Path) -> bool:
             log.info("the plan changed; plans.json and splits.json are written anew.")
         (run_folder / "splits.json").unlink(missing_ok=True)
         write_plans(plans, path)
-    return is_new
 
 
 def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest) -> tuple[Problem, ...]:
@@ -230,10 +229,10 @@ class _SplitCase:
     patient_id: str
 
 
-def _write_splits(fingerprint: Fingerprint, *, plans: Plans, used: Sequence[str], path: Path, is_new: bool) -> None:
-    """Write the folds; folds of the same plan and cases stay as they are, so that a user may edit them."""
+def _write_splits(fingerprint: Fingerprint, *, plans: Plans, used: Sequence[str], path: Path) -> None:
+    """Write the folds; folds of the same cases stay as they are, so that a user may edit them."""
     chosen = set(used)
-    if not is_new and _split_cases(path) == chosen:
+    if _split_cases(path) == chosen:
         return
     cases = [case for case in fingerprint.cases if case.case_id in chosen]
     groups = fingerprint.patient_groups()

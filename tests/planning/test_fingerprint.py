@@ -31,6 +31,7 @@ def test_scan_case_measures_in_canonical_axes(make_dataset, save_nifti):
     assert facts.channels[0].foreground.minimum == 101
     assert facts.channels[0].foreground.maximum == 168
     assert facts.organs[0].num_voxels == 68
+    assert facts.organs[0].slices_zyx == (2, 6, 7)
     assert result.sample.shape == (1, 68)
 
 

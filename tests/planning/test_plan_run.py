@@ -21,6 +21,10 @@ def plan_quickly(root, run, **more):
     return plan(root, run, device="cpu", memory_gib=8, num_workers=1, **more)
 
 
+def stop(*_args, **_kwargs):
+    raise KeyboardInterrupt
+
+
 def contents(run):
     return {name: (run / name).read_bytes() for name in FILES}
 
@@ -74,10 +78,6 @@ def test_plan_again_after_a_lost_or_cut_file_gives_the_same_files(make_dataset, 
 def test_plan_killed_while_preprocessing_continues_to_the_same_result(make_dataset, tmp_path, monkeypatch):
     root, whole, run = make_dataset(3), tmp_path / "whole", tmp_path / "run"
     plan_quickly(root, whole)
-
-    def stop(*_args, **_kwargs):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(command, "preprocess_dataset", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -85,6 +85,34 @@ def test_plan_killed_while_preprocessing_continues_to_the_same_result(make_datas
     assert not (run / "splits.json").exists()
     plan_quickly(root, run)
     assert contents(run) == contents(whole)
+
+
+def test_plan_changed_and_killed_leaves_no_splits_of_the_old_plan(make_dataset, tmp_path, monkeypatch):
+    root, run = make_dataset(3), tmp_path / "run"
+    plan_quickly(root, run)
+    monkeypatch.setattr(command, "preprocess_dataset", stop)
+    with pytest.raises(KeyboardInterrupt):
+        plan_quickly(root, run, settings=["training.seed=3"])
+    assert not (run / "splits.json").exists()
+
+
+def test_plan_killed_after_the_fingerprint_of_changed_files_measures_the_old_files_again(
+    make_dataset, save_nifti, tmp_path, monkeypatch
+):
+    root, run = make_dataset(3), tmp_path / "run"
+    plan_quickly(root, run)
+    before = contents(run)
+    label = root / "labelsTr" / "case_001.nii.gz"
+    kept = tmp_path / "kept"
+    shutil.copy2(label, kept)
+    save_nifti(label, np.ones((6, 10, 12), dtype=np.uint8))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(command, "_write_report", stop)
+        plan_quickly(root, run)
+    assert (run / "fingerprint.json").read_bytes() != before["fingerprint.json"]
+    shutil.copy2(kept, label)
+    plan_quickly(root, run)
+    assert contents(run) == before
 
 
 def test_plan_keeps_edited_splits_until_the_plan_changes(make_dataset, tmp_path):

@@ -72,3 +72,13 @@ def test_fewer_patients_than_folds_give_fewer_folds():
     splits = make_splits(cases, organs_of_case={}, num_folds=5, seed=0)
     check_folds(splits, cases)
     assert len(splits) == 3
+
+
+def test_an_organ_is_balanced_even_where_a_large_patient_makes_folds_unequal():
+    cases = [Case(f"a{number}", "large") for number in range(3)] + [
+        Case(f"b{number}", f"p{number}") for number in range(4)
+    ]
+    organs = {case.case_id: [case.case_id[0]] for case in cases}
+    splits = make_splits(cases, organs_of_case=organs, num_folds=2, seed=0)
+    check_folds(splits, cases)
+    assert [sum(name.startswith("b") for name in fold["validation"]) for fold in splits] == [2, 2]
