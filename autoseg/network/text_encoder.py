@@ -6,7 +6,7 @@ Does not own: the sentences (`descriptions/`).
 Legend: K organs, S sentences an organ (padded), L tokens a sentence, D channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import open_clip
@@ -20,6 +20,8 @@ from autoseg.plans import TextPlan
 END_OF_TEXT = 49407  # the last id of open_clip's byte-pair vocabulary
 SCRATCH_WIDTH = 64
 SCRATCH_LAYERS = 2
+
+Tokenizer = Callable[[list[str]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,17 @@ class TokenisedText:
     is_sentence: Tensor
 
 
-def tokenise(sentences: Sequence[Sequence[str]], *, max_tokens: int) -> TokenisedText:
-    """Turn each organ's sentences into open_clip's byte-pair tokens; L is the longest sentence, not the limit."""
-    tokenizer = open_clip.SimpleTokenizer(context_length=max_tokens)
+def tokenise(
+    sentences: Sequence[Sequence[str]], *, max_tokens: int, tokenizer: Tokenizer | None = None
+) -> TokenisedText:
+    """Turn each organ's sentences into tokens; L is the longest sentence, not the limit.
+
+    Args:
+        sentences: Of each organ.
+        max_tokens: Length of what `tokenizer` gives; longer sentences are cut.
+        tokenizer: Sentences to (N, max_tokens) ids; None is open_clip's byte-pair tokenizer.
+    """
+    tokenizer = tokenizer or open_clip.SimpleTokenizer(context_length=max_tokens)
     num_sentences = max(len(group) for group in sentences)
     tokens = torch.zeros(len(sentences), num_sentences, max_tokens, dtype=torch.long)
     is_sentence = torch.zeros(len(sentences), num_sentences, dtype=torch.bool)
@@ -53,6 +63,8 @@ class ScratchTextTower(nn.Module):
 
     A table of all 49,408 words would be nine tenths of the nano network and never be touched.
     """
+
+    lookup: Tensor
 
     def __init__(self, vocabulary: Sequence[int], *, max_tokens: int) -> None:
         """Build the tower; `vocabulary` are open_clip's ids of the known words."""
@@ -81,7 +93,11 @@ class ScratchTextTower(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Sentences to D-wide vectors; a pretrained tower runs once, a small one at each training step."""
+    """Sentences to D-wide vectors; a pretrained tower runs once and is let go, another at each training step."""
+
+    tokens: Tensor
+    is_sentence: Tensor
+    frozen_vectors: Tensor
 
     def __init__(
         self, tower: nn.Module, *, text: TokenisedText, width: int, feature_channels: int, is_frozen: bool
@@ -93,10 +109,9 @@ class TextEncoder(nn.Module):
             text: The sentences of the plan's organs.
             width: Output width of the tower.
             feature_channels: D.
-            is_frozen: Whether the tower's weights stay as they are.
+            is_frozen: Whether the tower's weights stay as they are; then it runs here and never again.
         """
         super().__init__()
-        self.tower = tower
         self.is_frozen = is_frozen
         self.register_buffer("tokens", text.tokens, persistent=False)
         self.register_buffer("is_sentence", text.is_sentence, persistent=False)
@@ -104,10 +119,11 @@ class TextEncoder(nn.Module):
         # One learned offset a position tells "what", "where" and "look" sentences apart.
         self.position = nn.Parameter(torch.zeros(text.tokens.shape[1], feature_channels))
         if is_frozen:
-            tower.requires_grad_(False)
             with torch.no_grad():
-                frozen = self._run_tower(text.tokens, text.is_sentence)
+                frozen = _run_tower(tower.eval(), text.tokens, text.is_sentence)
             self.register_buffer("frozen_vectors", frozen)
+        else:
+            self.tower = tower
 
     def forward(self, organs: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the sentences of some organs.
@@ -119,15 +135,19 @@ class TextEncoder(nn.Module):
             (K, S, D) vectors and (K, S) True where there is a sentence.
         """
         is_sentence = self.is_sentence[organs]
-        vectors = self.frozen_vectors[organs] if self.is_frozen else self._run_tower(self.tokens[organs], is_sentence)
+        if self.is_frozen:
+            vectors = self.frozen_vectors[organs]
+        else:
+            vectors = _run_tower(self.tower, self.tokens[organs], is_sentence)
         vectors = self.projection(vectors) + self.position  # (K, S, D)
         return vectors * is_sentence.unsqueeze(-1), is_sentence
 
-    def _run_tower(self, tokens: Tensor, is_sentence: Tensor) -> Tensor:
-        rows = self.tower(tokens[is_sentence])  # (N, width): only sentences that are there
-        result = rows.new_zeros(*is_sentence.shape, rows.shape[-1])
-        result[is_sentence] = rows
-        return result  # (K, S, width)
+
+def _run_tower(tower: nn.Module, tokens: Tensor, is_sentence: Tensor) -> Tensor:
+    rows = tower(tokens[is_sentence])  # (N, width): only sentences that are there
+    result = rows.new_zeros(*is_sentence.shape, rows.shape[-1])
+    result[is_sentence] = rows
+    return result  # (K, S, width)
 
 
 def build_text_encoder(plan: TextPlan, sentences: Sequence[Sequence[str]], *, feature_channels: int) -> TextEncoder:
@@ -141,19 +161,24 @@ def build_text_encoder(plan: TextPlan, sentences: Sequence[Sequence[str]], *, fe
         tower: nn.Module = ScratchTextTower(text.tokens.unique().tolist(), max_tokens=text.tokens.shape[-1])
         return TextEncoder(tower, text=text, width=SCRATCH_WIDTH, feature_channels=feature_channels, is_frozen=False)
     try:
-        model = open_clip.create_model(plan.model, pretrained=plan.weights, load_weights=plan.weights is not None)
+        # pretrained_text: without weights in the plan nothing is fetched from a hub, not even for a part of the model
+        model = open_clip.create_model(
+            plan.model, pretrained=plan.weights, load_weights=plan.weights is not None, pretrained_text=False
+        )
+        tokenizer = open_clip.get_tokenizer(plan.model)
     except Exception as error:  # open_clip raises RuntimeError, KeyError, FileNotFoundError and hub errors alike
         raise CheckpointError(
             f"text model {plan.model!r} with weights {plan.weights!r} cannot be had: {error}"
         ) from error
-    full = tokenise(sentences, max_tokens=model.context_length)
-    padded = torch.zeros(*full.tokens.shape[:-1], model.context_length, dtype=torch.long)
+    full = tokenise(sentences, max_tokens=tokenizer.context_length, tokenizer=tokenizer)
+    padded = torch.zeros(*full.tokens.shape[:-1], tokenizer.context_length, dtype=torch.long)
     padded[..., : full.tokens.shape[-1]] = full.tokens
-    text = TokenisedText(tokens=padded, is_sentence=full.is_sentence)
-    width = model.encode_text(padded[0, :1]).shape[-1]
+    tower = _ClipTextTower(model)
+    with torch.no_grad():
+        width = tower(padded[0, :1]).shape[-1]
     return TextEncoder(
-        _ClipTextTower(model),
-        text=text,
+        tower,
+        text=TokenisedText(tokens=padded, is_sentence=full.is_sentence),
         width=width,
         feature_channels=feature_channels,
         is_frozen=plan.weights is not None,
@@ -163,11 +188,12 @@ def build_text_encoder(plan: TextPlan, sentences: Sequence[Sequence[str]], *, fe
 class _ClipTextTower(nn.Module):
     """A whole CLIP model, of which only the text half is called and kept."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: open_clip.CLIP | open_clip.CustomTextCLIP) -> None:
         super().__init__()
-        if hasattr(model, "visual"):
-            del model.visual
+        del model.visual
+        del model.logit_scale
         self.model = model
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.model.encode_text(tokens)
+        vectors: Tensor = self.model.encode_text(tokens)
+        return vectors
