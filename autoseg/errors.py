@@ -19,8 +19,8 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 EXIT_CODE_HELP = (
-    "exit codes: 0 all done, 1 a bug of autoseg, 2 usage or configuration, 3 some cases failed (the report names them), "
-    "4 nothing usable, 75 locked by another run, 130 Ctrl-C, 143 SIGTERM"
+    "exit codes: 0 all done, 1 a bug of autoseg, 2 usage or configuration, 3 some cases failed (the report names "
+    "them), 4 nothing usable, 75 locked by another run, 130 Ctrl-C, 143 SIGTERM"
 )
 
 

@@ -10,6 +10,7 @@ The parts are grouped by what a change invalidates: `data` means to preprocess a
 import difflib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +23,7 @@ from autoseg.files import read_json, write_json
 Axis = Literal["z", "y", "x"]
 Backbone = Literal["nano", "tiny", "small", "base_plus", "large"]
 PositiveMm = Annotated[float, Field(gt=0, le=1000)]
-PLANS_VERSION = 1
+PLANS_VERSION: Literal[1] = 1
 
 
 class _Part(BaseModel):
@@ -94,7 +95,10 @@ class NetworkPlan(_Part):
     prompt_tokens: int = Field(2, ge=1, le=16, description="sparse prompt tokens an organ")
     has_semantic_decoder: bool = Field(True, description="SEG-SAM's decoder beside SAM's")
     refiner_channels: tuple[Annotated[int, Field(ge=4, le=512, multiple_of=4)], ...] = Field(
-        (16, 32, 64, 128), min_length=1, max_length=6, description="width of each refinement stage, full resolution first"
+        (16, 32, 64, 128),
+        min_length=1,
+        max_length=6,
+        description="width of each refinement stage, full resolution first",
     )
     neighbours: int = Field(1, ge=1, le=8, description="slices on each side that the refiner sees with a slice")
     refiner_stride: Literal[1, 2] = Field(1, description="stride of the finest refinement stage; 2 halves the cost")
@@ -181,13 +185,14 @@ class Plans(_Part):
 
     @model_validator(mode="after")
     def _organs_are_distinct(self) -> "Plans":
-        for what, values in (
-            ("name", [organ.name for organ in self.data.organs]),
-            ("value", [organ.value for organ in self.data.organs]),
+        organs = self.data.organs
+        for what, counts in (
+            ("name", Counter(repr(organ.name) for organ in organs)),
+            ("value", Counter(repr(organ.value) for organ in organs)),
         ):
-            twice = {value for value in values if values.count(value) > 1}
+            twice = [value for value, count in counts.items() if count > 1]
             if twice:
-                raise ValueError(f"two organs share the {what} {sorted(twice)[0]!r}")
+                raise ValueError(f"two organs share the {what} {twice[0]}")
         return self
 
 

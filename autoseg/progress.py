@@ -6,7 +6,7 @@ Owns: `track` and `ProgressBar`, the only places that use tqdm.
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -30,7 +30,7 @@ def track(items: Iterable[Item], *, what: str, total: int | None = None, unit: s
     if _is_terminal():
         yield from tqdm(items, desc=what, total=total, unit=unit, leave=False)
         return
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     start = last = time.monotonic()
     for done, item in enumerate(items):

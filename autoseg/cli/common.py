@@ -4,6 +4,7 @@ Owns: `build_parser`, `run_command`.
 """
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
@@ -72,7 +73,5 @@ def _raise_on_sigterm() -> None:
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise Terminated
 
-    try:
+    with contextlib.suppress(ValueError):  # not the main thread (a test, a notebook): its owner handles signals
         signal.signal(signal.SIGTERM, stop)
-    except ValueError:
-        pass  # not the main thread (a test, a notebook): its owner handles signals

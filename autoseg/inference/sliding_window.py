@@ -3,7 +3,8 @@
 Owns: `predict_slices`, one probability map a slice, in order, nothing of size (organs x scan).
 Does not own: how a scan becomes slices and back (`preprocessing/case.py`).
 
-Legend: S slices, B of them at once, C channels, N neighbouring slices, K organs asked for, R x W a slice, r x w the window.
+Legend: S slices, B of them at once, C channels, N neighbouring slices, K organs asked for, R x W a slice, r x w the
+window.
 """
 
 import itertools
@@ -55,9 +56,9 @@ def predict_slices(
         total = torch.zeros(len(images), 1 + len(asked), *padded, device=device)
         norm = torch.zeros(padded, device=device)
         for row, column in corners:
-            place = (slice(row, row + window[0]), slice(column, column + window[1]))
-            probs = _predict_window(networks, images[(..., *place)], asked, plans=plans.inference, device=device)
-            total[(..., *place)] += weight * probs
+            place = (..., slice(row, row + window[0]), slice(column, column + window[1]))
+            probs = _predict_window(networks, images[place], asked, plans=plans.inference, device=device)
+            total[place] += weight * probs
             norm[place] += weight
         total /= norm
         result = total[:, :, before[0] : before[0] + shape[0], before[1] : before[1] + shape[1]].cpu().numpy()

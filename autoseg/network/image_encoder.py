@@ -31,11 +31,12 @@ class SemanticInjection(nn.Module):
         super().__init__()
         self.down = nn.Linear(channels, 2 * ADAPTER_CHANNELS)
         self.query = nn.ModuleDict({str(s): nn.Linear(c, ADAPTER_CHANNELS) for s, c in stage_channels.items()})
-        self.up = nn.ModuleDict({str(s): nn.Linear(ADAPTER_CHANNELS, c) for s, c in stage_channels.items()})
-        for up in self.up.values():
+        ups = {str(stage): nn.Linear(ADAPTER_CHANNELS, c) for stage, c in stage_channels.items()}
+        for up in ups.values():
             # Zero at first: a pretrained backbone starts as it was. The bias stays free.
             nn.init.zeros_(up.weight)
             nn.init.zeros_(up.bias)
+        self.up = nn.ModuleDict(ups)
 
     def forward(self, tokens: Tensor, semantics: Tensor, *, stage: int) -> Tensor:
         """Add the semantics to (B, H, W, C) tokens; `semantics` are (B, K, D)."""

@@ -8,6 +8,7 @@ target spacing, h4 x w4 the grid at stride 4 of the image encoder.
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,8 @@ class NetworkOutput:
     def float(self) -> "NetworkOutput":
         """Return everything in full precision, as losses need it after autocast."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return NetworkOutput(**{name: None if value is None else value.float() for name, value in values.items()})
+        full: dict[str, Any] = {name: None if value is None else value.float() for name, value in values.items()}
+        return NetworkOutput(**full)
 
 
 class AutosegNetwork(nn.Module):

@@ -42,7 +42,8 @@ def load_model(path: Path, *, device: torch.device | None = None) -> tuple[Autos
     """Read a model, ready to predict.
 
     Raises:
-        CheckpointError: The file is missing, damaged, of another program or version, or its weights do not fit its plan.
+        CheckpointError: The file is missing, damaged, of another program or version, or its weights do not fit its
+            plan.
     """
     try:
         with safe_open(path, framework="pt") as file:

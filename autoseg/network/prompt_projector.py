@@ -47,7 +47,8 @@ class ScaleFusion(nn.Module):
             coarser = F.interpolate(maps[i + 1], size=maps[i].shape[-2:], mode="nearest")
             maps[i] = maps[i] + self.down_path[i](maps[i] + coarser)
         for i in range(1, len(maps)):
-            finer = F.adaptive_avg_pool2d(maps[i - 1], maps[i].shape[-2:])
+            rows, columns = maps[i].shape[-2:]
+            finer = F.adaptive_avg_pool2d(maps[i - 1], (rows, columns))
             maps[i] = maps[i] + self.up_path[i - 1](maps[i] + finer)
         return maps
 

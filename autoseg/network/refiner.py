@@ -8,6 +8,7 @@ Source: CRISP-SAM2, mask refining. The number of stages is the number of levels 
 Legend: B slices, K organs, D channels, R x W the slice, C0.. channels of the stages, full resolution first.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,8 +79,7 @@ class Refiner(nn.Module):
         self.context = nn.Conv2d(2 * channels, widths[-1], kernel_size=1)
         self.bottleneck = ConvBlock(2 * widths[-1], widths[-1])
         self.widen = nn.ModuleList(
-            nn.ConvTranspose2d(below, here, kernel_size=2, stride=2)
-            for here, below in zip(widths[:-1], widths[1:], strict=True)
+            nn.ConvTranspose2d(below, here, kernel_size=2, stride=2) for here, below in itertools.pairwise(widths)
         )
         self.up = nn.ModuleList(ConvBlock(2 * here, here) for here in widths[:-1])
         self.paint = nn.Linear(channels, channels)
@@ -104,7 +104,7 @@ class Refiner(nn.Module):
             skips.append(x)
         # Masks of any number of organs enter as one map: each pixel is painted with the vectors of its organs.
         painted = torch.einsum("bkhw,bkd->bdhw", masks, self.paint(organs))  # (B, D, h4, w4)
-        context = F.adaptive_avg_pool2d(self.context(torch.cat([fine, painted], dim=1)), x.shape[-2:])
+        context = F.adaptive_avg_pool2d(self.context(torch.cat([fine, painted], dim=1)), (x.shape[-2], x.shape[-1]))
         x = self.bottleneck(torch.cat([x, context], dim=1))
         coarse = None
         for level in range(len(self.up) - 1, -1, -1):

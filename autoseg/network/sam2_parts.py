@@ -1,6 +1,7 @@
 """The only door to the sam2 package: its modules, in the sizes that a plan can name.
 
-Owns: the table of backbone sizes, the building of Hiera, its neck, SAM's decoder, and the loading of Meta's checkpoints.
+Owns: the table of backbone sizes, the building of Hiera, its neck, SAM's decoder, and the loading of Meta's
+checkpoints.
 Does not own: what happens between the parts (`image_encoder.py`, `mask_decoder.py`, `model.py`).
 
 The parts keep sam2's own names inside, so Meta's weights fit key by key.

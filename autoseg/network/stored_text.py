@@ -11,6 +11,9 @@ from torch import Tensor, nn
 class StoredText(nn.Module):
     """Look up vectors computed earlier; the same call as `TextEncoder`."""
 
+    vectors: Tensor
+    is_sentence: Tensor
+
     def __init__(self, vectors: Tensor, is_sentence: Tensor) -> None:
         """Keep (K, S, D) vectors and their (K, S) mask."""
         super().__init__()

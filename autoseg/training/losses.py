@@ -5,8 +5,8 @@ Owns: the terms, their sum by the plan's weights.
 Sources: CRISP-SAM2 (focal to Dice 20:1, IoU against the measured IoU, original and refined masks); SEG-SAM
 (semantic map, classification, cross-mask spatial alignment).
 
-Legend: B slices, K organs asked for, R x W the window, h4 x w4 the decoders' grid. Labels are 0 for background, 1..K for
-the organs in the order asked, and IGNORE.
+Legend: B slices, K organs asked for, R x W the window, h4 x w4 the decoders' grid. Labels are 0 for background, 1..K
+for the organs in the order asked, and IGNORE.
 """
 
 import torch
@@ -70,8 +70,9 @@ def one_hot(labels: Tensor, num_organs: int) -> tuple[Tensor, Tensor]:
 
 def shrink(target: Tensor, is_known: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
     """Average both over the cells of a smaller grid; each target becomes the share among the cell's known pixels."""
-    known = F.adaptive_avg_pool2d(is_known, size)
-    shares = F.adaptive_avg_pool2d(target * is_known, size) / known.clamp(min=1e-6)
+    rows, columns = size
+    known = F.adaptive_avg_pool2d(is_known, (rows, columns))
+    shares = F.adaptive_avg_pool2d(target * is_known, (rows, columns)) / known.clamp(min=1e-6)
     return shares, (known > 0.5).float()
 
 

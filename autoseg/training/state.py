@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoseg.errors import CheckpointError
 from autoseg.files import atomic_path
@@ -98,5 +98,6 @@ def load_state(state: TrainState, plans: Plans, path: Path) -> None:
 def update_average(averaged: nn.Module, network: nn.Module, *, decay: float, step: int) -> None:
     """Move the average towards the network; early steps count more, so that the beginning is forgotten soon."""
     decay = min(decay, (1 + step) / (10 + step))
-    ours, theirs = list(averaged.parameters()), list(network.parameters())
+    ours: list[Tensor] = list(averaged.parameters())
+    theirs: list[Tensor] = list(network.parameters())
     torch._foreach_lerp_(ours, theirs, 1 - decay)
