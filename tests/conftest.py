@@ -9,6 +9,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from autoseg.plans import (
+    AugmentationPlan,
+    ChannelPlan,
+    DataPlan,
+    Device,
+    InferencePlan,
+    NetworkPlan,
+    OrganPlan,
+    Plans,
+    TrainingPlan,
+)
+
 SaveScan = Callable[..., Path]
 SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x
 REAL_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -76,3 +88,59 @@ def real_data() -> Path:
     if not (REAL_DATA / "README.md").is_file():
         pytest.skip(f"real scans are not there: {REAL_DATA} holds no README.md")
     return REAL_DATA
+
+
+@pytest.fixture
+def plans() -> Plans:
+    """Give the smallest sensible plan: one channel, two organs, a nano network on a CPU."""
+    liver = OrganPlan(name="liver", value=1, sentences=("The liver is large.",))
+    spleen = OrganPlan(name="spleen", value=3, sentences=("The spleen lies on the left.",))
+    return Plans(
+        dataset_name="test",
+        device=Device(kind="cpu", memory_gib=4.0),
+        data=DataPlan(
+            channels=(ChannelPlan(name="MRI", scheme="zscore"),),
+            organs=(liver, spleen),
+            target_spacing_zyx_mm=(3.0, 1.0, 1.0),
+            slice_axis="z",
+        ),
+        network=NetworkPlan(backbone="nano", image_size_px=64, window_rows_px=64, window_columns_px=64),
+        training=TrainingPlan(augmentation=AugmentationPlan(mirror_axes=("slice",))),
+        inference=InferencePlan(mirror_axes=("slice",)),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_plans() -> Callable[..., Plans]:
+    """Give a maker of plans whose network takes milliseconds; parts are changed by name, as in a plan file."""
+
+    def make(num_organs: int = 2, *, num_channels: int = 1, **changes: dict[str, Any]) -> Plans:
+        organs = [
+            {"name": f"organ {k}", "value": 2 * k + 1, "sentences": [f"the {word} organ", f"it lies at the {word} side"]}
+            for k, word in enumerate(("left", "right", "upper", "lower", "front", "back")[:num_organs])
+        ]
+        content: dict[str, Any] = {
+            "dataset_name": "tiny",
+            "device": {"kind": "cpu", "memory_gib": 4},
+            "data": {
+                "channels": [{"name": f"MRI {c}", "scheme": "zscore"} for c in range(num_channels)],
+                "organs": organs,
+                "target_spacing_zyx_mm": [3, 1, 1],
+                "slice_axis": "z",
+            },
+            "network": {
+                "backbone": "nano",
+                "image_size_px": 32,
+                "window_rows_px": 32,
+                "window_columns_px": 32,
+                "feature_channels": 16,
+                "refiner_channels": [4, 8, 12],
+            },
+            "training": {"batch_slices": 2, "steps_per_epoch": 4, "epochs": 2},
+            "inference": {"slices_per_batch": 4},
+        }
+        for part, values in changes.items():
+            content[part] |= values
+        return Plans.model_validate(content)
+
+    return make
