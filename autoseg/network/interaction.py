@@ -19,14 +19,19 @@ NUM_HEADS = 4
 class InteractionLevel(nn.Module):
     """One level: each side attends to the other, then to the fusion of both."""
 
-    def __init__(self, channels: int) -> None:
-        """Build for D channels."""
+    def __init__(self, channels: int, *, is_last: bool) -> None:
+        """Build for D channels; nobody reads the image side after the last level, so it ends before the fusion there.
+
+        Args:
+            channels: D.
+            is_last: Whether no level follows.
+        """
         super().__init__()
         self.text_to_image = Attention(channels, NUM_HEADS)
         self.image_to_text = Attention(channels, NUM_HEADS)
         self.text_to_fused = Attention(channels, NUM_HEADS)
-        self.image_to_fused = Attention(channels, NUM_HEADS)
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
+        self.image_to_fused = None if is_last else Attention(channels, NUM_HEADS)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3 if is_last else 4))
 
     def forward(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Refine both sides.
@@ -42,6 +47,8 @@ class InteractionLevel(nn.Module):
         image_cross = self.norms[1](image + self.image_to_text(image, text, text))
         fused = torch.cat([text_cross, image_cross], dim=1)  # (B, K * S + N, D)
         text = self.norms[2](text_cross + self.text_to_fused(text_cross, fused, fused))
+        if self.image_to_fused is None:
+            return text, image_cross
         image = self.norms[3](image_cross + self.image_to_fused(image_cross, fused, fused))
         return text, image
 
@@ -54,7 +61,9 @@ class CrossModalInteraction(nn.Module):
         super().__init__()
         self.image_in = nn.Linear(image_channels, channels)
         self.pool = nn.AdaptiveAvgPool2d(8)  # 64 tokens tell where things are; more cost more and say little more
-        self.levels = nn.ModuleList(InteractionLevel(channels) for _ in range(num_levels))
+        self.levels = nn.ModuleList(
+            InteractionLevel(channels, is_last=level == num_levels - 1) for level in range(num_levels)
+        )
         self.score = nn.Linear(channels, 1)
 
     def forward(self, early: Tensor, vectors: Tensor, is_sentence: Tensor) -> Tensor:
