@@ -1,9 +1,12 @@
 """Fixtures that every test may use."""
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the commands do; torch reads it when it is loaded
 
 import nibabel as nib
 import numpy as np
