@@ -1,0 +1,77 @@
+import os
+import stat
+
+import pytest
+
+from autoseg.errors import UsageError
+from autoseg.files import atomic_path, read_json, write_bytes, write_json, write_text
+
+
+def test_write_json_read_json_gives_the_same(tmp_path):
+    content = {"name": "Gehirn ü", "values": [1, 2.5, None, True]}
+    write_json(tmp_path / "new" / "a.json", content)
+    assert read_json(tmp_path / "new" / "a.json") == content
+    assert "ü" in (tmp_path / "new" / "a.json").read_text(encoding="utf-8")
+
+
+def test_write_text_replaces_and_leaves_no_other_file(tmp_path):
+    write_text(tmp_path / "a.txt", "long old text")
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_atomic_path_error_keeps_the_old_file_and_no_other(tmp_path):
+    write_bytes(tmp_path / "a.bin", b"old")
+    with pytest.raises(KeyError), atomic_path(tmp_path / "a.bin") as temporary:
+        temporary.write_bytes(b"half of the n")
+        raise KeyError
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_atomic_path_name_ends_as_the_final_one(tmp_path):
+    with atomic_path(tmp_path / "case.nii.gz") as temporary:
+        assert temporary.name.endswith(".nii.gz")
+        assert temporary.parent == tmp_path
+        assert not (tmp_path / "case.nii.gz").exists()
+
+
+def test_write_bytes_gives_the_rights_of_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "a", b"")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_write_json_refuses_nan_and_keeps_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert read_json(tmp_path / "a.json") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b'{"a": 1, "a": 2}', "'a' stands there twice"),
+        (b'{"a": NaN}', "NaN is not a number"),
+        (b"[Infinity]", "Infinity is not a number"),
+        (b"{", "cannot be read as JSON"),
+        (b"", "cannot be read as JSON"),
+        (b'"\xff"', "cannot be read as JSON"),
+    ],
+)
+def test_read_json_fault_is_named(tmp_path, content, fault):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UsageError, match=fault):
+        read_json(tmp_path / "a.json")
+
+
+def test_read_json_missing_file_and_folder_are_errors(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        read_json(tmp_path / "none.json")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_json(tmp_path)
