@@ -52,8 +52,9 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     hiera = build_hiera(network.backbone)
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
+    position = PositionEmbeddingRandom(channels // 2)
     if network.weights is not None:
-        load_sam2_checkpoint(Path(network.weights), hiera=hiera, neck=neck, mask_decoder=decoder)
+        load_sam2_checkpoint(Path(network.weights), hiera=hiera, neck=neck, mask_decoder=decoder, position=position)
     return AutosegNetwork(
         text=text,
         stem=nn.Identity() if encoder_channels == 3 else nn.Conv2d(encoder_channels, 3, kernel_size=1),
@@ -79,7 +80,7 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
             stage_channels=network.refiner_channels,
             stride=network.refiner_stride,
         ),
-        position=PositionEmbeddingRandom(channels // 2),
+        position=position,
         image_size_px=network.image_size_px,
         encoder_channels=encoder_channels,
     )

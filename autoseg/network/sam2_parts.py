@@ -121,15 +121,50 @@ def build_mask_decoder(size: Backbone, *, feature_channels: int) -> MaskDecoder:
     )
 
 
-def load_sam2_checkpoint(path: Path, *, hiera: Hiera, neck: FpnNeck, mask_decoder: MaskDecoder) -> dict[str, list[str]]:
+def load_sam2_checkpoint(
+    path: Path, *, hiera: Hiera, neck: FpnNeck, mask_decoder: MaskDecoder, position: PositionEmbeddingRandom
+) -> dict[str, list[str]]:
     """Load a checkpoint in Meta's format, `{"model": state_dict}`, into the parts that autoseg shares with SAM2.
+
+    Hiera must fit whole: sizes share some shapes, so half of another size's weights would fit and mean nothing. Neck,
+    decoder and positional code fit where the plan has SAM2's own width (256), and stay new elsewhere.
 
     Returns:
         The keys that were "loaded", "skipped" (no part of ours, such as the memory encoder) and "missing".
 
     Raises:
-        CheckpointError: The file is no such checkpoint, or none of its tensors has the plan's size.
+        CheckpointError: The file is no such checkpoint, or its Hiera is not of the plan's size.
     """
+    weights = _read_checkpoint(path)
+    parts: dict[str, nn.Module] = {
+        "image_encoder.trunk.": hiera,
+        "image_encoder.neck.": neck,
+        "sam_mask_decoder.": mask_decoder,
+        "sam_prompt_encoder.pe_layer.": position,  # the decoder learned to read this very code
+    }
+    fitting: dict[str, dict[str, torch.Tensor]] = {}
+    report: dict[str, list[str]] = {"loaded": [], "skipped": [], "missing": []}
+    for prefix, part in parts.items():
+        own = part.state_dict()
+        given = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+        fitting[prefix] = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
+        report["loaded"] += [prefix + key for key in fitting[prefix]]
+        report["skipped"] += [prefix + key for key in given if key not in fitting[prefix]]
+        report["missing"] += [prefix + key for key in own if key not in fitting[prefix]]
+    odd = [key for key in report["missing"] + report["skipped"] if key.startswith("image_encoder.trunk.")]
+    if odd:
+        raise CheckpointError(
+            f"{path}: its Hiera is of another size than the plan's: {len(odd)} tensors differ, such as {odd[0]}. "
+            "Plan with network.backbone as in the checkpoint: tiny, small, base_plus or large."
+        )
+    for prefix, part in parts.items():
+        part.load_state_dict(fitting[prefix], strict=False)
+    report["skipped"] += [key for key in weights if not key.startswith(tuple(parts))]
+    log.info("%s: %d tensors loaded, %d skipped, %d missing", path.name, *(len(report[k]) for k in report))
+    return report
+
+
+def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -139,22 +174,6 @@ def load_sam2_checkpoint(path: Path, *, hiera: Hiera, neck: FpnNeck, mask_decode
     weights = content.get("model") if isinstance(content, dict) else None
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path} is no SAM2 checkpoint: it has no 'model' with weights in it.")
-    parts: dict[str, nn.Module] = {
-        "image_encoder.trunk.": hiera,
-        "image_encoder.neck.": neck,
-        "sam_mask_decoder.": mask_decoder,
-    }
-    report: dict[str, list[str]] = {"loaded": [], "skipped": [], "missing": []}
-    for prefix, part in parts.items():
-        own = part.state_dict()
-        given = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-        fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
-        part.load_state_dict(fitting, strict=False)
-        report["loaded"] += [prefix + key for key in fitting]
-        report["skipped"] += [prefix + key for key in given if key not in fitting]
-        report["missing"] += [prefix + key for key in own if key not in fitting]
-    report["skipped"] += [key for key in weights if not key.startswith(tuple(parts))]
-    if not report["loaded"]:
-        raise CheckpointError(f"{path}: no tensor fits the plan's backbone. Plan with the checkpoint's own size.")
-    log.info("%s: %d tensors loaded, %d skipped, %d missing", path, *(len(report[k]) for k in report))
-    return report
+    if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()):
+        raise CheckpointError(f"{path} is no SAM2 checkpoint: its 'model' holds more than named tensors.")
+    return weights
