@@ -3,15 +3,17 @@
 Owns: `save_model` and `load_model`, side by side.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
 
-from autoseg.errors import CheckpointError
+from autoseg.errors import CheckpointError, PlanError
 from autoseg.files import atomic_path
 from autoseg.network.build import build_network
 from autoseg.network.model import AutosegNetwork
@@ -33,7 +35,13 @@ def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
     tensors = {key: value for key, value in network.state_dict().items() if not key.startswith("text.")}
     tensors |= {"text.vectors": vectors, "text.is_sentence": is_sentence}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    metadata = {"format": "autoseg", "format_version": FORMAT_VERSION, "plans": plans.model_dump_json()}
+    text = plans.model_dump_json()
+    metadata = {
+        "format": "autoseg",
+        "format_version": FORMAT_VERSION,
+        "plans": text,
+        "sha256": content_hash(tensors, plans=text),
+    }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -45,6 +53,18 @@ def load_model(path: Path, *, device: torch.device | None = None) -> tuple[Autos
         CheckpointError: The file is missing, damaged, of another program or version, or its weights do not fit its
             plan.
     """
+    tensors, plans = _read_model_file(path)
+    # The weights of any checkpoint that the plan began from are in the file itself by now.
+    fresh = plans.model_copy(update={"network": plans.network.model_copy(update={"weights": None})})
+    network = build_network(fresh, text=_stored_text(tensors, plans, source=path))
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:  # torch names keys and shapes that differ
+        raise CheckpointError(f"{path}: the weights do not fit the plan inside: {error}") from error
+    return network.to(device or torch.device("cpu")).eval(), plans
+
+
+def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -55,19 +75,36 @@ def load_model(path: Path, *, device: torch.device | None = None) -> tuple[Autos
         raise CheckpointError(f"{path} is no model of autoseg, or is damaged: {error}. Copy it again.") from error
     if metadata.get("format") != "autoseg" or metadata.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{path} is no model of this version of autoseg (format {metadata.get('format')!r}).")
+    text = metadata.get("plans", "")
+    if metadata.get("sha256") != content_hash(tensors, plans=text):
+        raise CheckpointError(f"{path} is damaged: its content does not have the hash that it carries. Copy it again.")
     try:
-        content = json.loads(metadata["plans"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} carries no readable plan: {error}. Copy it again.") from error
-    plans = parse_plans(content, source=f"the plan inside {path}")
-    # The weights of any checkpoint that the plan began from are in the file itself by now.
-    fresh = plans.model_copy(update={"network": plans.network.model_copy(update={"weights": None})})
-    if "text.vectors" not in tensors or "text.is_sentence" not in tensors:
-        raise CheckpointError(f"{path} has no text vectors. Copy it again.")
-    text: nn.Module = StoredText(tensors["text.vectors"], tensors["text.is_sentence"])
-    network = build_network(fresh, text=text)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:  # torch names keys and shapes that differ
-        raise CheckpointError(f"{path}: the weights do not fit the plan inside: {error}") from error
-    return network.to(device or torch.device("cpu")).eval(), plans
+        return tensors, parse_plans(json.loads(text), source=f"the plan inside {path}")
+    except (PlanError, ValueError) as error:
+        raise CheckpointError(f"{path} carries no plan that this version can read: {error}") from error
+
+
+def _stored_text(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -> StoredText:
+    vectors, is_sentence = tensors.get("text.vectors"), tensors.get("text.is_sentence")
+    if vectors is None or is_sentence is None:
+        raise CheckpointError(f"{source} has no text vectors. Copy it again.")
+    wanted = (len(plans.data.organs), plans.network.feature_channels)
+    if vectors.ndim != 3 or vectors.shape[::2] != wanted or is_sentence.shape != vectors.shape[:2]:
+        raise CheckpointError(
+            f"{source} has text vectors of {vectors.shape[0]} organs and shape {tuple(vectors.shape)}; its plan has "
+            f"{wanted[0]} organs and width {wanted[1]}. Copy it again."
+        )
+    return StoredText(vectors, is_sentence.bool())
+
+
+def content_hash(tensors: Mapping[str, Tensor], *, plans: str) -> str:
+    """Return a digest of all tensors with their names, types and shapes, and of the plan's text.
+
+    safetensors checks its own form only: a byte that was flipped inside a weight would go unnoticed.
+    """
+    digest = hashlib.sha256(plans.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,161 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from autoseg.errors import CheckpointError
+from autoseg.network import model_file
+from autoseg.network.model_file import load_model, save_model
+
+
+@pytest.fixture
+def saved(make_network, tmp_path):
+    network, plans = make_network(3)
+    path = tmp_path / "model.safetensors"
+    save_model(network, plans, path)
+    return network, plans, path
+
+
+def test_round_trip_gives_identical_outputs_and_the_plan(saved):
+    network, plans, path = saved
+    loaded, loaded_plans = load_model(path)
+    assert loaded_plans == plans and not loaded.training
+    images, organs = torch.randn(2, 3, 32, 32), torch.tensor([2, 0])
+    with torch.no_grad():
+        vectors, is_sentence = network.text(torch.arange(3))
+        network.text.forward = lambda asked: (vectors[asked], is_sentence[asked])  # the file stores all at once
+        expected, given = network(images, organs), loaded(images, organs)
+    for name in ("logits", "mask_logits", "map_logits", "quality", "presence_logits"):
+        assert torch.equal(getattr(given, name), getattr(expected, name)), name
+
+
+def test_saving_again_what_was_loaded_gives_the_same_content(saved, tmp_path):
+    _, plans, path = saved
+    loaded, _ = load_model(path)
+    save_model(loaded, plans, tmp_path / "again.safetensors")
+    one, other = load_file(path), load_file(tmp_path / "again.safetensors")
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_saving_leaves_the_network_in_training_and_the_text_tower_out(make_network, tmp_path):
+    network, plans = make_network(2)
+    network.train()
+    save_model(network, plans, tmp_path / "m.safetensors")
+    assert network.training
+    keys = set(load_file(tmp_path / "m.safetensors"))
+    assert {key for key in keys if key.startswith("text.")} == {"text.vectors", "text.is_sentence"}
+
+
+def test_loading_needs_neither_open_clip_nor_the_checkpoint_that_training_began_from(saved, tmp_path, monkeypatch):
+    network, plans, _ = saved
+    gone = plans.model_copy(update={"network": plans.network.model_copy(update={"weights": "/nowhere/sam2.pt"})})
+    save_model(network, gone, tmp_path / "m.safetensors")
+    monkeypatch.setitem(__import__("sys").modules, "autoseg.network.text_encoder", None)
+    assert load_model(tmp_path / "m.safetensors")[1] == gone
+
+
+def test_a_flipped_bit_anywhere_is_noticed(saved):
+    """Forty places over the whole file, header and weights; a header may also be refused for its form."""
+    _, _, path = saved
+    content = path.read_bytes()
+    for place in [*range(8, 2000, 150), *range(2000, len(content), len(content) // 25), len(content) - 1]:
+        spoiled = bytearray(content)
+        spoiled[place] ^= 0x10
+        path.write_bytes(spoiled)
+        with pytest.raises(CheckpointError):
+            load_model(path)
+    path.write_bytes(content)
+    load_model(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.999])
+def test_a_truncated_file_is_refused(saved, share):
+    _, _, path = saved
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_model(path)
+
+
+class Trap:
+    def __reduce__(self):
+        return (Path.touch, (Path("trapped"),))
+
+
+def test_a_pickle_is_refused_and_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("a.safetensors", pickle.dumps(Trap())), ("b.pt", pickle.dumps({"model": Trap()}))):
+        Path(name).write_bytes(content)
+        with pytest.raises(CheckpointError, match="no model of autoseg"):
+            load_model(Path(name))
+    torch.save({"model": Trap()}, "c.pt")
+    with pytest.raises(CheckpointError, match="no model of autoseg"):
+        load_model(Path("c.pt"))
+    assert not Path("trapped").exists()
+    torch.load("c.pt", weights_only=False)
+    assert Path("trapped").exists(), "the trap is none, so the test says nothing"
+
+
+def test_a_missing_file_a_folder_and_somebody_elses_file_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_model(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError):
+        load_model(tmp_path)
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="no model of this version"):
+        load_model(tmp_path / "other.safetensors")
+
+
+def rewrite(path, *, change_tensors=lambda tensors: None, change_plan=lambda plan: None, **metadata):
+    """Change a model as somebody would who knows the format, with a right hash."""
+    with safe_open(path, framework="pt") as file:
+        old = file.metadata()
+    tensors, plan = load_file(path), json.loads(old["plans"])
+    change_tensors(tensors)
+    change_plan(plan)
+    text = json.dumps(plan)
+    new = old | {"plans": text, "sha256": model_file.content_hash(tensors, plans=text)} | metadata
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata=new)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"format_version": "999"}, "no model of this version"),
+        ({"sha256": "0" * 64}, "damaged"),
+        ({"change_plan": lambda plan: plan.pop("network")}, "no plan that this version can read"),
+        ({"change_plan": lambda plan: plan["network"].update(image_size_px=10**9)}, "no plan that this version"),
+        ({"change_plan": lambda plan: plan["network"].update(refiner_channels=[8, 8, 12])}, "do not fit the plan"),
+        ({"change_tensors": lambda tensors: tensors.pop("text.vectors")}, "no text vectors"),
+        ({"change_tensors": lambda tensors: tensors.pop("fusion_gates")}, "do not fit the plan"),
+        ({"change_tensors": lambda t: t.update({"text.vectors": t["text.vectors"][:1]})}, "text vectors of 1 .* 3"),
+        ({"change_tensors": lambda t: t.update({"text.vectors": t["text.vectors"][..., :4]})}, "text vectors"),
+        ({"change_tensors": lambda t: t.update({"text.is_sentence": t["text.is_sentence"][:, :1]})}, "text vectors"),
+    ],
+    ids=[
+        "none",
+        "version",
+        "hash",
+        "no network",
+        "huge",
+        "widths",
+        "no text",
+        "no gates",
+        "organs",
+        "width",
+        "sentences",
+    ],
+)
+def test_a_model_that_was_tampered_with_fits_its_plan_or_is_refused(saved, change, message):
+    _, _, path = saved
+    rewrite(path, **change)
+    if message is None:
+        load_model(path)
+        return
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
