@@ -28,7 +28,7 @@ def test_forward_any_number_of_organs_and_channels_gives_one_map_with_background
     assert output.quality.shape == output.presence_logits.shape == (2, num_organs)
     assert output.semantic_presence_logits.shape == (2, num_organs)
     assert all(bool(getattr(output, name).isfinite().all()) for name in FIELDS)
-    assert 0 <= output.quality.min() and output.quality.max() <= 1
+    assert output.quality.min() >= 0 and output.quality.max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,9 @@ def test_forward_sees_text_image_and_neighbouring_slices(make_network):
         assert not torch.allclose(network(images, organs).logits, output, atol=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{}, {"refiner_stride": 2, "has_semantic_decoder": False, "neighbours": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"refiner_stride": 2, "has_semantic_decoder": False, "neighbours": 2}], ids=str
+)
 def test_backward_reaches_every_parameter(make_network, changes):
     """Nothing of the nano network is dead weight: each parameter has a gradient that is not zero."""
     network, plans = make_network(3, num_channels=2, **changes)
