@@ -157,6 +157,10 @@ def _plan_network(fingerprint: Fingerprint, *, data: DataPlan, device: Device, r
             "network.refiner_channels",
             rules_network.choose_refiner_channels(window, smallest_width_px=width_px, device=device),
         ),
+        refiner_stride=reasons.keep(
+            "network.refiner_stride",
+            rules_network.choose_refiner_stride(smallest_width_px=width_px, device=device),
+        ),
         memory_slices=reasons.keep("network.memory_slices", _choose_memory_slices(fingerprint, axis=axis, data=data)),
     )
 

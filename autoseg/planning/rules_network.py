@@ -6,6 +6,7 @@ Does not own: the memory model (`memory_model.py`), putting the choices together
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -25,6 +26,8 @@ WIDE_ORGAN_PX = 8 * DECODER_STRIDE_PX
 SMALL_VIEW_PX = 256
 NARROW_WINDOW_PX = 32
 WIDE_WINDOW_PX = 128
+TINY_ORGAN_PX = 3
+CPU_REFINER_CHANNELS = {1: (16, 32, 64, 128), 2: (24, 48, 96)}
 MEMORY_SLICES_RANGE = (4, 16)
 UNRELATED_CORRELATION = 0.5
 
@@ -109,14 +112,15 @@ def choose_feature_channels(backbone: Backbone) -> Choice[int]:
 def choose_refiner_channels(
     window_px: tuple[int, int], *, smallest_width_px: float, device: Device
 ) -> Choice[tuple[int, ...]]:
-    """Choose number and width of the refinement stages, full resolution first.
+    """Choose number and width of the refinement stages, finest first.
 
     Args:
         window_px: Rows and columns of the window.
         smallest_width_px: In-plane width of the smallest organ, in pixels of the window.
         device: What the plan is made for.
     """
-    widths = (16, 32, 64, 128) if device.kind == "cpu" else (32, 64, 128, 256)
+    stride = choose_refiner_stride(smallest_width_px=smallest_width_px, device=device).value
+    widths = CPU_REFINER_CHANNELS[stride] if device.kind == "cpu" else (32, 64, 128, 256)
     facts = {
         "smallest_organ_width_px": round(smallest_width_px, 1),
         "decoder_stride_px": DECODER_STRIDE_PX,
@@ -125,15 +129,31 @@ def choose_refiner_channels(
         "device": device.kind,
     }
     rule = (
-        f"Strides 1 and 2 give the detail that the decoder (stride {DECODER_STRIDE_PX}) lacks; strides 4 and 8 join "
-        f"them to its features and are left out in windows under {NARROW_WINDOW_PX} px. "
+        f"Stages of stride 1 (in its 2 x 2 blocks where refiner_stride is 2) and 2 give the detail that the decoder "
+        f"(stride {DECODER_STRIDE_PX}) lacks; strides 4 and 8 join them to its features and are left out in windows "
+        f"under {NARROW_WINDOW_PX} px. "
     )
     if min(window_px) < NARROW_WINDOW_PX:
         return Choice(widths[:2], rule + "The window is narrower.", facts)
     if device.kind == "cuda" and smallest_width_px >= WIDE_ORGAN_PX and min(window_px) >= WIDE_WINDOW_PX:
         rule += f"A fifth stage, since even the smallest organ is at least {WIDE_ORGAN_PX} px wide."
         return Choice((*widths, 2 * widths[-1]), rule, facts)
-    return Choice(widths, rule + "Four stages equalled a U-Net in the first experiments.", facts)
+    return Choice(widths, rule + "Stages down to stride 8 equalled a U-Net in the first experiments.", facts)
+
+
+def choose_refiner_stride(*, smallest_width_px: float, device: Device) -> Choice[Literal[1, 2]]:
+    """Choose the stride of the finest refinement stage.
+
+    Args:
+        smallest_width_px: In-plane width of the smallest organ, in pixels of the window.
+        device: What the plan is made for.
+    """
+    facts = {"smallest_organ_width_px": round(smallest_width_px, 1), "device": device.kind}
+    rule = (
+        f"On a CPU, where full-resolution convolutions are most of a step, the finest stage works on blocks of 2 x 2 "
+        f"pixels if the smallest organ is at least {TINY_ORGAN_PX} px wide; elsewhere on single pixels."
+    )
+    return Choice(2 if device.kind == "cpu" and smallest_width_px >= TINY_ORGAN_PX else 1, rule, facts)
 
 
 def choose_memory_slices(slice_correlations: np.ndarray, *, extents_slices: Sequence[float]) -> Choice[int]:

@@ -18,6 +18,7 @@ RULED = {
     "network.window_columns_px",
     "network.feature_channels",
     "network.refiner_channels",
+    "network.refiner_stride",
     "network.memory_slices",
     "network.text",
     "training.batch_slices",

@@ -7,6 +7,7 @@ from autoseg.planning.rules_network import (
     choose_image_size,
     choose_memory_slices,
     choose_refiner_channels,
+    choose_refiner_stride,
     choose_window,
     find_smallest_width_px,
 )
@@ -87,12 +88,18 @@ def test_feature_channels_are_sam2s_but_for_nano():
     assert (choose_feature_channels("nano").value, choose_feature_channels("tiny").value) == (64, 256)
 
 
+@pytest.mark.parametrize(("width", "device", "stride"), [(3, CPU, 2), (2.9, CPU, 1), (30, cuda(24), 1)])
+def test_refiner_stride_is_two_on_a_cpu_unless_an_organ_is_tiny(width, device, stride):
+    assert choose_refiner_stride(smallest_width_px=width, device=device).value == stride
+
+
 @pytest.mark.parametrize(
     ("window", "width", "device", "channels"),
     [
-        ((64, 48), 12, CPU, (16, 32, 64, 128)),
-        ((64, 16), 12, CPU, (16, 32)),
-        ((160, 160), 60, CPU, (16, 32, 64, 128)),
+        ((64, 48), 12, CPU, (24, 48, 96)),
+        ((64, 48), 2.8, CPU, (16, 32, 64, 128)),
+        ((64, 16), 12, CPU, (24, 48)),
+        ((160, 160), 60, CPU, (24, 48, 96)),
         ((160, 160), 12, cuda(24), (32, 64, 128, 256)),
         ((160, 160), 32, cuda(24), (32, 64, 128, 256, 512)),
         ((160, 112), 32, cuda(24), (32, 64, 128, 256)),
