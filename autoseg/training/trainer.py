@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +30,9 @@ from autoseg.training.validation import mean_dice, validate_case
 
 log = logging.getLogger("autoseg")
 
-VALIDATION_SHARE = 0.04  # of the training time that validation on the way may take
-MAX_MONITORED_CASES = 8
+LOOK_EVERY = 0.1  # of the run's length
+LOOKING_SHARE = 0.04  # of the training time that looking on the way may take
+MAX_MONITORED_SLICES = 300
 SECONDS_BETWEEN_SAVES = 60.0
 MAX_BAD_STEPS = 20  # in a row, after which a loss that is not finite is no accident
 
@@ -88,15 +89,17 @@ def _run(state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Pla
     """Go through epochs until the length is reached."""
     batches = sampler.batches(first_step=state.step)
     last_save = time.monotonic()
-    validation_seconds = 0.0
+    looking_seconds = 0.0
+    next_look = length.progress(state) + LOOK_EVERY
     with ProgressBar(what=f"training {fold.folder.name}", unit="%", total=100) as bar:
-        while (progress := length.progress(state)) < 1.0:
+        while length.progress(state) < 1.0:
             epoch_record = _run_epoch(state, batches, plans=plans, length=length)
             start = time.monotonic()
-            # Look only as often as it stays cheap, and at the end.
-            if validation_seconds <= VALIDATION_SHARE * state.seconds or length.progress(state) >= 1.0:
+            progress = length.progress(state)
+            if progress >= min(next_look, 1.0) and looking_seconds <= LOOKING_SHARE * state.seconds:
                 epoch_record["validation"] = _monitor(state, fold, plans=plans)
-                validation_seconds += time.monotonic() - start
+                looking_seconds += time.monotonic() - start
+                next_look = progress + LOOK_EVERY
             append_metrics(fold.folder / "metrics.jsonl", epoch_record)
             if time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
                 save_state(state, plans, fold.folder / "resume.pt")
@@ -106,12 +109,9 @@ def _run(state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Pla
             if length.seconds is not None:
                 state.seconds += time.monotonic() - start  # the time that was promised includes looking and saving
             bar.advance_to(100 * length.progress(state), note=_describe(epoch_record))
-            log.debug("progress %.3f", progress)
 
 
-def _run_epoch(
-    state: TrainState, batches: "Sequence[Batch] | object", *, plans: Plans, length: Length
-) -> dict[str, object]:
+def _run_epoch(state: TrainState, batches: Iterator[Batch], *, plans: Plans, length: Length) -> dict[str, object]:
     """Run one epoch and return its record for `metrics.jsonl`."""
     sums: dict[str, float] = defaultdict(float)
     waited, good_steps, bad_steps = 0.0, 0, 0
@@ -120,7 +120,7 @@ def _run_epoch(
         start = time.monotonic()
         rate = learning_rate(plans.training, progress=length.progress(state))
         set_learning_rate(state.optimiser, rate)
-        batch = next(batches)  # type: ignore[call-overload]
+        batch = next(batches)
         waited += time.monotonic() - start
         losses = train_step(state, batch, plans=plans)
         state.step += 1
@@ -172,13 +172,23 @@ def train_step(state: TrainState, batch: Batch, *, plans: Plans) -> dict[str, fl
 
 def _monitor(state: TrainState, fold: FoldData, *, plans: Plans) -> dict[str, object] | None:
     """Measure Dice on whole volumes, without mirroring; None where the fold has nothing to look at."""
-    cases = fold.monitored[:MAX_MONITORED_CASES]
+    cases = choose_monitored(fold)
     if not cases:
         return None
     quick = plans.model_copy(update={"inference": plans.inference.model_copy(update={"mirror_axes": ()})})
     device = next(state.averaged.parameters()).device
     dice = mean_dice([validate_case(state.averaged, fold.store, case, plans=quick, device=device) for case in cases])
     return {"seen_in_training": fold.seen_in_training, "cases": len(cases), "dice": dice}
+
+
+def choose_monitored(fold: FoldData) -> list[str]:
+    """Choose the cases to look at on the way: as many as keep a look cheap, or else the one with the fewest slices."""
+    num_slices = {case: fold.store.shape(case)[1] for case in fold.monitored}
+    chosen: list[str] = []
+    for case in fold.monitored:
+        if sum(num_slices[other] for other in chosen) + num_slices[case] <= MAX_MONITORED_SLICES:
+            chosen.append(case)
+    return chosen or sorted(fold.monitored, key=num_slices.__getitem__)[:1]
 
 
 def _describe(record: dict[str, object]) -> str:
