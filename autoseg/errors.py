@@ -53,6 +53,10 @@ class PlanError(AutosegError):
     """A plan, an overlay or a `--set` does not describe a possible run."""
 
 
+class TrainingError(AutosegError):
+    """Training cannot go on, for a reason that lies in the data or the plan."""
+
+
 class CheckpointError(AutosegError):
     """A model or training state is damaged, or belongs to another plan."""
 

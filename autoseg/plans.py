@@ -101,7 +101,7 @@ class NetworkPlan(_Part):
         description="width of each refinement stage, full resolution first",
     )
     neighbours: int = Field(1, ge=1, le=8, description="slices on each side that the refiner sees with a slice")
-    refiner_stride: Literal[1, 2] = Field(1, description="stride of the finest refinement stage; 2 halves the cost")
+    refiner_stride: Literal[1, 2, 4] = Field(1, description="stride of the finest refinement stage")
     memory_slices: int = Field(0, ge=0, le=64, description="slices the memory bank holds")
 
 

@@ -66,8 +66,8 @@ class Refiner(nn.Module):
             image_channels: Channels of the slice with its neighbours.
             channels: D.
             stage_channels: Width of each stage, finest first.
-            stride: Of the finest stage. At 2, blocks of 2 x 2 pixels enter and leave as channels: nothing is lost and
-                a step costs about half.
+            stride: Of the finest stage. At 2, blocks of 2 x 2 pixels enter and leave as channels: no pixel is lost and
+                the stage costs a quarter.
         """
         super().__init__()
         widths = list(stage_channels)

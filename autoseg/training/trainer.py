@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from autoseg.errors import CheckpointError
+from autoseg.errors import TrainingError
 from autoseg.network.device import cuda_dtype, mixed_precision
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import Plans
@@ -67,7 +67,7 @@ def train_fold(fold: FoldData, *, plans: Plans, length: Length, device: torch.de
 
     Raises:
         CheckpointError: The state of the earlier run cannot be used.
-        AutosegError: The loss stays not finite.
+        TrainingError: The loss stays not finite.
     """
     resume_path, metrics_path = fold.folder / "resume.pt", fold.folder / "metrics.jsonl"
     needs_scaler = device.type == "cuda" and cuda_dtype() == torch.float16
@@ -128,7 +128,7 @@ def _run_epoch(state: TrainState, batches: Iterator[Batch], *, plans: Plans, len
         if losses is None:
             bad_steps += 1
             if bad_steps > MAX_BAD_STEPS:
-                raise CheckpointError(_explain_bad_loss(batch, bad_steps))
+                raise TrainingError(_explain_bad_loss(batch, bad_steps))
         else:
             bad_steps, good_steps = 0, good_steps + 1
             for name, value in losses.items():
