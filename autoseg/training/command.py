@@ -97,16 +97,16 @@ def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
         UsageError: There is no such fold, or no preprocessed case in it.
     """
     splits: list[dict[str, list[str]]] = read_json(run_folder / "splits.json")
+    numbered = {str(number): split for number, split in enumerate(splits)}
     stored = set(store.case_ids())
     if fold == "all":
         training = sorted({case for split in splits for case in (*split["train"], *split["validation"])} & stored)
         monitored, seen = training[:NUM_MONITORED_WITHOUT_VALIDATION], True
-    elif fold.isdigit() and int(fold) < len(splits):
-        training = [case for case in splits[int(fold)]["train"] if case in stored]
-        monitored, seen = [case for case in splits[int(fold)]["validation"] if case in stored], False
+    elif fold in numbered:
+        training = [case for case in numbered[fold]["train"] if case in stored]
+        monitored, seen = [case for case in numbered[fold]["validation"] if case in stored], False
     else:
-        known = ", ".join(str(i) for i in range(len(splits)))
-        raise UsageError(f"--fold {fold}: this run has the folds {known}, and all.")
+        raise UsageError(f"--fold {fold}: this run has the folds {', '.join(numbered)}, and all.")
     if not training:
         raise UsageError(f"{run_folder}: fold {fold} has no preprocessed case. Run autoseg_plan again.")
     return FoldData(

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from autoseg.files import write_text
+
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
     """Append one epoch's record."""
@@ -19,11 +21,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             break
+        if not isinstance(record, dict) or "step" not in record:  # a number can be what is left of a line
+            break
+        records.append(record)
     return records
 
 
@@ -31,4 +36,4 @@ def keep_until(path: Path, *, step: int) -> None:
     """Drop the records after `step`: a resumed run writes them again."""
     kept = [record for record in read_metrics(path) if record["step"] <= step]
     if path.exists():
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))

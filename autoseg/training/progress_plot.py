@@ -22,7 +22,9 @@ def plot_progress(records: Sequence[dict[str, Any]], path: Path) -> None:
     minutes = [record["seconds"] / 60 for record in records]
     top, bottom = figure.subplots(2, 1, sharex=True)
     for name in ("total", "dice", "cross_entropy"):
-        top.plot(minutes, [record["losses"][name] for record in records], label=name.replace("_", " "))
+        top.plot(
+            minutes, [record["losses"].get(name, float("nan")) for record in records], label=name.replace("_", " ")
+        )
     top.set_ylabel("training loss")
     top.legend(loc="upper right", frameon=False)
     rate = top.twinx()

@@ -4,11 +4,12 @@ Owns: the network, its averaged copy, the optimiser, the counters, `resume.pt`.
 """
 
 import copy
+import json
 import logging
-import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,20 +79,59 @@ def load_state(state: TrainState, plans: Plans, path: Path) -> None:
     Raises:
         CheckpointError: The file is damaged, or was written under another plan.
     """
-    device = next(state.network.parameters()).device
+    content = _read_state(path, device=next(state.network.parameters()).device)
+    difference = _explain_difference(content["plans"], plans)
+    if difference:
+        raise CheckpointError(
+            f"{path} was written under another plan ({difference}). Delete it to start this fold with the new one."
+        )
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-        written_under = content["plans"]
-    except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Delete it to start this fold again.") from error
-    if Plans.model_validate_json(written_under) != plans:
-        raise CheckpointError(f"{path} was written under another plan. Delete it to start this fold with the new one.")
-    state.network.load_state_dict(content["network"])
-    state.averaged.load_state_dict(content["averaged"])
-    state.optimiser.load_state_dict(content["optimiser"])
-    state.scaler.load_state_dict(content["scaler"])
+        state.network.load_state_dict(content["network"])
+        state.averaged.load_state_dict(content["averaged"])
+        state.optimiser.load_state_dict(content["optimiser"])
+        state.scaler.load_state_dict(content["scaler"])
+    except (RuntimeError, ValueError, KeyError) as error:  # torch names keys and shapes that differ
+        raise CheckpointError(
+            f"{path} does not fit this version's network: {error}. Delete it to start this fold again."
+        ) from error
     state.step, state.seconds = content["step"], content["seconds"]
     log.info("continuing at step %d, after %.0f s of training", state.step, state.seconds)
+
+
+def _read_state(path: Path, *, device: torch.device) -> dict[str, Any]:
+    """Read what `save_state` wrote; nothing in the file is executed, and every byte is checked against its sum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            spoiled = archive.testzip()
+        if spoiled is not None:
+            raise zipfile.BadZipFile(f"{spoiled} does not have the checksum that it carries")
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # damage shows itself in a dozen types, from UnpicklingError to UnicodeDecodeError
+        raise CheckpointError(f"{path} is damaged: {error}. Delete it to start this fold again.") from error
+    keys = {"plans", "network", "averaged", "optimiser", "scaler", "step", "seconds"}
+    if not isinstance(content, dict) or not keys <= set(content):
+        raise CheckpointError(f"{path} is no training state of this version. Delete it to start this fold again.")
+    return content
+
+
+def _explain_difference(written_under: str, plans: Plans) -> str:
+    """Name the fields that decide a training run and differ, or return nothing.
+
+    Inference, reasons and the machine may change between two sittings.
+    """
+    old, new = json.loads(written_under), plans.model_dump(mode="json")
+    differing = [
+        name for part in ("data", "network", "training") for name in _differing(old.get(part), new[part], part)
+    ]
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    return ", ".join(differing[:3]) + more
+
+
+def _differing(old: Any, new: Any, name: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [found for key in keys for found in _differing(old.get(key), new.get(key), f"{name}.{key}")]
+    return [] if old == new else [f"{name}: {old!s:.40} there, {new!s:.40} now"]
 
 
 @torch.no_grad()
