@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from autoseg.dataset import CaseFiles, find_cases, read_channels
-from autoseg.errors import AutosegError, DatasetError, Problem, UsageError
+from autoseg.errors import AutosegError, DatasetError, GeometryError, Problem, UsageError
 from autoseg.files import write_json
 from autoseg.geometry import grids_differ
 from autoseg.image_io import Scan, write_label_map
@@ -84,12 +84,11 @@ def predict(
     predictor = _with_settings(predictor, settings)
     cases, problems = find_cases(inputs, channel_names=[channel.name for channel in predictor.plans.data.channels])
     _refuse_output_over_input(cases, output)
-    output.mkdir(parents=True, exist_ok=True)
+    _write_names(predictor, output)
     statuses = [CaseStatus(p.case_id, is_done=False, seconds=0.0, message=p.message) for p in problems if p.is_error]
     for case in track(cases, what="predicting"):
         statuses.append(_predict_case(predictor, case, output=output))
     run = PredictionRun(output=output, cases=tuple(statuses))
-    write_json(output / "labels.json", {str(value): name for value, name in sorted(predictor.names.items())})
     write_json(output / "run.json", _describe(run, predictor, model=model))
     if not any(case.is_done for case in run.cases):
         raise DatasetError(
@@ -107,9 +106,10 @@ def read_case(case: CaseFiles) -> tuple[Scan, ...]:
     """
     channels = read_channels(case)
     for path, channel in zip(case.image_paths[1:], channels[1:], strict=True):
-        difference = grids_differ(channels[0].geometry, channel.geometry)
+        names = (case.image_paths[0].name, path.name)
+        difference = grids_differ(channels[0].geometry, channel.geometry, names=names)
         if difference is not None:
-            raise UsageError(f"{case.image_paths[0].name} and {path.name} {difference}")
+            raise GeometryError(difference)
     return channels
 
 
@@ -139,6 +139,15 @@ def _refuse_output_over_input(cases: Sequence[CaseFiles], output: Path) -> None:
     folders = {path.resolve().parent for case in cases for path in case.image_paths}
     if output.resolve() in folders:
         raise UsageError(f"-o {output}: the scans lie there; inputs are never overwritten. Choose another folder.")
+
+
+def _write_names(predictor: Predictor, output: Path) -> None:
+    """Write `labels.json`, first of all: a folder that cannot be written shows itself before the work, not after."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "labels.json", {str(value): name for value, name in sorted(predictor.names.items())})
+    except OSError as error:
+        raise UsageError(f"-o {output} cannot be written: {error.strerror or error}. Choose another folder.") from error
 
 
 def _describe(run: PredictionRun, predictor: Predictor, *, model: Path) -> dict[str, object]:
