@@ -2,9 +2,11 @@
 
 Owns: which changes, in which order, by the plan's probabilities.
 
-batchgenerators draws from NumPy's global generator; `augment` seeds it from the generator it is given, so a batch
-depends on nothing else. One thread at a time may call it.
+batchgenerators draws from the global generators of NumPy and of Python (the strength of noise); `augment` seeds both
+from the generator it is given, so a batch depends on nothing else. One thread at a time may call it.
 """
+
+import random
 
 import numpy as np
 from batchgenerators.augmentations.color_augmentations import (
@@ -32,12 +34,14 @@ def augment(
     Returns:
         New arrays of the same shapes and types.
     """
-    np.random.seed(rng.integers(2**31))
+    seed = int(rng.integers(2**31))
+    np.random.seed(seed)
+    random.seed(seed)
     image, labels = _mirror(image, labels, plan, rng)
     if rng.random() < plan.affine_probability:
         image, labels = _rotate_and_scale(image, labels, plan)
     # (C, N, R, W): an intensity change is one for a channel, the same in all neighbouring slices
-    channels = np.ascontiguousarray(image.swapaxes(0, 1))
+    channels = image.swapaxes(0, 1).copy()  # batchgenerators works in place
     if rng.random() < plan.intensity_probability:
         channels = augment_brightness_multiplicative(channels, multiplier_range=(0.75, 1.25))
     if rng.random() < plan.intensity_probability:
