@@ -20,7 +20,8 @@ from autoseg.network.model import AutosegNetwork
 from autoseg.network.stored_text import StoredText
 from autoseg.plans import Plans, parse_plans
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = 1
+METADATA_KEY = "autoseg"
 MODEL_FILE_NAME = "model.safetensors"
 
 
@@ -36,14 +37,10 @@ def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
     tensors |= {"text.vectors": vectors, "text.is_sentence": is_sentence}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     text = plans.model_dump_json()
-    metadata = {
-        "format": "autoseg",
-        "format_version": FORMAT_VERSION,
-        "plans": text,
-        "sha256": content_hash(tensors, plans=text),
-    }
+    card = {"format_version": FORMAT_VERSION, "sha256": content_hash(tensors, plans=text), "plans": text}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        # One entry: safetensors writes several in an order that changes, and then equal models would differ as files.
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(card)})
 
 
 def load_model(path: Path, *, device: torch.device | None = None) -> tuple[AutosegNetwork, Plans]:
@@ -73,10 +70,16 @@ def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:
         raise CheckpointError(f"{path} does not exist. Train first, or give the path of a {MODEL_FILE_NAME}.") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no model of autoseg, or is damaged: {error}. Copy it again.") from error
-    if metadata.get("format") != "autoseg" or metadata.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(f"{path} is no model of this version of autoseg (format {metadata.get('format')!r}).")
-    text = metadata.get("plans", "")
-    if metadata.get("sha256") != content_hash(tensors, plans=text):
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(f"{path} is no model of autoseg. Give a {MODEL_FILE_NAME} that autoseg_train wrote.")
+    try:
+        card = json.loads(metadata[METADATA_KEY])
+        version, digest, text = card["format_version"], card["sha256"], str(card["plans"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: its description cannot be read. Copy it again.") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format {version!r}; this autoseg reads {FORMAT_VERSION}. Install the other.")
+    if digest != content_hash(tensors, plans=text):
         raise CheckpointError(f"{path} is damaged: its content does not have the hash that it carries. Copy it again.")
     try:
         return tensors, parse_plans(json.loads(text), source=f"the plan inside {path}")

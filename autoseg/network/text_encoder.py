@@ -6,6 +6,7 @@ Does not own: the sentences (`descriptions/`).
 Legend: K organs, S sentences an organ (padded), L tokens a sentence, D channels.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ def tokenise(
         max_tokens: Length of what `tokenizer` gives; longer sentences are cut.
         tokenizer: Sentences to (N, max_tokens) ids; None is open_clip's byte-pair tokenizer.
     """
-    tokenizer = tokenizer or open_clip.SimpleTokenizer(context_length=max_tokens)
+    tokenizer = tokenizer or functools.partial(open_clip.tokenize, context_length=max_tokens)
     num_sentences = max(len(group) for group in sentences)
     tokens = torch.zeros(len(sentences), num_sentences, max_tokens, dtype=torch.long)
     is_sentence = torch.zeros(len(sentences), num_sentences, dtype=torch.bool)
