@@ -13,7 +13,7 @@ from autoseg.preprocessing.case import CaseTransform, PreprocessedCase
 from autoseg.preprocessing.store import CaseStore
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -33,12 +33,12 @@ def write_case(store: CaseStore, case_id: str, image: np.ndarray, labels: np.nda
     store.write(case_id, PreprocessedCase(image, labels, transform), plans.data.hash())
 
 
-@pytest.fixture
-def make_store(tmp_path: Path) -> Callable[..., CaseStore]:
+@pytest.fixture(scope="session")
+def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CaseStore]:
     """Write noisy cases of 5 slices of 32 x 32 in which organ 1 is a bright box and organ 2 a dark one."""
 
-    def make(plans: Plans, num_cases: int = 3) -> CaseStore:
-        store = CaseStore(tmp_path / "run" / "preprocessed", data_hash=plans.data.hash())
+    def make(plans: Plans, num_cases: int = 3, *, folder: Path | None = None) -> CaseStore:
+        store = CaseStore(folder or tmp_path_factory.mktemp("store"), data_hash=plans.data.hash())
         for number in range(num_cases):
             rng = np.random.default_rng(number)
             labels = np.zeros((5, 32, 32), dtype=np.uint8)

@@ -1,0 +1,161 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from autoseg.errors import CheckpointError
+from autoseg.plans import apply_settings
+from autoseg.training.sampling import SliceSampler
+from autoseg.training.state import load_state, new_state, save_state, update_average
+from autoseg.training.trainer import train_step
+
+CPU = torch.device("cpu")
+
+
+def begin(plans):
+    return new_state(plans, device=CPU, needs_scaler=False)
+
+
+def tensors_of(content):
+    """Give every tensor inside nested containers, with its place."""
+    if isinstance(content, torch.Tensor):
+        return {(): content}
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    return {(key, *rest): value for key, inner in items for rest, value in tensors_of(inner).items()}
+
+
+def assert_same(one, other):
+    for name in ("network", "averaged", "optimiser"):
+        ours, theirs = (tensors_of(getattr(state, name).state_dict()) for state in (one, other))
+        assert ours.keys() == theirs.keys() and len(ours) > 100
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items()), name
+
+
+@pytest.fixture
+def trained(tiny_plans, make_store, tmp_path):
+    """Train two steps and save."""
+    plans = tiny_plans(2)
+    state = begin(plans)
+    sampler = SliceSampler(make_store(plans), ["case_0"], plans=plans, cache_bytes=0)
+    for step in range(2):
+        train_step(state, sampler.make_batch(step), plans=plans)
+        state.step += 1
+    state.seconds = 12.5
+    path = tmp_path / "resume.pt"
+    save_state(state, plans, path)
+    return state, plans, path
+
+
+def test_new_state_draws_its_weights_from_the_plans_seed(tiny_plans):
+    one, again, other = (begin(tiny_plans(2, training={"seed": seed})) for seed in (0, 0, 1))
+    first = [next(iter(state.network.image_encoder.parameters())) for state in (one, again, other)]
+    assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
+    ours, averaged = one.network.state_dict(), one.averaged.state_dict()
+    assert all(torch.equal(value, averaged[key]) for key, value in ours.items())
+    assert not any(p.requires_grad for p in one.averaged.parameters()) and not one.averaged.training
+
+
+def test_round_trip_is_exact(trained):
+    state, plans, path = trained
+    fresh = begin(plans)
+    load_state(fresh, plans, path)
+    assert_same(state, fresh)
+    assert (fresh.step, fresh.seconds) == (2, 12.5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("network.refiner_stride=2", "network.refiner_stride: 1 there, 2 now"),
+        ("training.learning_rate=0.5", "training.learning_rate: 0.001 there, 0.5 now"),
+        ("data.crop_to_nonzero=false", "data.crop_to_nonzero: True there, False now"),
+        ("network.text.max_tokens=32", "network.text.max_tokens"),
+    ],
+)
+def test_state_of_another_plan_is_refused_and_the_difference_named(trained, setting, message):
+    state, plans, path = trained
+    other = apply_settings(plans, [setting])
+    with pytest.raises(CheckpointError, match=message):
+        load_state(state, other, path)
+
+
+def test_state_of_a_plan_that_differs_in_inference_and_words_alone_is_taken(trained):
+    _, plans, path = trained
+    other = apply_settings(plans, ["inference.window_overlap=0.1"])
+    assert other != plans
+    fresh = begin(other)
+    load_state(fresh, other, path)
+    assert fresh.step == 2
+
+
+def test_state_that_is_damaged_is_refused_wherever_the_damage_is(trained):
+    state, plans, path = trained
+    content = path.read_bytes()
+    for place in range(30, len(content) - 200, len(content) // 12):
+        spoiled = bytearray(content)
+        spoiled[place] ^= 0xFF
+        path.write_bytes(spoiled)
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_state(state, plans, path)
+    for size in (0, 10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_state(state, plans, path)
+
+
+class Trap:
+    def __reduce__(self):
+        return (Path.touch, (Path("trapped"),))
+
+
+def test_state_that_is_a_pickle_or_something_else_is_refused_and_not_executed(trained, tmp_path, monkeypatch):
+    state, plans, path = trained
+    monkeypatch.chdir(tmp_path)
+    path.write_bytes(pickle.dumps({"plans": Trap()}))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_state(state, plans, path)
+    torch.save({"plans": Trap()}, path)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_state(state, plans, path)
+    assert not Path("trapped").exists()
+    torch.load(path, weights_only=False)
+    assert Path("trapped").exists(), "the trap is none, so the test says nothing"
+    for content in ({"plans": "{}"}, [1, 2], torch.zeros(2)):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match="no training state"):
+            load_state(state, plans, path)
+
+
+def test_state_whose_weights_have_other_names_is_refused(trained):
+    """As after an update of autoseg that changed the network."""
+    state, plans, path = trained
+    content = torch.load(path, weights_only=True)
+    content["network"]["old_name"] = content["network"].pop("fusion_gates")
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="does not fit this version"):
+        load_state(state, plans, path)
+
+
+def test_save_leaves_the_state_before_where_the_disk_is_full(trained, monkeypatch):
+    state, plans, path = trained
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_state(state, plans, path)
+    assert path.read_bytes() == before and list(path.parent.glob(".writing-*")) == []
+
+
+@pytest.mark.parametrize(("step", "least", "most"), [(0, 0.5, 1.0), (5, 0.05, 0.9), (10_000, 0.00999, 0.01001)])
+def test_update_average_moves_fast_at_first_and_as_the_plan_says_later(step, least, most):
+    """Average 0, network 1, decay 0.99: what one update gives is 1 less the decay of that step."""
+    averaged, network = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(averaged.weight)
+    nn.init.ones_(network.weight)
+    update_average(averaged.requires_grad_(False), network, decay=0.99, step=step)
+    assert least <= averaged.weight.item() <= most

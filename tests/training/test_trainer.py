@@ -1,0 +1,212 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.errors import AutosegError, CheckpointError
+from autoseg.network.model_file import load_model
+from autoseg.training import trainer
+from autoseg.training.metrics_log import read_metrics
+from autoseg.training.sampling import SliceSampler
+from autoseg.training.state import new_state
+from autoseg.training.trainer import FoldData, Length, train_fold, train_step
+
+CPU = torch.device("cpu")
+FOUR_STEPS = Length(steps=4, seconds=None)
+
+
+def make_fold(store, folder, *, monitored=("case_2",)):
+    folder.mkdir(parents=True)
+    return FoldData(folder, store, ("case_0", "case_1"), monitored, seen_in_training=False)
+
+
+def train(fold, plans, length=FOUR_STEPS):
+    return train_fold(fold, plans=plans, length=length, device=CPU, cache_bytes=10**9)
+
+
+def weights_of(state):
+    return {
+        f"{name}.{key}": value
+        for name in ("network", "averaged")
+        for key, value in getattr(state, name).state_dict().items()
+    }
+
+
+@pytest.fixture(scope="module")
+def plans(tiny_plans):
+    return tiny_plans(2, training={"batch_slices": 2, "steps_per_epoch": 2})
+
+
+@pytest.fixture(scope="module")
+def done(plans, make_store, tmp_path_factory):
+    """Train four steps without disturbance: store, fold and state, for looking only."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    store = make_store(plans, folder=folder / "preprocessed")
+    fold = make_fold(store, folder / "fold")
+    return store, fold, train(fold, plans)
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+    """Give the finished fold's folder as a copy that may be changed."""
+    _, fold, state = done
+    shutil.copytree(fold.folder, tmp_path / "copy")
+    return dataclasses.replace(fold, folder=tmp_path / "copy"), state
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """Leave out the picture, which takes as long as the training here."""
+    monkeypatch.setattr(trainer, "plot_progress", lambda *_: None)
+
+
+def test_training_writes_model_state_metrics_and_picture(done, plans):
+    _, fold, state = done
+    assert state.step == 4
+    assert {path.name for path in fold.folder.iterdir()} == {
+        "model.safetensors",
+        "resume.pt",
+        "metrics.jsonl",
+        "progress.png",
+    }
+    records = read_metrics(fold.folder / "metrics.jsonl")
+    assert [record["step"] for record in records] == [2, 4]
+    assert all(np.isfinite(record["losses"]["total"]) for record in records)
+    looks = [record["validation"] for record in records if record.get("validation")]
+    assert looks and looks[0]["dice"].keys() == {"organ 0", "organ 1"} and looks[0]["cases"] == 1
+    network, model_plans = load_model(fold.folder / "model.safetensors")
+    assert model_plans == plans
+    averaged = state.averaged.state_dict()
+    loaded = {key: value for key, value in network.state_dict().items() if not key.startswith("text.")}
+    assert len(loaded) > 100
+    assert all(torch.equal(value, averaged[key]) for key, value in loaded.items())
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_training_stopped_at_any_step_and_continued_equals_the_undisturbed_run(
+    done, plans, tmp_path, monkeypatch, stop_at
+):
+    store, _, expected = done
+    fold = make_fold(store, tmp_path / "stopped")
+    steps = []
+
+    def stop(state, batch, *, plans):
+        if len(steps) == stop_at:
+            raise KeyboardInterrupt
+        steps.append(state.step)
+        return train_step(state, batch, plans=plans)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "train_step", stop)
+        train(fold, plans)
+    assert not (fold.folder / "model.safetensors").exists()
+    state = train(fold, plans)
+    assert state.step == 4
+    given, wanted = weights_of(state), weights_of(expected)
+    assert [key for key in wanted if not torch.equal(given[key], wanted[key])] == []
+    assert [record["step"] for record in read_metrics(fold.folder / "metrics.jsonl")][-1] == 4
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_training_killed_between_two_saves_goes_back_to_the_last_and_equals_the_undisturbed_run(
+    done, plans, tmp_path, monkeypatch
+):
+    """A kill leaves the state of the last save and the metrics of later epochs: here the folder as it was then."""
+    store, _, expected = done
+    fold = make_fold(store, tmp_path / "running")
+    killed = tmp_path / "killed"
+    real = trainer.append_metrics
+
+    def append(path, record):
+        real(path, record)
+        if record["step"] == 4:
+            shutil.copytree(fold.folder, killed)
+
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "append_metrics", append)
+        train(fold, plans)
+    assert [record["step"] for record in read_metrics(killed / "metrics.jsonl")] == [2, 4]
+    assert torch.load(killed / "resume.pt", weights_only=True)["step"] == 2
+    state = train(dataclasses.replace(fold, folder=killed), plans)
+    given, wanted = weights_of(state), weights_of(expected)
+    assert [key for key in wanted if not torch.equal(given[key], wanted[key])] == []
+    assert [record["step"] for record in read_metrics(killed / "metrics.jsonl")] == [2, 4]
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_training_that_is_done_does_nothing_more_and_a_longer_one_goes_on(copied, plans, monkeypatch):
+    fold, first = copied
+    model = (fold.folder / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train_step", None)
+        state = train(fold, plans)
+    assert state.step == 4 and (fold.folder / "model.safetensors").read_bytes() == model
+    longer = train(fold, plans, Length(steps=5, seconds=None))
+    assert longer.step == 5
+    assert not torch.equal(longer.network.fusion_gates, first.network.fusion_gates)
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_training_by_the_clock_stops_when_its_time_is_over(plans, make_store, tmp_path):
+    fold = make_fold(make_store(plans), tmp_path / "fold", monitored=())
+    state = train(fold, plans, Length(steps=10**9, seconds=0.5))
+    assert 0.5 <= state.seconds < 20 and state.step >= 1
+    assert read_metrics(fold.folder / "metrics.jsonl")[-1]["validation"] is None
+
+
+def test_training_on_one_batch_makes_the_loss_fall(tiny_plans, make_store):
+    plans = tiny_plans(
+        2, training={"batch_slices": 2, "augmentation": {"affine_probability": 0, "intensity_probability": 0}}
+    )
+    state = new_state(plans, device=CPU, needs_scaler=False)
+    batch = SliceSampler(make_store(plans), ["case_0"], plans=plans, cache_bytes=0).make_batch(0)
+    totals = [train_step(state, batch, plans=plans)["total"] for _ in range(12)]
+    assert totals[-1] < 0.8 * totals[0]
+
+
+def test_a_step_whose_loss_is_not_finite_moves_nothing_and_the_next_one_does(plans, make_store):
+    state = new_state(plans, device=CPU, needs_scaler=False)
+    batch = SliceSampler(make_store(plans), ["case_0"], plans=plans, cache_bytes=0).make_batch(0)
+    before = {key: value.clone() for key, value in weights_of(state).items()}
+    bad = dataclasses.replace(batch, images=torch.full_like(batch.images, float("nan")))
+    assert train_step(state, bad, plans=plans) is None
+    assert all(torch.equal(value, before[key]) for key, value in weights_of(state).items())
+    assert not state.optimiser.state
+    assert np.isfinite(train_step(state, batch, plans=plans)["total"])
+    assert not torch.equal(state.network.fusion_gates, before["network.fusion_gates"])
+    assert all(bool(value.isfinite().all()) for value in weights_of(state).values())
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_one_bad_batch_among_good_ones_is_survived(plans, make_store, tmp_path, monkeypatch):
+    real = SliceSampler.make_batch
+
+    def make_batch(self, step):
+        batch = real(self, step)
+        return dataclasses.replace(batch, images=batch.images * float("nan")) if step == 1 else batch
+
+    monkeypatch.setattr(SliceSampler, "make_batch", make_batch)
+    fold = make_fold(make_store(plans), tmp_path / "fold", monitored=())
+    state = train(fold, plans)
+    assert state.step == 4 and all(bool(value.isfinite().all()) for value in weights_of(state).values())
+    assert all(np.isfinite(record["losses"]["total"]) for record in read_metrics(fold.folder / "metrics.jsonl"))
+
+
+def test_a_loss_that_is_never_finite_ends_with_the_names_of_cases(tiny_plans, make_store, tmp_path, monkeypatch):
+    plans = tiny_plans(2, training={"batch_slices": 2, "steps_per_epoch": 100})
+    monkeypatch.setattr(trainer, "train_step", lambda *_args, **_named: None)
+    fold = make_fold(make_store(plans), tmp_path / "fold", monitored=())
+    with pytest.raises(AutosegError, match=r"not finite .* case_[01]"):
+        train(fold, plans, Length(steps=100, seconds=None))
+
+
+def test_a_damaged_state_is_refused_and_kept(copied, plans):
+    fold, _ = copied
+    (fold.folder / "resume.pt").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="Delete it to start this fold again"):
+        train(fold, plans)
+    assert (fold.folder / "resume.pt").read_bytes() == b"damaged"
