@@ -1,0 +1,100 @@
+import filelock
+import pytest
+
+from autoseg.errors import DatasetError, LockedError, UsageError
+from autoseg.files import read_json, write_json
+from autoseg.plans import apply_settings, write_plans
+from autoseg.training.command import choose_fold, train
+
+SPLITS = [
+    {"train": ["case_1", "case_2"], "validation": ["case_0"]},
+    {"train": ["case_0", "case_2"], "validation": ["case_1"]},
+    {"train": ["case_0", "case_1"], "validation": ["case_2"]},
+]
+
+
+@pytest.fixture
+def run(tiny_plans, make_store, tmp_path):
+    """Make a planned run by hand: three preprocessed cases in three folds."""
+    plans = tiny_plans(2, training={"steps_per_epoch": 2, "epochs": 1})
+    folder = tmp_path / "run"
+    make_store(plans, folder=folder / "preprocessed")
+    write_plans(plans, folder / "plans.json")
+    write_json(folder / "splits.json", SPLITS)
+    return folder
+
+
+def test_a_fold_is_validated_on_the_cases_it_left_out(run):
+    result = train(run, fold="1", device="cpu")
+    assert result.folder == run / "fold_1" and result.steps == 2 and result.seconds > 0
+    assert {path.name for path in (run / "fold_1" / "validation").iterdir()} == {"case_1.nii.gz", "summary.json"}
+    summary = read_json(run / "fold_1" / "validation" / "summary.json")
+    assert summary["mean_dice"] == result.dice == summary["cases"]["case_1"]
+    assert result.dice.keys() == {"organ 0", "organ 1"}
+
+
+def test_all_trains_on_every_case_and_validates_none(run, caplog):
+    with caplog.at_level("INFO", logger="autoseg"):
+        result = train(run, epochs=2, device="cpu")
+    assert result.folder == run / "fold_all" and result.steps == 4 and result.dice == {}
+    assert not (run / "fold_all" / "validation").exists()
+
+
+@pytest.mark.parametrize(
+    ("fold", "training", "monitored", "seen"),
+    [
+        ("all", ("case_0", "case_1", "case_2"), ("case_0", "case_1", "case_2"), True),
+        ("0", ("case_1", "case_2"), ("case_0",), False),
+        ("2", ("case_0", "case_1"), ("case_2",), False),
+    ],
+)
+def test_choose_fold_reads_the_splits(run, make_store, tiny_plans, fold, training, monitored, seen):
+    store = make_store(tiny_plans(2))
+    data = choose_fold(run, store, fold=fold)
+    assert (data.training, data.monitored, data.seen_in_training) == (training, monitored, seen)
+    assert data.folder == run / f"fold_{fold}"
+
+
+def test_choose_fold_leaves_out_cases_that_are_not_preprocessed(run, make_store, tiny_plans):
+    store = make_store(tiny_plans(2), 2)
+    assert choose_fold(run, store, fold="all").training == ("case_0", "case_1")
+    assert choose_fold(run, store, fold="2").monitored == ()
+    with pytest.raises(UsageError, match="no preprocessed case"):
+        choose_fold(run, make_store(tiny_plans(2), 0), fold="0")
+
+
+@pytest.mark.parametrize("fold", ["3", "-1", "00", "²", "../0", "", "All"])
+def test_a_fold_that_is_not_there_is_refused(run, fold):
+    with pytest.raises(UsageError, match="this run has the folds 0, 1, 2, and all"):
+        train(run, fold=fold, device="cpu")
+    assert not list(run.glob("fold_*"))
+
+
+@pytest.mark.parametrize(
+    "length", [{"epochs": 0}, {"epochs": 1, "max_minutes": 1.0}, {"max_minutes": 0.0}, {"max_minutes": float("nan")}]
+)
+def test_a_length_that_cannot_be_is_refused(run, length):
+    with pytest.raises(UsageError, match="--epochs and --max-minutes"):
+        train(run, device="cpu", **length)
+
+
+def test_a_folder_without_a_plan_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"plans\.json does not exist"):
+        train(tmp_path, device="cpu")
+
+
+def test_a_fold_that_is_being_trained_is_locked_until_its_owner_is_gone(run):
+    (run / "fold_0").mkdir()
+    with (
+        filelock.FileLock(run / "fold_0" / ".lock"),
+        pytest.raises(LockedError, match="another process trains this fold"),
+    ):
+        train(run, fold="0", device="cpu")
+    assert train(run, fold="0", device="cpu").steps == 2
+
+
+def test_cases_preprocessed_under_another_plan_are_refused(run, tiny_plans):
+    other = apply_settings(tiny_plans(2), ["data.crop_to_nonzero=false"])
+    write_plans(other, run / "plans.json")
+    with pytest.raises(DatasetError, match="made with another plan"):
+        train(run, device="cpu")

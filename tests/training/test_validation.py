@@ -1,0 +1,69 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.geometry import ImageGeometry
+from autoseg.image_io import read_labels
+from autoseg.preprocessing.case import CaseTransform, PreprocessedCase
+from autoseg.preprocessing.store import CaseStore
+from autoseg.training.validation import mean_dice, validate_case, write_validation_map
+
+CPU = torch.device("cpu")
+
+
+def read_off(images, organs):
+    """Stand in for a network: the middle slice's values are the organ indices themselves."""
+    middle = images[:, images.shape[1] // 2]
+    numbers = torch.cat([torch.tensor([0]), organs + 1]).view(1, -1, 1, 1)
+    return SimpleNamespace(logits=-20 * (middle.unsqueeze(1) - numbers).abs())
+
+
+@pytest.fixture
+def store_with(tiny_plans, tmp_path):
+    """Store one case whose image shows the given organ indices, beside the labels that are true."""
+    plans = tiny_plans(3)
+
+    def make(shown, labels):
+        shape = labels.shape
+        transform = CaseTransform(
+            ImageGeometry.from_spacing(shape, (3.0, 1.0, 1.0)), tuple((0, size) for size in shape), "z", shape
+        )
+        store = CaseStore(tmp_path / "store", data_hash=plans.data.hash())
+        case = PreprocessedCase(shown[None].astype(np.float32), labels, transform)
+        store.write("case", case, plans.data.hash())
+        return store, plans
+
+    return make
+
+
+def test_dice_counts_over_the_whole_volume_and_leaves_out_what_is_ignored(store_with):
+    """Organ 1: 4 of 6 voxels found, 2 more wrongly. Organ 2: only there. Organ 3: nowhere. A slice is ignored."""
+    labels, shown = np.zeros((2, 3, 32, 32), np.uint8)
+    labels[0, 0, :3], labels[1, 0, :3] = 1, 1
+    shown[0, 0, 1:4], shown[1, 0, 1:4] = 1, 1
+    labels[1, 5, :4] = 2
+    labels[2], shown[2] = 255, 1
+    store, plans = store_with(shown, labels)
+    dice = validate_case(read_off, store, "case", plans=plans, device=CPU)
+    assert dice["organ 0"] == pytest.approx(2 * 4 / (6 + 6))
+    assert dice["organ 1"] == 0.0
+    assert dice["organ 2"] is None
+
+
+def test_validation_map_lies_on_the_scans_grid_with_the_datasets_values(store_with, tmp_path):
+    labels = np.zeros((3, 32, 32), np.uint8)
+    labels[1, 4:9, 4:9], labels[1, 20:25, 4:9] = 1, 3
+    store, plans = store_with(labels, labels)
+    write_validation_map(read_off, store, "case", plans=plans, device=CPU, folder=tmp_path / "maps")
+    written = read_labels(tmp_path / "maps" / "case.nii.gz")
+    values = np.array([0, 1, 3, 5])  # tiny plans give organ k the value 2 k + 1
+    assert np.array_equal(written.array_zyx, values[labels])
+    assert written.geometry == ImageGeometry.from_spacing((3, 32, 32), (3.0, 1.0, 1.0))
+
+
+def test_mean_dice_is_over_the_cases_in_which_an_organ_counts():
+    cases = [{"a": 0.5, "b": None, "c": None}, {"a": 1.0, "b": 0.25, "c": None}]
+    assert mean_dice(cases) == {"a": 0.75, "b": 0.25, "c": None}
+    assert mean_dice([]) == {}
