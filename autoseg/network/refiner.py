@@ -120,7 +120,7 @@ class PixelHead(nn.Module):
     def __init__(self, width: int, *, stride: int) -> None:
         """Build from `width` channels at `stride` to PIXEL_CHANNELS at 1."""
         super().__init__()
-        self.conv = nn.Conv2d(width, PIXEL_CHANNELS * stride**2, kernel_size=3, padding=1)
+        self.conv = nn.Conv2d(width, PIXEL_CHANNELS * stride**2, kernel_size=1)
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:

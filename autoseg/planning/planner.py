@@ -141,6 +141,7 @@ def _plan_network(fingerprint: Fingerprint, *, data: DataPlan, device: Device, r
     window = reasons.keep("network.window_rows_px", rules_network.choose_window(in_plane, device=device))
     reasons.found["network.window_columns_px"] = reasons.found["network.window_rows_px"]
     width_px = _smallest_width_px(fingerprint, data=data)
+    slice_spacing_mm = float(data.target_spacing_zyx_mm[AXIS_NUMBER[axis]])
     backbone = reasons.keep("network.backbone", rules_network.choose_backbone(device))
     reasons.found["network.text"] = Reason(rule=TEXT_RULE)
     return NetworkPlan(
@@ -157,9 +158,10 @@ def _plan_network(fingerprint: Fingerprint, *, data: DataPlan, device: Device, r
             "network.refiner_channels",
             rules_network.choose_refiner_channels(window, smallest_width_px=width_px, device=device),
         ),
+        neighbours=reasons.keep("network.neighbours", rules_network.choose_neighbours(slice_spacing_mm)),
         refiner_stride=reasons.keep(
             "network.refiner_stride",
-            rules_network.choose_refiner_stride(smallest_width_px=width_px, device=device),
+            rules_network.choose_refiner_stride(window, smallest_width_px=width_px, device=device),
         ),
         memory_slices=reasons.keep("network.memory_slices", _choose_memory_slices(fingerprint, axis=axis, data=data)),
     )

@@ -27,7 +27,11 @@ SMALL_VIEW_PX = 256
 NARROW_WINDOW_PX = 32
 WIDE_WINDOW_PX = 128
 TINY_ORGAN_PX = 3
-CPU_REFINER_CHANNELS = {1: (16, 32, 64, 128), 2: (24, 48, 96)}
+BROAD_ORGAN_PX = 24
+CPU_FINE_WINDOW_PX = 128
+CPU_REFINER_CHANNELS = {1: (16, 32, 64, 128), 2: (32, 64, 128), 4: (32, 64, 128)}
+NEIGHBOUR_REACH_MM = 2.0
+MAX_NEIGHBOURS = 2
 MEMORY_SLICES_RANGE = (4, 16)
 UNRELATED_CORRELATION = 0.5
 
@@ -119,7 +123,7 @@ def choose_refiner_channels(
         smallest_width_px: In-plane width of the smallest organ, in pixels of the window.
         device: What the plan is made for.
     """
-    stride = choose_refiner_stride(smallest_width_px=smallest_width_px, device=device).value
+    stride = choose_refiner_stride(window_px, smallest_width_px=smallest_width_px, device=device).value
     widths = CPU_REFINER_CHANNELS[stride] if device.kind == "cpu" else (32, 64, 128, 256)
     facts = {
         "smallest_organ_width_px": round(smallest_width_px, 1),
@@ -129,7 +133,7 @@ def choose_refiner_channels(
         "device": device.kind,
     }
     rule = (
-        f"Stages of stride 1 (in its 2 x 2 blocks where refiner_stride is 2) and 2 give the detail that the decoder "
+        f"Stages of stride 1 (inside blocks of pixels where refiner_stride is more) and 2 give the detail that the decoder "
         f"(stride {DECODER_STRIDE_PX}) lacks; strides 4 and 8 join them to its features and are left out in windows "
         f"under {NARROW_WINDOW_PX} px. "
     )
@@ -141,19 +145,41 @@ def choose_refiner_channels(
     return Choice(widths, rule + "Stages down to stride 8 equalled a U-Net in the first experiments.", facts)
 
 
-def choose_refiner_stride(*, smallest_width_px: float, device: Device) -> Choice[Literal[1, 2]]:
+def choose_refiner_stride(
+    window_px: tuple[int, int], *, smallest_width_px: float, device: Device
+) -> Choice[Literal[1, 2, 4]]:
     """Choose the stride of the finest refinement stage.
 
     Args:
+        window_px: Rows and columns of the window.
         smallest_width_px: In-plane width of the smallest organ, in pixels of the window.
         device: What the plan is made for.
     """
-    facts = {"smallest_organ_width_px": round(smallest_width_px, 1), "device": device.kind}
+    facts = {
+        "smallest_organ_width_px": round(smallest_width_px, 1),
+        "window_px": list(window_px),
+        "device": device.kind,
+    }
     rule = (
-        f"On a CPU, where full-resolution convolutions are most of a step, the finest stage works on blocks of 2 x 2 "
-        f"pixels if the smallest organ is at least {TINY_ORGAN_PX} px wide; elsewhere on single pixels."
+        "On a CPU, where convolutions at full resolution are most of a step, the finest stage works on blocks of 2 x 2 "
+        f"pixels if the smallest organ is at least {TINY_ORGAN_PX} px wide, of 4 x 4 in windows over {CPU_FINE_WINDOW_PX} "
+        f"px if it is at least {BROAD_ORGAN_PX} px wide; elsewhere on single pixels."
     )
-    return Choice(2 if device.kind == "cpu" and smallest_width_px >= TINY_ORGAN_PX else 1, rule, facts)
+    if device.kind == "cuda" or smallest_width_px < TINY_ORGAN_PX:
+        return Choice(1, rule, facts)
+    is_broad = max(window_px) > CPU_FINE_WINDOW_PX and smallest_width_px >= BROAD_ORGAN_PX
+    return Choice(4 if is_broad else 2, rule, facts)
+
+
+def choose_neighbours(slice_spacing_mm: float) -> Choice[int]:
+    """Choose how many slices on each side the refiner sees.
+
+    Args:
+        slice_spacing_mm: Distance of neighbouring slices at target spacing.
+    """
+    rule = f"The slices within {NEIGHBOUR_REACH_MM:g} mm, at least one and at most {MAX_NEIGHBOURS}."
+    value = int(np.clip(round(NEIGHBOUR_REACH_MM / slice_spacing_mm), 1, MAX_NEIGHBOURS))
+    return Choice(value, rule, {"slice_spacing_mm": round(slice_spacing_mm, 3)})
 
 
 def choose_memory_slices(slice_correlations: np.ndarray, *, extents_slices: Sequence[float]) -> Choice[int]:

@@ -19,6 +19,7 @@ RULED = {
     "network.feature_channels",
     "network.refiner_channels",
     "network.refiner_stride",
+    "network.neighbours",
     "network.memory_slices",
     "network.text",
     "training.batch_slices",

@@ -6,6 +6,7 @@ from autoseg.planning.rules_network import (
     choose_feature_channels,
     choose_image_size,
     choose_memory_slices,
+    choose_neighbours,
     choose_refiner_channels,
     choose_refiner_stride,
     choose_window,
@@ -88,18 +89,33 @@ def test_feature_channels_are_sam2s_but_for_nano():
     assert (choose_feature_channels("nano").value, choose_feature_channels("tiny").value) == (64, 256)
 
 
-@pytest.mark.parametrize(("width", "device", "stride"), [(3, CPU, 2), (2.9, CPU, 1), (30, cuda(24), 1)])
-def test_refiner_stride_is_two_on_a_cpu_unless_an_organ_is_tiny(width, device, stride):
-    assert choose_refiner_stride(smallest_width_px=width, device=device).value == stride
+@pytest.mark.parametrize(
+    ("window", "width", "device", "stride"),
+    [
+        ((64, 48), 3, CPU, 2),
+        ((64, 48), 2.9, CPU, 1),
+        ((64, 48), 30, CPU, 2),
+        ((160, 192), 30, CPU, 4),
+        ((160, 192), 20, CPU, 2),
+        ((160, 192), 30, cuda(24), 1),
+    ],
+)
+def test_refiner_stride_on_a_cpu_grows_with_organ_and_window(window, width, device, stride):
+    assert choose_refiner_stride(window, smallest_width_px=width, device=device).value == stride
+
+
+@pytest.mark.parametrize(("spacing", "neighbours"), [(1.0, 2), (0.5, 2), (2.0, 1), (5.0, 1)])
+def test_neighbours_reach_two_millimetres(spacing, neighbours):
+    assert choose_neighbours(spacing).value == neighbours
 
 
 @pytest.mark.parametrize(
     ("window", "width", "device", "channels"),
     [
-        ((64, 48), 12, CPU, (24, 48, 96)),
+        ((64, 48), 12, CPU, (32, 64, 128)),
         ((64, 48), 2.8, CPU, (16, 32, 64, 128)),
-        ((64, 16), 12, CPU, (24, 48)),
-        ((160, 160), 60, CPU, (24, 48, 96)),
+        ((64, 16), 12, CPU, (32, 64)),
+        ((160, 160), 60, CPU, (32, 64, 128)),
         ((160, 160), 12, cuda(24), (32, 64, 128, 256)),
         ((160, 160), 32, cuda(24), (32, 64, 128, 256, 512)),
         ((160, 112), 32, cuda(24), (32, 64, 128, 256)),
