@@ -1,0 +1,35 @@
+"""Networks that can be followed by hand, and torch on one thread."""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+FakeNetwork = Callable[[Tensor, Tensor], SimpleNamespace]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def middle_slice(images: Tensor, *, num_channels: int = 1) -> Tensor:
+    """Cut the first channel of the middle one of the neighbours: (B, R, W)."""
+    num_slices = images.shape[1] // num_channels
+    return images[:, num_slices // 2 * num_channels]
+
+
+@pytest.fixture
+def brightness_as_logit() -> FakeNetwork:
+    """Give a network that says "organ" as much as a pixel is bright, whatever the window, organ k k times as much."""
+
+    def network(images: Tensor, organs: Tensor) -> SimpleNamespace:
+        pixel = middle_slice(images).unsqueeze(1)
+        return SimpleNamespace(logits=torch.cat([torch.zeros_like(pixel), *(pixel * (k + 1) for k in organs)], dim=1))
+
+    return network

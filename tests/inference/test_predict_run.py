@@ -1,0 +1,139 @@
+import json
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from autoseg.errors import DatasetError, PlanError, UsageError
+from autoseg.files import read_json
+from autoseg.inference.command import predict
+from autoseg.network.build import build_network
+from autoseg.network.model_file import save_model
+
+
+@pytest.fixture(scope="module")
+def model(tiny_plans, tmp_path_factory):
+    torch.manual_seed(0)
+    plans = tiny_plans(2)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(build_network(plans).eval(), plans, path)
+    return path
+
+
+@pytest.fixture
+def scans(save_scan, rng, tmp_path):
+    """Write two good scans, on grids of their own, and one that was cut off."""
+    turned = np.array([[0, -1.0, 0, 5], [0, 0, 2.5, -7], [-1.0, 0, 0, 9], [0, 0, 0, 1]])
+    save_scan(tmp_path / "scans" / "one.nii.gz", rng.normal(size=(4, 20, 24)).astype(np.float32))
+    save_scan(tmp_path / "scans" / "two.nii.gz", rng.normal(size=(5, 22, 18)).astype(np.float32), affine=turned)
+    whole = (tmp_path / "scans" / "one.nii.gz").read_bytes()
+    (tmp_path / "scans" / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    return tmp_path / "scans"
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_good_case_is_predicted_on_its_own_grid_and_the_bad_one_is_named(model, scans, tmp_path):
+    run = predict(model, scans, tmp_path / "out", device="cpu")
+    assert [case.case_id for case in run.failed] == ["cut"]
+    assert names_in(tmp_path / "out") == ["labels.json", "one.nii.gz", "run.json", "two.nii.gz"]
+    for name in ("one", "two"):
+        scan, labels = (nib.load(folder / f"{name}.nii.gz") for folder in (scans, tmp_path / "out"))
+        assert labels.shape == scan.shape and np.array_equal(labels.affine, scan.affine)
+        assert labels.get_data_dtype() == np.uint8 and set(np.unique(labels.dataobj)) <= {0, 1, 3}
+    assert read_json(tmp_path / "out" / "labels.json") == {"1": "organ 0", "3": "organ 1"}
+    report = read_json(tmp_path / "out" / "run.json")
+    assert {case["case_id"]: case["is_done"] for case in report["cases"]} == {"one": True, "two": True, "cut": False}
+    assert "ends after" in next(case["message"] for case in report["cases"] if case["case_id"] == "cut")
+    assert str(tmp_path) not in json.dumps(report), "a report that is shared tells nothing of the machine's folders"
+
+
+def test_the_same_command_again_gives_the_same_bytes(model, scans, tmp_path):
+    for name in ("a", "b"):
+        predict(model, scans, tmp_path / name, device="cpu")
+    for name in ("one.nii.gz", "two.nii.gz", "labels.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_single_file_is_a_case(model, scans, tmp_path):
+    run = predict(model, scans / "two.nii.gz", tmp_path / "out", device="cpu")
+    assert [case.case_id for case in run.cases] == ["two"] and not run.failed
+
+
+def test_one_label_asked_for_is_the_only_one_in_the_output(model, scans, tmp_path):
+    predict(model, scans / "one.nii.gz", tmp_path / "out", device="cpu", labels=["organ 1"])
+    assert read_json(tmp_path / "out" / "labels.json") == {"3": "organ 1"}
+    assert set(np.unique(nib.load(tmp_path / "out" / "one.nii.gz").dataobj)) <= {0, 3}
+
+
+def test_nothing_usable_raises_with_every_problem_and_still_reports(model, scans, tmp_path):
+    for name in ("one", "two"):
+        (scans / f"{name}.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="None of the 1 cases") as caught:
+        predict(model, scans, tmp_path / "out", device="cpu")
+    assert [problem.case_id for problem in caught.value.problems] == ["cut"]
+    assert not read_json(tmp_path / "out" / "run.json")["cases"][0]["is_done"]
+
+
+def test_channels_on_different_grids_fail_that_case_alone(tiny_plans, save_scan, rng, tmp_path):
+    plans = tiny_plans(1, num_channels=2)
+    save_model(build_network(plans).eval(), plans, tmp_path / "model.safetensors")
+    for case, spacing in (("good", 1.0), ("bad", 1.5)):
+        for channel, spacing_mm in ((0, 1.0), (1, spacing)):
+            array = rng.normal(size=(3, 20, 20)).astype(np.float32)
+            path = tmp_path / "scans" / f"{case}_{channel:04d}.nii.gz"
+            save_scan(path, array, spacing_zyx_mm=(3.0, spacing_mm, spacing_mm))
+    run = predict(tmp_path / "model.safetensors", tmp_path / "scans", tmp_path / "out", device="cpu")
+    assert names_in(tmp_path / "out") == ["good.nii.gz", "labels.json", "run.json"]
+    assert "bad_0000.nii.gz and bad_0001.nii.gz differ in spacing_zyx_mm" in run.failed[0].message
+
+
+def test_settings_change_inference_alone(model, scans, tmp_path):
+    one = scans / "one.nii.gz"
+    predict(model, one, tmp_path / "out", device="cpu", settings=["inference.window_overlap=0.25"])
+    assert read_json(tmp_path / "out" / "run.json")["inference"]["window_overlap"] == 0.25
+    with pytest.raises(UsageError, match="only inference"):
+        predict(model, one, tmp_path / "out", device="cpu", settings=["network.refiner_stride=2"])
+    with pytest.raises(PlanError, match="window_overlap"):
+        predict(model, one, tmp_path / "out", device="cpu", settings=["inference.window_overlap=2"])
+
+
+def test_inputs_are_never_overwritten(model, scans):
+    before = {name: (scans / name).read_bytes() for name in names_in(scans)}
+    with pytest.raises(UsageError, match="inputs are never overwritten"):
+        predict(model, scans, scans, device="cpu")
+    with pytest.raises(UsageError, match="inputs are never overwritten"):
+        predict(model, scans / "one.nii.gz", scans / ".." / "scans", device="cpu")
+    assert {name: (scans / name).read_bytes() for name in names_in(scans)} == before
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(model, scans, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a file, not a folder")
+    with pytest.raises(UsageError, match="cannot be written"):
+        predict(model, scans, tmp_path / "file", device="cpu")
+    with pytest.raises(UsageError, match="cannot be written"):
+        predict(model, scans, tmp_path / "file" / "below", device="cpu")
+    if os.geteuid() != 0:  # root may write everywhere
+        (tmp_path / "closed").mkdir(mode=0o500)
+        with pytest.raises(UsageError, match="cannot be written"):
+            predict(model, scans, tmp_path / "closed", device="cpu")
+
+
+def test_a_case_that_needs_more_memory_than_there_is_fails_alone(model, scans, tmp_path, monkeypatch):
+    from autoseg.inference.predictor import Predictor
+
+    real = Predictor.predict_scans
+
+    def predict_scans(self, channels):
+        if channels[0].geometry.shape_zyx == (4, 20, 24):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, channels)
+
+    monkeypatch.setattr(Predictor, "predict_scans", predict_scans)
+    run = predict(model, scans, tmp_path / "out", device="cpu")
+    assert {case.case_id for case in run.failed} == {"one", "cut"}
+    assert (tmp_path / "out" / "two.nii.gz").is_file() and not (tmp_path / "out" / "one.nii.gz").exists()

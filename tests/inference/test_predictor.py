@@ -1,0 +1,137 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.errors import CheckpointError, UsageError
+from autoseg.geometry import ImageGeometry
+from autoseg.image_io import Scan
+from autoseg.inference.predictor import Predictor, find_model_files, load_predictor
+from autoseg.network.build import build_network
+from autoseg.network.model_file import save_model
+
+CPU = torch.device("cpu")
+ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
+
+
+def make_scan(affine, shape_zyx):
+    """Make a bright box off the middle in each direction; after normalisation its voxels alone are above zero."""
+    array = np.zeros(shape_zyx, np.float32)
+    array[tuple(slice(1, size // 2 - 1) for size in shape_zyx)] = 4
+    return Scan(array, ImageGeometry.from_affine(shape_zyx, affine)), array > 2
+
+
+def make_predictor(plans, network):
+    return Predictor(networks=(network,), plans=plans, organs=(0,), device=CPU)
+
+
+def orient(permutation, signs, spacing_xyz=(1.0, 1.0, 1.0)):
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for index, (axis, sign) in enumerate(zip(permutation, signs, strict=True)):
+        affine[axis, index] = sign * spacing_xyz[axis]
+    affine[:3, 3] = (-20, 30, 7)
+    return affine
+
+
+@pytest.mark.parametrize("slice_axis", ["z", "y", "x"])
+def test_prediction_lies_on_the_input_grid_in_all_48_orientations(tiny_plans, brightness_as_logit, slice_axis):
+    """At the scan's own spacing nothing is interpolated, so each voxel must come back where it was."""
+    plans = tiny_plans(1, data={"target_spacing_zyx_mm": [1, 1, 1], "slice_axis": slice_axis, "crop_to_nonzero": False})
+    predictor = make_predictor(plans, brightness_as_logit)
+    assert len(ORIENTATIONS) == 48
+    for permutation, signs in ORIENTATIONS if slice_axis == "z" else ORIENTATIONS[::7]:
+        scan, expected = make_scan(orient(permutation, signs), (7, 10, 12))
+        labels = predictor.predict_scans([scan])
+        assert labels.shape == (7, 10, 12)
+        assert np.array_equal(labels, expected.astype(labels.dtype)), (permutation, signs)
+
+
+@pytest.mark.parametrize("shape", [(9, 44, 40), (1, 20, 20), (12, 5, 6)])
+def test_prediction_of_an_oblique_scan_with_other_spacing_comes_back_on_its_grid(
+    tiny_plans, brightness_as_logit, shape
+):
+    angle = np.deg2rad(20)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ orient((1, 0, 2), (-1, 1, -1))[:3, :3] @ np.diag([0.7, 0.8, 2.5])
+    plans = tiny_plans(1, data={"target_spacing_zyx_mm": [3, 1, 1], "crop_to_nonzero": False})
+    array = np.full(shape, -1.0, np.float32)
+    middle = tuple(slice(size // 4, max(1, size - size // 4)) for size in shape)
+    array[middle] = 3.0
+    scan = Scan(array, ImageGeometry.from_affine(shape, affine))
+    labels = make_predictor(plans, brightness_as_logit).predict_scans([scan])
+    assert labels.shape == shape
+    assert np.mean((labels == 1) == (array > 1)) > 0.85
+    assert (labels == 1).any() and (labels == 0).any()
+
+
+def test_prediction_of_a_cropped_scan_is_background_outside_and_has_the_datasets_values(
+    tiny_plans, brightness_as_logit
+):
+    array = np.zeros((6, 40, 40), np.float32)
+    array[2:5, 10:30, 10:30] = -1
+    array[3, 15:20, 15:20] = 5
+    scan = Scan(array, ImageGeometry.from_spacing((6, 40, 40), (3.0, 1.0, 1.0)))
+    plans = tiny_plans(3)
+    labels = Predictor((brightness_as_logit,), plans, (2,), CPU).predict_scans([scan])
+    assert set(np.unique(labels)) == {0, 5}  # the third organ's value
+    assert np.array_equal(labels == 5, array == 5)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_plans, tmp_path_factory):
+    torch.manual_seed(0)
+    plans = tiny_plans(3)
+    path = tmp_path_factory.mktemp("model") / "fold_all" / "model.safetensors"
+    save_model(build_network(plans).eval(), plans, path)
+    return path
+
+
+def test_load_predictor_knows_the_names_and_those_asked_for(model):
+    assert load_predictor(model, device=CPU).names == {1: "organ 0", 3: "organ 1", 5: "organ 2"}
+    some = load_predictor(model, labels=("organ 2", "organ 0"), device=CPU)
+    assert some.organs == (0, 2) and some.names == {1: "organ 0", 5: "organ 2"}
+
+
+def test_load_predictor_an_unknown_label_is_named_with_those_that_are_known(model):
+    with pytest.raises(UsageError, match=r"does not know pancreas\. It knows: organ 0, organ 1, organ 2"):
+        load_predictor(model, labels=("organ 1", "pancreas"), device=CPU)
+
+
+def test_predictions_of_a_real_network_are_the_same_each_time(model, rng):
+    scan = Scan(
+        rng.normal(size=(3, 40, 36)).astype(np.float32), ImageGeometry.from_spacing((3, 40, 36), (3.0, 1.0, 1.0))
+    )
+    predictor = load_predictor(model, device=CPU)
+    one, other = predictor.predict_scans([scan]), load_predictor(model, device=CPU).predict_scans([scan])
+    assert one.shape == (3, 40, 36) and np.array_equal(one, other) and set(np.unique(one)) <= {0, 1, 3, 5}
+
+
+def test_find_model_files_takes_a_file_a_fold_a_run_and_prefers_the_model_of_all_cases(tmp_path):
+    for name in ("fold_1", "fold_0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    (tmp_path / "fold_2").mkdir()  # not trained yet
+    folds = [tmp_path / name / "model.safetensors" for name in ("fold_0", "fold_1")]
+    assert find_model_files(tmp_path) == folds
+    assert find_model_files(tmp_path / "fold_1") == find_model_files(folds[1]) == [folds[1]]
+    (tmp_path / "fold_all").mkdir()
+    (tmp_path / "fold_all" / "model.safetensors").touch()
+    assert find_model_files(tmp_path) == [tmp_path / "fold_all" / "model.safetensors"]
+
+
+def test_find_model_files_without_one_says_what_to_do(tmp_path):
+    with pytest.raises(CheckpointError, match=r"Train first: autoseg_train"):
+        find_model_files(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no"):
+        find_model_files(tmp_path / "nowhere")
+
+
+def test_folds_of_different_plans_are_not_averaged(model, tiny_plans, tmp_path):
+    other = tiny_plans(3, network={"refiner_channels": [4, 8]})
+    for fold, plans in ((0, tiny_plans(3)), (1, other)):
+        save_model(build_network(plans), plans, tmp_path / f"fold_{fold}" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="different plans"):
+        load_predictor(tmp_path, device=CPU)

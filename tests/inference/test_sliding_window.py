@@ -1,0 +1,165 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.inference.sliding_window import gaussian_weight, predict_slices, window_starts
+from autoseg.training.sampling import neighbouring_slices
+
+CPU = torch.device("cpu")
+
+
+def predict(network, image, plans, organs=(0,)):
+    networks = network if isinstance(network, list) else [network]
+    return np.stack(list(predict_slices(networks, image, plans=plans, organs=organs, device=CPU)))
+
+
+def softmax(*logits):
+    exponents = np.exp(np.stack(np.broadcast_arrays(*logits)))
+    return exponents / exponents.sum(axis=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "overlap", "expected"),
+    [
+        (10, 16, 0.5, [0]),
+        (16, 16, 0.5, [0]),
+        (17, 16, 0.5, [0, 1]),
+        (32, 16, 0.5, [0, 8, 16]),
+        (32, 16, 0.0, [0, 16]),
+        (33, 16, 0.0, [0, 8, 17]),
+        (3, 1, 0.9, [0, 1, 2]),
+    ],
+)
+def test_window_starts_by_hand(size, window, overlap, expected):
+    assert window_starts(size, window, overlap) == expected
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.9])
+def test_windows_cover_every_pixel_and_overlap_at_least_as_asked(overlap):
+    for size in range(1, 120, 7):
+        starts = window_starts(size, 16, overlap)
+        assert starts[0] == 0 and starts[-1] == max(0, size - 16)
+        steps = np.diff(starts)
+        assert (steps >= 1).all() and (steps <= max(1, 16 * (1 - overlap)) + 0.5).all()
+
+
+def test_gaussian_weight_is_largest_in_the_middle_symmetric_and_nowhere_zero():
+    weight = gaussian_weight((9, 16))
+    assert weight.shape == (9, 16) and weight.dtype == np.float32
+    assert np.array_equal(weight, weight[::-1, ::-1]) and weight[4, 7] == weight.max() <= 1
+    assert weight.min() > 0.001
+    assert np.all(np.diff(weight[4, :8]) > 0)
+    assert weight[4, 0] / weight[4, 7] == pytest.approx(np.exp(-0.5 * (7.5 / 4) ** 2 + 0.5 * (0.5 / 4) ** 2), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(32, 32), (20, 24), (100, 32), (40, 75), (1, 1), (33, 31)], ids=lambda size: str(size)
+)
+def test_tiles_of_any_slice_are_joined_without_a_seam(tiny_plans, brightness_as_logit, rng, rows, columns):
+    image = rng.normal(size=(1, 6, rows, columns)).astype(np.float32)
+    probs = predict(brightness_as_logit, image, tiny_plans(2), organs=(0, 1))
+    assert probs.shape == (6, 3, rows, columns) and probs.dtype == np.float32
+    assert np.allclose(probs, softmax(0 * image[0], image[0], 2 * image[0]).swapaxes(0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [["row"], ["column"], ["row", "column"], ["slice", "row", "column"], ["slice"]])
+def test_mirrored_predictions_are_turned_back_before_they_are_averaged(tiny_plans, brightness_as_logit, rng, axes):
+    image = rng.normal(size=(1, 3, 40, 32)).astype(np.float32)
+    plans = tiny_plans(1, inference={"mirror_axes": axes})
+    probs = predict(brightness_as_logit, image, plans)
+    assert np.allclose(probs[:, 1], softmax(0 * image[0], image[0])[1], atol=1e-5)
+
+
+def test_each_combination_of_mirrored_axes_is_seen_once(tiny_plans):
+    """The corner that the brightest pixel comes to tells how the image was mirrored."""
+    corners = []
+
+    def network(images, organs):
+        row, column = np.unravel_index(int(images[0, 1].argmax()), (32, 32))
+        corners.append((int(row > 16), int(column > 16)))
+        return SimpleNamespace(logits=torch.zeros(len(images), 1 + len(organs), 32, 32))
+
+    image = np.zeros((1, 1, 32, 32), np.float32)
+    image[0, 0, 2, 2] = 1
+    for axes, expected in (
+        ([], [(0, 0)]),
+        (["column"], [(0, 0), (0, 1)]),
+        (["row", "column"], [(0, 0), (0, 1), (1, 0), (1, 1)]),
+    ):
+        corners.clear()
+        predict(network, image, tiny_plans(1, inference={"mirror_axes": axes}))
+        assert sorted(corners) == expected
+
+
+def test_networks_of_several_folds_are_averaged_as_probabilities(tiny_plans):
+    def network_that_says(logit):
+        return lambda images, organs: SimpleNamespace(
+            logits=torch.tensor([0.0, logit]).view(1, 2, 1, 1).expand(len(images), 2, 32, 32)
+        )
+
+    probs = predict(
+        [network_that_says(0.0), network_that_says(100.0)], np.zeros((1, 2, 32, 32), np.float32), tiny_plans(1)
+    )
+    assert np.allclose(probs[:, 1], (0.5 + 1.0) / 2)
+
+
+def test_where_windows_overlap_the_nearer_middle_counts_more(tiny_plans):
+    """Two windows of 32 in 48 columns: the first says organ, the second says none."""
+    calls = []
+
+    def network(images, organs):
+        calls.append(1)
+        logit = 100.0 if len(calls) == 1 else -100.0
+        return SimpleNamespace(logits=torch.tensor([0.0, logit]).view(1, 2, 1, 1).expand(len(images), 2, 32, 32))
+
+    organ = predict(network, np.zeros((1, 1, 32, 48), np.float32), tiny_plans(1))[0, 1, 0]
+    assert len(calls) == 2
+    assert np.allclose(organ[:16], 1) and np.allclose(organ[32:], 0)
+    assert np.all(np.diff(organ[15:33]) < 0) and organ[23] + organ[24] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("num_slices", "batch"), [(1, 4), (4, 4), (5, 4), (3, 1)])
+@pytest.mark.parametrize("reach", [1, 2])
+def test_slices_come_in_order_each_between_its_neighbours_as_in_training(tiny_plans, rng, num_slices, batch, reach):
+    image = rng.normal(size=(2, num_slices, 32, 32)).astype(np.float32)
+    seen = []
+
+    def network(images, organs):
+        seen.extend(images.clone())
+        return SimpleNamespace(logits=torch.zeros(len(images), 2, 32, 32))
+
+    plans = tiny_plans(1, num_channels=2, network={"neighbours": reach}, inference={"slices_per_batch": batch})
+    assert predict(network, image, plans).shape == (num_slices, 2, 32, 32)
+    whole = slice(0, 32)
+    assert len(seen) == num_slices
+    for number, given in enumerate(seen):
+        trained_on = neighbouring_slices(image, number, reach=reach, rows=whole, columns=whole).reshape(-1, 32, 32)
+        assert np.array_equal(given.numpy(), trained_on)
+
+
+def test_only_the_organs_asked_for_are_predicted(tiny_plans):
+    asked = []
+
+    def network(images, organs):
+        asked.append(organs.tolist())
+        return SimpleNamespace(logits=torch.zeros(len(images), 1 + len(organs), 32, 32))
+
+    probs = predict(network, np.zeros((1, 2, 32, 32), np.float32), tiny_plans(4), organs=(3, 1))
+    assert probs.shape == (2, 3, 32, 32) and asked == [[3, 1]]
+
+
+def test_slices_are_made_one_batch_at_a_time(tiny_plans, brightness_as_logit):
+    """A scan of 1,500 slices must not be predicted whole before the first slice comes out."""
+    calls = []
+
+    def network(images, organs):
+        calls.append(len(images))
+        return brightness_as_logit(images, organs)
+
+    slices = predict_slices(
+        [network], np.zeros((1, 1500, 32, 32), np.float32), plans=tiny_plans(1), organs=(0,), device=CPU
+    )
+    next(slices)
+    assert calls == [4]
