@@ -133,8 +133,8 @@ def choose_refiner_channels(
         "device": device.kind,
     }
     rule = (
-        f"Stages of stride 1 (inside blocks of pixels where refiner_stride is more) and 2 give the detail that the decoder "
-        f"(stride {DECODER_STRIDE_PX}) lacks; strides 4 and 8 join them to its features and are left out in windows "
+        f"Stages of stride 1 (inside blocks of pixels where refiner_stride is more) and 2 give the detail that the "
+        f"decoder (stride {DECODER_STRIDE_PX}) lacks; strides 4 and 8 join them to its features and are left out in windows "
         f"under {NARROW_WINDOW_PX} px. "
     )
     if min(window_px) < NARROW_WINDOW_PX:
@@ -162,8 +162,8 @@ def choose_refiner_stride(
     }
     rule = (
         "On a CPU, where convolutions at full resolution are most of a step, the finest stage works on blocks of 2 x 2 "
-        f"pixels if the smallest organ is at least {TINY_ORGAN_PX} px wide, of 4 x 4 in windows over {CPU_FINE_WINDOW_PX} "
-        f"px if it is at least {BROAD_ORGAN_PX} px wide; elsewhere on single pixels."
+        f"pixels if the smallest organ is at least {TINY_ORGAN_PX} px wide, of 4 x 4 in windows over "
+        f"{CPU_FINE_WINDOW_PX} px if it is at least {BROAD_ORGAN_PX} px wide; elsewhere on single pixels."
     )
     if device.kind == "cuda" or smallest_width_px < TINY_ORGAN_PX:
         return Choice(1, rule, facts)
