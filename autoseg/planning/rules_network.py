@@ -134,8 +134,8 @@ def choose_refiner_channels(
     }
     rule = (
         f"Stages of stride 1 (inside blocks of pixels where refiner_stride is more) and 2 give the detail that the "
-        f"decoder (stride {DECODER_STRIDE_PX}) lacks; strides 4 and 8 join them to its features and are left out in windows "
-        f"under {NARROW_WINDOW_PX} px. "
+        f"decoder (stride {DECODER_STRIDE_PX}) lacks; strides 4 and 8 join them to its features and are left out in "
+        f"windows under {NARROW_WINDOW_PX} px. "
     )
     if min(window_px) < NARROW_WINDOW_PX:
         return Choice(widths[:2], rule + "The window is narrower.", facts)
