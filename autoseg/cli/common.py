@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from autoseg.errors import EXIT_BUG, EXIT_CODE_HELP, EXIT_INTERRUPTED, EXIT_TERMINATED, AutosegError
+from autoseg.errors import EXIT_BUG, EXIT_CODE_HELP, EXIT_INTERRUPTED, EXIT_TERMINATED, AutosegError, printable
 
 OPENMP_SPINS = "1000"  # some microseconds
 
@@ -49,7 +49,7 @@ def run_command(
     try:
         return work(arguments)
     except AutosegError as error:
-        print(f"{parser.prog}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(_printable_lines(f"{parser.prog}: {type(error).__name__}: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{parser.prog}: stopped by Ctrl-C; the same command continues.", file=sys.stderr)
@@ -63,11 +63,22 @@ def run_command(
         return EXIT_BUG
 
 
+class _SafeFormatter(logging.Formatter):
+    """Messages hold names of files, cases and organs, which are untrusted text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _printable_lines(super().format(record))
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
 def _show_messages() -> None:
     """Send autoseg's own messages to the terminal, and other packages' only from warnings upwards."""
     log = logging.getLogger("autoseg")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_SafeFormatter("%(message)s"))
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False

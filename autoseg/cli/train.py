@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.cli.common import build_parser, run_command
-from autoseg.errors import EXIT_DONE
+from autoseg.errors import EXIT_DONE, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def _train(arguments: argparse.Namespace) -> int:
         f"{result.steps} steps in {result.seconds / 60:.1f} minutes; the model is {result.folder / 'model.safetensors'}"
     )
     for organ, dice in result.dice.items():
-        print(f"  validation Dice {'none' if dice is None else format(dice, '.3f')}  {organ}")
+        print(f"  validation Dice {'none' if dice is None else format(dice, '.3f')}  {printable(organ)}")
     print(f"next: autoseg_predict -m {arguments.run} -i SCANS -o PREDICTIONS")
     return EXIT_DONE
 
