@@ -85,7 +85,7 @@ def test_training_writes_model_state_metrics_and_picture(done, plans):
 
 
 @pytest.mark.usefixtures("no_picture")
-@pytest.mark.parametrize("stop_at", [1, 2, 3])
+@pytest.mark.parametrize("stop_at", [1, 3])
 def test_training_stopped_at_any_step_and_continued_equals_the_undisturbed_run(
     done, plans, tmp_path, monkeypatch, stop_at
 ):
