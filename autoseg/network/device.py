@@ -23,9 +23,12 @@ def choose_device(name: str = "auto") -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {name}: torch sees no CUDA device here. Check the driver, or use --device cpu.")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:<number>.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here, counted from 0.")
+    return device
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
