@@ -119,7 +119,7 @@ def tiny_plans() -> Callable[..., Plans]:
 
     def make(num_organs: int = 2, *, num_channels: int = 1, **changes: dict[str, Any]) -> Plans:
         organs = [
-            {"name": f"organ {k}", "value": 2 * k + 1, "sentences": [f"the {word} organ", f"it lies at the {word} side"]}
+            {"name": f"organ {k}", "value": 2 * k + 1, "sentences": [f"the {word} organ", f"it lies {word} of all"]}
             for k, word in enumerate(("left", "right", "upper", "lower", "front", "back")[:num_organs])
         ]
         content: dict[str, Any] = {

@@ -15,6 +15,7 @@ import torch
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.image_io import Scan
 from autoseg.inference.sliding_window import predict_slices
+from autoseg.network.cores import side_by_side
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.model_file import MODEL_FILE_NAME, load_model
 from autoseg.plans import Plans
@@ -54,9 +55,12 @@ class Predictor:
             The label map, zyx on the grid of the first scan, with the dataset's own values.
         """
         case = preprocess_case(channels, plan=self.plans.data)
-        slices = predict_slices(self.networks, case.image, plans=self.plans, organs=self.organs, device=self.device)
         values = [self.plans.data.organs[k].value for k in self.organs]
-        return undo_preprocessing(slices, transform=case.transform, organ_values=values)
+        with side_by_side(self.device) as cores:
+            slices = predict_slices(
+                self.networks, case.image, plans=self.plans, organs=self.organs, device=self.device, cores=cores
+            )
+            return undo_preprocessing(slices, transform=case.transform, organ_values=values)
 
 
 def load_predictor(model: Path, *, labels: Sequence[str] = (), device: torch.device) -> Predictor:

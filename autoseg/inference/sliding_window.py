@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoseg.network.cores import ONE_CORE, Cores
 from autoseg.network.device import mixed_precision
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import InferencePlan, Plans
@@ -22,7 +23,13 @@ SIGMA_SHARE = 0.25  # of the window's side; the weight falls to 0.14 at the midd
 
 
 def predict_slices(
-    networks: Sequence[AutosegNetwork], image: np.ndarray, *, plans: Plans, organs: Sequence[int], device: torch.device
+    networks: Sequence[AutosegNetwork],
+    image: np.ndarray,
+    *,
+    plans: Plans,
+    organs: Sequence[int],
+    device: torch.device,
+    cores: Cores = ONE_CORE,
 ) -> Iterator[np.ndarray]:
     """Predict a case slice by slice.
 
@@ -32,6 +39,7 @@ def predict_slices(
         plans: Window, overlap, mirroring, batch.
         organs: (K) positions in the plan.
         device: Where the networks are.
+        cores: Share the slices of a batch.
 
     Yields:
         S arrays (1 + K, R, W) of probabilities, background first, float32.
@@ -55,10 +63,15 @@ def predict_slices(
         images = torch.from_numpy(batch).to(device)
         total = torch.zeros(len(images), 1 + len(asked), *padded, device=device)
         norm = torch.zeros(padded, device=device)
+        parts = cores.parts(len(images))
         for row, column in corners:
             place = (..., slice(row, row + window[0]), slice(column, column + window[1]))
-            probs = _predict_window(networks, images[place], asked, plans=plans.inference, device=device)
-            total[place] += weight * probs
+            cut = images[place]
+            probs = cores.map(
+                lambda part, cut=cut: _predict_window(networks, cut[part], asked, plans=plans.inference, device=device),
+                parts,
+            )
+            total[place] += weight * torch.cat(probs)
             norm[place] += weight
         total /= norm
         result = total[:, :, before[0] : before[0] + shape[0], before[1] : before[1] + shape[1]].cpu().numpy()

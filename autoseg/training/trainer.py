@@ -8,13 +8,16 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 from autoseg.errors import TrainingError
+from autoseg.network.cores import ONE_CORE, Cores, side_by_side
 from autoseg.network.device import cuda_dtype, mixed_precision
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import Plans
@@ -34,6 +37,7 @@ LOOK_EVERY = 0.1  # of the run's length
 LOOKING_SHARE = 0.04  # of the training time that looking on the way may take
 MAX_MONITORED_SLICES = 300
 SECONDS_BETWEEN_SAVES = 60.0
+MIN_SLICES_A_CORE = 2  # Dice is a sum over a part's slices: over a single one it is noisy
 MAX_BAD_STEPS = 20  # in a row, after which a loss that is not finite is no accident
 
 
@@ -77,7 +81,8 @@ def train_fold(fold: FoldData, *, plans: Plans, length: Length, device: torch.de
     keep_until(metrics_path, step=state.step)
     sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
     try:
-        _run(state, sampler, fold, plans=plans, length=length)
+        with side_by_side(device) as cores:
+            _run(state, sampler, fold, plans=plans, length=length, cores=cores)
     finally:
         save_state(state, plans, resume_path)
     save_model(state.averaged, plans, fold.folder / MODEL_FILE_NAME)
@@ -85,7 +90,9 @@ def train_fold(fold: FoldData, *, plans: Plans, length: Length, device: torch.de
     return state
 
 
-def _run(state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Plans, length: Length) -> None:
+def _run(
+    state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Plans, length: Length, cores: Cores
+) -> None:
     """Go through epochs until the length is reached."""
     batches = sampler.batches(first_step=state.step)
     last_save = time.monotonic()
@@ -93,11 +100,11 @@ def _run(state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Pla
     next_look = length.progress(state) + LOOK_EVERY
     with ProgressBar(what=f"training {fold.folder.name}", unit="%", total=100) as bar:
         while length.progress(state) < 1.0:
-            epoch_record = _run_epoch(state, batches, plans=plans, length=length)
+            epoch_record = _run_epoch(state, batches, plans=plans, length=length, cores=cores)
             start = time.monotonic()
             progress = length.progress(state)
             if progress >= min(next_look, 1.0) and looking_seconds <= LOOKING_SHARE * state.seconds:
-                epoch_record["validation"] = _monitor(state, fold, plans=plans)
+                epoch_record["validation"] = _monitor(state, fold, plans=plans, cores=cores)
                 looking_seconds += time.monotonic() - start
                 next_look = progress + LOOK_EVERY
             append_metrics(fold.folder / "metrics.jsonl", epoch_record)
@@ -111,7 +118,9 @@ def _run(state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Pla
             bar.advance_to(100 * length.progress(state), note=_describe(epoch_record))
 
 
-def _run_epoch(state: TrainState, batches: Iterator[Batch], *, plans: Plans, length: Length) -> dict[str, object]:
+def _run_epoch(
+    state: TrainState, batches: Iterator[Batch], *, plans: Plans, length: Length, cores: Cores
+) -> dict[str, object]:
     """Run one epoch and return its record for `metrics.jsonl`."""
     sums: dict[str, float] = defaultdict(float)
     waited, good_steps, bad_steps = 0.0, 0, 0
@@ -122,7 +131,7 @@ def _run_epoch(state: TrainState, batches: Iterator[Batch], *, plans: Plans, len
         set_learning_rate(state.optimiser, rate)
         batch = next(batches)
         waited += time.monotonic() - start
-        losses = train_step(state, batch, plans=plans)
+        losses = train_step(state, batch, plans=plans, cores=cores)
         state.step += 1
         state.seconds += time.monotonic() - start
         if losses is None:
@@ -144,40 +153,62 @@ def _run_epoch(state: TrainState, batches: Iterator[Batch], *, plans: Plans, len
     }
 
 
-def train_step(state: TrainState, batch: Batch, *, plans: Plans) -> dict[str, float] | None:
+def train_step(state: TrainState, batch: Batch, *, plans: Plans, cores: Cores = ONE_CORE) -> dict[str, float] | None:
     """Move the weights by one batch; return the loss terms, or None where the loss was not finite and nothing moved."""
-    device = next(state.network.parameters()).device
-    images = batch.images.to(device, non_blocking=True)
-    labels = batch.labels.to(device, non_blocking=True)
-    organs = batch.organs.to(device, non_blocking=True)
+    parameters = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
     state.network.train()
-    with mixed_precision(device):
-        output = state.network(images, organs)
-    terms = compute_losses(output.float(), labels, weights=plans.training.loss)
-    values = dict(zip(terms, torch.stack([term.detach() for term in terms.values()]).tolist(), strict=True))
+    parts = cores.parts(len(batch.images), at_least=MIN_SLICES_A_CORE)
+    results = cores.map(lambda part: _find_gradients(state, parameters, batch, part=part, plans=plans), parts)
+    values: dict[str, float] = defaultdict(float)
+    for part_values, _gradients in results:
+        for name, value in part_values.items():
+            values[name] += value
     if not math.isfinite(values["total"]):
-        state.optimiser.zero_grad(set_to_none=True)
         log.warning("step %d: the loss is not finite; its batch is skipped", state.step)
         return None
-    state.scaler.scale(terms["total"]).backward()
+    for index, parameter in enumerate(parameters):
+        found = [gradients[index] for _values, gradients in results]
+        parameter.grad = found[0] if len(found) == 1 or found[0] is None else torch.stack(found).sum(dim=0)
     state.scaler.unscale_(state.optimiser)
-    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), plans.training.gradient_clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, plans.training.gradient_clip_norm)
     if torch.isfinite(norm) or state.scaler.is_enabled():  # the scaler skips such a step by itself
         state.scaler.step(state.optimiser)
     state.scaler.update()
     state.optimiser.zero_grad(set_to_none=True)
     update_average(state.averaged, state.network, decay=plans.training.ema_decay, step=state.step)
-    return values
+    return dict(values)
 
 
-def _monitor(state: TrainState, fold: FoldData, *, plans: Plans) -> dict[str, object] | None:
+def _find_gradients(
+    state: TrainState, parameters: Sequence[Parameter], batch: Batch, *, part: slice, plans: Plans
+) -> tuple[dict[str, float], tuple[Tensor, ...]]:
+    """Return the loss terms and gradients of some slices of a batch, both weighed by their share of it.
+
+    The gradients are returned, not accumulated: several parts may run at once.
+    """
+    device = parameters[0].device
+    images = batch.images[part].to(device, non_blocking=True)
+    labels = batch.labels[part].to(device, non_blocking=True)
+    with mixed_precision(device):
+        output = state.network(images, batch.organs.to(device, non_blocking=True))
+    terms = compute_losses(output.float(), labels, weights=plans.training.loss)
+    share = len(images) / len(batch.images)
+    values = (share * torch.stack([term.detach() for term in terms.values()])).tolist()
+    total = state.scaler.scale(share * terms["total"])
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    return dict(zip(terms, values, strict=True)), gradients
+
+
+def _monitor(state: TrainState, fold: FoldData, *, plans: Plans, cores: Cores) -> dict[str, object] | None:
     """Measure Dice on whole volumes, without mirroring; None where the fold has nothing to look at."""
     cases = choose_monitored(fold)
     if not cases:
         return None
     quick = plans.model_copy(update={"inference": plans.inference.model_copy(update={"mirror_axes": ()})})
     device = next(state.averaged.parameters()).device
-    dice = mean_dice([validate_case(state.averaged, fold.store, case, plans=quick, device=device) for case in cases])
+    dice = mean_dice(
+        [validate_case(state.averaged, fold.store, case, plans=quick, device=device, cores=cores) for case in cases]
+    )
     return {"seen_in_training": fold.seen_in_training, "cases": len(cases), "dice": dice}
 
 

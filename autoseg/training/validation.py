@@ -12,6 +12,7 @@ import torch
 
 from autoseg.image_io import write_label_map
 from autoseg.inference.sliding_window import predict_slices
+from autoseg.network.cores import ONE_CORE, Cores
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.case import undo_preprocessing
@@ -21,7 +22,13 @@ CaseDice = dict[str, float | None]
 
 
 def validate_case(
-    network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device
+    network: AutosegNetwork,
+    store: CaseStore,
+    case_id: str,
+    *,
+    plans: Plans,
+    device: torch.device,
+    cores: Cores = ONE_CORE,
 ) -> CaseDice:
     """Predict a preprocessed case slice by slice and return each organ's Dice.
 
@@ -30,7 +37,7 @@ def validate_case(
     labels = store.open_labels(case_id)
     num_organs = len(plans.data.organs)
     counts = np.zeros((3, num_organs + 1), dtype=np.int64)  # overlap, predicted, reference
-    for number, probs in enumerate(_predict(network, store, case_id, plans=plans, device=device)):
+    for number, probs in enumerate(_predict(network, store, case_id, plans=plans, device=device, cores=cores)):
         reference = np.asarray(labels[number])
         is_known = reference != np.iinfo(reference.dtype).max
         reference, predicted = reference[is_known], probs.argmax(axis=0)[is_known]
@@ -66,8 +73,14 @@ def mean_dice(cases: Sequence[CaseDice]) -> CaseDice:
 
 
 def _predict(
-    network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device
+    network: AutosegNetwork,
+    store: CaseStore,
+    case_id: str,
+    *,
+    plans: Plans,
+    device: torch.device,
+    cores: Cores = ONE_CORE,
 ) -> Iterator[np.ndarray]:
     image = np.asarray(store.open_image(case_id)[:])
     organs = range(len(plans.data.organs))
-    return predict_slices([network], image, plans=plans, organs=organs, device=device)
+    return predict_slices([network], image, plans=plans, organs=organs, device=device, cores=cores)

@@ -1,10 +1,10 @@
-"""autoseg against MONAI's BasicUNet: the same cases, the same minutes, the same machine, Dice on cases neither has seen.
+"""autoseg against MONAI's BasicUNet: same cases, same minutes, same machine; Dice on cases that neither has seen.
 
     python tests/benchmarks/train_vs_monai.py DATASET --held-out 40 --minutes 5 10 -o docs/results/hippocampus.json
 
-Needs an environment with autoseg and monai (`pip install monai`). autoseg goes through its three commands; the peer gets
-autoseg's own preprocessing, batches, augmentation, schedule, weight averaging and mirroring, so that the networks and
-what they learn from are all that differs. Cases are held out by a seeded draw before anything else.
+Needs an environment with autoseg and monai (`pip install monai`). autoseg goes through its three commands; the peer
+gets autoseg's own preprocessing, batches, augmentation, schedule, weight averaging and mirroring, so that the networks
+and their losses are all that differs. Cases are held out by a seeded draw before anything else.
 """
 
 import argparse
@@ -47,9 +47,7 @@ class BasicUNetPeer(nn.Module):
         super().__init__()
         from monai.networks.nets import BasicUNet
 
-        self.unet = BasicUNet(
-            spatial_dims=2, in_channels=num_channels, out_channels=1 + num_organs, features=FEATURES
-        )
+        self.unet = BasicUNet(spatial_dims=2, in_channels=num_channels, out_channels=1 + num_organs, features=FEATURES)
 
     def forward(self, images: torch.Tensor, organs: torch.Tensor) -> NetworkOutput:
         """Return the map; the outputs that the U-Net does not have stay empty."""
@@ -151,9 +149,7 @@ def main() -> None:
     results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        training, images, labels = hold_out(
-            arguments.dataset, folder, count=arguments.held_out, seed=arguments.seed
-        )
+        training, images, labels = hold_out(arguments.dataset, folder, count=arguments.held_out, seed=arguments.seed)
         for minutes in arguments.minutes:
             if arguments.only != "monai":
                 run = run_autoseg(training, images, folder, minutes=minutes, settings=arguments.settings)

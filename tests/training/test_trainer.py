@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from autoseg.errors import AutosegError, CheckpointError
+from autoseg.network.cores import Cores
 from autoseg.network.model_file import load_model
 from autoseg.training import trainer
 from autoseg.training.metrics_log import read_metrics
@@ -93,11 +94,11 @@ def test_training_stopped_at_any_step_and_continued_equals_the_undisturbed_run(
     fold = make_fold(store, tmp_path / "stopped")
     steps = []
 
-    def stop(state, batch, *, plans):
+    def stop(state, batch, *, plans, cores):
         if len(steps) == stop_at:
             raise KeyboardInterrupt
         steps.append(state.step)
-        return train_step(state, batch, plans=plans)
+        return train_step(state, batch, plans=plans, cores=cores)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainer, "train_step", stop)
@@ -210,3 +211,16 @@ def test_a_damaged_state_is_refused_and_kept(copied, plans):
     with pytest.raises(CheckpointError, match="Delete it to start this fold again"):
         train(fold, plans)
     assert (fold.folder / "resume.pt").read_bytes() == b"damaged"
+
+
+def test_batch_in_two_parts_has_the_loss_of_the_whole(plans, done):
+    store, fold, _ = done
+    whole = plans.model_copy(update={"training": plans.training.model_copy(update={"batch_slices": 4})})
+    batch = SliceSampler(store, fold.training, plans=whole, cache_bytes=10**9).make_batch(0)
+    losses = [
+        train_step(new_state(whole, device=CPU, needs_scaler=False), batch, plans=whole, cores=Cores(num, None))
+        for num in (1, 2)
+    ]
+    # Cross-entropy is a mean over pixels, the same from two halves; Dice is a ratio of sums, another one in each half.
+    assert losses[0]["cross_entropy"] == pytest.approx(losses[1]["cross_entropy"], rel=1e-4)
+    assert losses[0]["dice"] != losses[1]["dice"]
