@@ -9,6 +9,7 @@ window.
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -66,12 +67,8 @@ def predict_slices(
         parts = cores.parts(len(images))
         for row, column in corners:
             place = (..., slice(row, row + window[0]), slice(column, column + window[1]))
-            cut = images[place]
-            probs = cores.map(
-                lambda part, cut=cut: _predict_window(networks, cut[part], asked, plans=plans.inference, device=device),
-                parts,
-            )
-            total[place] += weight * torch.cat(probs)
+            predict = partial(_predict_part, networks, images[place], asked, plans=plans.inference, device=device)
+            total[place] += weight * torch.cat(cores.map(predict, parts))
             norm[place] += weight
         total /= norm
         result = total[:, :, before[0] : before[0] + shape[0], before[1] : before[1] + shape[1]].cpu().numpy()
@@ -79,10 +76,17 @@ def predict_slices(
 
 
 @torch.inference_mode()
-def _predict_window(
-    networks: Sequence[AutosegNetwork], images: Tensor, organs: Tensor, *, plans: InferencePlan, device: torch.device
+def _predict_part(
+    networks: Sequence[AutosegNetwork],
+    images: Tensor,
+    organs: Tensor,
+    part: slice,
+    *,
+    plans: InferencePlan,
+    device: torch.device,
 ) -> Tensor:
-    """Average the probabilities over folds and mirrored copies: (B, N * C, r, w) to (B, 1 + K, r, w)."""
+    """Average the probabilities of some slices over folds and mirrored copies: (B, N * C, r, w) to (b, 1 + K, r, w)."""
+    images = images[part]
     total: Tensor | None = None
     axes = {"row": 2, "column": 3}
     flips = [
