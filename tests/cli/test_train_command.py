@@ -110,10 +110,10 @@ def test_a_signal_ends_training_with_its_state_saved_and_the_same_command_contin
 ):
     real, old = trainer.train_step, signal.getsignal(signal.SIGTERM)
 
-    def step_then_signal(state, batch, *, plans):
+    def step_then_signal(state, *rest, **named):
         if state.step == 1:
             os.kill(os.getpid(), number)
-        return real(state, batch, plans=plans)
+        return real(state, *rest, **named)
 
     words = [str(run), "--epochs", "1", *CPU]
     try:

@@ -94,11 +94,11 @@ def test_training_stopped_at_any_step_and_continued_equals_the_undisturbed_run(
     fold = make_fold(store, tmp_path / "stopped")
     steps = []
 
-    def stop(state, batch, *, plans, cores):
+    def stop(state, *rest, **named):
         if len(steps) == stop_at:
             raise KeyboardInterrupt
         steps.append(state.step)
-        return train_step(state, batch, plans=plans, cores=cores)
+        return train_step(state, *rest, **named)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainer, "train_step", stop)
