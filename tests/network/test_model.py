@@ -38,6 +38,7 @@ def test_forward_any_number_of_organs_and_channels_gives_one_map_with_background
         {"window_rows_px": 16, "window_columns_px": 80},
         {"image_size_px": 64},
         {"refiner_stride": 2, "window_rows_px": 48, "window_columns_px": 64},
+        {"refiner_stride": 4, "refiner_channels": [4, 8], "window_rows_px": 80},
         {"refiner_channels": [8]},
         {"refiner_channels": [4, 8, 8, 12]},
         {"interaction_levels": 0},
