@@ -80,6 +80,7 @@ def train_fold(fold: FoldData, *, plans: Plans, length: Length, device: torch.de
         load_state(state, plans, resume_path)
     keep_until(metrics_path, step=state.step)
     sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
+    state.network.train()
     try:
         with side_by_side(device) as cores:
             _run(state, sampler, fold, plans=plans, length=length, cores=cores)
@@ -155,8 +156,7 @@ def _run_epoch(
 
 def train_step(state: TrainState, batch: Batch, *, plans: Plans, cores: Cores = ONE_CORE) -> dict[str, float] | None:
     """Move the weights by one batch; return the loss terms, or None where the loss was not finite and nothing moved."""
-    parameters = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
-    state.network.train()
+    parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
     parts = cores.parts(len(batch.images), at_least=MIN_SLICES_A_CORE)
     results = cores.map(lambda part: _find_gradients(state, parameters, batch, part=part, plans=plans), parts)
     values: dict[str, float] = defaultdict(float)
