@@ -58,9 +58,9 @@ class PredictionRun:
 
 
 def predict(
-    model: Path,
-    inputs: Path,
-    output: Path,
+    model: Path | str,
+    inputs: Path | str,
+    output: Path | str,
     *,
     device: str = "auto",
     labels: Sequence[str] = (),
@@ -80,6 +80,7 @@ def predict(
         DatasetError: No case could be predicted; the cases' problems are in it.
         AutosegError: The model or an argument cannot be used.
     """
+    model, inputs, output = Path(model), Path(inputs), Path(output)
     predictor = load_predictor(model, labels=labels, device=choose_device(device))
     predictor = _with_settings(predictor, settings)
     cases, problems = find_cases(inputs, channel_names=[channel.name for channel in predictor.plans.data.channels])

@@ -68,8 +68,8 @@ class PlanOutcome:
 
 
 def plan(
-    dataset_root: Path,
-    run_folder: Path,
+    dataset_root: Path | str,
+    run_folder: Path | str,
     *,
     device: DeviceChoice = "auto",
     memory_gib: float | None = None,

@@ -15,7 +15,7 @@ from autoseg.planning.rules_data import AXES
 from autoseg.plans import Axis, Backbone, Device, NetworkPlan
 
 PlanAxis = Literal["slice", "row", "column"]
-LARGE_WINDOW_PX = 160 * 160
+SMALL_WINDOW_PX = 96 * 96
 CPU_BATCH_SLICES = 8
 CUDA_BATCHES = (32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 MAX_ORGANS_PER_STEP = {"cpu": 16, "cuda": 32}
@@ -31,9 +31,12 @@ def choose_batch(network: NetworkPlan, *, organs_per_step: int, device: Device) 
     """Choose the slices of a training step."""
     window_px = network.window_rows_px * network.window_columns_px
     if device.kind == "cpu":
-        is_large = window_px > LARGE_WINDOW_PX
-        rule = f"On a CPU {CPU_BATCH_SLICES} slices, half of them for windows over 160 x 160 px."
-        return Choice(CPU_BATCH_SLICES // (2 if is_large else 1), rule, {"window_px": window_px})
+        is_small = window_px <= SMALL_WINDOW_PX
+        rule = (
+            f"On a CPU {CPU_BATCH_SLICES} slices, twice as many for windows up to 96 x 96 px, where the fixed cost of a "
+            "step is large beside that of a slice."
+        )
+        return Choice(CPU_BATCH_SLICES * (2 if is_small else 1), rule, {"window_px": window_px})
     estimates = {
         batch: estimate_training_gib(
             network.backbone,

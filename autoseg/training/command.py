@@ -44,7 +44,7 @@ class TrainingResult:
 
 
 def train(
-    run_folder: Path,
+    run_folder: Path | str,
     *,
     fold: str = "all",
     epochs: int | None = None,
@@ -69,6 +69,7 @@ def train(
         raise UsageError("--epochs and --max-minutes: give one of them.")
     if (epochs is not None and epochs < 1) or (max_minutes is not None and not max_minutes > 0):
         raise UsageError("--epochs and --max-minutes take numbers above 0.")
+    run_folder = Path(run_folder)
     torch_device = choose_device(device)
     plans = read_plans(run_folder / "plans.json")
     store = CaseStore(run_folder / "preprocessed", data_hash=plans.data.hash())

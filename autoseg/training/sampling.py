@@ -65,6 +65,7 @@ class SliceSampler:
         """
         self.plans = plans
         self.case_ids = tuple(case_ids)
+        self.cache_bytes = cache_bytes
         self._arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._organ_slices = {case_id: store.organ_slices(case_id) for case_id in case_ids}
         self._cases_of_organ: dict[int, list[str]] = {}
@@ -79,23 +80,23 @@ class SliceSampler:
             for organ in self._organ_slices[case_id]:
                 self._cases_of_organ.setdefault(organ, []).append(case_id)
 
-    def batches(self, *, first_step: int) -> Iterator[Batch]:
-        """Yield batches without end, one made ahead in a thread while the network works."""
+    def batches(self, *, first_step: int, part: slice | None = None) -> Iterator[Batch]:
+        """Yield batches, or a part of each, without end; one is made ahead in a thread while the network works."""
         with ThreadPoolExecutor(max_workers=1) as executor:
             step = first_step
-            ahead = executor.submit(self.make_batch, step)
+            ahead = executor.submit(self.make_batch, step, part=part)
             while True:
                 batch = ahead.result()
                 step += 1
-                ahead = executor.submit(self.make_batch, step)
+                ahead = executor.submit(self.make_batch, step, part=part)
                 yield batch
 
-    def make_batch(self, step: int) -> Batch:
-        """Make the batch of one step."""
+    def make_batch(self, step: int, *, part: slice | None = None) -> Batch:
+        """Make the batch of one step, or a part of it; each slice has random numbers of its own."""
         training, network = self.plans.training, self.plans.network
-        rng = np.random.default_rng([training.seed, step])
         images, labels, case_ids = [], [], []
-        for _ in range(training.batch_slices):
+        for number in range(training.batch_slices)[part or slice(None)]:
+            rng = np.random.default_rng([training.seed, step, number])
             case_id, position = self._draw_slice(rng)
             image, label = self._cut_window(
                 case_id, position, shape=(network.window_rows_px, network.window_columns_px), rng=rng

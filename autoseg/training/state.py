@@ -8,11 +8,13 @@ import json
 import logging
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from autoseg.errors import CheckpointError
 from autoseg.files import atomic_path
@@ -43,6 +45,11 @@ class TrainState:
     scaler: torch.amp.GradScaler
     step: int = 0
     seconds: float = 0.0
+
+    @cached_property
+    def parameters(self) -> list[Parameter]:
+        """The trained weights, in the network's order; listed once, since a network has hundreds of modules."""
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
 
 def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool) -> TrainState:

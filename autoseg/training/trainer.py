@@ -8,22 +8,20 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn import Parameter
 
 from autoseg.errors import TrainingError
-from autoseg.network.cores import ONE_CORE, Cores, side_by_side
-from autoseg.network.device import cuda_dtype, mixed_precision
+from autoseg.network.device import cuda_dtype
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import ProgressBar
-from autoseg.training.losses import compute_losses
+from autoseg.training.core_processes import GradientProcesses, start_processes
+from autoseg.training.gradients import average_parts, find_gradients
 from autoseg.training.metrics_log import append_metrics, keep_until, read_metrics
 from autoseg.training.optimiser import learning_rate, set_learning_rate
 from autoseg.training.progress_plot import plot_progress
@@ -37,7 +35,6 @@ LOOK_EVERY = 0.1  # of the run's length
 LOOKING_SHARE = 0.04  # of the training time that looking on the way may take
 MAX_MONITORED_SLICES = 300
 SECONDS_BETWEEN_SAVES = 60.0
-MIN_SLICES_A_CORE = 2  # Dice is a sum over a part's slices: over a single one it is noisy
 MAX_BAD_STEPS = 20  # in a row, after which a loss that is not finite is no accident
 
 
@@ -81,9 +78,13 @@ def train_fold(fold: FoldData, *, plans: Plans, length: Length, device: torch.de
     keep_until(metrics_path, step=state.step)
     sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
     state.network.train()
+    num_processes = torch.get_num_threads() if device.type == "cpu" else 1
     try:
-        with side_by_side(device) as cores:
-            _run(state, sampler, fold, plans=plans, length=length, cores=cores)
+        with start_processes(
+            state.network, sampler, store=fold.store, first_step=state.step, num_processes=num_processes
+        ) as (part, processes):
+            batches = sampler.batches(first_step=state.step, part=part)
+            _run(state, batches, fold, plans=plans, length=length, processes=processes)
     finally:
         save_state(state, plans, resume_path)
     save_model(state.averaged, plans, fold.folder / MODEL_FILE_NAME)
@@ -92,20 +93,25 @@ def train_fold(fold: FoldData, *, plans: Plans, length: Length, device: torch.de
 
 
 def _run(
-    state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Plans, length: Length, cores: Cores
+    state: TrainState,
+    batches: Iterator[Batch],
+    fold: FoldData,
+    *,
+    plans: Plans,
+    length: Length,
+    processes: GradientProcesses,
 ) -> None:
     """Go through epochs until the length is reached."""
-    batches = sampler.batches(first_step=state.step)
     last_save = time.monotonic()
     looking_seconds = 0.0
     next_look = length.progress(state) + LOOK_EVERY
     with ProgressBar(what=f"training {fold.folder.name}", unit="%", total=100) as bar:
         while length.progress(state) < 1.0:
-            epoch_record = _run_epoch(state, batches, plans=plans, length=length, cores=cores)
+            epoch_record = _run_epoch(state, batches, plans=plans, length=length, processes=processes)
             start = time.monotonic()
             progress = length.progress(state)
             if progress >= min(next_look, 1.0) and looking_seconds <= LOOKING_SHARE * state.seconds:
-                epoch_record["validation"] = _monitor(state, fold, plans=plans, cores=cores)
+                epoch_record["validation"] = _monitor(state, fold, plans=plans)
                 looking_seconds += time.monotonic() - start
                 next_look = progress + LOOK_EVERY
             append_metrics(fold.folder / "metrics.jsonl", epoch_record)
@@ -120,7 +126,7 @@ def _run(
 
 
 def _run_epoch(
-    state: TrainState, batches: Iterator[Batch], *, plans: Plans, length: Length, cores: Cores
+    state: TrainState, batches: Iterator[Batch], *, plans: Plans, length: Length, processes: GradientProcesses
 ) -> dict[str, object]:
     """Run one epoch and return its record for `metrics.jsonl`."""
     sums: dict[str, float] = defaultdict(float)
@@ -132,7 +138,7 @@ def _run_epoch(
         set_learning_rate(state.optimiser, rate)
         batch = next(batches)
         waited += time.monotonic() - start
-        losses = train_step(state, batch, plans=plans, cores=cores)
+        losses = train_step(state, batch, plans=plans, processes=processes)
         state.step += 1
         state.seconds += time.monotonic() - start
         if losses is None:
@@ -154,61 +160,47 @@ def _run_epoch(
     }
 
 
-def train_step(state: TrainState, batch: Batch, *, plans: Plans, cores: Cores = ONE_CORE) -> dict[str, float] | None:
-    """Move the weights by one batch; return the loss terms, or None where the loss was not finite and nothing moved."""
-    parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
-    parts = cores.parts(len(batch.images), at_least=MIN_SLICES_A_CORE)
-    results = cores.map(lambda part: _find_gradients(state, parameters, batch, part=part, plans=plans), parts)
-    values: dict[str, float] = defaultdict(float)
-    for part_values, _gradients in results:
-        for name, value in part_values.items():
-            values[name] += value
-    if not math.isfinite(values["total"]):
+def train_step(
+    state: TrainState, batch: Batch, *, plans: Plans, processes: GradientProcesses | None = None
+) -> dict[str, float] | None:
+    """Move the weights by one batch; return the loss terms, or None where the loss was not finite and nothing moved.
+
+    Args:
+        state: Is moved.
+        batch: The batch, or the part of it that the processes leave.
+        plans: Of the run.
+        processes: Those that find the gradients of the batch's other parts.
+    """
+    weights, scaler = plans.training.loss, state.scaler if state.scaler.is_enabled() else None
+    if processes is not None:
+        processes.start_step()
+    parts = [find_gradients(state.network, state.parameters, batch, weights=weights, scaler=scaler)]
+    if processes is not None:
+        parts += processes.finish_step(state.step, state.network, state.parameters)
+    losses, gradients = average_parts(parts)
+    if not math.isfinite(losses["total"]):
         log.warning("step %d: the loss is not finite; its batch is skipped", state.step)
         return None
-    for index, parameter in enumerate(parameters):
-        found = [gradients[index] for _values, gradients in results]
-        parameter.grad = found[0] if len(found) == 1 or found[0] is None else torch.stack(found).sum(dim=0)
+    for parameter, gradient in zip(state.parameters, gradients, strict=True):
+        parameter.grad = gradient
     state.scaler.unscale_(state.optimiser)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, plans.training.gradient_clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, plans.training.gradient_clip_norm)
     if torch.isfinite(norm) or state.scaler.is_enabled():  # the scaler skips such a step by itself
         state.scaler.step(state.optimiser)
     state.scaler.update()
     state.optimiser.zero_grad(set_to_none=True)
     update_average(state.averaged, state.network, decay=plans.training.ema_decay, step=state.step)
-    return dict(values)
+    return losses
 
 
-def _find_gradients(
-    state: TrainState, parameters: Sequence[Parameter], batch: Batch, *, part: slice, plans: Plans
-) -> tuple[dict[str, float], tuple[Tensor, ...]]:
-    """Return the loss terms and gradients of some slices of a batch, both weighed by their share of it.
-
-    The gradients are returned, not accumulated: several parts may run at once.
-    """
-    device = parameters[0].device
-    images = batch.images[part].to(device, non_blocking=True)
-    labels = batch.labels[part].to(device, non_blocking=True)
-    with mixed_precision(device):
-        output = state.network(images, batch.organs.to(device, non_blocking=True))
-    terms = compute_losses(output.float(), labels, weights=plans.training.loss)
-    share = len(images) / len(batch.images)
-    values = (share * torch.stack([term.detach() for term in terms.values()])).tolist()
-    total = state.scaler.scale(share * terms["total"])
-    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    return dict(zip(terms, values, strict=True)), gradients
-
-
-def _monitor(state: TrainState, fold: FoldData, *, plans: Plans, cores: Cores) -> dict[str, object] | None:
+def _monitor(state: TrainState, fold: FoldData, *, plans: Plans) -> dict[str, object] | None:
     """Measure Dice on whole volumes, without mirroring; None where the fold has nothing to look at."""
     cases = choose_monitored(fold)
     if not cases:
         return None
     quick = plans.model_copy(update={"inference": plans.inference.model_copy(update={"mirror_axes": ()})})
     device = next(state.averaged.parameters()).device
-    dice = mean_dice(
-        [validate_case(state.averaged, fold.store, case, plans=quick, device=device, cores=cores) for case in cases]
-    )
+    dice = mean_dice([validate_case(state.averaged, fold.store, case, plans=quick, device=device) for case in cases])
     return {"seen_in_training": fold.seen_in_training, "cases": len(cases), "dice": dice}
 
 

@@ -1,0 +1,49 @@
+"""The other end of `core_processes.py`: `python -m autoseg.training.core_worker`, started by training itself.
+
+Owns: the loop that answers each "go" with the losses of its share of the next batch, its gradients in shared memory.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from autoseg.network.build import build_network
+from autoseg.plans import parse_plans
+from autoseg.preprocessing.store import CaseStore
+from autoseg.training.core_processes import cut_like, place_in_file
+from autoseg.training.gradients import find_gradients
+from autoseg.training.sampling import SliceSampler
+
+
+def answer(source: TextIO, target: TextIO) -> None:
+    """Read the task from the first line, then do one step for each further line, until there is none."""
+    task = json.loads(source.readline())
+    plans = parse_plans(task["plans"], source="the training process's task")
+    torch.set_num_threads(1)
+    network = build_network(plans).train()
+    network.load_state_dict(load_file(task["fixed"]), strict=False)
+    parameters = place_in_file(network, Path(task["weights"]), is_new=False)
+    num_values = sum(parameter.numel() for parameter in parameters)
+    shared = np.memmap(task["gradients"], dtype=np.float32, mode="r+", shape=(num_values,))
+    places = cut_like(torch.from_numpy(shared), parameters)
+    store = CaseStore(Path(task["store"]), data_hash=plans.data.hash())
+    sampler = SliceSampler(store, task["cases"], plans=plans, cache_bytes=task["cache_bytes"])
+    batches = sampler.batches(first_step=task["first_step"], part=slice(*task["part"]))
+    for _go in source:
+        part = find_gradients(network, parameters, next(batches), weights=plans.training.loss)
+        for place, gradient in zip(places, part.gradients, strict=True):
+            if gradient is None:
+                place.zero_()
+            else:
+                place.copy_(gradient)
+        target.write(json.dumps(part.losses) + "\n")
+        target.flush()
+
+
+if __name__ == "__main__":
+    answer(sys.stdin, sys.stdout)

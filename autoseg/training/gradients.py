@@ -1,0 +1,80 @@
+"""The gradients of some slices of a batch, wherever they are computed.
+
+Owns: `find_gradients`, and the mean over the parts of a batch.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from autoseg.network.device import mixed_precision
+from autoseg.network.model import AutosegNetwork
+from autoseg.plans import LossPlan
+from autoseg.training.losses import compute_losses
+from autoseg.training.sampling import Batch
+
+
+@dataclass(frozen=True)
+class PartGradients:
+    """What one part of a batch says.
+
+    Attributes:
+        losses: Each weighted term by name, and "total".
+        gradients: One a parameter; None for a parameter that the loss does not depend on.
+        num_slices: In the part; its weight in the mean.
+    """
+
+    losses: dict[str, float]
+    gradients: Sequence[Tensor | None]
+    num_slices: int
+
+
+def find_gradients(
+    network: AutosegNetwork,
+    parameters: Sequence[Parameter],
+    batch: Batch,
+    *,
+    weights: LossPlan,
+    scaler: torch.amp.GradScaler | None = None,
+) -> PartGradients:
+    """Run the network forward and backward; nothing is moved and nothing accumulated.
+
+    Args:
+        network: In training mode.
+        parameters: Those that gradients are wanted of.
+        batch: The whole batch or a part of it.
+        weights: Of the loss terms.
+        scaler: Scales the gradients for float16; None leaves them as they are.
+    """
+    device = parameters[0].device
+    images = batch.images.to(device, non_blocking=True)
+    labels = batch.labels.to(device, non_blocking=True)
+    with mixed_precision(device):
+        output = network(images, batch.organs.to(device, non_blocking=True))
+    terms = compute_losses(output.float(), labels, weights=weights)
+    total = terms["total"] if scaler is None else scaler.scale(terms["total"])
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    values = torch.stack([term.detach() for term in terms.values()]).tolist()
+    return PartGradients(dict(zip(terms, values, strict=True)), gradients, len(images))
+
+
+def average_parts(parts: Sequence[PartGradients]) -> tuple[dict[str, float], list[Tensor | None]]:
+    """Average losses and gradients over the slices of all parts."""
+    if len(parts) == 1:
+        return dict(parts[0].losses), list(parts[0].gradients)
+    total = sum(part.num_slices for part in parts)
+    losses: dict[str, float] = defaultdict(float)
+    for part in parts:
+        for name, value in part.losses.items():
+            losses[name] += value * part.num_slices / total
+    gradients: list[Tensor | None] = []
+    for pieces in zip(*(part.gradients for part in parts), strict=True):
+        known = [
+            (piece, part.num_slices / total) for piece, part in zip(pieces, parts, strict=True) if piece is not None
+        ]
+        gradients.append(torch.stack([piece * share for piece, share in known]).sum(dim=0) if known else None)
+    return dict(losses), gradients
