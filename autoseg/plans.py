@@ -104,6 +104,16 @@ class NetworkPlan(_Part):
     refiner_stride: Literal[1, 2, 4] = Field(1, description="stride of the finest refinement stage")
     memory_slices: int = Field(0, ge=0, le=64, description="slices the memory bank holds")
 
+    @model_validator(mode="after")
+    def _window_fits_the_refiner(self) -> "NetworkPlan":
+        step = self.refiner_stride * 2 ** (len(self.refiner_channels) - 1)
+        if self.window_rows_px % step or self.window_columns_px % step:
+            raise ValueError(
+                f"window_rows_px and window_columns_px must be multiples of {step}: refiner_stride "
+                f"{self.refiner_stride}, halved {len(self.refiner_channels) - 1} times"
+            )
+        return self
+
 
 class LossPlan(_Part):
     """Weights of the terms of the loss."""
@@ -153,7 +163,6 @@ class InferencePlan(_Part):
     window_overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbour sees too")
     mirror_axes: tuple[Literal["slice", "row", "column"], ...] = Field((), description="mirrored and averaged axes")
     slices_per_batch: int = Field(8, ge=1, le=4096)
-    organs_per_batch: int = Field(32, ge=1, le=4096)
 
 
 class Reason(_Part):

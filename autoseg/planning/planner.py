@@ -212,8 +212,7 @@ def _plan_inference(training: TrainingPlan, *, device: Device, reasons: _Reasons
         "inference.mirror_axes",
         rules_training.choose_inference_mirror_axes(training.augmentation.mirror_axes),
     )
-    slices, organs = reasons.keep(
+    slices = reasons.keep(
         "inference.slices_per_batch", rules_training.choose_inference_batch(training.batch_slices, device=device)
     )
-    reasons.found["inference.organs_per_batch"] = reasons.found["inference.slices_per_batch"]
-    return InferencePlan(mirror_axes=axes, slices_per_batch=slices, organs_per_batch=organs)
+    return InferencePlan(mirror_axes=axes, slices_per_batch=slices)

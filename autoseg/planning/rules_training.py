@@ -33,8 +33,8 @@ def choose_batch(network: NetworkPlan, *, organs_per_step: int, device: Device) 
     if device.kind == "cpu":
         is_small = window_px <= SMALL_WINDOW_PX
         rule = (
-            f"On a CPU {CPU_BATCH_SLICES} slices, twice as many for windows up to 96 x 96 px, where the fixed cost of a "
-            "step is large beside that of a slice."
+            f"On a CPU {CPU_BATCH_SLICES} slices, twice as many for windows up to 96 x 96 px, where the fixed cost of "
+            "a step is large beside that of a slice."
         )
         return Choice(CPU_BATCH_SLICES * (2 if is_small else 1), rule, {"window_px": window_px})
     estimates = {
@@ -115,10 +115,10 @@ def choose_inference_mirror_axes(training_axes: tuple[PlanAxis, ...]) -> Choice[
     return Choice(training_axes, "The axes that training mirrors.", {"training_mirror_axes": list(training_axes)})
 
 
-def choose_inference_batch(batch_slices: int, *, device: Device) -> Choice[tuple[int, int]]:
-    """Choose the slices and organs that prediction holds at once."""
-    facts = {"batch_slices": batch_slices, "organs_per_step_limit": MAX_ORGANS_PER_STEP[device.kind]}
+def choose_inference_batch(batch_slices: int, *, device: Device) -> Choice[int]:
+    """Choose the slices that prediction holds at once, each with all its organs."""
+    facts = {"batch_slices": batch_slices}
     if device.kind == "cpu":
-        return Choice((CPU_BATCH_SLICES, 2 * MAX_ORGANS_PER_STEP["cpu"]), "On a CPU more at once is not faster.", facts)
+        return Choice(CPU_BATCH_SLICES, "On a CPU more at once is not faster.", facts)
     rule = "Twice the slices of a training step, since nothing is kept for a backward pass."
-    return Choice((2 * batch_slices, MAX_ORGANS_PER_STEP["cuda"]), rule, facts)
+    return Choice(2 * batch_slices, rule, facts)

@@ -77,7 +77,7 @@ def shrink(target: Tensor, is_known: Tensor, size: torch.Size) -> tuple[Tensor, 
 
 
 def dice_loss(probs: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
-    """Return 1 - Dice, averaged over the organs; sums run over the whole batch, background does not count.
+    """Return 1 - Dice, averaged over the organs; sums run over all slices given, background does not count.
 
     Args:
         probs: (B, 1 + K, R, W).

@@ -37,6 +37,7 @@ class TrainState:
         scaler: Loss scaling for float16; inert elsewhere.
         step: Steps done.
         seconds: Time spent on them, over all sittings.
+        bad_steps: Steps in a row, up to now, whose loss was not finite.
     """
 
     network: AutosegNetwork
@@ -45,6 +46,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     step: int = 0
     seconds: float = 0.0
+    bad_steps: int = 0
 
     @cached_property
     def parameters(self) -> list[Parameter]:

@@ -130,7 +130,7 @@ def _run_epoch(
 ) -> dict[str, object]:
     """Run one epoch and return its record for `metrics.jsonl`."""
     sums: dict[str, float] = defaultdict(float)
-    waited, good_steps, bad_steps = 0.0, 0, 0
+    waited, good_steps = 0.0, 0
     epoch_start = time.monotonic()
     for _ in range(plans.training.steps_per_epoch):
         start = time.monotonic()
@@ -142,11 +142,11 @@ def _run_epoch(
         state.step += 1
         state.seconds += time.monotonic() - start
         if losses is None:
-            bad_steps += 1
-            if bad_steps > MAX_BAD_STEPS:
-                raise TrainingError(_explain_bad_loss(batch, bad_steps))
+            state.bad_steps += 1
+            if state.bad_steps > MAX_BAD_STEPS:
+                raise TrainingError(_explain_bad_loss(batch, state.bad_steps))
         else:
-            bad_steps, good_steps = 0, good_steps + 1
+            state.bad_steps, good_steps = 0, good_steps + 1
             for name, value in losses.items():
                 sums[name] += value
         if length.progress(state) >= 1.0:

@@ -26,7 +26,7 @@ def test_a_setting_wins_over_an_overlay_and_both_are_recorded(make_fingerprint_o
     assert plans.reasons["training.epochs"].rule == "Set by few.json, not by the planner."
     reason = plans.reasons["training.batch_slices"]
     assert reason.rule == "Set by --set training.batch_slices=5, not by the planner."
-    assert reason.facts["planned"] == 8
+    assert reason.facts["planned"] == 16
     assert "On a CPU 8 slices" in reason.facts["planned_because"]
 
 
@@ -45,11 +45,11 @@ def test_a_window_that_was_set_stays_and_the_batch_follows_it(make_fingerprint_o
         settings=["network.window_rows_px=256", "data.target_spacing_zyx_mm=[1, 2, 2]"],
     )
     assert (plans.network.window_rows_px, plans.network.window_columns_px) == (256, 64)
-    assert plans.training.batch_slices == 8  # 256 x 64 is not over 160 x 160
+    assert plans.training.batch_slices == 8  # 256 x 64 is over 96 x 96
     plans = plan_with_changes(
-        make_fingerprint_of(), device=CPU, settings=["network.window_rows_px=256", "network.window_columns_px=256"]
+        make_fingerprint_of(), device=CPU, settings=["network.window_rows_px=64", "network.window_columns_px=128"]
     )
-    assert plans.training.batch_slices == 4
+    assert plans.training.batch_slices == 16
     assert plans.reasons["network.window_rows_px"].facts["planned"] == 128
 
 

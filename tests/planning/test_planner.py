@@ -29,7 +29,6 @@ RULED = {
     "training.augmentation.mirror_axes",
     "inference.mirror_axes",
     "inference.slices_per_batch",
-    "inference.organs_per_batch",
 }
 
 

@@ -22,9 +22,9 @@ def network(rows=160, columns=160, backbone="nano", image_size=64):
     return NetworkPlan(backbone=backbone, image_size_px=image_size, window_rows_px=rows, window_columns_px=columns)
 
 
-@pytest.mark.parametrize(("rows", "batch"), [(160, 8), (176, 4)])
-def test_batch_on_a_cpu_is_halved_for_large_windows(rows, batch):
-    assert choose_batch(network(rows=rows), organs_per_step=2, device=CPU).value == batch
+@pytest.mark.parametrize(("rows", "batch"), [(96, 16), (112, 8)])
+def test_batch_on_a_cpu_is_doubled_for_small_windows(rows, batch):
+    assert choose_batch(network(rows=rows, columns=96), organs_per_step=2, device=CPU).value == batch
 
 
 def test_batch_on_cuda_grows_with_memory_and_falls_with_organs():
@@ -82,5 +82,5 @@ def test_num_folds_is_five_or_the_number_of_patients(patients, folds):
 
 
 def test_inference_batch_on_cuda_is_twice_that_of_training():
-    assert choose_inference_batch(6, device=cuda(24)).value == (12, 32)
-    assert choose_inference_batch(4, device=CPU).value == (8, 32)
+    assert choose_inference_batch(6, device=cuda(24)).value == 12
+    assert choose_inference_batch(4, device=CPU).value == 8

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def plans(tiny_plans):
-    return tiny_plans(2, training={"batch_slices": 4, "steps_per_epoch": 2})
+    return tiny_plans(2, training={"batch_slices": 8, "steps_per_epoch": 2})
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +27,15 @@ def sampler(plans, store):
 
 @pytest.mark.parametrize(
     ("slices", "processes", "parts"),
-    [(8, 2, [slice(0, 4), slice(4, 8)]), (3, 2, [slice(0, 3)]), (8, 3, [slice(0, 3), slice(3, 5), slice(5, 8)])],
+    [(8, 2, [slice(0, 4), slice(4, 8)]), (7, 2, [slice(0, 7)]), (13, 9, [slice(0, 4), slice(4, 9), slice(9, 13)])],
 )
-def test_cut_batch_gives_every_process_two_slices_at_least(slices, processes, parts):
+def test_cut_batch_gives_every_process_four_slices_at_least(slices, processes, parts):
     assert cut_batch(slices, processes) == parts
 
 
 def test_parts_of_a_batch_are_the_slices_of_the_whole(sampler):
     whole = sampler.make_batch(3)
-    parts = [sampler.make_batch(3, part=part) for part in (slice(0, 2), slice(2, 4))]
+    parts = [sampler.make_batch(3, part=part) for part in (slice(0, 4), slice(4, 8))]
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
     assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
 
@@ -58,10 +58,10 @@ def test_a_process_gives_the_gradients_of_its_part_then_its_death_is_made_up_for
     state = new_state(plans, device=CPU, needs_scaler=False)
     state.network.train()
     with start_processes(state.network, sampler, store=store, first_step=0, num_processes=2) as (part, processes):
-        assert part == slice(0, 2)
+        assert part == slice(0, 4)
         processes.start_step()
         [found] = processes.finish_step(0, state.network, state.parameters)
-        expected = expected_gradients(state, sampler, plans, step=0, part=slice(2, 4))
+        expected = expected_gradients(state, sampler, plans, step=0, part=slice(4, 8))
         assert found.losses == pytest.approx(expected.losses, rel=1e-4)
         for ours, theirs in zip(found.gradients, expected.gradients, strict=True):
             assert theirs is None or torch.allclose(ours, theirs, atol=1e-5)
@@ -71,7 +71,7 @@ def test_a_process_gives_the_gradients_of_its_part_then_its_death_is_made_up_for
                 parameter.mul_(0.9)
         processes.start_step()
         [found] = processes.finish_step(1, state.network, state.parameters)
-        expected = expected_gradients(state, sampler, plans, step=1, part=slice(2, 4))
+        expected = expected_gradients(state, sampler, plans, step=1, part=slice(4, 8))
         assert found.losses["total"] == pytest.approx(expected.losses["total"], rel=1e-4)
 
         processes._workers[0]._process.kill()
@@ -79,4 +79,4 @@ def test_a_process_gives_the_gradients_of_its_part_then_its_death_is_made_up_for
         [found] = processes.finish_step(2, state.network, state.parameters)
         assert "ended by itself" in caplog.text
         assert np.isfinite(found.losses["total"])
-        assert found.num_slices == 2
+        assert found.num_slices == 4
