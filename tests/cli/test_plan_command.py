@@ -44,7 +44,7 @@ def test_plan_prints_a_summary_and_the_next_command(dataset, tmp_path, capsys):
     assert "cases     4; folds: 4" in out
     assert "organs    gizmo" in out
     assert "1 x 1 x 1 mm (z, y, x), sliced along z" in out
-    assert "nano, window 16 x 16 px, batch 8" in out
+    assert "nano, window 16 x 16 px, batch 16" in out
     assert f"next      autoseg_train {run}" in out
     assert "organ gizmo is not among the known organs" in err
 

@@ -26,7 +26,7 @@ def test_a_setting_wins_over_an_overlay_and_both_are_recorded(make_fingerprint_o
     assert plans.reasons["training.epochs"].rule == "Set by few.json, not by the planner."
     reason = plans.reasons["training.batch_slices"]
     assert reason.rule == "Set by --set training.batch_slices=5, not by the planner."
-    assert reason.facts["planned"] == 16
+    assert reason.facts["planned"] == 8
     assert "On a CPU 8 slices" in reason.facts["planned_because"]
 
 
