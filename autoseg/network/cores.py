@@ -2,9 +2,9 @@
 
 Owns: `Cores`, a pool of threads in which every torch operation keeps to one core.
 
-Why not torch's own threads: a step of the nano network is some 5,000 small operations, and sharing each of them out
-costs more than it saves; on two cores the time of a step falls by nothing (4 slices) to a quarter (8 slices), and it
-grows tenfold as soon as another thread, such as the one that prepares the next batch, wants a core too.
+Prediction shares the slices of a batch out this way. torch's own threads would share out each of a few thousand small
+operations, which gains little and falls to a crawl as soon as something else wants a core. Training, whose backward
+pass loses more to Python's lock, has processes (`training/core_processes.py`).
 """
 
 import itertools
@@ -38,9 +38,9 @@ class Cores:
             return [function(item) for item in items]
         return list(self.pool.map(function, items))
 
-    def parts(self, num_slices: int, *, at_least: int = 1) -> list[slice]:
-        """Cut a batch into even parts, one a core, none of fewer than `at_least` slices unless the batch is smaller."""
-        count = max(1, min(self.num, num_slices // at_least))
+    def parts(self, num_slices: int) -> list[slice]:
+        """Cut a batch into even parts, one a core; none is empty."""
+        count = max(1, min(self.num, num_slices))
         bounds = [round(i * num_slices / count) for i in range(count + 1)]
         return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 

@@ -12,7 +12,6 @@ import torch
 
 from autoseg.image_io import write_label_map
 from autoseg.inference.sliding_window import predict_slices
-from autoseg.network.cores import ONE_CORE, Cores
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.case import undo_preprocessing
@@ -28,7 +27,6 @@ def validate_case(
     *,
     plans: Plans,
     device: torch.device,
-    cores: Cores = ONE_CORE,
 ) -> CaseDice:
     """Predict a preprocessed case slice by slice and return each organ's Dice.
 
@@ -37,7 +35,7 @@ def validate_case(
     labels = store.open_labels(case_id)
     num_organs = len(plans.data.organs)
     counts = np.zeros((3, num_organs + 1), dtype=np.int64)  # overlap, predicted, reference
-    for number, probs in enumerate(_predict(network, store, case_id, plans=plans, device=device, cores=cores)):
+    for number, probs in enumerate(_predict(network, store, case_id, plans=plans, device=device)):
         reference = np.asarray(labels[number])
         is_known = reference != np.iinfo(reference.dtype).max
         reference, predicted = reference[is_known], probs.argmax(axis=0)[is_known]
@@ -79,8 +77,7 @@ def _predict(
     *,
     plans: Plans,
     device: torch.device,
-    cores: Cores = ONE_CORE,
 ) -> Iterator[np.ndarray]:
     image = np.asarray(store.open_image(case_id)[:])
     organs = range(len(plans.data.organs))
-    return predict_slices([network], image, plans=plans, organs=organs, device=device, cores=cores)
+    return predict_slices([network], image, plans=plans, organs=organs, device=device)

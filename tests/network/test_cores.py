@@ -15,16 +15,16 @@ def two_threads():
 
 
 @pytest.mark.parametrize(
-    ("num", "slices", "at_least", "parts"),
+    ("num", "slices", "parts"),
     [
-        (2, 8, 2, [slice(0, 4), slice(4, 8)]),
-        (2, 3, 2, [slice(0, 3)]),
-        (3, 8, 2, [slice(0, 3), slice(3, 5), slice(5, 8)]),
-        (4, 1, 2, [slice(0, 1)]),
+        (2, 8, [slice(0, 4), slice(4, 8)]),
+        (2, 3, [slice(0, 2), slice(2, 3)]),
+        (3, 8, [slice(0, 3), slice(3, 5), slice(5, 8)]),
+        (4, 1, [slice(0, 1)]),
     ],
 )
-def test_parts_cover_the_batch_evenly(num, slices, at_least, parts):
-    assert Cores(num=num, pool=None).parts(slices, at_least=at_least) == parts
+def test_parts_cover_the_batch_evenly(num, slices, parts):
+    assert Cores(num=num, pool=None).parts(slices) == parts
 
 
 def test_map_runs_side_by_side_and_keeps_the_order(two_threads):
