@@ -83,10 +83,8 @@ class Refiner(nn.Module):
         )
         self.up = nn.ModuleList(ConvBlock(2 * here, here) for here in widths[:-1])
         self.paint = nn.Linear(channels, channels)
-        self.to_pixels = nn.Identity() if stride == 1 else PixelHead(widths[0], stride=stride)
-        self.kernels = nn.ModuleList(
-            TextKernels(channels, width) for width in [widths[0] if stride == 1 else PIXEL_CHANNELS, *widths[1:2]]
-        )
+        self.to_pixels = PixelHead(widths[0], stride=stride)
+        self.kernels = nn.ModuleList(TextKernels(channels, width) for width in (self.to_pixels.channels, *widths[1:2]))
 
     def forward(self, images: Tensor, *, fine: Tensor, masks: Tensor, organs: Tensor) -> RefinedMap:
         """Refine.
@@ -111,21 +109,25 @@ class Refiner(nn.Module):
             if level == 0:
                 coarse = self.kernels[1](x, organs)  # (B, 1 + K, R / 2, W / 2)
             x = self.up[level](torch.cat([skips[level], self.widen[level](x)], dim=1))
-        return RefinedMap(logits=self.kernels[0](self.to_pixels(x), organs), coarse_logits=coarse)
+        cells = self.kernels[0](self.to_pixels(x), organs)  # (B, 1 + K, stride ** 2, R / stride, W / stride)
+        # Shuffled last, when a pixel holds a number for each organ instead of its channels: a slow copy of little.
+        return RefinedMap(logits=F.pixel_shuffle(cells.flatten(1, 2), self.stride), coarse_logits=coarse)
 
 
 class PixelHead(nn.Module):
     """From the finest stage to the pixels inside each of its cells."""
 
     def __init__(self, width: int, *, stride: int) -> None:
-        """Build from `width` channels at `stride` to PIXEL_CHANNELS at 1."""
+        """Build from `width` channels at `stride` to PIXEL_CHANNELS at 1; a cell of one pixel stays as it is."""
         super().__init__()
-        self.conv = nn.Conv2d(width, PIXEL_CHANNELS * stride**2, kernel_size=1)
-        self.stride = stride
+        self.conv = nn.Conv2d(width, PIXEL_CHANNELS * stride**2, kernel_size=1) if stride > 1 else None
+        self.channels = PIXEL_CHANNELS if stride > 1 else width
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn (B, width, R / stride, W / stride) into (B, PIXEL_CHANNELS, R, W)."""
-        return F.leaky_relu(F.pixel_shuffle(self.conv(x), self.stride), 0.1)
+        """Turn (B, width, R / stride, W / stride) into (B, channels, stride ** 2, R / stride, W / stride)."""
+        if self.conv is None:
+            return x.unsqueeze(2)
+        return F.leaky_relu(self.conv(x), 0.1).unflatten(1, (self.channels, -1))
 
 
 class TextKernels(nn.Module):
@@ -138,7 +140,7 @@ class TextKernels(nn.Module):
         self.background = nn.Parameter(torch.zeros(width + 1))
 
     def forward(self, pixels: Tensor, organs: Tensor) -> Tensor:
-        """Give (B, 1 + K, R, W) logits from (B, width, R, W) pixels and (B, K, D) organs."""
+        """Give (B, 1 + K, ..) logits from (B, width, ..) pixels, a grid of any dimension, and (B, K, D) organs."""
         kernels = torch.cat([self.background.expand(len(organs), 1, -1), self.make(organs)], dim=1)
-        logits = torch.einsum("bkc,bchw->bkhw", kernels[..., :-1], pixels)
-        return logits + kernels[..., -1:, None]
+        logits = kernels[..., :-1] @ pixels.flatten(2) + kernels[..., -1:]  # (B, 1 + K, pixels)
+        return logits.unflatten(2, pixels.shape[2:])
