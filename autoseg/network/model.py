@@ -7,6 +7,7 @@ Legend: B slices, K organs asked for, D channels, C image channels, N neighbouri
 target spacing, h4 x w4 the grid at stride 4 of the image encoder.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoseg.network.device import convolution_precision
 from autoseg.network.image_encoder import ImageEncoder
 from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.mask_decoder import SemanticMaskDecoder
@@ -122,7 +124,8 @@ class AutosegNetwork(nn.Module):
         if mapped is not None:
             probs = 0.5 * (probs + mapped.map_logits.softmax(dim=1)[:, 1:])
         known = self.organ_norm(semantics + decoded.tokens)  # (B, K, D)
-        refined = self.refiner(images, fine=fused[0], masks=probs, organs=known)
+        with convolution_precision(images.device) if self.training else nullcontext():
+            refined = self.refiner(images, fine=fused[0], masks=probs, organs=known)
         return NetworkOutput(
             logits=self._fuse(refined.logits, decoded.mask_logits, mapped.map_logits if mapped else None),
             coarse_logits=refined.coarse_logits,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from autoseg.errors import UsageError
-from autoseg.network.device import choose_device, mixed_precision
+from autoseg.network.device import choose_device, convolution_precision, has_fast_bfloat16, mixed_precision
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -38,3 +38,23 @@ def test_unknown_names_are_refused(monkeypatch, name):
 def test_a_cpu_computes_in_full_precision():
     with mixed_precision(torch.device("cpu")):
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)],
+    ids=str,
+)
+def test_convolutions_are_in_bfloat16_where_the_cpu_multiplies_it(monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    has_fast_bfloat16.cache_clear()
+    with convolution_precision(torch.device("cpu")):
+        assert torch.conv2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1)).dtype == dtype
+    has_fast_bfloat16.cache_clear()
+
+
+def test_a_torch_that_does_not_tell_means_full_precision(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    has_fast_bfloat16.cache_clear()
+    assert not has_fast_bfloat16()
+    has_fast_bfloat16.cache_clear()
