@@ -18,7 +18,7 @@ from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import FoldData, Length, train_fold
-from autoseg.training.validation import CaseDice, mean_dice, validate_case, write_validation_map
+from autoseg.training.validation import CaseDice, mean_dice, write_validation_map
 
 log = logging.getLogger("autoseg")
 
@@ -128,8 +128,9 @@ def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> Cas
     folder = data.folder / "validation"
     cases: dict[str, CaseDice] = {}
     for case_id in track(data.monitored, what="validating"):
-        cases[case_id] = validate_case(state.averaged, data.store, case_id, plans=plans, device=device)
-        write_validation_map(state.averaged, data.store, case_id, plans=plans, device=device, folder=folder)
+        cases[case_id] = write_validation_map(
+            state.averaged, data.store, case_id, plans=plans, device=device, folder=folder
+        )
     means = mean_dice(list(cases.values()))
     summary: dict[str, Any] = {"grid": "preprocessed", "mean_dice": means, "cases": cases}
     write_json(folder / "summary.json", summary)

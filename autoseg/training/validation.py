@@ -4,7 +4,7 @@ Owns: Dice of the averaged network over cases, and the label maps of the final v
 Does not own: metrics on the scans' own grid (`evaluation/`, by `autoseg_evaluate`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,33 +32,27 @@ def validate_case(
 
     An organ that is neither in the reference nor predicted has None; one that only one of both holds has 0.
     """
-    labels = store.open_labels(case_id)
-    num_organs = len(plans.data.organs)
-    counts = np.zeros((3, num_organs + 1), dtype=np.int64)  # overlap, predicted, reference
-    for number, probs in enumerate(_predict(network, store, case_id, plans=plans, device=device)):
-        reference = np.asarray(labels[number])
-        is_known = reference != np.iinfo(reference.dtype).max
-        reference, predicted = reference[is_known], probs.argmax(axis=0)[is_known]
-        for row, values in enumerate((reference[reference == predicted], predicted, reference)):
-            counts[row] += np.bincount(values, minlength=num_organs + 1)
-    overlap, predicted_voxels, reference_voxels = counts
-    total = predicted_voxels + reference_voxels
-    return {
-        organ.name: float(2 * overlap[k] / total[k]) if total[k] else None
-        for k, organ in enumerate(plans.data.organs, start=1)
-    }
+    counts = _new_counts(plans)
+    slices = _predict(network, store, case_id, plans=plans, device=device)
+    for _maps in _counting(slices, store.open_labels(case_id), counts):
+        pass
+    return _dice(counts, plans)
 
 
 def write_validation_map(
     network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
-) -> None:
-    """Write a case's label map on the scan's own grid."""
+) -> CaseDice:
+    """Write a case's label map on the scan's own grid, and return what `validate_case` does, from one prediction."""
+    counts = _new_counts(plans)
     slices = _predict(network, store, case_id, plans=plans, device=device)
     transform = store.read_transform(case_id)
     values = [organ.value for organ in plans.data.organs]
-    labels = undo_preprocessing(slices, transform=transform, organ_values=values)
+    labels = undo_preprocessing(
+        _counting(slices, store.open_labels(case_id), counts), transform=transform, organ_values=values
+    )
     names = {organ.value: organ.name for organ in plans.data.organs}
     write_label_map(folder / f"{case_id}.nii.gz", labels, geometry=transform.original, names=names)
+    return _dice(counts, plans)
 
 
 def mean_dice(cases: Sequence[CaseDice]) -> CaseDice:
@@ -81,3 +75,28 @@ def _predict(
     image = np.asarray(store.open_image(case_id)[:])
     organs = range(len(plans.data.organs))
     return predict_slices([network], image, plans=plans, organs=organs, device=device)
+
+
+def _new_counts(plans: Plans) -> np.ndarray:
+    """Return zeros, (3, 1 + K): voxels that overlap, are predicted, and are in the reference, by organ index."""
+    return np.zeros((3, len(plans.data.organs) + 1), dtype=np.int64)
+
+
+def _counting(slices: Iterable[np.ndarray], labels: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
+    """Pass the maps of slices on, and add their voxels to `counts`; ignored voxels count nowhere."""
+    for number, probs in enumerate(slices):
+        reference = np.asarray(labels[number])
+        is_known = reference != np.iinfo(reference.dtype).max
+        reference, predicted = reference[is_known], probs.argmax(axis=0)[is_known]
+        for row, values in enumerate((reference[reference == predicted], predicted, reference)):
+            counts[row] += np.bincount(values, minlength=counts.shape[1])
+        yield probs
+
+
+def _dice(counts: np.ndarray, plans: Plans) -> CaseDice:
+    overlap, predicted, reference = counts
+    total = predicted + reference
+    return {
+        organ.name: float(2 * overlap[k] / total[k]) if total[k] else None
+        for k, organ in enumerate(plans.data.organs, start=1)
+    }

@@ -56,7 +56,8 @@ def test_validation_map_lies_on_the_scans_grid_with_the_datasets_values(store_wi
     labels = np.zeros((3, 32, 32), np.uint8)
     labels[1, 4:9, 4:9], labels[1, 20:25, 4:9] = 1, 3
     store, plans = store_with(labels, labels)
-    write_validation_map(read_off, store, "case", plans=plans, device=CPU, folder=tmp_path / "maps")
+    dice = write_validation_map(read_off, store, "case", plans=plans, device=CPU, folder=tmp_path / "maps")
+    assert dice == {"organ 0": 1.0, "organ 1": None, "organ 2": 1.0}
     written = read_labels(tmp_path / "maps" / "case.nii.gz")
     values = np.array([0, 1, 3, 5])  # tiny plans give organ k the value 2 k + 1
     assert np.array_equal(written.array_zyx, values[labels])
