@@ -163,6 +163,8 @@ class InferencePlan(_Part):
     window_overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbour sees too")
     mirror_axes: tuple[Literal["slice", "row", "column"], ...] = Field((), description="mirrored and averaged axes")
     slices_per_batch: int = Field(8, ge=1, le=4096)
+    one_piece_organs: tuple[str, ...] = Field((), description="organs of which small detached pieces are removed")
+    speck_share: float = Field(0.1, ge=0, le=1, description="of the largest piece, under which a piece is removed")
 
 
 class Reason(_Part):
@@ -202,6 +204,15 @@ class Plans(_Part):
             twice = [value for value, count in counts.items() if count > 1]
             if twice:
                 raise ValueError(f"two organs share the {what} {twice[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_piece_organs_are_known(self) -> "Plans":
+        known = [organ.name for organ in self.data.organs]
+        for name in self.inference.one_piece_organs:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1) or known[:1]
+                raise ValueError(f"inference.one_piece_organs: no organ is called {name!r}; did you mean {near[0]!r}?")
         return self
 
 

@@ -52,6 +52,13 @@ def test_plans_two_organs_alike_are_refused(plans, field):
         parse_plans(content, source="plans.json")
 
 
+def test_plans_one_piece_organs_must_be_organs(plans):
+    first = plans.data.organs[0].name
+    assert apply_settings(plans, [f'inference.one_piece_organs=["{first}"]']).inference.one_piece_organs == (first,)
+    with pytest.raises(PlanError, match=f"no organ is called '{first}x'; did you mean '{first}'"):
+        apply_settings(plans, [f'inference.one_piece_organs=["{first}x"]'])
+
+
 def test_apply_overlay_unknown_name_shows_the_nearest(plans):
     with pytest.raises(PlanError, match=r"Did you mean training\.batch_slices"):
         apply_overlay(plans, {"training": {"batch_slice": 2}}, source="mine.json")

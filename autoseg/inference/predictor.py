@@ -15,6 +15,7 @@ import torch
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.image_io import Scan
 from autoseg.inference.sliding_window import predict_slices
+from autoseg.inference.specks import clean_labels
 from autoseg.network.cores import side_by_side
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.model_file import MODEL_FILE_NAME, load_model
@@ -60,7 +61,9 @@ class Predictor:
             slices = predict_slices(
                 self.networks, case.image, plans=self.plans, organs=self.organs, device=self.device, cores=cores
             )
-            return undo_preprocessing(slices, transform=case.transform, organ_values=values)
+            labels = undo_preprocessing(slices, transform=case.transform, organ_values=values)
+        clean_labels(labels, plans=self.plans)
+        return labels
 
 
 def load_predictor(model: Path, *, labels: Sequence[str] = (), device: torch.device) -> Predictor:

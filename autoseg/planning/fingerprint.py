@@ -91,6 +91,14 @@ class Fingerprint(Facts):
             lambda case: ((organ.name, organ.slices_zyx[number] * case.spacing_zyx_mm[number]) for organ in case.organs)
         )
 
+    def organ_pieces(self) -> dict[str, list[int]]:
+        """Return for each organ the number of its connected pieces in every case that holds it."""
+        found: dict[str, list[int]] = {organ.name: [] for organ in self.organs}
+        for case in self.cases:
+            for organ in case.organs:
+                found[organ.name].append(organ.num_components)
+        return found
+
     def patient_groups(self) -> dict[str, str]:
         """Return for each case the name of its group: cases of one patient, or with the same voxels, share one."""
         group_of = {case.case_id: case.patient_id for case in self.cases}

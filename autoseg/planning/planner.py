@@ -74,7 +74,7 @@ def make_plans(
             data=data,
             network=network,
             training=training,
-            inference=_plan_inference(training, device=device, reasons=reasons),
+            inference=_plan_inference(fingerprint, data=data, training=training, device=device, reasons=reasons),
             reasons=reasons.found,
         )
     except ValidationError as error:
@@ -207,7 +207,9 @@ def _plan_training(
     )
 
 
-def _plan_inference(training: TrainingPlan, *, device: Device, reasons: _Reasons) -> InferencePlan:
+def _plan_inference(
+    fingerprint: Fingerprint, *, data: DataPlan, training: TrainingPlan, device: Device, reasons: _Reasons
+) -> InferencePlan:
     axes = reasons.keep(
         "inference.mirror_axes",
         rules_training.choose_inference_mirror_axes(training.augmentation.mirror_axes),
@@ -215,4 +217,7 @@ def _plan_inference(training: TrainingPlan, *, device: Device, reasons: _Reasons
     slices = reasons.keep(
         "inference.slices_per_batch", rules_training.choose_inference_batch(training.batch_slices, device=device)
     )
-    return InferencePlan(mirror_axes=axes, slices_per_batch=slices)
+    names = {organ.name for organ in data.organs}
+    pieces = {name: counts for name, counts in fingerprint.organ_pieces().items() if name in names}
+    one_piece = reasons.keep("inference.one_piece_organs", rules_training.choose_one_piece_organs(pieces))
+    return InferencePlan(mirror_axes=axes, slices_per_batch=slices, one_piece_organs=one_piece)

@@ -5,7 +5,7 @@ Does not own: the memory model (`memory_model.py`), putting the choices together
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from autoseg.descriptions import mentions_side
@@ -20,6 +20,8 @@ CPU_BATCH_SLICES = 8
 CUDA_BATCHES = (32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 MAX_ORGANS_PER_STEP = {"cpu": 16, "cuda": 32}
 MAX_FOLDS = 5
+ONE_PIECE_LEAST_CASES = 8
+ONE_PIECE_SHARE = 0.9
 # words whose presence on both sides tells two organs apart along a canonical axis
 OPPOSITES: tuple[tuple[Axis, frozenset[str], frozenset[str]], ...] = (
     ("y", frozenset({"anterior", "ventral"}), frozenset({"posterior", "dorsal"})),
@@ -113,6 +115,26 @@ def choose_num_folds(num_patients: int) -> Choice[int]:
 def choose_inference_mirror_axes(training_axes: tuple[PlanAxis, ...]) -> Choice[tuple[PlanAxis, ...]]:
     """Choose the axes that prediction mirrors and averages: those that training mirrored."""
     return Choice(training_axes, "The axes that training mirrors.", {"training_mirror_axes": list(training_axes)})
+
+
+def choose_one_piece_organs(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple[str, ...]]:
+    """Choose the organs of which prediction removes small pieces that lie apart.
+
+    Args:
+        pieces: For each organ the number of its connected pieces in every case that holds it.
+    """
+    shares = {
+        name: sum(count == 1 for count in counts) / len(counts)
+        for name, counts in pieces.items()
+        if len(counts) >= ONE_PIECE_LEAST_CASES
+    }
+    value = tuple(name for name, share in shares.items() if share >= ONE_PIECE_SHARE)
+    rule = (
+        f"Organs that are in one piece in at least {ONE_PIECE_SHARE:.0%} of their reference label maps, of which there "
+        f"are at least {ONE_PIECE_LEAST_CASES}."
+    )
+    facts = {"share_in_one_piece": {name: round(share, 3) for name, share in shares.items()}}
+    return Choice(value, rule, facts)
 
 
 def choose_inference_batch(batch_slices: int, *, device: Device) -> Choice[int]:

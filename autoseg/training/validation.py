@@ -12,6 +12,7 @@ import torch
 
 from autoseg.image_io import write_label_map
 from autoseg.inference.sliding_window import predict_slices
+from autoseg.inference.specks import clean_labels
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.case import undo_preprocessing
@@ -42,7 +43,10 @@ def validate_case(
 def write_validation_map(
     network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
 ) -> CaseDice:
-    """Write a case's label map on the scan's own grid, and return what `validate_case` does, from one prediction."""
+    """Write a case's label map on the scan's own grid, and return what `validate_case` does, from one prediction.
+
+    The map is cleaned as in prediction; the Dice is that of the network alone.
+    """
     counts = _new_counts(plans)
     slices = _predict(network, store, case_id, plans=plans, device=device)
     transform = store.read_transform(case_id)
@@ -50,6 +54,7 @@ def write_validation_map(
     labels = undo_preprocessing(
         _counting(slices, store.open_labels(case_id), counts), transform=transform, organ_values=values
     )
+    clean_labels(labels, plans=plans)
     names = {organ.value: organ.name for organ in plans.data.organs}
     write_label_map(folder / f"{case_id}.nii.gz", labels, geometry=transform.original, names=names)
     return _dice(counts, plans)

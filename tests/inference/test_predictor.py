@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.geometry import ImageGeometry
@@ -78,6 +79,21 @@ def test_prediction_of_a_cropped_scan_is_background_outside_and_has_the_datasets
     labels = Predictor((brightness_as_logit,), plans, (2,), CPU).predict_scans([scan])
     assert set(np.unique(labels)) == {0, 5}  # the third organ's value
     assert np.array_equal(labels == 5, array == 5)
+
+
+@pytest.mark.parametrize(("organs", "num_pieces"), [(("organ 0",), 1), ((), 2)])
+def test_prediction_removes_specks_of_the_organs_that_the_plan_names(
+    tiny_plans, brightness_as_logit, organs, num_pieces
+):
+    array = np.full((5, 40, 40), -1, np.float32)
+    array[1:4, 5:20, 5:20] = 5
+    array[3, 30:33, 30:33] = 5
+    scan = Scan(array, ImageGeometry.from_spacing(array.shape, (3.0, 1.0, 1.0)))
+    plans = tiny_plans(1, data={"target_spacing_zyx_mm": [3, 1, 1], "crop_to_nonzero": False})
+    plans = plans.model_copy(update={"inference": plans.inference.model_copy(update={"one_piece_organs": organs})})
+    labels = make_predictor(plans, brightness_as_logit).predict_scans([scan])
+    assert ndimage.label(labels)[1] == num_pieces
+    assert (labels[3, 30:33, 30:33] == 1).all() == (num_pieces == 2)
 
 
 @pytest.fixture(scope="module")

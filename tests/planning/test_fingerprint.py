@@ -123,6 +123,13 @@ def test_organ_widths_and_extents_are_medians_over_the_cases_with_the_organ(make
     assert fingerprint.organ_extents_mm("y") == {"liver": 20.0}
 
 
+def test_organ_pieces_has_one_number_for_each_case_with_the_organ(make_fingerprint_of):
+    assert make_fingerprint_of(num_cases=3).organ_pieces() == {"liver": [1, 1, 1]}
+    without = make_fingerprint_of(num_cases=2)
+    without = without.model_copy(update={"cases": (without.cases[0].model_copy(update={"organs": ()}),)})
+    assert without.organ_pieces() == {"liver": []}
+
+
 def test_patient_groups_joins_patients_through_a_shared_scan(make_fingerprint_of):
     fingerprint = make_fingerprint_of(num_cases=4)
     patients, digests = ("p", "q", "q", "r"), ("same", "same", "other", "")

@@ -29,6 +29,7 @@ RULED = {
     "training.augmentation.mirror_axes",
     "inference.mirror_axes",
     "inference.slices_per_batch",
+    "inference.one_piece_organs",
 }
 
 

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from autoseg.inference.specks import remove_specks
+
+
+def make_labels():
+    """Organ 1: 20, 4 and 1 voxels apart; organ 3: 6 and 1 voxels, the one beside organ 1's largest piece."""
+    labels = np.zeros((3, 8, 10), np.uint8)
+    labels[0, 0:4, 0:5] = 1
+    labels[0, 6:8, 0:2] = 1
+    labels[2, 7, 9] = 1
+    labels[2, 0:2, 7:10] = 3
+    labels[1, 0, 0] = 3
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "gone"),
+    [
+        ([1], 0.1, [(2, 7, 9)]),  # 1 of 20
+        ([1], 0.2, [(2, 7, 9)]),  # 4 of 20 is a fifth
+        ([1], 0.21, [(2, 7, 9), (0, 6, 0), (0, 6, 1), (0, 7, 0), (0, 7, 1)]),
+        ([3], 0.1, []),  # 1 of 6
+        ([1, 3], 0.18, [(2, 7, 9), (1, 0, 0)]),
+        ([2], 1.0, []),  # an organ that is not there
+        ([], 1.0, []),
+    ],
+)
+def test_small_pieces_of_the_named_organs_become_background(values, share, gone):
+    labels, expected = make_labels(), make_labels()
+    for voxel in gone:
+        expected[voxel] = 0
+    assert remove_specks(labels, values=values, least_share=share) == len(gone)
+    assert np.array_equal(labels, expected)
+
+
+def test_pieces_that_touch_by_a_corner_are_one():
+    labels = np.zeros((2, 4, 4), np.uint8)
+    labels[0, 0:2, 0:2], labels[1, 2, 2] = 1, 1
+    assert remove_specks(labels, values=[1], least_share=1.0) == 0
+
+
+def test_a_label_map_that_is_a_reversed_view_is_changed_in_place():
+    stored = np.zeros((1, 5, 5), np.uint16)
+    stored[0, 0, 0], stored[0, 2:5, 2:5] = 300, 300
+    assert remove_specks(stored[:, ::-1], values=[300], least_share=0.5) == 1
+    assert stored[0, 0, 0] == 0 and (stored == 300).sum() == 9
