@@ -41,12 +41,13 @@ def test_parts_of_a_batch_are_the_slices_of_the_whole(sampler):
 
 
 def test_average_parts_weighs_by_slices():
-    one = PartGradients({"total": 1.0}, [torch.tensor([2.0]), None], num_slices=3)
-    other = PartGradients({"total": 5.0}, [torch.tensor([6.0]), None], num_slices=1)
+    one = PartGradients({"total": 1.0}, [torch.tensor([2.0]), torch.zeros(2, 1)], num_slices=3)
+    other = PartGradients({"total": 5.0}, [torch.tensor([6.0]), torch.tensor([[4.0], [8.0]])], num_slices=1)
     losses, gradients = average_parts([one, other])
     assert losses == {"total": 2.0}
     assert gradients[0].tolist() == [3.0]
-    assert gradients[1] is None
+    assert gradients[1].tolist() == [[1.0], [2.0]]
+    assert one.gradients[0].tolist() == [2.0]  # left as it was
 
 
 def expected_gradients(state, sampler, plans, *, step, part):
@@ -64,7 +65,7 @@ def test_a_process_gives_the_gradients_of_its_part_then_its_death_is_made_up_for
         expected = expected_gradients(state, sampler, plans, step=0, part=slice(4, 8))
         assert found.losses == pytest.approx(expected.losses, rel=1e-4)
         for ours, theirs in zip(found.gradients, expected.gradients, strict=True):
-            assert theirs is None or torch.allclose(ours, theirs, atol=1e-5)
+            assert torch.allclose(ours, theirs, atol=1e-5)
 
         with torch.no_grad():  # the process sees the moved weights without being told
             for parameter in state.parameters:
