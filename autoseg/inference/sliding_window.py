@@ -18,6 +18,7 @@ from torch import Tensor
 from autoseg.network.cores import ONE_CORE, Cores
 from autoseg.network.device import mixed_precision
 from autoseg.network.model import AutosegNetwork
+from autoseg.network.neighbours import neighbour_numbers
 from autoseg.plans import InferencePlan, Plans
 
 SIGMA_SHARE = 0.25  # of the window's side; the weight falls to 0.14 at the middle of its edge
@@ -117,9 +118,8 @@ def gaussian_weight(window: tuple[int, int]) -> np.ndarray:
     return np.outer(*profiles).astype(np.float32)
 
 
-def _with_neighbours(image: np.ndarray, numbers: range, *, reach: int) -> np.ndarray:
-    """Stack each slice with its neighbours: (C, S, R, W) to (B, N * C, R, W); beyond an end the last slice repeats."""
-    offsets = np.arange(-reach, reach + 1)
-    index = np.clip(np.array(numbers)[:, None] + offsets, 0, image.shape[1] - 1)  # (B, N)
-    stacked = np.asarray(image)[:, index].astype(np.float32)  # (C, B, N, R, W)
-    return stacked.transpose(1, 2, 0, 3, 4).reshape(len(index), -1, *image.shape[2:])
+def _with_neighbours(image: np.ndarray, positions: range, *, reach: int) -> np.ndarray:
+    """Stack each slice with its neighbours: (C, S, R, W) to (B, N * C, R, W)."""
+    numbers = neighbour_numbers(np.array(positions), num_slices=image.shape[1], reach=reach)  # (B, N)
+    stacked = np.asarray(image)[:, numbers].astype(np.float32)  # (C, B, N, R, W)
+    return stacked.transpose(1, 2, 0, 3, 4).reshape(len(numbers), -1, *image.shape[2:])

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from autoseg.network.neighbours import neighbour_numbers
 from autoseg.plans import Plans
 from autoseg.training.augmentation import augment
 from autoseg.training.losses import IGNORE
@@ -133,8 +134,8 @@ class SliceSampler:
             _window_range(size, window, _pick_target(middle, axis, rng), rng)
             for axis, (size, window) in enumerate(zip(middle.shape, shape, strict=True))
         )
-        reach = self.plans.network.neighbours
-        neighbours = neighbouring_slices(image, position, reach=reach, rows=rows, columns=columns)
+        numbers = neighbour_numbers(position, num_slices=image.shape[1], reach=self.plans.network.neighbours)
+        neighbours = cut_slices(image, numbers, rows=rows, columns=columns)
         ignored = np.iinfo(middle.dtype).max
         label = middle[rows, columns].astype(np.int64)
         label[label == ignored] = IGNORE
@@ -151,11 +152,11 @@ class SliceSampler:
         return np.sort(np.array(present + absent, dtype=np.int64))
 
 
-def neighbouring_slices(image: np.ndarray, position: int, *, reach: int, rows: slice, columns: slice) -> np.ndarray:
-    """Cut (N, C, rows, columns): the slice at `position` in the middle of N = 2 reach + 1; beyond an end it repeats."""
-    wanted = np.clip(np.arange(position - reach, position + reach + 1), 0, image.shape[1] - 1)
-    block = np.asarray(image[:, wanted[0] : wanted[-1] + 1, rows, columns], dtype=np.float32)  # one read of the store
-    return block[:, wanted - wanted[0]].swapaxes(0, 1)
+def cut_slices(image: np.ndarray, numbers: np.ndarray, *, rows: slice, columns: slice) -> np.ndarray:
+    """Cut N ascending slices, which may repeat, out of a (C, S, R, W) image: (N, C, rows, columns) float32."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    block = np.asarray(image[:, first : last + 1, rows, columns], dtype=np.float32)  # one read of the store
+    return block[:, numbers - first].swapaxes(0, 1)
 
 
 def pad_to(array: np.ndarray, shape: tuple[int, int], *, value: float) -> np.ndarray:

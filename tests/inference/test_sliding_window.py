@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from autoseg.inference.sliding_window import gaussian_weight, predict_slices, window_starts
-from autoseg.training.sampling import neighbouring_slices
+from autoseg.network.neighbours import neighbour_numbers
+from autoseg.training.sampling import cut_slices
 
 CPU = torch.device("cpu")
 
@@ -135,7 +136,8 @@ def test_slices_come_in_order_each_between_its_neighbours_as_in_training(tiny_pl
     whole = slice(0, 32)
     assert len(seen) == num_slices
     for number, given in enumerate(seen):
-        trained_on = neighbouring_slices(image, number, reach=reach, rows=whole, columns=whole).reshape(-1, 32, 32)
+        numbers = neighbour_numbers(number, num_slices=num_slices, reach=reach)
+        trained_on = cut_slices(image, numbers, rows=whole, columns=whole).reshape(-1, 32, 32)
         assert np.array_equal(given.numpy(), trained_on)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autoseg.training.losses import IGNORE
-from autoseg.training.sampling import SliceSampler, neighbouring_slices, pad_to, relabel
+from autoseg.training.sampling import SliceSampler, cut_slices, pad_to, relabel
 
 STILL = {"affine_probability": 0.0, "intensity_probability": 0.0, "mirror_axes": []}
 
@@ -41,28 +41,14 @@ def make_sampler(plans, cache_bytes=10**9, **cases):
     return SliceSampler(Cases(**cases), list(cases), plans=plans, cache_bytes=cache_bytes)
 
 
-@pytest.mark.parametrize(
-    ("position", "reach", "expected"),
-    [
-        (2, 1, [1, 2, 3]),
-        (0, 1, [0, 0, 1]),
-        (4, 1, [3, 4, 4]),
-        (1, 2, [0, 0, 1, 2, 3]),
-        (4, 3, [1, 2, 3, 4, 4, 4, 4]),
-    ],
-)
-def test_neighbouring_slices_repeat_the_last_slice_beyond_an_end(position, reach, expected):
+@pytest.mark.parametrize("numbers", [[1, 2, 3], [0, 0, 1], [3, 4, 4], [0, 2, 4], [0, 0, 0]])
+def test_cut_slices_gives_the_numbered_slices_of_every_channel(numbers):
     image = np.arange(5.0)[None, :, None, None] + np.array([0, 10])[:, None, None, None]  # channel 1 is 10 more
     image = image * np.ones((1, 1, 4, 6))
-    cut = neighbouring_slices(image, position, reach=reach, rows=slice(1, 3), columns=slice(0, 5))
-    assert cut.shape == (2 * reach + 1, 2, 2, 5) and cut.dtype == np.float32
-    assert cut[:, 0, 0, 0].tolist() == expected
-    assert cut[:, 1, 1, 4].tolist() == [10 + number for number in expected]
-
-
-def test_neighbouring_slices_of_a_single_slice_are_that_slice():
-    cut = neighbouring_slices(np.full((1, 1, 2, 2), 7.0), 0, reach=2, rows=slice(0, 2), columns=slice(0, 2))
-    assert cut.shape == (5, 1, 2, 2) and (cut == 7).all()
+    cut = cut_slices(image, np.array(numbers), rows=slice(1, 3), columns=slice(0, 5))
+    assert cut.shape == (3, 2, 2, 5) and cut.dtype == np.float32
+    assert cut[:, 0, 0, 0].tolist() == numbers
+    assert cut[:, 1, 1, 4].tolist() == [10 + number for number in numbers]
 
 
 def test_pad_to_pads_the_last_two_axes_evenly_and_never_cuts():
