@@ -135,7 +135,10 @@ class AugmentationPlan(_Part):
     affine_probability: float = Field(0.5, ge=0, le=1, description="rotation and scaling in-plane")
     rotation_degrees: float = Field(20.0, ge=0, le=180)
     scale_range: tuple[float, float] = Field((0.8, 1.25), description="smallest and largest in-plane scale")
-    intensity_probability: float = Field(0.3, ge=0, le=1, description="each of brightness, contrast, gamma, noise")
+    intensity_probability: float = Field(
+        0.3, ge=0, le=1, description="each of brightness, contrast, gamma, noise, blur"
+    )
+    noise_deviation: float = Field(0.3, ge=0, le=10, description="most noise, in standard deviations of the image")
 
 
 class TrainingPlan(_Part):

@@ -14,10 +14,12 @@ from batchgenerators.augmentations.color_augmentations import (
     augment_contrast,
     augment_gamma,
 )
-from batchgenerators.augmentations.noise_augmentations import augment_gaussian_noise
+from batchgenerators.augmentations.noise_augmentations import augment_gaussian_blur, augment_gaussian_noise
 from batchgenerators.augmentations.spatial_transformations import augment_spatial
 
 from autoseg.plans import AugmentationPlan
+
+BLUR_SIGMA_PX = (0.5, 1.5)
 
 
 def augment(
@@ -48,8 +50,12 @@ def augment(
         channels = augment_contrast(channels, contrast_range=(0.75, 1.25))
     if rng.random() < plan.intensity_probability:
         channels = augment_gamma(channels, gamma_range=(0.7, 1.5), retain_stats=True, per_channel=True)
-    if rng.random() < plan.intensity_probability / 2:
-        channels = augment_gaussian_noise(channels, noise_variance=(0, 0.1))
+    if rng.random() < plan.intensity_probability:  # the argument's name misleads: these are standard deviations
+        channels = augment_gaussian_noise(channels, noise_variance=(0, plan.noise_deviation))
+    if rng.random() < plan.intensity_probability:  # after noise: that of interpolated scans is smooth
+        planes = channels.reshape(-1, *channels.shape[-2:])  # (C * N, R, W), all blurred alike
+        planes = augment_gaussian_blur(planes, BLUR_SIGMA_PX, per_channel=False)
+        channels = planes.reshape(channels.shape)
     return np.ascontiguousarray(channels.swapaxes(0, 1), dtype=np.float32), np.ascontiguousarray(labels)
 
 

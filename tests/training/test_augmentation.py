@@ -110,3 +110,25 @@ def test_augment_changes_intensity_alike_in_all_neighbouring_slices():
         assert np.abs(result.mean(axis=(1, 2, 3)) - result.mean()).max() < 0.15  # noise is all that differs
         assert (labels == 0).all()
     assert changed > 6
+
+
+def test_noise_and_blur_change_the_deviation_of_a_flat_and_of_a_noisy_slice():
+    """A flat slice can only grow noisier, by 0.3 of its deviation of 1 at most; a noisy one can also be blurred."""
+    flat = np.zeros((3, 1, 64, 64), np.float32)
+    noisy = np.random.default_rng(0).normal(size=(3, 1, 64, 64)).astype(np.float32)
+    labels = np.zeros((64, 64), np.int64)
+    only_noise = STILL.model_copy(update={"intensity_probability": 1.0})
+    grown = [augment(flat, labels, plan=only_noise, rng=np.random.default_rng(s))[0].std() for s in range(20)]
+    left = [augment(noisy, labels, plan=only_noise, rng=np.random.default_rng(s))[0].std() for s in range(20)]
+    assert 0.02 < max(grown) < 0.3 and min(grown) < 0.05
+    assert min(left) < 0.5  # white noise under a blur of 1.5 px keeps a fifth of its deviation
+
+
+def test_blur_is_within_a_slice_and_not_across_slices():
+    image = np.zeros((3, 1, 32, 32), np.float32)
+    image[1, 0, 16, 16] = 1
+    plan = STILL.model_copy(update={"intensity_probability": 1.0, "noise_deviation": 0.0})
+    result, _ = augment(image, np.zeros((32, 32), np.int64), plan=plan, rng=np.random.default_rng(2))
+    for outer in (result[0], result[2]):
+        assert np.ptp(outer) < 1e-6
+    assert (result[1, 0] > result[1, 0, 0, 0] + 1e-3).sum() > 4
