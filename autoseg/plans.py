@@ -148,6 +148,7 @@ class TrainingPlan(_Part):
     steps_per_epoch: int = Field(100, ge=1, le=100000)
     epochs: int = Field(40, ge=1, le=100000, description="length where no time limit is given")
     learning_rate: float = Field(1e-3, gt=0, le=1)
+    refiner_optimiser: Literal["adamw", "muon"] = Field("muon", description="moves the refiner's kernels")
     weight_decay: float = Field(0.05, ge=0, le=1)
     warmup_fraction: float = Field(0.03, ge=0, le=0.5, description="share of the run in which the rate rises")
     gradient_clip_norm: float = Field(5.0, gt=0, le=1000)

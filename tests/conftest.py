@@ -137,7 +137,7 @@ def tiny_plans() -> Callable[..., Plans]:
                 "window_rows_px": 32,
                 "window_columns_px": 32,
                 "feature_channels": 16,
-                "refiner_channels": [4, 8, 12],
+                "refiner_channels": [4, 16, 16],
             },
             "training": {"batch_slices": 2, "steps_per_epoch": 4, "epochs": 2},
             "inference": {"slices_per_batch": 4},

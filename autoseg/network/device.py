@@ -53,7 +53,7 @@ def convolution_precision(device: torch.device) -> AbstractContextManager[object
 @functools.cache
 def has_fast_bfloat16() -> bool:
     """Return whether this CPU multiplies bfloat16 in hardware; older versions of torch do not tell."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

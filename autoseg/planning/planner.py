@@ -201,6 +201,7 @@ def _plan_training(
             rules_training.choose_batch(network, organs_per_step=organs_per_step, device=device),
         ),
         learning_rate=reasons.keep("training.learning_rate", rules_training.choose_learning_rate(network.backbone)),
+        refiner_optimiser=reasons.keep("training.refiner_optimiser", rules_training.choose_refiner_optimiser()),
         organs_per_step=organs_per_step,
         num_folds=reasons.keep("training.num_folds", rules_training.choose_num_folds(num_patients)),
         augmentation=AugmentationPlan(mirror_axes=mirror_axes),

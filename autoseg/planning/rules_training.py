@@ -70,6 +70,15 @@ def choose_learning_rate(backbone: Backbone) -> Choice[float]:
     return Choice(3e-4, "A larger Hiera needs a lower rate.", {"backbone": backbone})
 
 
+def choose_refiner_optimiser() -> Choice[Literal["adamw", "muon"]]:
+    """Choose what moves the kernels of the refiner."""
+    rule = (
+        "Muon gets further in the same time than AdamW, which moves all other weights: Dice 0.879 against 0.873 on 20 "
+        "hippocampi left out, after 540 s of one core."
+    )
+    return Choice("muon", rule, {})
+
+
 def choose_mirror_axes(organ_names: Sequence[str], *, slice_axis: Axis) -> Choice[tuple[PlanAxis, ...]]:
     """Choose the axes of the preprocessed grid that may be mirrored.
 

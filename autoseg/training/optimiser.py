@@ -1,23 +1,47 @@
-"""AdamW and its learning rate.
+"""The optimisers and their learning rate.
 
-Owns: which weights decay, and the rate as a function of how far the run is (by steps or by time).
+Owns: which weights AdamW moves and which Muon, which of them decay, and the rate as a function of how far the run is
+(by steps or by time).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import Parameter
 
 from autoseg.plans import TrainingPlan
+from autoseg.training.muon import Muon
+
+LEAST_KERNEL_SIDE = 16  # below, a matrix has too few directions for their equal length to mean anything
 
 
-def build_optimiser(network: nn.Module, *, plan: TrainingPlan) -> torch.optim.AdamW:
-    """Build AdamW; biases, norms and single tokens do not decay."""
-    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim >= 2]
-    free = [p for p in network.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": free, "weight_decay": 0.0}]
+def build_optimisers(network: nn.Module, *, plan: TrainingPlan) -> tuple[torch.optim.Optimizer, ...]:
+    """Build AdamW, and Muon for the refiner's kernels where the plan says so.
+
+    Biases, norms and single tokens do not decay. The refiner has no pretrained weights in any plan.
+    """
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    kernels = {
+        name: parameter
+        for name, parameter in trained.items()
+        if plan.refiner_optimiser == "muon" and name.startswith("refiner.") and _is_kernel(parameter)
+    }
+    others = [parameter for name, parameter in trained.items() if name not in kernels]
+    groups = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": plan.weight_decay},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+    ]
     # The fused kernel is several times faster than the default where tensors are many and small.
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
+    if not kernels:
+        return (adamw,)
+    return adamw, Muon(kernels.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+
+
+def _is_kernel(parameter: Parameter) -> bool:
+    return parameter.ndim == 4 and min(parameter.flatten(1).shape) >= LEAST_KERNEL_SIDE
 
 
 def learning_rate(plan: TrainingPlan, *, progress: float) -> float:
@@ -28,7 +52,8 @@ def learning_rate(plan: TrainingPlan, *, progress: float) -> float:
     return plan.learning_rate * max(0.001, 0.5 * (1 + math.cos(math.pi * min(1.0, rest))))
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of all groups."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
+def set_learning_rate(optimisers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """Set the rate of all groups of all optimisers."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate

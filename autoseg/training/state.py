@@ -1,6 +1,6 @@
 """Everything that a training run would lose if it were killed: `TrainState`, saved and loaded side by side.
 
-Owns: the network, its averaged copy, the optimiser, the counters, `resume.pt`.
+Owns: the network, its averaged copy, the optimisers, the counters, `resume.pt`.
 """
 
 import copy
@@ -21,7 +21,7 @@ from autoseg.files import atomic_path
 from autoseg.network.build import build_network
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
-from autoseg.training.optimiser import build_optimiser
+from autoseg.training.optimiser import build_optimisers
 
 log = logging.getLogger("autoseg")
 
@@ -31,9 +31,9 @@ class TrainState:
     """A run between two steps.
 
     Attributes:
-        network: The weights that the optimiser moves.
+        network: The weights that the optimisers move.
         averaged: Their exponential moving average, which becomes the model.
-        optimiser: AdamW.
+        optimisers: AdamW, and Muon where the plan has it.
         scaler: Loss scaling for float16; inert elsewhere.
         step: Steps done.
         seconds: Time spent on them, over all sittings.
@@ -42,7 +42,7 @@ class TrainState:
 
     network: AutosegNetwork
     averaged: AutosegNetwork
-    optimiser: torch.optim.AdamW
+    optimisers: tuple[torch.optim.Optimizer, ...]
     scaler: torch.amp.GradScaler
     step: int = 0
     seconds: float = 0.0
@@ -62,7 +62,7 @@ def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool) -> Trai
     return TrainState(
         network=network,
         averaged=averaged,
-        optimiser=build_optimiser(network, plan=plans.training),
+        optimisers=build_optimisers(network, plan=plans.training),
         scaler=torch.amp.GradScaler(device.type, enabled=needs_scaler),
     )
 
@@ -73,7 +73,7 @@ def save_state(state: TrainState, plans: Plans, path: Path) -> None:
         "plans": plans.model_dump_json(),
         "network": state.network.state_dict(),
         "averaged": state.averaged.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
+        "optimisers": [optimiser.state_dict() for optimiser in state.optimisers],
         "scaler": state.scaler.state_dict(),
         "step": state.step,
         "seconds": state.seconds,
@@ -97,7 +97,8 @@ def load_state(state: TrainState, plans: Plans, path: Path) -> None:
     try:
         state.network.load_state_dict(content["network"])
         state.averaged.load_state_dict(content["averaged"])
-        state.optimiser.load_state_dict(content["optimiser"])
+        for optimiser, saved in zip(state.optimisers, content["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         state.scaler.load_state_dict(content["scaler"])
     except (RuntimeError, ValueError, KeyError) as error:  # torch names keys and shapes that differ
         raise CheckpointError(
@@ -117,7 +118,7 @@ def _read_state(path: Path, *, device: torch.device) -> dict[str, Any]:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damage shows itself in a dozen types, from UnpicklingError to UnicodeDecodeError
         raise CheckpointError(f"{path} is damaged: {error}. Delete it to start this fold again.") from error
-    keys = {"plans", "network", "averaged", "optimiser", "scaler", "step", "seconds"}
+    keys = {"plans", "network", "averaged", "optimisers", "scaler", "step", "seconds"}
     if not isinstance(content, dict) or not keys <= set(content):
         raise CheckpointError(f"{path} is no training state of this version. Delete it to start this fold again.")
     return content

@@ -135,7 +135,7 @@ def _run_epoch(
     for _ in range(plans.training.steps_per_epoch):
         start = time.monotonic()
         rate = learning_rate(plans.training, progress=length.progress(state))
-        set_learning_rate(state.optimiser, rate)
+        set_learning_rate(state.optimisers, rate)
         batch = next(batches)
         waited += time.monotonic() - start
         losses = train_step(state, batch, plans=plans, processes=processes)
@@ -183,12 +183,15 @@ def train_step(
         return None
     for parameter, gradient in zip(state.parameters, gradients, strict=True):
         parameter.grad = gradient
-    state.scaler.unscale_(state.optimiser)
+    for optimiser in state.optimisers:
+        state.scaler.unscale_(optimiser)
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, plans.training.gradient_clip_norm)
     if torch.isfinite(norm) or state.scaler.is_enabled():  # the scaler skips such a step by itself
-        state.scaler.step(state.optimiser)
+        for optimiser in state.optimisers:
+            state.scaler.step(optimiser)
     state.scaler.update()
-    state.optimiser.zero_grad(set_to_none=True)
+    for parameter in state.parameters:
+        parameter.grad = None
     update_average(state.averaged, state.network, decay=plans.training.ema_decay, step=state.step)
     return losses
 

@@ -3,8 +3,10 @@
     python tests/benchmarks/train_vs_monai.py DATASET --held-out 40 --minutes 5 10 -o docs/results/hippocampus.json
 
 Needs an environment with autoseg and monai (`pip install monai`). autoseg goes through its three commands; the peer
-gets autoseg's own preprocessing, batches, augmentation, schedule, weight averaging and mirroring, so that the networks
-and their losses are all that differs. Cases are held out by a seeded draw before anything else.
+gets autoseg's own preprocessing, batches, augmentation, optimisers, schedule, averaging, precision, mirroring and
+removal of specks, so that the networks and their losses are all that differs. Both train on all cores with a process
+each (the peer by torch's DistributedDataParallel) on a part of each batch. Cases are held out by a seeded draw before
+anything else.
 """
 
 import argparse
@@ -27,12 +29,15 @@ from autoseg.dataset import read_dataset
 from autoseg.evaluation import Evaluation, evaluate
 from autoseg.image_io import read_scan, write_label_map
 from autoseg.inference.sliding_window import predict_slices
+from autoseg.inference.specks import clean_labels
+from autoseg.network.device import convolution_precision
 from autoseg.network.model import NetworkOutput
 from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.case import preprocess_case, undo_preprocessing
 from autoseg.preprocessing.store import CaseStore
+from autoseg.training.core_processes import cut_batch
 from autoseg.training.losses import dice_loss, one_hot, soft_cross_entropy
-from autoseg.training.optimiser import build_optimiser, learning_rate, set_learning_rate
+from autoseg.training.optimiser import build_optimisers, learning_rate, set_learning_rate
 from autoseg.training.sampling import SliceSampler
 from autoseg.training.state import update_average
 
@@ -41,45 +46,82 @@ BIN = Path(sys.executable).parent
 
 
 class BasicUNetPeer(nn.Module):
-    """MONAI's BasicUNet behind the same call as autoseg's network; it has no use for the organs' names."""
+    """MONAI's BasicUNet behind the same call as autoseg's network; it has no use for the organs' names.
+
+    It stands where the refiner stands, so that the plan's optimiser for the refiner's kernels moves its own.
+    """
 
     def __init__(self, num_channels: int, num_organs: int) -> None:
         super().__init__()
         from monai.networks.nets import BasicUNet
 
-        self.unet = BasicUNet(spatial_dims=2, in_channels=num_channels, out_channels=1 + num_organs, features=FEATURES)
+        self.refiner = BasicUNet(
+            spatial_dims=2, in_channels=num_channels, out_channels=1 + num_organs, features=FEATURES
+        )
 
     def forward(self, images: torch.Tensor, organs: torch.Tensor) -> NetworkOutput:
         """Return the map; the outputs that the U-Net does not have stay empty."""
-        logits = self.unet(images)
+        logits = self.refiner(images)
         none = logits.new_zeros(len(images), len(organs))
         return NetworkOutput(logits, None, logits[:, 1:], None, none, none, None)
 
 
+def build_peer(plans: Plans) -> BasicUNetPeer:
+    """Build the peer for as many channels as autoseg's refiner sees."""
+    return BasicUNetPeer((2 * plans.network.neighbours + 1) * len(plans.data.channels), len(plans.data.organs))
+
+
 def train_peer(run: Path, plans: Plans, *, minutes: float) -> tuple[nn.Module, int]:
-    """Train the peer for some minutes on the run's preprocessed cases."""
+    """Train the peer for some minutes on the run's preprocessed cases, with a process a core."""
+    num_processes = len(cut_batch(plans.training.batch_slices, torch.get_num_threads()))
+    with tempfile.TemporaryDirectory() as name:
+        torch.multiprocessing.spawn(
+            train_peer_rank, args=(num_processes, run, minutes, Path(name)), nprocs=num_processes
+        )
+        network = build_peer(plans).requires_grad_(False).eval()
+        network.load_state_dict(torch.load(Path(name) / "averaged.pt", weights_only=True))
+        return network, int((Path(name) / "steps").read_text())
+
+
+def train_peer_rank(rank: int, num_processes: int, run: Path, minutes: float, folder: Path) -> None:
+    """Train on this process's part of each batch; the first process decides when the time is over, and saves."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=num_processes
+    )
+    plans = read_plans(run / "plans.json")
     torch.manual_seed(plans.training.seed)
-    network: nn.Module = BasicUNetPeer(3 * len(plans.data.channels), len(plans.data.organs))
+    network = build_peer(plans)
     averaged = copy.deepcopy(network).requires_grad_(False).eval()
-    optimiser = build_optimiser(network, plan=plans.training)
+    optimisers = build_optimisers(network, plan=plans.training)
+    parallel = nn.parallel.DistributedDataParallel(network)
     store = CaseStore(run / "preprocessed", data_hash=plans.data.hash())
     sampler = SliceSampler(store, store.case_ids(), plans=plans, cache_bytes=4 * 1024**3)
+    part = cut_batch(plans.training.batch_slices, num_processes)[rank]
+    torch.distributed.barrier()
     start, step = time.monotonic(), 0
-    for batch in sampler.batches(first_step=0):
-        progress = (time.monotonic() - start) / (60 * minutes)
-        if progress >= 1:
+    for batch in sampler.batches(first_step=0, part=part):
+        progress = torch.tensor([(time.monotonic() - start) / (60 * minutes)])
+        torch.distributed.broadcast(progress, src=0)
+        if progress.item() >= 1:
             break
-        set_learning_rate(optimiser, learning_rate(plans.training, progress=progress))
-        logits = network(batch.images, batch.organs).logits
+        set_learning_rate(optimisers, learning_rate(plans.training, progress=progress.item()))
+        with convolution_precision(torch.device("cpu")):
+            logits = parallel(batch.images, batch.organs).logits
+        logits = logits.float()
         target, is_known = one_hot(batch.labels, len(batch.organs))
         loss = dice_loss(logits.softmax(dim=1), target, is_known) + soft_cross_entropy(logits, target, is_known)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), plans.training.gradient_clip_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            optimiser.step()
+        network.zero_grad(set_to_none=True)
         update_average(averaged, network, decay=plans.training.ema_decay, step=step)
         step += 1
-    return averaged, step
+    if rank == 0:
+        torch.save(averaged.state_dict(), folder / "averaged.pt")
+        (folder / "steps").write_text(str(step))
+    torch.distributed.destroy_process_group()
 
 
 def predict_peer(network: nn.Module, plans: Plans, images: Path, output: Path) -> None:
@@ -93,6 +135,7 @@ def predict_peer(network: nn.Module, plans: Plans, images: Path, output: Path) -
             [network], prepared.image, plans=plans, organs=range(len(values)), device=torch.device("cpu")
         )
         labels = undo_preprocessing(slices, transform=prepared.transform, organ_values=values)
+        clean_labels(labels, plans=plans)
         write_label_map(output / f"{case}.nii.gz", labels, geometry=scans[0].geometry, names={})
 
 

@@ -28,10 +28,15 @@ def tensors_of(content):
 
 
 def assert_same(one, other):
-    for name in ("network", "averaged", "optimiser"):
-        ours, theirs = (tensors_of(getattr(state, name).state_dict()) for state in (one, other))
+    for name in ("network", "averaged", "optimisers"):
+        ours, theirs = (tensors_of(saved_parts(state, name)) for state in (one, other))
         assert ours.keys() == theirs.keys() and len(ours) > 100
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items()), name
+
+
+def saved_parts(state, name):
+    part = getattr(state, name)
+    return [one.state_dict() for one in part] if isinstance(part, tuple) else part.state_dict()
 
 
 @pytest.fixture(scope="module")
