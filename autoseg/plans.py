@@ -149,6 +149,7 @@ class TrainingPlan(_Part):
     epochs: int = Field(40, ge=1, le=100000, description="length where no time limit is given")
     learning_rate: float = Field(1e-3, gt=0, le=1)
     refiner_optimiser: Literal["adamw", "muon"] = Field("muon", description="moves the refiner's kernels")
+    muon_rate_factor: float = Field(2.0, gt=0, le=100, description="Muon's rate, as a multiple of learning_rate")
     weight_decay: float = Field(0.05, ge=0, le=1)
     warmup_fraction: float = Field(0.03, ge=0, le=0.5, description="share of the run in which the rate rises")
     gradient_clip_norm: float = Field(5.0, gt=0, le=1000)

@@ -25,11 +25,13 @@ ADAMW_LENGTH = 0.2  # root mean square of AdamW's usual step, in learning rates
 class Muon(torch.optim.Optimizer):
     """Moves each weight by its orthogonalised momentum, a weight of more than two axes as (first, all others)."""
 
-    def __init__(self, parameters: Iterable[Parameter], *, lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[Parameter] | Iterable[dict[str, Any]], *, lr: float, weight_decay: float
+    ) -> None:
         """Take weights of at least two axes.
 
         Args:
-            parameters: To be moved.
+            parameters: To be moved, or groups of them as torch's optimisers take them.
             lr: Learning rate; a value that suits AdamW suits here.
             weight_decay: Decoupled, as AdamW's.
         """

@@ -30,14 +30,15 @@ def build_optimisers(network: nn.Module, *, plan: TrainingPlan) -> tuple[torch.o
     }
     others = [parameter for name, parameter in trained.items() if name not in kernels]
     groups = [
-        {"params": [p for p in others if p.ndim >= 2], "weight_decay": plan.weight_decay},
-        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": plan.weight_decay, "rate_factor": 1.0},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "rate_factor": 1.0},
     ]
     # The fused kernel is several times faster than the default where tensors are many and small.
     adamw = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
     if not kernels:
         return (adamw,)
-    return adamw, Muon(kernels.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    group = {"params": list(kernels.values()), "rate_factor": plan.muon_rate_factor}
+    return adamw, Muon([group], lr=plan.learning_rate, weight_decay=plan.weight_decay)
 
 
 def _is_kernel(parameter: Parameter) -> bool:
@@ -53,7 +54,7 @@ def learning_rate(plan: TrainingPlan, *, progress: float) -> float:
 
 
 def set_learning_rate(optimisers: Sequence[torch.optim.Optimizer], rate: float) -> None:
-    """Set the rate of all groups of all optimisers."""
+    """Set the rate of all groups of all optimisers, each times the group's factor."""
     for optimiser in optimisers:
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]

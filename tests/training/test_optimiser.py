@@ -43,10 +43,13 @@ def test_optimiser_has_every_trainable_weight_once_and_decays_matrices_only():
 def test_muon_moves_the_refiners_kernels_where_the_plan_says_so_and_adamw_all_others(name, moved):
     refiner = nn.Sequential(nn.Conv2d(4, 16, 3), nn.Conv2d(16, 8, 3), nn.GroupNorm(8, 8), nn.Linear(16, 16))
     network = nn.ModuleDict({"refiner": refiner, "hiera": nn.Conv2d(16, 16, 3)})
-    optimisers = build_optimisers(network, plan=PLAN.model_copy(update={"refiner_optimiser": name}))
+    optimisers = build_optimisers(
+        network, plan=PLAN.model_copy(update={"refiner_optimiser": name, "muon_rate_factor": 3.0})
+    )
     name_of = {id(parameter): name for name, parameter in network.named_parameters()}
     adamw, *muon = ([name_of[id(p)] for group in one.param_groups for p in group["params"]] for one in optimisers)
     assert {name for names in muon for name in names} == moved
     assert set(adamw) == set(name_of.values()) - moved and len(adamw) == len(set(adamw))
     set_learning_rate(optimisers, 0.125)
-    assert {group["lr"] for one in optimisers for group in one.param_groups} == {0.125}
+    assert [group["lr"] for group in optimisers[0].param_groups] == [0.125, 0.125]
+    assert [group["lr"] for one in optimisers[1:] for group in one.param_groups] == ([0.375] if moved else [])

@@ -1,0 +1,87 @@
+"""One plan with some settings: trained on most of a run's cases, measured on the others; a line of JSON each time.
+
+    python tests/benchmarks/compare_settings.py RUN REFERENCES --left-out 20 -o docs/results/settings.jsonl \
+        --set training.refiner_optimiser=adamw
+
+For choosing between settings without looking at held-out cases: RUN is planned from the training cases alone, and some
+of these are left out here by a seeded draw. It works on as many cores as it is given: `taskset -c 0` and `taskset -c 1`
+run two settings side by side, each on one core, so that both meet the same machine.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoseg.evaluation import evaluate
+from autoseg.plans import Plans, apply_settings, read_plans
+from autoseg.preprocessing.store import CaseStore
+from autoseg.training.state import TrainState
+from autoseg.training.trainer import FoldData, Length, train_fold
+from autoseg.training.validation import write_validation_map
+
+CPU = torch.device("cpu")
+ALL_STEPS = 10**9  # the time ends a run, not its steps
+
+
+def split(cases: list[str], *, left_out: int, seed: int) -> tuple[list[str], list[str]]:
+    """Draw the cases to leave out; returns those to train on and them."""
+    order = np.random.default_rng(seed).permutation(sorted(cases))
+    return sorted(order[left_out:].tolist()), sorted(order[:left_out].tolist())
+
+
+def train_for(seconds: float, plans: Plans, store: CaseStore, cases: list[str], *, folder: Path) -> TrainState:
+    """Train on some cases, as `autoseg_train` does."""
+    fold = FoldData(folder=folder, store=store, training=tuple(cases), monitored=(), seen_in_training=True)
+    length = Length(steps=ALL_STEPS, seconds=seconds)
+    return train_fold(fold, plans=plans, length=length, device=CPU, cache_bytes=4 * 1024**3)
+
+
+def main() -> None:
+    """Train, predict the cases left out, and append a line to the output."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="made by autoseg_plan from the training cases")
+    parser.add_argument("references", type=Path, help="their label maps")
+    parser.add_argument("--left-out", type=int, required=True)
+    parser.add_argument("--seconds", type=float, default=540)
+    parser.add_argument("--seed", type=int, default=5, help="of the draw")
+    parser.add_argument("--set", nargs="+", default=[], dest="settings")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    plans = apply_settings(read_plans(arguments.run / "plans.json"), arguments.settings)
+    store = CaseStore(arguments.run / "preprocessed", data_hash=plans.data.hash())
+    training, left_out = split(store.case_ids(), left_out=arguments.left_out, seed=arguments.seed)
+    with tempfile.TemporaryDirectory() as name:
+        state = train_for(arguments.seconds, plans, store, training, folder=Path(name))
+        maps, references = Path(name) / "maps", Path(name) / "references"
+        references.mkdir()
+        for case in left_out:
+            write_validation_map(state.averaged, store, case, plans=plans, device=CPU, folder=maps)
+            (references / f"{case}.nii.gz").symlink_to((arguments.references / f"{case}.nii.gz").resolve())
+        scored = evaluate(maps, references)
+    record = {
+        "dataset": plans.dataset_name,
+        "settings": arguments.settings,
+        "seconds": arguments.seconds,
+        "cores": len(os.sched_getaffinity(0)),
+        "trained_on": len(training),
+        "left_out": len(left_out),
+        "steps": state.step,
+        "mean_dice": round(scored.mean_dice, 4),
+        "date": date.today().isoformat(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+    print(json.dumps(record))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.output.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()
