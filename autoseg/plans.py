@@ -102,7 +102,9 @@ class NetworkPlan(_Part):
     )
     neighbours: int = Field(1, ge=1, le=8, description="slices on each side that the refiner sees with a slice")
     refiner_stride: Literal[1, 2, 4] = Field(1, description="stride of the finest refinement stage")
-    memory_slices: int = Field(0, ge=0, le=64, description="slices the memory bank holds")
+    memory_slices: int = Field(0, ge=0, le=64, description="slices the memory bank holds; 0: each slice by itself")
+    memory_recalled: int = Field(4, ge=1, le=64, description="slices of the bank that a slice looks at")
+    memory_update: Literal["similarity", "fifo"] = Field("similarity", description="how a full bank makes room")
 
     @model_validator(mode="after")
     def _window_fits_the_refiner(self) -> "NetworkPlan":

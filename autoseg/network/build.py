@@ -10,21 +10,26 @@ from torch import nn
 from autoseg.network.image_encoder import ImageEncoder, SemanticInjection
 from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.mask_decoder import SemanticMaskDecoder
+from autoseg.network.memory import SliceMemory
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.prompt_projector import PromptProjector
 from autoseg.network.refiner import Refiner
 from autoseg.network.sam2_parts import (
     HIERA_SIZES,
     PositionEmbeddingRandom,
+    PositionEmbeddingSine,
     build_hiera,
     build_mask_decoder,
+    build_memory_attention,
+    build_memory_encoder,
     build_neck,
     build_two_way_transformer,
     load_sam2_checkpoint,
 )
 from autoseg.network.semantic_decoder import SemanticAwareDecoder
-from autoseg.plans import Plans
+from autoseg.plans import NetworkPlan, Plans
 
+FINAL_STRIDE = 16  # of the features that SAM's decoder takes
 SLICES_TO_ENCODER = 3  # so that a pretrained patch embedding for colour images fits
 
 
@@ -53,8 +58,16 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
     position = PositionEmbeddingRandom(channels // 2)
+    memory = _build_memory(network) if network.memory_slices else None
     if network.weights is not None:
-        load_sam2_checkpoint(Path(network.weights), hiera=hiera, neck=neck, mask_decoder=decoder, position=position)
+        load_sam2_checkpoint(
+            Path(network.weights),
+            hiera=hiera,
+            neck=neck,
+            mask_decoder=decoder,
+            position=position,
+            memory=None if memory is None else (memory.attention, memory.encoder),
+        )
     return AutosegNetwork(
         text=text,
         stem=nn.Identity() if encoder_channels == 3 else nn.Conv2d(encoder_channels, 3, kernel_size=1),
@@ -74,6 +87,7 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
         semantic_decoder=SemanticAwareDecoder(transformer=build_two_way_transformer(channels), channels=channels)
         if network.has_semantic_decoder
         else None,
+        memory=memory,
         refiner=Refiner(
             image_channels=(2 * network.neighbours + 1) * num_channels,
             channels=channels,
@@ -83,4 +97,19 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
         position=position,
         image_size_px=network.image_size_px,
         encoder_channels=encoder_channels,
+    )
+
+
+def _build_memory(network: NetworkPlan) -> SliceMemory:
+    channels = network.feature_channels
+    return SliceMemory(
+        attention=build_memory_attention(
+            network.backbone, feature_channels=channels, side=network.image_size_px // FINAL_STRIDE
+        ),
+        encoder=build_memory_encoder(feature_channels=channels),
+        position=PositionEmbeddingSine(num_pos_feats=channels, normalize=True),
+        channels=channels,
+        num_slices=network.memory_slices,
+        num_recalled=network.memory_recalled,
+        update=network.memory_update,
     )

@@ -3,13 +3,13 @@
 Owns: `AutosegNetwork.forward` and `NetworkOutput`.
 Does not own: how the parts are built (`build.py`), losses (`training/losses.py`).
 
-Legend: B slices, K organs asked for, D channels, C image channels, N neighbouring slices, R x W the window at
-target spacing, h4 x w4 the grid at stride 4 of the image encoder.
+Legend: B slices, of V volumes T each where the memory is used, K organs asked for, D channels, C image channels, N
+neighbouring slices, R x W the window at target spacing, h4 x w4 the grid at stride 4 of the image encoder.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from autoseg.network.device import convolution_precision
 from autoseg.network.image_encoder import ImageEncoder
 from autoseg.network.interaction import CrossModalInteraction
-from autoseg.network.mask_decoder import SemanticMaskDecoder
+from autoseg.network.mask_decoder import DecodedMasks, SemanticMaskDecoder
+from autoseg.network.memory import SliceMemory
+from autoseg.network.memory_bank import MemoryBank
 from autoseg.network.prompt_projector import PromptProjector
 from autoseg.network.refiner import Refiner
 from autoseg.network.sam2_parts import PositionEmbeddingRandom
-from autoseg.network.semantic_decoder import SemanticAwareDecoder
+from autoseg.network.semantic_decoder import SemanticAwareDecoder, SemanticMap
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class NetworkOutput:
         quality: (B, K) predicted IoU of `mask_logits`.
         presence_logits: (B, K) of SAM's decoder.
         semantic_presence_logits: (B, K) of the semantic-aware decoder, or None.
+        bank: What is remembered after these slices; None where the memory was not used.
     """
 
     logits: Tensor
@@ -46,12 +49,33 @@ class NetworkOutput:
     quality: Tensor
     presence_logits: Tensor
     semantic_presence_logits: Tensor | None
+    bank: MemoryBank | None = None
 
     def float(self) -> "NetworkOutput":
         """Return everything in full precision, as losses need it after autocast."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        full: dict[str, Any] = {name: None if value is None else value.float() for name, value in values.items()}
-        return NetworkOutput(**full)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.float() for name, value in tensors.items()})
+
+
+@dataclass(frozen=True)
+class DecodedSlices:
+    """What both decoders say of some slices.
+
+    Attributes:
+        masks: Of SAM's decoder.
+        mapped: Of the semantic-aware decoder, or None.
+        fine: (B, D, h4, w4) fused features, for the refiner.
+    """
+
+    masks: DecodedMasks
+    mapped: SemanticMap | None
+    fine: Tensor
+
+    @property
+    def probs(self) -> Tensor:
+        """(B, K, h4, w4) probabilities, the mean of both decoders'."""
+        probs = self.masks.mask_logits.sigmoid()
+        return probs if self.mapped is None else 0.5 * (probs + self.mapped.map_logits.softmax(dim=1)[:, 1:])
 
 
 class AutosegNetwork(nn.Module):
@@ -67,6 +91,7 @@ class AutosegNetwork(nn.Module):
         prompt_projector: PromptProjector,
         mask_decoder: SemanticMaskDecoder,
         semantic_decoder: SemanticAwareDecoder | None,
+        memory: SliceMemory | None,
         refiner: Refiner,
         position: PositionEmbeddingRandom,
         image_size_px: int,
@@ -82,6 +107,7 @@ class AutosegNetwork(nn.Module):
             prompt_projector: Makes the prompts.
             mask_decoder: SAM's.
             semantic_decoder: SEG-SAM's, or None.
+            memory: Of other slices of a volume, or None.
             refiner: The branch at full resolution.
             position: Code of the places of the stride-16 grid.
             image_size_px: Side of the square that the image encoder sees.
@@ -95,6 +121,7 @@ class AutosegNetwork(nn.Module):
         self.prompt_projector = prompt_projector
         self.mask_decoder = mask_decoder
         self.semantic_decoder = semantic_decoder
+        self.memory = memory
         self.refiner = refiner
         self.position = position
         self.organ_norm = nn.LayerNorm(refiner.paint.in_features)
@@ -102,39 +129,87 @@ class AutosegNetwork(nn.Module):
         self.encoder_channels = encoder_channels
         self.fusion_gates = nn.Parameter(torch.tensor([0.1, 0.1]))  # of SAM's and of the semantic-aware decoder
 
-    def forward(self, images: Tensor, organs: Tensor) -> NetworkOutput:
+    def forward(
+        self,
+        images: Tensor,
+        organs: Tensor,
+        *,
+        positions: Tensor | None = None,
+        bank: MemoryBank | None = None,
+        gradient_slices: int = 0,
+    ) -> NetworkOutput:
         """Segment some organs in some slices; each slice is encoded once.
 
         Args:
             images: (B, N * C, R, W) normalised slices, each in the middle of its neighbours.
             organs: (K,) positions of the organs in the plan.
+            positions: (V, T) numbers in their volumes of the slices, which are visited in this order, the memory of
+                one at hand for the next; B = V * T, one volume after the other. None: each slice by itself.
+            bank: What is remembered of the V volumes; None at their beginning.
+            gradient_slices: Through so many of the slices visited last gradients flow in the memory.
         """
         vectors, is_sentence = self.text(organs)  # (K, S, D)
         small = self._to_square(self.stem(self._middle(images)))  # (B, 3, side, side)
         tokens = self.image_encoder.embed(small)  # (B, h4, w4, C0)
         semantics = self.interaction(tokens, vectors, is_sentence)  # (B, K, D)
         pyramid = self.image_encoder(tokens, semantics)  # (B, D, h, w) at strides 4, 8, 16
-        # Attention to the memory of other slices changes pyramid[-1] here, once the memory bank is there.
+        if positions is None or self.memory is None:
+            decoded = self._decode(pyramid, semantics)
+        else:
+            decoded, bank = self._decode_in_turn(
+                pyramid, semantics, positions=positions, bank=bank, gradient_slices=gradient_slices
+            )
+        mapped = decoded.mapped
+        known = self.organ_norm(semantics + decoded.masks.tokens)  # (B, K, D)
+        with convolution_precision(images.device) if self.training else nullcontext():
+            refined = self.refiner(images, fine=decoded.fine, masks=decoded.probs, organs=known)
+        return NetworkOutput(
+            logits=self._fuse(refined.logits, decoded.masks.mask_logits, mapped.map_logits if mapped else None),
+            coarse_logits=refined.coarse_logits,
+            mask_logits=decoded.masks.mask_logits,
+            map_logits=mapped.map_logits if mapped else None,
+            quality=decoded.masks.quality,
+            presence_logits=decoded.masks.presence_logits,
+            semantic_presence_logits=mapped.presence_logits if mapped else None,
+            bank=bank,
+        )
+
+    def _decode(self, pyramid: Sequence[Tensor], semantics: Tensor) -> DecodedSlices:
+        """Make the prompts of slices and run both decoders."""
         prompts, fused = self.prompt_projector(pyramid, semantics)
         position = self.position(pyramid[-1].shape[-2:]).unsqueeze(0)  # (1, D, h, w)
-        decoded = self.mask_decoder(pyramid, prompts, position)
+        masks = self.mask_decoder(pyramid, prompts, position)
         mapped = self.semantic_decoder(fused, semantics, position) if self.semantic_decoder is not None else None
+        return DecodedSlices(masks, mapped, fused[0])
 
-        probs = decoded.mask_logits.sigmoid()  # (B, K, h4, w4)
-        if mapped is not None:
-            probs = 0.5 * (probs + mapped.map_logits.softmax(dim=1)[:, 1:])
-        known = self.organ_norm(semantics + decoded.tokens)  # (B, K, D)
-        with convolution_precision(images.device) if self.training else nullcontext():
-            refined = self.refiner(images, fine=fused[0], masks=probs, organs=known)
-        return NetworkOutput(
-            logits=self._fuse(refined.logits, decoded.mask_logits, mapped.map_logits if mapped else None),
-            coarse_logits=refined.coarse_logits,
-            mask_logits=decoded.mask_logits,
-            map_logits=mapped.map_logits if mapped else None,
-            quality=decoded.quality,
-            presence_logits=decoded.presence_logits,
-            semantic_presence_logits=mapped.presence_logits if mapped else None,
-        )
+    def _decode_in_turn(
+        self,
+        pyramid: Sequence[Tensor],
+        semantics: Tensor,
+        *,
+        positions: Tensor,
+        bank: MemoryBank | None,
+        gradient_slices: int,
+    ) -> tuple[DecodedSlices, MemoryBank | None]:
+        """Decode one slice of each volume after the other: each looks at the bank, then enters it."""
+        assert self.memory is not None
+        num_volumes, num_turns = positions.shape
+        decoded: list[DecodedSlices] = []
+        for turn in range(num_turns):
+            rows = torch.arange(num_volumes, device=positions.device) * num_turns + turn  # (V,)
+            *finer, coarse = (level[rows] for level in pyramid)
+            seen = self.memory.read(coarse, bank, positions[:, turn])  # (V, D, h, w)
+            one = self._decode([*finer, seen], semantics[rows])
+            decoded.append(one)
+            bank = self.memory.write(
+                bank,
+                coarse,
+                masks=one.probs,
+                tokens=one.masks.tokens,
+                quality=one.masks.quality,
+                positions=positions[:, turn],
+            ).detach_all_but(gradient_slices)
+        return _join(decoded), bank
 
     def _middle(self, images: Tensor) -> Tensor:
         """Cut out the slice with one neighbour on each side, from the middle of the channels."""
@@ -154,3 +229,15 @@ class AutosegNetwork(nn.Module):
         if map_logits is not None:
             coarse = coarse + self.fusion_gates[1] * map_logits
         return refined + F.interpolate(coarse, size=refined.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _join(turns: Sequence[DecodedSlices]) -> DecodedSlices:
+    """Put the slices of T turns, V in each, back in the order in which they came: one volume after the other."""
+
+    def join(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(tensors), dim=1).flatten(0, 1)  # (V * T, ..)
+
+    masks = DecodedMasks(**{name: join([vars(turn.masks)[name] for turn in turns]) for name in vars(turns[0].masks)})
+    maps = [turn.mapped for turn in turns if turn.mapped is not None]
+    mapped = SemanticMap(**{name: join([vars(one)[name] for one in maps]) for name in vars(maps[0])}) if maps else None
+    return DecodedSlices(masks, mapped, join([turn.fine for turn in turns]))

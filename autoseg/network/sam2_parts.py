@@ -1,6 +1,6 @@
 """The only door to the sam2 package: its modules, in the sizes that a plan can name.
 
-Owns: the table of backbone sizes, the building of Hiera, its neck, SAM's decoder, and the loading of Meta's
+Owns: the table of backbone sizes, the building of Hiera, its neck, SAM's decoder and memory, and the loading of Meta's
 checkpoints.
 Does not own: what happens between the parts (`image_encoder.py`, `mask_decoder.py`, `model.py`).
 
@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from sam2.modeling.backbones.image_encoder import FpnNeck
+from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
+from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
 from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
 from sam2.modeling.sam.mask_decoder import MaskDecoder
-from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
-from sam2.modeling.sam2_utils import LayerNorm2d
+from sam2.modeling.sam.transformer import Attention, RoPEAttention, TwoWayTransformer
+from sam2.modeling.sam2_utils import LayerNorm2d, get_1d_sine_pe
 from torch import nn
 
 from autoseg.errors import CheckpointError
@@ -29,13 +31,19 @@ __all__ = [
     "Hiera",
     "LayerNorm2d",
     "MaskDecoder",
+    "MemoryAttention",
+    "MemoryEncoder",
     "MultiScaleBlock",
     "PositionEmbeddingRandom",
+    "PositionEmbeddingSine",
     "TwoWayTransformer",
     "build_hiera",
     "build_mask_decoder",
+    "build_memory_attention",
+    "build_memory_encoder",
     "build_neck",
     "build_two_way_transformer",
+    "get_1d_sine_pe",
     "load_sam2_checkpoint",
 ]
 
@@ -121,8 +129,57 @@ def build_mask_decoder(size: Backbone, *, feature_channels: int) -> MaskDecoder:
     )
 
 
+def memory_channels(feature_channels: int) -> int:
+    """Return the width of a memory: a quarter of D, as in SAM2."""
+    return feature_channels // 4
+
+
+def build_memory_attention(size: Backbone, *, feature_channels: int, side: int) -> MemoryAttention:
+    """Build the attention of a slice to its memory, SAM2's four layers, one for nano.
+
+    Args:
+        size: Of the backbone.
+        feature_channels: D.
+        side: Of the stride-16 grid, which must be a square for the rotary positions.
+    """
+    is_nano = size == "nano"
+    numbers = {"embedding_dim": feature_channels, "num_heads": 1, "dropout": 0.0 if is_nano else 0.1}
+    layer = MemoryAttentionLayer(
+        activation="relu",
+        cross_attention=RoPEAttention(
+            **numbers, feat_sizes=(side, side), rope_k_repeat=True, kv_in_dim=memory_channels(feature_channels)
+        ),
+        self_attention=RoPEAttention(**numbers, feat_sizes=(side, side)),
+        d_model=feature_channels,
+        dim_feedforward=(2 if is_nano else 8) * feature_channels,
+        dropout=0.0 if is_nano else 0.1,
+        pos_enc_at_attn=False,
+        pos_enc_at_cross_attn_keys=True,
+        pos_enc_at_cross_attn_queries=False,
+    )
+    return MemoryAttention(d_model=feature_channels, pos_enc_at_input=True, layer=layer, num_layers=1 if is_nano else 4)
+
+
+def build_memory_encoder(*, feature_channels: int) -> MemoryEncoder:
+    """Build what makes a memory of a slice's features and its mask, in SAM2's proportions."""
+    width = memory_channels(feature_channels)
+    return MemoryEncoder(
+        out_dim=width,
+        in_dim=feature_channels,
+        mask_downsampler=MaskDownSampler(embed_dim=feature_channels, kernel_size=3, stride=2, padding=1),
+        fuser=Fuser(CXBlock(dim=feature_channels, layer_scale_init_value=1e-6), num_layers=2),
+        position_encoding=PositionEmbeddingSine(num_pos_feats=width, normalize=True),
+    )
+
+
 def load_sam2_checkpoint(
-    path: Path, *, hiera: Hiera, neck: FpnNeck, mask_decoder: MaskDecoder, position: PositionEmbeddingRandom
+    path: Path,
+    *,
+    hiera: Hiera,
+    neck: FpnNeck,
+    mask_decoder: MaskDecoder,
+    position: PositionEmbeddingRandom,
+    memory: tuple[MemoryAttention, MemoryEncoder] | None = None,
 ) -> dict[str, list[str]]:
     """Load a checkpoint in Meta's format, `{"model": state_dict}`, into the parts that autoseg shares with SAM2.
 
@@ -142,6 +199,8 @@ def load_sam2_checkpoint(
         "sam_mask_decoder.": mask_decoder,
         "sam_prompt_encoder.pe_layer.": position,  # the decoder learned to read this very code
     }
+    if memory is not None:
+        parts |= {"memory_attention.": memory[0], "memory_encoder.": memory[1]}
     fitting: dict[str, dict[str, torch.Tensor]] = {}
     report: dict[str, list[str]] = {"loaded": [], "skipped": [], "missing": []}
     for prefix, part in parts.items():
