@@ -21,6 +21,7 @@ from autoseg.errors import PlanError
 from autoseg.files import read_json, write_json
 
 Axis = Literal["z", "y", "x"]
+VisitingOrder = Literal["outwards", "similarity", "ascending"]
 Backbone = Literal["nano", "tiny", "small", "base_plus", "large"]
 PositiveMm = Annotated[float, Field(gt=0, le=1000)]
 PLANS_VERSION: Literal[1] = 1
@@ -147,6 +148,13 @@ class TrainingPlan(_Part):
     """What decides a training run, given the network."""
 
     batch_slices: int = Field(8, ge=1, le=4096, description="slices a step")
+    clip_slices: int = Field(
+        4, ge=2, le=64, description="with a memory only: slices of one case that go through it in turn"
+    )
+    clip_step: int = Field(3, ge=1, le=64, description="with a memory only: most slices from one of a clip to the next")
+    memory_gradient_slices: int = Field(
+        2, ge=0, le=64, description="with a memory only: slices of a clip back through which gradients flow"
+    )
     steps_per_epoch: int = Field(100, ge=1, le=100000)
     epochs: int = Field(40, ge=1, le=100000, description="length where no time limit is given")
     learning_rate: float = Field(1e-3, gt=0, le=1)
@@ -170,6 +178,10 @@ class InferencePlan(_Part):
     window_overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbour sees too")
     mirror_axes: tuple[Literal["slice", "row", "column"], ...] = Field((), description="mirrored and averaged axes")
     slices_per_batch: int = Field(8, ge=1, le=4096)
+    visiting_order: VisitingOrder = Field("outwards", description="with a memory only: which slice comes after which")
+    slab_slices: int = Field(
+        32, ge=1, le=4096, description="with a memory only: slices whose order is free, held at once"
+    )
     one_piece_organs: tuple[str, ...] = Field((), description="organs of which small detached pieces are removed")
     speck_share: float = Field(0.1, ge=0, le=1, description="of the largest piece, under which a piece is removed")
 
@@ -200,6 +212,16 @@ class Plans(_Part):
     inference: InferencePlan
     reasons: dict[str, Reason] = Field({}, description="field, such as network.backbone, to its reason")
     changes: tuple[str, ...] = Field((), description="overlays and --set, in the order they were applied")
+
+    @property
+    def clip_slices(self) -> int:
+        """Slices that a training step takes together from one case: 1 without a memory."""
+        return self.training.clip_slices if self.network.memory_slices else 1
+
+    @property
+    def slices_per_step(self) -> int:
+        """Slices of a training step: as many whole clips as fit into `training.batch_slices`, at least one."""
+        return self.clip_slices * max(1, self.training.batch_slices // self.clip_slices)
 
     @model_validator(mode="after")
     def _organs_are_distinct(self) -> "Plans":

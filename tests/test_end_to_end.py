@@ -103,6 +103,20 @@ def test_predict_writes_label_maps_on_the_exact_grids_and_evaluate_measures_them
     assert evaluate([str(out), str(references)]) == 3, "a prediction that is missing is a miss, not a smaller table"
 
 
+def test_a_run_with_the_memory_goes_the_same_way(work, tmp_path):
+    run, overlay = tmp_path / "run", Path(__file__).parents[1] / "plans" / "overlays" / "memory.json"
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    options = ["-o", str(run), *CPU, "--memory-gib", "4", "--num-workers", "1", "--overlay", str(overlay)]
+    assert plan([str(work / "dataset"), *options, *settings]) == 0
+    assert train([str(run), "--fold", "0", "--epochs", "2", *CPU]) == 0
+    losses = [record["losses"]["total"] for record in read_metrics(run / "fold_0" / "metrics.jsonl")]
+    assert len(losses) == 2 and losses[1] < losses[0]
+    scans = work / "unseen" / "images"
+    assert predict(["-m", str(run), "-i", str(scans), "-o", str(tmp_path / "out"), *CPU]) == 0
+    for scan in scans.iterdir():
+        assert nib.load(tmp_path / "out" / scan.name).shape == nib.load(scan).shape
+
+
 def test_predict_skips_a_broken_scan_and_exits_3(work, tmp_path, capsys):
     scans = tmp_path / "scans"
     scans.mkdir()

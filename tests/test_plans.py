@@ -52,6 +52,14 @@ def test_plans_two_organs_alike_are_refused(plans, field):
         parse_plans(content, source="plans.json")
 
 
+@pytest.mark.parametrize(("memory", "batch", "clip", "step"), [(0, 7, 1, 7), (3, 8, 4, 8), (3, 7, 4, 4), (3, 2, 4, 4)])
+def test_plans_a_step_takes_whole_clips_where_there_is_a_memory(plans, memory, batch, clip, step):
+    changed = apply_settings(
+        plans, [f"network.memory_slices={memory}", f"training.batch_slices={batch}", "training.clip_slices=4"]
+    )
+    assert (changed.clip_slices, changed.slices_per_step) == (clip, step)
+
+
 def test_plans_one_piece_organs_must_be_organs(plans):
     first = plans.data.organs[0].name
     assert apply_settings(plans, [f'inference.one_piece_organs=["{first}"]']).inference.one_piece_organs == (first,)

@@ -1,26 +1,32 @@
 """Slices of a case through the network: batched, tiled in-plane where they exceed the window, mirrored and averaged.
 
-Owns: `predict_slices`, one probability map a slice, in order, nothing of size (organs x scan).
-Does not own: how a scan becomes slices and back (`preprocessing/case.py`).
+Owns: `predict_slices`, one probability map a slice, in order, nothing of size (organs x scan); the memories of a case,
+which end with it.
+Does not own: how a scan becomes slices and back (`preprocessing/case.py`), which slice is visited next (`visiting.py`).
 
 Legend: S slices, B of them at once, C channels, N neighbouring slices, K organs asked for, R x W a slice, r x w the
 window.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from autoseg.inference.visiting import visiting_order
 from autoseg.network.cores import ONE_CORE, Cores
 from autoseg.network.device import mixed_precision
+from autoseg.network.memory_bank import MemoryBank
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.neighbours import neighbour_numbers
 from autoseg.plans import InferencePlan, Plans
 
+Corner = tuple[int, int]
+Banks = dict[tuple[Corner, tuple[int, ...], int], MemoryBank | None]  # by window, mirroring and fold
 SIGMA_SHARE = 0.25  # of the window's side; the weight falls to 0.14 at the middle of its edge
 
 
@@ -46,59 +52,125 @@ def predict_slices(
     Yields:
         S arrays (1 + K, R, W) of probabilities, background first, float32.
     """
-    window = (plans.network.window_rows_px, plans.network.window_columns_px)
-    num_slices, shape = image.shape[1], image.shape[2:]
-    padding = [max(0, want - have) for want, have in zip(window, shape, strict=True)]
-    before = [missing // 2 for missing in padding]
-    padded = (shape[0] + padding[0], shape[1] + padding[1])
-    corners = list(
-        itertools.product(
-            *(window_starts(n, w, plans.inference.window_overlap) for n, w in zip(padded, window, strict=True))
-        )
-    )
-    weight = torch.from_numpy(gaussian_weight(window)).to(device)
+    tiles = _tile(image.shape[2:], plans=plans)
+    weight = torch.from_numpy(gaussian_weight(tiles.window)).to(device)
     asked = torch.tensor(list(organs), device=device)
-    for start in range(0, num_slices, plans.inference.slices_per_batch):
-        numbers = range(start, min(num_slices, start + plans.inference.slices_per_batch))
-        batch = _with_neighbours(image, numbers, reach=plans.network.neighbours)  # (B, N * C, R, W)
-        batch = np.pad(batch, [(0, 0), (0, 0), *((b, m - b) for b, m in zip(before, padding, strict=True))])
-        images = torch.from_numpy(batch).to(device)
-        total = torch.zeros(len(images), 1 + len(asked), *padded, device=device)
-        norm = torch.zeros(padded, device=device)
-        parts = cores.parts(len(images))
-        for row, column in corners:
-            place = (..., slice(row, row + window[0]), slice(column, column + window[1]))
-            predict = partial(_predict_part, networks, images[place], asked, plans=plans.inference, device=device)
-            total[place] += weight * torch.cat(cores.map(predict, parts))
-            norm[place] += weight
-        total /= norm
-        result = total[:, :, before[0] : before[0] + shape[0], before[1] : before[1] + shape[1]].cpu().numpy()
-        yield from result
+    banks: Banks = {}
+    for slab in _slabs(image.shape[1], plans=plans):
+        order: Sequence[int] = slab
+        if plans.network.memory_slices:
+            order = visiting_order(image, slab, order=plans.inference.visiting_order)
+        maps: dict[int, np.ndarray] = {}
+        for start in range(0, len(slab), plans.inference.slices_per_batch):
+            numbers = order[start : start + plans.inference.slices_per_batch]
+            images = torch.from_numpy(tiles.pad(_with_neighbours(image, numbers, reach=plans.network.neighbours)))
+            predict = partial(
+                _predict_window, networks, asked, plans=plans, positions=numbers, banks=banks, cores=cores
+            )
+            maps.update(zip(numbers, _blend(images.to(device), tiles, predict=predict, weight=weight), strict=True))
+        yield from (maps[number] for number in slab)
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """How a slice is covered: `padded` rows and columns, `before` of them at the start, windows at `corners`."""
+
+    shape: tuple[int, int]
+    window: tuple[int, int]
+    padded: tuple[int, int]
+    before: tuple[int, int]
+    corners: tuple[Corner, ...]
+
+    def pad(self, batch: np.ndarray) -> np.ndarray:
+        """Pad (B, N * C, R, W) to the padded size."""
+        widths = [(b, p - s - b) for s, p, b in zip(self.shape, self.padded, self.before, strict=True)]
+        return np.pad(batch, [(0, 0), (0, 0), *widths])
+
+
+def _tile(shape: Sequence[int], *, plans: Plans) -> _Tiles:
+    rows, columns = shape
+    window = (plans.network.window_rows_px, plans.network.window_columns_px)
+    padded = (max(rows, window[0]), max(columns, window[1]))
+    overlap = plans.inference.window_overlap
+    corners = itertools.product(*(window_starts(n, w, overlap) for n, w in zip(padded, window, strict=True)))
+    before = ((padded[0] - rows) // 2, (padded[1] - columns) // 2)
+    return _Tiles((rows, columns), window, padded, before, tuple((row, column) for row, column in corners))
+
+
+def _slabs(num_slices: int, *, plans: Plans) -> Iterator[range]:
+    """Cut a case into slices whose maps are held together: a slab where the memory orders them freely, else a batch."""
+    size = plans.inference.slab_slices if plans.network.memory_slices else plans.inference.slices_per_batch
+    for start in range(0, num_slices, size):
+        yield range(start, min(num_slices, start + size))
+
+
+def _blend(
+    images: Tensor, tiles: _Tiles, *, predict: Callable[[Tensor, Corner], Tensor], weight: Tensor
+) -> Iterator[np.ndarray]:
+    """Predict the windows of padded slices and average them where they overlap, their middles counting more."""
+    total: Tensor | None = None
+    norm = torch.zeros(tiles.padded, device=images.device)
+    for corner in tiles.corners:
+        rows, columns = (slice(start, start + size) for start, size in zip(corner, tiles.window, strict=True))
+        probs = predict(images[..., rows, columns], corner)  # (B, 1 + K, r, w)
+        if total is None:
+            total = torch.zeros(*probs.shape[:2], *tiles.padded, device=images.device)
+        total[..., rows, columns] += weight * probs
+        norm[rows, columns] += weight
+    assert total is not None
+    rows, columns = (slice(b, b + s) for b, s in zip(tiles.before, tiles.shape, strict=True))
+    yield from (total / norm)[..., rows, columns].cpu().numpy()
+
+
+def _predict_window(
+    networks: Sequence[AutosegNetwork],
+    organs: Tensor,
+    images: Tensor,
+    corner: Corner,
+    *,
+    plans: Plans,
+    positions: Sequence[int],
+    banks: Banks,
+    cores: Cores,
+) -> Tensor:
+    """Predict one window of some slices: (B, N * C, r, w) to (B, 1 + K, r, w).
+
+    With a memory the slices take their turns, and `banks` is moved on; without one they are shared out over the cores.
+    """
+    predict = partial(_predict_part, networks, organs, plans=plans.inference)
+    if not plans.network.memory_slices:
+        return torch.cat(cores.map(lambda part: predict(images[part]), cores.parts(len(images))))
+    turns = torch.tensor([list(positions)], device=images.device)  # (1, B)
+    return predict(images, positions=turns, banks=banks, corner=corner)
 
 
 @torch.inference_mode()
 def _predict_part(
     networks: Sequence[AutosegNetwork],
-    images: Tensor,
     organs: Tensor,
-    part: slice,
+    images: Tensor,
     *,
     plans: InferencePlan,
-    device: torch.device,
+    positions: Tensor | None = None,
+    banks: Banks | None = None,
+    corner: Corner = (0, 0),
 ) -> Tensor:
-    """Average the probabilities of some slices over folds and mirrored copies: (B, N * C, r, w) to (b, 1 + K, r, w)."""
-    images = images[part]
+    """Average the probabilities of some slices over folds and mirrored copies, each with a memory of its own."""
     total: Tensor | None = None
     axes = {"row": 2, "column": 3}
     flips = [
         flip for n in range(3) for flip in itertools.combinations([axes[a] for a in plans.mirror_axes if a in axes], n)
     ]
-    for flip in flips:
-        for network in networks:
-            with mixed_precision(device):
+    for flip, (number, network) in itertools.product(flips, enumerate(networks)):
+        key = (corner, flip, number)
+        with mixed_precision(images.device):
+            if banks is None:
                 logits = network(images.flip(flip), organs).logits
-            probs = logits.float().softmax(dim=1).flip(flip)
-            total = probs if total is None else total + probs
+            else:
+                output = network(images.flip(flip), organs, positions=positions, bank=banks.get(key))
+                logits, banks[key] = output.logits, output.bank
+        probs = logits.float().softmax(dim=1).flip(flip)
+        total = probs if total is None else total + probs
     assert total is not None
     return total / (len(flips) * len(networks))
 
@@ -118,7 +190,7 @@ def gaussian_weight(window: tuple[int, int]) -> np.ndarray:
     return np.outer(*profiles).astype(np.float32)
 
 
-def _with_neighbours(image: np.ndarray, positions: range, *, reach: int) -> np.ndarray:
+def _with_neighbours(image: np.ndarray, positions: Sequence[int], *, reach: int) -> np.ndarray:
     """Stack each slice with its neighbours: (C, S, R, W) to (B, N * C, R, W)."""
     numbers = neighbour_numbers(np.array(positions), num_slices=image.shape[1], reach=reach)  # (B, N)
     stacked = np.asarray(image)[:, numbers].astype(np.float32)  # (C, B, N, R, W)

@@ -10,6 +10,7 @@ neighbouring slices, R x W the window at target spacing, h4 x w4 the grid at str
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,8 +54,8 @@ class NetworkOutput:
 
     def float(self) -> "NetworkOutput":
         """Return everything in full precision, as losses need it after autocast."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.float() for name, value in tensors.items()})
+        full: dict[str, Any] = {name: v.float() for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **full)
 
 
 @dataclass(frozen=True)

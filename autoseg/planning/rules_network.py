@@ -195,16 +195,17 @@ def choose_memory_slices(slice_correlations: np.ndarray, *, extents_slices: Sequ
     low, high = MEMORY_SLICES_RANGE
     value = int(np.clip(round(min(related, extent)), low, high))
     rule = (
-        f"As many slices as stay similar (correlation over {UNRELATED_CORRELATION}, decaying by the same factor a "
-        f"slice) and as an organ spans, {low} to {high}. The network does not use this value before it has its "
-        "memory bank."
+        "None: what the memory gains for the time that it takes is not measured yet. --set network.memory_slices=N "
+        f"turns it on, best with as many as stay similar (correlation over {UNRELATED_CORRELATION}, decaying by the "
+        f"same factor a slice) and as an organ spans, {low} to {high}."
     )
     facts = {
         "median_neighbour_correlation": round(correlation, 4),
         "similar_slices": round(related, 1),
         "median_organ_extent_slices": round(extent, 1),
+        "best_memory_slices": value,
     }
-    return Choice(value, rule, facts)
+    return Choice(0, rule, facts)
 
 
 def find_smallest_width_px(widths_mm: Mapping[str, float], *, pixel_mm: float) -> float:

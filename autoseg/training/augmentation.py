@@ -1,4 +1,4 @@
-"""Random changes of a training slice. The only door to batchgenerators.
+"""Random changes of training slices, the same for all slices of a clip. The only door to batchgenerators.
 
 Owns: which changes, in which order, by the plan's probabilities.
 
@@ -25,11 +25,12 @@ BLUR_SIGMA_PX = (0.5, 1.5)
 def augment(
     image: np.ndarray, labels: np.ndarray, *, plan: AugmentationPlan, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Change one slice and its labels.
+    """Change a clip of T slices, which may be one, and their labels.
 
     Args:
-        image: (N, C, R, W) float32: N neighbouring slices of C channels.
-        labels: (R, W) integers of the middle slice; negative ones are to be ignored and stay so.
+        image: (T * N, C, R, W) float32: N neighbouring slices of C channels for each slice of the clip, one after the
+            other.
+        labels: (T, R, W) integers of the slices; negative ones are to be ignored and stay so.
         plan: Probabilities and ranges.
         rng: The source of all randomness.
 
@@ -63,11 +64,11 @@ def _mirror(
     image: np.ndarray, labels: np.ndarray, plan: AugmentationPlan, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     if "slice" in plan.mirror_axes and rng.random() < 0.5:
-        image = image[::-1]  # the neighbours change places
+        image, labels = image[::-1], labels[::-1]  # the clip runs the other way, and so do the neighbours
     if "row" in plan.mirror_axes and rng.random() < 0.5:
-        image, labels = image[..., ::-1, :], labels[::-1, :]
+        image, labels = image[..., ::-1, :], labels[:, ::-1]
     if "column" in plan.mirror_axes and rng.random() < 0.5:
-        image, labels = image[..., ::-1], labels[:, ::-1]
+        image, labels = image[..., ::-1], labels[..., ::-1]
     return image, labels
 
 
@@ -76,7 +77,7 @@ def _rotate_and_scale(image: np.ndarray, labels: np.ndarray, plan: AugmentationP
     num_slices, num_channels, rows, columns = image.shape
     image, moved = augment_spatial(
         np.ascontiguousarray(image).reshape(1, num_slices * num_channels, rows, columns),
-        labels[None, None].astype(np.float32),
+        labels[None].astype(np.float32),
         patch_size=(rows, columns),
         do_elastic_deform=False,
         angle_x=(-angle, angle),
@@ -87,4 +88,4 @@ def _rotate_and_scale(image: np.ndarray, labels: np.ndarray, plan: AugmentationP
         order_seg=0,
         random_crop=False,
     )
-    return image.reshape(num_slices, num_channels, rows, columns), moved[0, 0].astype(labels.dtype)
+    return image.reshape(num_slices, num_channels, rows, columns), moved[0].astype(labels.dtype)

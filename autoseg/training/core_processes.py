@@ -63,7 +63,7 @@ class GradientProcesses:
             result = worker.receive(parameters)
             if result is None:
                 batch = self._sampler.make_batch(step, part=worker.part)
-                result = find_gradients(network, parameters, batch, weights=self._plans.training.loss)
+                result = find_gradients(network, parameters, batch, plan=self._plans.training)
             results.append(result)
         return results
 
@@ -82,7 +82,7 @@ def start_processes(
         num_processes: This one included.
     """
     plans = sampler.plans
-    parts = cut_batch(plans.training.batch_slices, num_processes)
+    parts = cut_batch(plans.slices_per_step, num_processes, clip_slices=plans.clip_slices)
     if len(parts) == 1:
         yield parts[0], GradientProcesses(workers=(), sampler=sampler, plans=plans)
         return
@@ -111,10 +111,17 @@ def start_processes(
             torch.set_num_threads(threads)
 
 
-def cut_batch(batch_slices: int, num_processes: int) -> list[slice]:
-    """Cut a batch evenly, one part a process, none of fewer than four slices unless the batch is smaller."""
-    count = max(1, min(num_processes, batch_slices // MIN_SLICES))
-    bounds = [round(i * batch_slices / count) for i in range(count + 1)]
+def cut_batch(batch_slices: int, num_processes: int, *, clip_slices: int = 1) -> list[slice]:
+    """Cut a batch evenly, one part a process, none of fewer than four slices unless the batch is smaller.
+
+    Args:
+        batch_slices: A multiple of `clip_slices`.
+        num_processes: The most parts.
+        clip_slices: What must stay together.
+    """
+    num_clips = batch_slices // clip_slices
+    count = max(1, min(num_processes, batch_slices // MIN_SLICES, num_clips))
+    bounds = [clip_slices * round(i * num_clips / count) for i in range(count + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 

@@ -35,7 +35,7 @@ def answer(source: TextIO, target: TextIO) -> None:
     sampler = SliceSampler(store, task["cases"], plans=plans, cache_bytes=task["cache_bytes"])
     batches = sampler.batches(first_step=task["first_step"], part=slice(*task["part"]))
     for _go in source:
-        part = find_gradients(network, parameters, next(batches), weights=plans.training.loss)
+        part = find_gradients(network, parameters, next(batches), plan=plans.training)
         torch._foreach_copy_(places, list(part.gradients))
         target.write(json.dumps(part.losses) + "\n")
         target.flush()

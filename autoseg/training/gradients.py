@@ -13,7 +13,7 @@ from torch.nn import Parameter
 
 from autoseg.network.device import mixed_precision
 from autoseg.network.model import AutosegNetwork
-from autoseg.plans import LossPlan
+from autoseg.plans import TrainingPlan
 from autoseg.training.losses import compute_losses
 from autoseg.training.sampling import Batch
 
@@ -38,7 +38,7 @@ def find_gradients(
     parameters: Sequence[Parameter],
     batch: Batch,
     *,
-    weights: LossPlan,
+    plan: TrainingPlan,
     scaler: torch.amp.GradScaler | None = None,
 ) -> PartGradients:
     """Run the network forward and backward; nothing is moved and nothing accumulated.
@@ -47,15 +47,21 @@ def find_gradients(
         network: In training mode.
         parameters: Those that gradients are wanted of.
         batch: The whole batch or a part of it.
-        weights: Of the loss terms.
+        plan: Weights of the loss terms, and how far gradients flow in the memory.
         scaler: Scales the gradients for float16; None leaves them as they are.
     """
     device = parameters[0].device
     images = batch.images.to(device, non_blocking=True)
     labels = batch.labels.to(device, non_blocking=True)
+    positions = None if batch.positions is None else batch.positions.to(device, non_blocking=True)
     with mixed_precision(device):
-        output = network(images, batch.organs.to(device, non_blocking=True))
-    terms = compute_losses(output.float(), labels, weights=weights)
+        output = network(
+            images,
+            batch.organs.to(device, non_blocking=True),
+            positions=positions,
+            gradient_slices=plan.memory_gradient_slices,
+        )
+    terms = compute_losses(output.float(), labels, weights=plan.loss)
     total = terms["total"] if scaler is None else scaler.scale(terms["total"])
     gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
     values = torch.stack([term.detach() for term in terms.values()]).tolist()

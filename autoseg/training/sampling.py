@@ -1,11 +1,12 @@
 """From preprocessed cases to training batches.
 
-Owns: which slices a step sees, the window cut from them, organs asked for, and the prefetching of the next batch.
+Owns: which slices a step sees, singly or in clips for the memory, the window cut from them, organs asked for, and the
+prefetching of the next batch.
 Does not own: how cases are stored (`preprocessing/store.py`), random changes (`augmentation.py`).
 
 A batch depends on the seed and the step's number alone, so a resumed run sees what the undisturbed one would have.
 
-Legend: B slices, N neighbouring slices, C channels, K organs asked for, R x W the window.
+Legend: B slices in V clips of T, N neighbouring slices, C channels, K organs asked for, R x W the window.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,12 +45,15 @@ class Batch:
         labels: (B, R, W) int64: 0, position among `organs` plus 1, or IGNORE.
         organs: (K,) positions in the plan.
         case_ids: Where each slice came from.
+        positions: (V, T) numbers of the slices in their cases, in the order of a clip; the clips lie one after the
+            other in `images`. None where each slice stands by itself.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     organs: torch.Tensor
     case_ids: tuple[str, ...]
+    positions: torch.Tensor | None = None
 
 
 class SliceSampler:
@@ -93,26 +97,27 @@ class SliceSampler:
                 yield batch
 
     def make_batch(self, step: int, *, part: slice | None = None) -> Batch:
-        """Make the batch of one step, or a part of it; each slice has random numbers of its own."""
-        training, network = self.plans.training, self.plans.network
-        images, labels, case_ids = [], [], []
-        for number in range(training.batch_slices)[part or slice(None)]:
+        """Make the batch of one step, or a part of whole clips of it; each clip has random numbers of its own."""
+        training, clip_slices = self.plans.training, self.plans.clip_slices
+        images, labels, case_ids, positions = [], [], [], []
+        for number in range(self.plans.slices_per_step)[part or slice(None)][::clip_slices]:
             rng = np.random.default_rng([training.seed, step, number])
             case_id, position = self._draw_slice(rng)
-            image, label = self._cut_window(
-                case_id, position, shape=(network.window_rows_px, network.window_columns_px), rng=rng
-            )
+            clip = self._draw_clip(position, num_slices=self._arrays[case_id][1].shape[0], rng=rng)  # (T,)
+            image, label = self._cut_window(case_id, clip, rng=rng)  # (T * N, C, R, W), (T, R, W)
             image, label = augment(image, label, plan=training.augmentation, rng=rng)
-            images.append(image.reshape(-1, *image.shape[-2:]))  # (N * C, R, W)
+            images.append(image.reshape(clip_slices, -1, *image.shape[-2:]))  # (T, N * C, R, W)
             labels.append(label)
-            case_ids.append(case_id)
-        stacked = np.stack(labels)
+            case_ids += [case_id] * clip_slices
+            positions.append(clip)
+        stacked = np.concatenate(labels)  # (B, R, W)
         organs = self._choose_organs(stacked, rng)
         return Batch(
-            images=torch.from_numpy(np.stack(images)),
+            images=torch.from_numpy(np.concatenate(images)),
             labels=torch.from_numpy(relabel(stacked, organs)),
             organs=torch.from_numpy(organs),
             case_ids=tuple(case_ids),
+            positions=torch.from_numpy(np.stack(positions)) if clip_slices > 1 else None,
         )
 
     def _draw_slice(self, rng: np.random.Generator) -> tuple[str, int]:
@@ -125,20 +130,28 @@ class SliceSampler:
         case_id = self.case_ids[rng.integers(len(self.case_ids))]
         return case_id, int(rng.integers(self._arrays[case_id][1].shape[0]))
 
-    def _cut_window(
-        self, case_id: str, position: int, *, shape: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _draw_clip(self, position: int, *, num_slices: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw the slices of a clip around a position, evenly apart, in either direction; the ends of a case repeat."""
+        clip_slices = self.plans.clip_slices
+        if clip_slices == 1:
+            return np.array([position])
+        step = int(rng.integers(1, self.plans.training.clip_step + 1)) * int(rng.choice([-1, 1]))
+        place = int(rng.integers(clip_slices))  # of the position in the clip
+        return np.clip(position + step * (np.arange(clip_slices) - place), 0, num_slices - 1)
+
+    def _cut_window(self, case_id: str, clip: np.ndarray, *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Cut one window out of all slices of a clip and their neighbours, placed by the clip's middle slice."""
         image, labels = self._arrays[case_id]
-        middle = np.asarray(labels[position])
+        shape = (self.plans.network.window_rows_px, self.plans.network.window_columns_px)
+        middle = np.asarray(labels[clip[len(clip) // 2]])
         rows, columns = (
             _window_range(size, window, _pick_target(middle, axis, rng), rng)
             for axis, (size, window) in enumerate(zip(middle.shape, shape, strict=True))
         )
-        numbers = neighbour_numbers(position, num_slices=image.shape[1], reach=self.plans.network.neighbours)
-        neighbours = cut_slices(image, numbers, rows=rows, columns=columns)
-        ignored = np.iinfo(middle.dtype).max
-        label = middle[rows, columns].astype(np.int64)
-        label[label == ignored] = IGNORE
+        numbers = neighbour_numbers(clip, num_slices=image.shape[1], reach=self.plans.network.neighbours)  # (T, N)
+        neighbours = cut_slices(image, numbers.ravel(), rows=rows, columns=columns)
+        label = np.stack([np.asarray(labels[number])[rows, columns] for number in clip]).astype(np.int64)
+        label[label == np.iinfo(middle.dtype).max] = IGNORE
         return pad_to(neighbours, shape, value=0.0), pad_to(label, shape, value=0)
 
     def _choose_organs(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -153,8 +166,8 @@ class SliceSampler:
 
 
 def cut_slices(image: np.ndarray, numbers: np.ndarray, *, rows: slice, columns: slice) -> np.ndarray:
-    """Cut N ascending slices, which may repeat, out of a (C, S, R, W) image: (N, C, rows, columns) float32."""
-    first, last = int(numbers[0]), int(numbers[-1])
+    """Cut N slices, in any order, out of a (C, S, R, W) image: (N, C, rows, columns) float32."""
+    first, last = int(numbers.min()), int(numbers.max())
     block = np.asarray(image[:, first : last + 1, rows, columns], dtype=np.float32)  # one read of the store
     return block[:, numbers - first].swapaxes(0, 1)
 

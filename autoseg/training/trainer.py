@@ -171,10 +171,10 @@ def train_step(
         plans: Of the run.
         processes: Those that find the gradients of the batch's other parts.
     """
-    weights, scaler = plans.training.loss, state.scaler if state.scaler.is_enabled() else None
+    scaler = state.scaler if state.scaler.is_enabled() else None
     if processes is not None:
         processes.start_step()
-    parts = [find_gradients(state.network, state.parameters, batch, weights=weights, scaler=scaler)]
+    parts = [find_gradients(state.network, state.parameters, batch, plan=plans.training, scaler=scaler)]
     if processes is not None:
         parts += processes.finish_step(state.step, state.network, state.parameters)
     losses, gradients = average_parts(parts)

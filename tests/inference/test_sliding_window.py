@@ -165,3 +165,50 @@ def test_slices_are_made_one_batch_at_a_time(tiny_plans, brightness_as_logit):
     )
     next(slices)
     assert calls == [4]
+
+
+@pytest.mark.parametrize("order", ["outwards", "ascending", "similarity"])
+def test_with_a_memory_the_maps_come_in_order_whatever_the_order_of_the_visits(tiny_plans, rng, order):
+    """The stand-in says in each map which slice it saw, and how many it had seen before in the same window."""
+    image = np.broadcast_to(np.arange(10, dtype=np.float32)[None, :, None, None], (1, 10, 32, 48)).copy()
+    image += rng.normal(size=(1, 10, 1, 1)).astype(np.float32) * 0.1
+    visits = []
+
+    def network(images, organs, *, positions, bank):
+        assert positions.shape == (1, len(images))
+        assert torch.allclose(images[:, 1, 0, 0].round(), positions[0].float())
+        seen = [*(bank or []), *positions[0].tolist()]
+        visits.append((len(bank or []), positions[0].tolist()))
+        logits = torch.zeros(len(images), 2, 32, 32)
+        logits[:, 1] = positions[0].view(-1, 1, 1) / 10
+        return SimpleNamespace(logits=logits, bank=seen)
+
+    plans = tiny_plans(
+        1, network={"memory_slices": 3}, inference={"slices_per_batch": 2, "slab_slices": 6, "visiting_order": order}
+    )
+    probs = predict(network, image, plans)
+    assert np.allclose(probs[:, 1, 0, 0], 1 / (1 + np.exp(-np.arange(10) / 10)), atol=1e-5)
+    first = [numbers for _, numbers in visits[::2]]  # of the first of two windows
+    assert [before for before, _ in visits[::2]] == [before for before, _ in visits[1::2]] == [0, 2, 4, 6, 8]
+    slabs = [sorted(number for numbers in part for number in numbers) for part in (first[:3], first[3:])]
+    assert slabs == [list(range(6)), list(range(6, 10))]
+    if order == "ascending":
+        assert first == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+
+
+def test_every_mirrored_copy_and_fold_has_a_memory_of_its_own_which_ends_with_the_case(tiny_plans):
+    banks = []
+
+    def make(name):
+        def network(images, organs, *, positions, bank):
+            banks.append((name, bank))
+            return SimpleNamespace(logits=torch.zeros(len(images), 2, 32, 32), bank=f"{name}{bank or ''}")
+
+        return network
+
+    plans = tiny_plans(1, network={"memory_slices": 3}, inference={"slices_per_batch": 1, "mirror_axes": ["row"]})
+    image = np.zeros((1, 2, 32, 32), np.float32)
+    for _case in range(2):
+        list(predict_slices([make("a"), make("b")], image, plans=plans, organs=(0,), device=torch.device("cpu")))
+        assert banks == [("a", None), ("b", None)] * 2 + [("a", "a"), ("b", "b")] * 2
+        banks.clear()

@@ -14,6 +14,8 @@ from autoseg.network.sam2_parts import (
     PositionEmbeddingRandom,
     build_hiera,
     build_mask_decoder,
+    build_memory_attention,
+    build_memory_encoder,
     build_neck,
     load_sam2_checkpoint,
 )
@@ -116,6 +118,29 @@ def test_loaded_parts_compute_what_metas_model_computes(tiny_of_meta, checkpoint
     for ours, metas in zip(features[:3], expected, strict=True):
         torch.testing.assert_close(ours, metas)
     torch.testing.assert_close(parts["position"]((8, 8)), position)
+
+
+def test_load_takes_sams_memory_whole_and_it_computes_what_metas_does(tiny_of_meta, checkpoint):
+    attention = build_memory_attention("tiny", feature_channels=256, side=4)
+    encoder = build_memory_encoder(feature_channels=256)
+    report = load_sam2_checkpoint(checkpoint, **build_parts("tiny"), memory=(attention, encoder))
+    prefixes = ("memory_attention.", "memory_encoder.")
+    theirs = {key for key in tiny_of_meta.state_dict() if key.startswith(prefixes)}
+    assert len(theirs) > 100 and theirs <= set(report["loaded"]) and report["missing"] == []
+
+    generator = torch.Generator().manual_seed(1)
+    features, masks = (torch.randn(shape, generator=generator) for shape in ((1, 256, 4, 4), (1, 1, 64, 64)))
+    tokens, memory = (torch.randn(shape, generator=generator) for shape in ((16, 1, 256), (2 * 16, 1, 64)))
+    with torch.no_grad():
+        ours, metas = (
+            part.eval()(tokens, memory, curr_pos=tokens, memory_pos=memory)
+            for part in (attention, tiny_of_meta.memory_attention)
+        )
+        torch.testing.assert_close(ours, metas)
+        ours, metas = (
+            part.eval()(features, masks)["vision_features"] for part in (encoder, tiny_of_meta.memory_encoder)
+        )
+        torch.testing.assert_close(ours, metas)
 
 
 def test_load_into_a_narrower_plan_takes_hiera_and_leaves_the_rest_new(checkpoint):

@@ -10,9 +10,13 @@ from autoseg.training.state import new_state
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def plans(tiny_plans):
-    return tiny_plans(2, training={"batch_slices": 8, "steps_per_epoch": 2})
+@pytest.fixture(scope="module", params=[0, 2], ids=["slices", "clips"])
+def plans(tiny_plans, request):
+    return tiny_plans(
+        2,
+        network={"memory_slices": request.param},
+        training={"batch_slices": 8, "steps_per_epoch": 2, "clip_slices": 2},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +37,26 @@ def test_cut_batch_gives_every_process_four_slices_at_least(slices, processes, p
     assert cut_batch(slices, processes) == parts
 
 
+@pytest.mark.parametrize(
+    ("slices", "clip", "parts"),
+    [
+        (12, 4, [slice(0, 8), slice(8, 12)]),
+        (8, 8, [slice(0, 8)]),
+        (6, 2, [slice(0, 6)]),
+        (12, 3, [slice(0, 6), slice(6, 12)]),
+    ],
+)
+def test_cut_batch_keeps_clips_whole(slices, clip, parts):
+    assert cut_batch(slices, 2, clip_slices=clip) == parts
+
+
 def test_parts_of_a_batch_are_the_slices_of_the_whole(sampler):
     whole = sampler.make_batch(3)
     parts = [sampler.make_batch(3, part=part) for part in (slice(0, 4), slice(4, 8))]
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
     assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+    if whole.positions is not None:
+        assert torch.equal(torch.cat([part.positions for part in parts]), whole.positions)
 
 
 def test_average_parts_weighs_by_slices():
@@ -52,7 +71,7 @@ def test_average_parts_weighs_by_slices():
 
 def expected_gradients(state, sampler, plans, *, step, part):
     batch = sampler.make_batch(step, part=part)
-    return find_gradients(state.network, state.parameters, batch, weights=plans.training.loss)
+    return find_gradients(state.network, state.parameters, batch, plan=plans.training)
 
 
 def test_a_process_gives_the_gradients_of_its_part_then_its_death_is_made_up_for(plans, store, sampler, caplog):

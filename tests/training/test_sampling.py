@@ -197,3 +197,59 @@ def test_a_case_without_any_organ_is_drawn_too(tiny_plans):
     empty = (np.ones((1, 2, 32, 32), np.float32), np.zeros((2, 32, 32), np.uint8))
     batch = make_sampler(tiny_plans(1), a=empty).make_batch(0)
     assert batch.labels.eq(0).all()
+
+
+CLIPS = {"batch_slices": 8, "clip_slices": 4, "clip_step": 2, "augmentation": STILL}
+
+
+def numbered_case(num_slices, size=32):
+    """Each slice holds its own number, and is organ 1 all over."""
+    image = np.broadcast_to(np.arange(num_slices, dtype=np.float32)[None, :, None, None], (1, num_slices, size, size))
+    return image.copy(), np.ones((num_slices, size, size), np.uint8)
+
+
+def test_clips_are_evenly_spaced_slices_of_one_case_in_either_direction(tiny_plans):
+    plans = tiny_plans(1, network={"memory_slices": 2}, training=CLIPS)
+    sampler = make_sampler(plans, a=numbered_case(40), b=numbered_case(30))
+    steps = set()
+    for number in range(20):
+        batch = sampler.make_batch(number)
+        assert batch.images.shape == (8, 3, 32, 32) and batch.labels.shape == (8, 32, 32)
+        assert batch.positions.shape == (2, 4) and batch.positions.dtype == torch.int64
+        assert batch.images[:, 1, 0, 0].tolist() == batch.positions.flatten().tolist()
+        for clip, cases in zip(batch.positions, (batch.case_ids[:4], batch.case_ids[4:]), strict=True):
+            assert len(set(cases)) == 1
+            apart = set(np.diff(clip).tolist())
+            if clip.min() > 0 and clip.max() < (39 if cases[0] == "a" else 29):
+                assert len(apart) == 1
+                steps |= apart
+    assert steps == {-2, -1, 1, 2}
+
+
+def test_clips_of_a_short_case_repeat_its_ends(tiny_plans):
+    plans = tiny_plans(1, network={"memory_slices": 2}, training=CLIPS)
+    sampler = make_sampler(plans, a=numbered_case(2))
+    found = torch.cat([sampler.make_batch(number).positions for number in range(10)])
+    assert found.unique().tolist() == [0, 1]
+    assert (found[:, 0] == found[:, 1]).any()
+
+
+def test_every_slice_of_a_clip_has_the_labels_of_its_own(tiny_plans):
+    image, labels = numbered_case(12, size=48)
+    labels[:] = 0
+    for number in range(12):
+        labels[number, 10 : 12 + number, 10:20] = 1
+    plans = tiny_plans(1, network={"memory_slices": 2}, training={**CLIPS, "organ_slice_share": 1.0})
+    whole = [int((labels[number] == 1).sum()) for number in range(12)]
+    sampler = make_sampler(
+        tiny_plans(1, network={"memory_slices": 2, "window_rows_px": 48, "window_columns_px": 48}, training=CLIPS),
+        a=(image, labels),
+    )
+    batch = sampler.make_batch(0)
+    assert (batch.labels == 1).sum(dim=(1, 2)).tolist() == [whole[number] for number in batch.positions.flatten()]
+    cut = make_sampler(plans, a=(image, labels)).make_batch(0)
+    assert cut.labels.shape == (8, 32, 32)
+
+
+def test_single_slices_have_no_positions(tiny_plans):
+    assert make_sampler(tiny_plans(3), a=make_case()).make_batch(0).positions is None

@@ -1,0 +1,48 @@
+"""The order in which the slices of a volume are visited, where the memory of one serves the next.
+
+Owns: `visiting_order`. Slices are compared as small pictures, so that the order is known before any is encoded.
+
+Source: CRISP-SAM2, similarity-sorted slices; SAM 2 goes through frames as they come.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from autoseg.plans import VisitingOrder
+
+PICTURE_PX = 16
+
+
+def visiting_order(image: np.ndarray, slices: Sequence[int], *, order: VisitingOrder) -> list[int]:
+    """Order some slices of a case.
+
+    Args:
+        image: (C, S, R, W) preprocessed.
+        slices: Ascending numbers.
+        order: "ascending"; "outwards": from the slice most like all others to both sides in turn; "similarity": from
+            there always to the slice most like one that was visited.
+    """
+    numbers = list(slices)
+    if order == "ascending" or len(numbers) < 3:
+        return numbers
+    similarity = compare_slices(image[:, numbers[0] : numbers[-1] + 1])
+    start = int(similarity.sum(axis=1).argmax())
+    if order == "outwards":
+        return [numbers[i] for i in sorted(range(len(numbers)), key=lambda i: (abs(i - start), i))]
+    places, nearest = [start], similarity[start].copy()
+    while len(places) < len(numbers):
+        nearest[places] = -np.inf
+        places.append(int(nearest.argmax()))
+        nearest = np.maximum(nearest, similarity[places[-1]])
+    return [numbers[i] for i in places]
+
+
+def compare_slices(image: np.ndarray) -> np.ndarray:
+    """Correlate all slices of (C, S, R, W) with each other as pictures of 16 x 16 px: (S, S), -1 to 1."""
+    stacked = torch.from_numpy(np.ascontiguousarray(image.swapaxes(0, 1), dtype=np.float32))  # (S, C, R, W)
+    pictures = F.adaptive_avg_pool2d(stacked, PICTURE_PX).flatten(1)
+    pictures = F.normalize(pictures - pictures.mean(dim=1, keepdim=True), dim=1)
+    return (pictures @ pictures.T).numpy()
