@@ -74,7 +74,9 @@ class DataPlan(_Part):
 class TextPlan(_Part):
     """The text tower (open_clip's), either small and trained from scratch or pretrained and frozen."""
 
-    model: str = Field("nano", max_length=200, description="'nano' (from scratch) or an open_clip model name")
+    model: str = Field(
+        "nano", max_length=200, description="'nano' (from scratch), 'learned' (a vector, no text), or open_clip's"
+    )
     weights: str | None = Field(None, max_length=1000, description="open_clip tag or file; none: from scratch")
     max_tokens: int = Field(64, ge=8, le=1024, description="length of a sentence in tokens; longer ones are cut")
 
@@ -97,9 +99,8 @@ class NetworkPlan(_Part):
     has_semantic_decoder: bool = Field(True, description="SEG-SAM's decoder beside SAM's")
     refiner_channels: tuple[Annotated[int, Field(ge=4, le=512, multiple_of=4)], ...] = Field(
         (16, 32, 64, 128),
-        min_length=1,
         max_length=6,
-        description="width of each refinement stage, full resolution first",
+        description="width of each refinement stage, full resolution first; none: the decoders' maps as they are",
     )
     neighbours: int = Field(1, ge=1, le=8, description="slices on each side that the refiner sees with a slice")
     refiner_stride: Literal[1, 2, 4] = Field(1, description="stride of the finest refinement stage")
@@ -109,7 +110,7 @@ class NetworkPlan(_Part):
 
     @model_validator(mode="after")
     def _window_fits_the_refiner(self) -> "NetworkPlan":
-        step = self.refiner_stride * 2 ** (len(self.refiner_channels) - 1)
+        step = self.refiner_stride * 2 ** max(0, len(self.refiner_channels) - 1)
         if self.window_rows_px % step or self.window_columns_px % step:
             raise ValueError(
                 f"window_rows_px and window_columns_px must be multiples of {step}: refiner_stride "

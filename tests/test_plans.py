@@ -24,7 +24,7 @@ def test_plans_cannot_be_changed_in_place(plans):
         ({"training": {"batch_slices": "many"}}, "training.batch_slices"),
         ({"network": {"image_size_px": 100}}, "network.image_size_px"),
         ({"network": {"window_rows_px": 24}}, "network.window_rows_px"),
-        ({"network": {"refiner_channels": []}}, "network.refiner_channels"),
+        ({"network": {"refiner_channels": [3]}}, "network.refiner_channels"),
         ({"data": {"target_spacing_zyx_mm": [1.0, 0.0, 1.0]}}, "data.target_spacing_zyx_mm.1"),
         ({"version": 2}, "version"),
     ],

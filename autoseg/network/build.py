@@ -9,6 +9,7 @@ from torch import nn
 
 from autoseg.network.image_encoder import ImageEncoder, SemanticInjection
 from autoseg.network.interaction import CrossModalInteraction
+from autoseg.network.learned_text import LearnedText
 from autoseg.network.mask_decoder import SemanticMaskDecoder
 from autoseg.network.memory import SliceMemory
 from autoseg.network.model import AutosegNetwork
@@ -49,11 +50,7 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     stages = HIERA_SIZES[network.backbone].stage_channels
     num_channels = len(plans.data.channels)
     encoder_channels = SLICES_TO_ENCODER * num_channels
-    if text is None:
-        from autoseg.network.text_encoder import build_text_encoder  # open_clip loads for a second: training only
-
-        sentences = [organ.sentences for organ in plans.data.organs]
-        text = build_text_encoder(network.text, sentences, feature_channels=channels)
+    text = text or _build_text(plans)
     hiera = build_hiera(network.backbone)
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
@@ -93,11 +90,23 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
             channels=channels,
             stage_channels=network.refiner_channels,
             stride=network.refiner_stride,
-        ),
+        )
+        if network.refiner_channels
+        else None,
         position=position,
         image_size_px=network.image_size_px,
         encoder_channels=encoder_channels,
     )
+
+
+def _build_text(plans: Plans) -> nn.Module:
+    channels = plans.network.feature_channels
+    if plans.network.text.model == "learned":
+        return LearnedText(len(plans.data.organs), channels=channels)
+    from autoseg.network.text_encoder import build_text_encoder  # open_clip loads for a second: training only
+
+    sentences = [organ.sentences for organ in plans.data.organs]
+    return build_text_encoder(plans.network.text, sentences, feature_channels=channels)
 
 
 def _build_memory(network: NetworkPlan) -> SliceMemory:

@@ -23,7 +23,7 @@ from autoseg.network.mask_decoder import DecodedMasks, SemanticMaskDecoder
 from autoseg.network.memory import SliceMemory
 from autoseg.network.memory_bank import MemoryBank
 from autoseg.network.prompt_projector import PromptProjector
-from autoseg.network.refiner import Refiner
+from autoseg.network.refiner import RefinedMap, Refiner
 from autoseg.network.sam2_parts import PositionEmbeddingRandom
 from autoseg.network.semantic_decoder import SemanticAwareDecoder, SemanticMap
 
@@ -93,7 +93,7 @@ class AutosegNetwork(nn.Module):
         mask_decoder: SemanticMaskDecoder,
         semantic_decoder: SemanticAwareDecoder | None,
         memory: SliceMemory | None,
-        refiner: Refiner,
+        refiner: Refiner | None,
         position: PositionEmbeddingRandom,
         image_size_px: int,
         encoder_channels: int,
@@ -109,7 +109,7 @@ class AutosegNetwork(nn.Module):
             mask_decoder: SAM's.
             semantic_decoder: SEG-SAM's, or None.
             memory: Of other slices of a volume, or None.
-            refiner: The branch at full resolution.
+            refiner: The branch at full resolution, or None: then the decoders' coarse maps are the result.
             position: Code of the places of the stride-16 grid.
             image_size_px: Side of the square that the image encoder sees.
             encoder_channels: How many of the input's channels, from its middle, the image encoder sees.
@@ -125,7 +125,6 @@ class AutosegNetwork(nn.Module):
         self.memory = memory
         self.refiner = refiner
         self.position = position
-        self.organ_norm = nn.LayerNorm(refiner.paint.in_features)
         self.image_size_px = image_size_px
         self.encoder_channels = encoder_channels
         self.fusion_gates = nn.Parameter(torch.tensor([0.1, 0.1]))  # of SAM's and of the semantic-aware decoder
@@ -161,9 +160,7 @@ class AutosegNetwork(nn.Module):
                 pyramid, semantics, positions=positions, bank=bank, gradient_slices=gradient_slices
             )
         mapped = decoded.mapped
-        known = self.organ_norm(semantics + decoded.masks.tokens)  # (B, K, D)
-        with convolution_precision(images.device) if self.training else nullcontext():
-            refined = self.refiner(images, fine=decoded.fine, masks=decoded.probs, organs=known)
+        refined = self._refine(images, decoded, semantics)
         return NetworkOutput(
             logits=self._fuse(refined.logits, decoded.masks.mask_logits, mapped.map_logits if mapped else None),
             coarse_logits=refined.coarse_logits,
@@ -174,6 +171,14 @@ class AutosegNetwork(nn.Module):
             semantic_presence_logits=mapped.presence_logits if mapped else None,
             bank=bank,
         )
+
+    def _refine(self, images: Tensor, decoded: DecodedSlices, semantics: Tensor) -> RefinedMap:
+        if self.refiner is None:
+            num_slices, num_organs, _ = semantics.shape
+            return RefinedMap(images.new_zeros(num_slices, 1 + num_organs, *images.shape[-2:]), None)
+        known = semantics + decoded.masks.tokens  # (B, K, D)
+        with convolution_precision(images.device) if self.training else nullcontext():
+            return self.refiner(images, fine=decoded.fine, masks=decoded.probs, organs=known)
 
     def _decode(self, pyramid: Sequence[Tensor], semantics: Tensor) -> DecodedSlices:
         """Make the prompts of slices and run both decoders."""

@@ -82,6 +82,7 @@ class Refiner(nn.Module):
             nn.ConvTranspose2d(below, here, kernel_size=2, stride=2) for here, below in itertools.pairwise(widths)
         )
         self.up = nn.ModuleList(ConvBlock(2 * here, here) for here in widths[:-1])
+        self.organ_norm = nn.LayerNorm(channels)
         self.paint = nn.Linear(channels, channels)
         self.to_pixels = PixelHead(widths[0], stride=stride)
         self.kernels = nn.ModuleList(TextKernels(channels, width) for width in (self.to_pixels.channels, *widths[1:2]))
@@ -93,8 +94,9 @@ class Refiner(nn.Module):
             images: (B, C, R, W) the slice with its neighbours; R and W divide by stride * 2 ** (stages - 1).
             fine: (B, D, h4, w4) the finest features of the image encoder.
             masks: (B, K, h4, w4) probabilities of both decoders, fused.
-            organs: (B, K, D) what is known of each organ: its semantics and mask token.
+            organs: (B, K, D) what is known of each organ: its semantics and mask token, summed.
         """
+        organs = self.organ_norm(organs)
         skips = []
         x = F.pixel_unshuffle(images, self.stride)
         for level, block in enumerate(self.down):

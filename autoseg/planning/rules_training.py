@@ -44,7 +44,7 @@ def choose_batch(network: NetworkPlan, *, organs_per_step: int, device: Device) 
             network.backbone,
             image_size_px=network.image_size_px,
             window_px=window_px,
-            refiner_width=network.refiner_channels[0],
+            refiner_width=max(network.refiner_channels[:1], default=0),
             batch_slices=batch,
             num_organs=organs_per_step,
         )
