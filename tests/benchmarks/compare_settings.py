@@ -1,4 +1,4 @@
-"""One plan with some settings: trained on most of a run's cases, measured on the others; a line of JSON each time.
+"""One plan with some changes: trained on most of a run's cases, measured on the others; a line of JSON each time.
 
     python tests/benchmarks/compare_settings.py RUN REFERENCES --left-out 20 -o docs/results/settings.jsonl \
         --set training.refiner_optimiser=adamw
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from autoseg.evaluation import evaluate
-from autoseg.plans import Plans, apply_settings, read_plans
+from autoseg.plans import Plans, apply_overlay, apply_settings, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import FoldData, Length, train_fold
@@ -50,11 +50,15 @@ def main() -> None:
     parser.add_argument("--left-out", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=540)
     parser.add_argument("--seed", type=int, default=5, help="of the draw")
+    parser.add_argument("--overlay", nargs="+", type=Path, default=[], dest="overlays")
     parser.add_argument("--set", nargs="+", default=[], dest="settings")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    plans = apply_settings(read_plans(arguments.run / "plans.json"), arguments.settings)
+    plans = read_plans(arguments.run / "plans.json")
+    for overlay in arguments.overlays:
+        plans = apply_overlay(plans, json.loads(overlay.read_text()), source=overlay.name)
+    plans = apply_settings(plans, arguments.settings)
     store = CaseStore(arguments.run / "preprocessed", data_hash=plans.data.hash())
     training, left_out = split(store.case_ids(), left_out=arguments.left_out, seed=arguments.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -67,6 +71,7 @@ def main() -> None:
         scored = evaluate(maps, references)
     record = {
         "dataset": plans.dataset_name,
+        "overlays": [overlay.stem for overlay in arguments.overlays],
         "settings": arguments.settings,
         "seconds": arguments.seconds,
         "cores": len(os.sched_getaffinity(0)),
