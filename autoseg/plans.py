@@ -163,6 +163,18 @@ class TrainingPlan(_Part):
     muon_rate_factor: float = Field(2.0, gt=0, le=100, description="Muon's rate, as a multiple of learning_rate")
     weight_decay: float = Field(0.05, ge=0, le=1)
     warmup_fraction: float = Field(0.03, ge=0, le=0.5, description="share of the run in which the rate rises")
+    frozen_share: float = Field(
+        0.2, ge=0, le=1, description="with pretrained weights only: share of the run in which they stay as they are"
+    )
+    pretrained_rate_factor: float = Field(
+        0.1, ge=0, le=1, description="with pretrained weights only: their rate, as a multiple of learning_rate"
+    )
+    layer_decay: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="with pretrained weights only: factor of the rate from a Hiera stage to the one before",
+    )
     gradient_clip_norm: float = Field(5.0, gt=0, le=1000)
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay a step of the averaged weights")
     organ_slice_share: float = Field(0.67, ge=0, le=1, description="least share of slices that hold a chosen organ")

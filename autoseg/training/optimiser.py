@@ -11,33 +11,45 @@ import torch
 from torch import nn
 from torch.nn import Parameter
 
-from autoseg.plans import TrainingPlan
+from autoseg.plans import Plans, TrainingPlan
 from autoseg.training.muon import Muon
+from autoseg.training.pretrained import pretrained_factors
 
 LEAST_KERNEL_SIDE = 16  # below, a matrix has too few directions for their equal length to mean anything
 
 
-def build_optimisers(network: nn.Module, *, plan: TrainingPlan) -> tuple[torch.optim.Optimizer, ...]:
+def build_optimisers(network: nn.Module, *, plans: Plans) -> tuple[torch.optim.Optimizer, ...]:
     """Build AdamW, and Muon for the refiner's kernels where the plan says so.
 
-    Biases, norms and single tokens do not decay. The refiner has no pretrained weights in any plan.
+    Biases, norms and single tokens do not decay. Pretrained weights have rates of their own (`pretrained.py`); the
+    refiner has none in any plan.
     """
+    plan = plans.training
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     kernels = {
         name: parameter
         for name, parameter in trained.items()
         if plan.refiner_optimiser == "muon" and name.startswith("refiner.") and _is_kernel(parameter)
     }
-    others = [parameter for name, parameter in trained.items() if name not in kernels]
-    groups = [
-        {"params": [p for p in others if p.ndim >= 2], "weight_decay": plan.weight_decay, "rate_factor": 1.0},
-        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "rate_factor": 1.0},
-    ]
+    factors = pretrained_factors(trained, plans=plans)
+    groups: dict[tuple[float, float, float], list[Parameter]] = {}
+    for name, parameter in trained.items():
+        if name not in kernels:
+            decay = plan.weight_decay if parameter.ndim >= 2 else 0.0
+            frozen_until = plan.frozen_share if name in factors else 0.0
+            groups.setdefault((decay, factors.get(name, 1.0), frozen_until), []).append(parameter)
     # The fused kernel is several times faster than the default where tensors are many and small.
-    adamw = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
+    adamw = torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "rate_factor": factor, "frozen_until": frozen_until}
+            for (decay, factor, frozen_until), parameters in groups.items()
+        ],
+        lr=plan.learning_rate,
+        fused=True,
+    )
     if not kernels:
         return (adamw,)
-    group = {"params": list(kernels.values()), "rate_factor": plan.muon_rate_factor}
+    group = {"params": list(kernels.values()), "rate_factor": plan.muon_rate_factor, "frozen_until": 0.0}
     return adamw, Muon([group], lr=plan.learning_rate, weight_decay=plan.weight_decay)
 
 
@@ -53,8 +65,8 @@ def learning_rate(plan: TrainingPlan, *, progress: float) -> float:
     return plan.learning_rate * max(0.001, 0.5 * (1 + math.cos(math.pi * min(1.0, rest))))
 
 
-def set_learning_rate(optimisers: Sequence[torch.optim.Optimizer], rate: float) -> None:
-    """Set the rate of all groups of all optimisers, each times the group's factor."""
+def set_learning_rate(optimisers: Sequence[torch.optim.Optimizer], rate: float, *, progress: float) -> None:
+    """Set the rate of all groups of all optimisers, each times the group's factor; 0 where it is frozen still."""
     for optimiser in optimisers:
         for group in optimiser.param_groups:
-            group["lr"] = rate * group["rate_factor"]
+            group["lr"] = rate * group["rate_factor"] if progress >= group["frozen_until"] else 0.0

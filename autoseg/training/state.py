@@ -62,7 +62,7 @@ def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool) -> Trai
     return TrainState(
         network=network,
         averaged=averaged,
-        optimisers=build_optimisers(network, plan=plans.training),
+        optimisers=build_optimisers(network, plans=plans),
         scaler=torch.amp.GradScaler(device.type, enabled=needs_scaler),
     )
 

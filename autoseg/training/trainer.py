@@ -134,8 +134,9 @@ def _run_epoch(
     epoch_start = time.monotonic()
     for _ in range(plans.training.steps_per_epoch):
         start = time.monotonic()
-        rate = learning_rate(plans.training, progress=length.progress(state))
-        set_learning_rate(state.optimisers, rate)
+        progress = length.progress(state)
+        rate = learning_rate(plans.training, progress=progress)
+        set_learning_rate(state.optimisers, rate, progress=progress)
         batch = next(batches)
         waited += time.monotonic() - start
         losses = train_step(state, batch, plans=plans, processes=processes)

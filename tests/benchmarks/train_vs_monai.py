@@ -93,7 +93,7 @@ def train_peer_rank(rank: int, num_processes: int, run: Path, minutes: float, fo
     torch.manual_seed(plans.training.seed)
     network = build_peer(plans)
     averaged = copy.deepcopy(network).requires_grad_(False).eval()
-    optimisers = build_optimisers(network, plan=plans.training)
+    optimisers = build_optimisers(network, plans=plans)
     parallel = nn.parallel.DistributedDataParallel(network)
     store = CaseStore(run / "preprocessed", data_hash=plans.data.hash())
     sampler = SliceSampler(store, store.case_ids(), plans=plans, cache_bytes=4 * 1024**3)
@@ -105,7 +105,8 @@ def train_peer_rank(rank: int, num_processes: int, run: Path, minutes: float, fo
         torch.distributed.broadcast(progress, src=0)
         if progress.item() >= 1:
             break
-        set_learning_rate(optimisers, learning_rate(plans.training, progress=progress.item()))
+        rate = learning_rate(plans.training, progress=progress.item())
+        set_learning_rate(optimisers, rate, progress=progress.item())
         with convolution_precision(torch.device("cpu")):
             logits = parallel(batch.images, batch.organs).logits
         logits = logits.float()

@@ -1,5 +1,7 @@
 import pickle
 import shutil
+import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -106,12 +108,18 @@ def test_state_of_a_plan_that_differs_in_inference_and_words_alone_is_taken(trai
 def test_state_that_is_damaged_is_refused_wherever_the_damage_is(trained):
     state, plans, path = trained
     content = path.read_bytes()
-    for place in range(30, len(content) - 200, len(content) // 8):
-        spoiled = bytearray(content)
-        spoiled[place] ^= 0xFF
-        path.write_bytes(spoiled)
-        with pytest.raises(CheckpointError, match="damaged"):
-            load_state(state, plans, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if entry.file_size > 500]
+    assert len(entries) > 8
+    for entry in entries[:: len(entries) // 8]:
+        name_length, padding = struct.unpack("<HH", content[entry.header_offset + 26 : entry.header_offset + 30])
+        start = entry.header_offset + 30 + name_length + padding  # the padding means nothing and may be anything
+        for place in (entry.header_offset + 1, start, start + entry.file_size - 1):
+            spoiled = bytearray(content)
+            spoiled[place] ^= 0xFF
+            path.write_bytes(spoiled)
+            with pytest.raises(CheckpointError, match="damaged"):
+                load_state(state, plans, path)
     for size in (0, 10, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
         with pytest.raises(CheckpointError, match="damaged"):
