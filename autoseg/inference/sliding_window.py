@@ -10,13 +10,13 @@ window.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from autoseg.inference.tiles import Corner, Tiles, gaussian_weight, tile
 from autoseg.inference.visiting import visiting_order
 from autoseg.network.cores import ONE_CORE, Cores
 from autoseg.network.device import mixed_precision
@@ -25,9 +25,7 @@ from autoseg.network.model import AutosegNetwork
 from autoseg.network.neighbours import neighbour_numbers
 from autoseg.plans import InferencePlan, Plans
 
-Corner = tuple[int, int]
 Banks = dict[tuple[Corner, tuple[int, ...], int], MemoryBank | None]  # by window, mirroring and fold
-SIGMA_SHARE = 0.25  # of the window's side; the weight falls to 0.14 at the middle of its edge
 
 
 def predict_slices(
@@ -52,7 +50,7 @@ def predict_slices(
     Yields:
         S arrays (1 + K, R, W) of probabilities, background first, float32.
     """
-    tiles = _tile(image.shape[2:], plans=plans)
+    tiles = tile(image.shape[2:], plans=plans)
     weight = torch.from_numpy(gaussian_weight(tiles.window)).to(device)
     asked = torch.tensor(list(organs), device=device)
     banks: Banks = {}
@@ -71,32 +69,6 @@ def predict_slices(
         yield from (maps[number] for number in slab)
 
 
-@dataclass(frozen=True)
-class _Tiles:
-    """How a slice is covered: `padded` rows and columns, `before` of them at the start, windows at `corners`."""
-
-    shape: tuple[int, int]
-    window: tuple[int, int]
-    padded: tuple[int, int]
-    before: tuple[int, int]
-    corners: tuple[Corner, ...]
-
-    def pad(self, batch: np.ndarray) -> np.ndarray:
-        """Pad (B, N * C, R, W) to the padded size."""
-        widths = [(b, p - s - b) for s, p, b in zip(self.shape, self.padded, self.before, strict=True)]
-        return np.pad(batch, [(0, 0), (0, 0), *widths])
-
-
-def _tile(shape: Sequence[int], *, plans: Plans) -> _Tiles:
-    rows, columns = shape
-    window = (plans.network.window_rows_px, plans.network.window_columns_px)
-    padded = (max(rows, window[0]), max(columns, window[1]))
-    overlap = plans.inference.window_overlap
-    corners = itertools.product(*(window_starts(n, w, overlap) for n, w in zip(padded, window, strict=True)))
-    before = ((padded[0] - rows) // 2, (padded[1] - columns) // 2)
-    return _Tiles((rows, columns), window, padded, before, tuple((row, column) for row, column in corners))
-
-
 def _slabs(num_slices: int, *, plans: Plans) -> Iterator[range]:
     """Cut a case into slices whose maps are held together: a slab where the memory orders them freely, else a batch."""
     size = plans.inference.slab_slices if plans.network.memory_slices else plans.inference.slices_per_batch
@@ -105,7 +77,7 @@ def _slabs(num_slices: int, *, plans: Plans) -> Iterator[range]:
 
 
 def _blend(
-    images: Tensor, tiles: _Tiles, *, predict: Callable[[Tensor, Corner], Tensor], weight: Tensor
+    images: Tensor, tiles: Tiles, *, predict: Callable[[Tensor, Corner], Tensor], weight: Tensor
 ) -> Iterator[np.ndarray]:
     """Predict the windows of padded slices and average them where they overlap, their middles counting more."""
     total: Tensor | None = None
@@ -173,21 +145,6 @@ def _predict_part(
         total = probs if total is None else total + probs
     assert total is not None
     return total / (len(flips) * len(networks))
-
-
-def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Place windows over an axis: evenly, the first at 0 and the last at the end, overlapping at least as asked."""
-    if size <= window:
-        return [0]
-    step = max(1, int(window * (1 - overlap)))
-    count = -(-(size - window) // step) + 1
-    return [round(i * (size - window) / (count - 1)) for i in range(count)]
-
-
-def gaussian_weight(window: tuple[int, int]) -> np.ndarray:
-    """Weigh the middle of a window more than its edge: (r, w), largest 1, nowhere zero."""
-    profiles = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (SIGMA_SHARE * n)) ** 2) for n in window]
-    return np.outer(*profiles).astype(np.float32)
 
 
 def _with_neighbours(image: np.ndarray, positions: Sequence[int], *, reach: int) -> np.ndarray:

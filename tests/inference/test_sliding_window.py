@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.inference.sliding_window import gaussian_weight, predict_slices, window_starts
+from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.neighbours import neighbour_numbers
 from autoseg.training.sampling import cut_slices
 
@@ -19,40 +19,6 @@ def predict(network, image, plans, organs=(0,)):
 def softmax(*logits):
     exponents = np.exp(np.stack(np.broadcast_arrays(*logits)))
     return exponents / exponents.sum(axis=0)
-
-
-@pytest.mark.parametrize(
-    ("size", "window", "overlap", "expected"),
-    [
-        (10, 16, 0.5, [0]),
-        (16, 16, 0.5, [0]),
-        (17, 16, 0.5, [0, 1]),
-        (32, 16, 0.5, [0, 8, 16]),
-        (32, 16, 0.0, [0, 16]),
-        (33, 16, 0.0, [0, 8, 17]),
-        (3, 1, 0.9, [0, 1, 2]),
-    ],
-)
-def test_window_starts_by_hand(size, window, overlap, expected):
-    assert window_starts(size, window, overlap) == expected
-
-
-@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.9])
-def test_windows_cover_every_pixel_and_overlap_at_least_as_asked(overlap):
-    for size in range(1, 120, 7):
-        starts = window_starts(size, 16, overlap)
-        assert starts[0] == 0 and starts[-1] == max(0, size - 16)
-        steps = np.diff(starts)
-        assert (steps >= 1).all() and (steps <= max(1, 16 * (1 - overlap)) + 0.5).all()
-
-
-def test_gaussian_weight_is_largest_in_the_middle_symmetric_and_nowhere_zero():
-    weight = gaussian_weight((9, 16))
-    assert weight.shape == (9, 16) and weight.dtype == np.float32
-    assert np.array_equal(weight, weight[::-1, ::-1]) and weight[4, 7] == weight.max() <= 1
-    assert weight.min() > 0.001
-    assert np.all(np.diff(weight[4, :8]) > 0)
-    assert weight[4, 0] / weight[4, 7] == pytest.approx(np.exp(-0.5 * (7.5 / 4) ** 2 + 0.5 * (0.5 / 4) ** 2), rel=1e-5)
 
 
 @pytest.mark.parametrize(

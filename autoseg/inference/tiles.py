@@ -1,0 +1,67 @@
+"""How a slice that may be larger or smaller than the window is covered by windows.
+
+Owns: `Tiles`: padding, the places of the windows, and the weight of a window's pixels where windows overlap.
+
+Legend: B slices, R x W a slice, r x w the window.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoseg.plans import Plans
+
+Corner = tuple[int, int]
+SIGMA_SHARE = 0.25  # of the window's side; the weight falls to 0.14 at the middle of its edge
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The cover of one slice; all in rows and columns.
+
+    Attributes:
+        shape: Of the slice, (R, W).
+        window: (r, w).
+        padded: Size after padding, at least the window's.
+        before: Padding at the start; the rest of it is at the end.
+        corners: First row and column of each window, in the padded slice.
+    """
+
+    shape: tuple[int, int]
+    window: tuple[int, int]
+    padded: tuple[int, int]
+    before: tuple[int, int]
+    corners: tuple[Corner, ...]
+
+    def pad(self, batch: np.ndarray) -> np.ndarray:
+        """Pad (B, N * C, R, W) to the padded size."""
+        widths = [(b, p - s - b) for s, p, b in zip(self.shape, self.padded, self.before, strict=True)]
+        return np.pad(batch, [(0, 0), (0, 0), *widths])
+
+
+def tile(shape: Sequence[int], *, plans: Plans) -> Tiles:
+    """Cover (R, W) slices with the plan's window, overlapping as it says."""
+    rows, columns = shape
+    window = (plans.network.window_rows_px, plans.network.window_columns_px)
+    padded = (max(rows, window[0]), max(columns, window[1]))
+    overlap = plans.inference.window_overlap
+    corners = itertools.product(*(window_starts(n, w, overlap) for n, w in zip(padded, window, strict=True)))
+    before = ((padded[0] - rows) // 2, (padded[1] - columns) // 2)
+    return Tiles((rows, columns), window, padded, before, tuple((row, column) for row, column in corners))
+
+
+def window_starts(size: int, window: int, overlap: float) -> list[int]:
+    """Place windows over an axis: evenly, the first at 0 and the last at the end, overlapping at least as asked."""
+    if size <= window:
+        return [0]
+    step = max(1, int(window * (1 - overlap)))
+    count = -(-(size - window) // step) + 1
+    return [round(i * (size - window) / (count - 1)) for i in range(count)]
+
+
+def gaussian_weight(window: tuple[int, int]) -> np.ndarray:
+    """Weigh the middle of a window more than its edge: (r, w), largest 1, nowhere zero."""
+    profiles = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (SIGMA_SHARE * n)) ** 2) for n in window]
+    return np.outer(*profiles).astype(np.float32)
