@@ -15,6 +15,7 @@ from autoseg.cli.common import build_parser, run_command
 from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, UsageError, printable
 
 if TYPE_CHECKING:
+    from autoseg.descriptions.ask import Server
     from autoseg.planning.command import PlanOutcome
 
 MAX_ORGANS_SHOWN = 8
@@ -62,6 +63,13 @@ def _build_parser() -> argparse.ArgumentParser:
         help="with bad cases: stop (default), or go on without them",
     )
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes (default: one a core)")
+    parser.add_argument(
+        "--describe",
+        metavar="URL",
+        help="ask an OpenAI-compatible server, such as http://localhost:8000/v1, to describe unknown organs",
+    )
+    parser.add_argument("--describe-model", metavar="NAME", help="the model to ask there")
+    parser.add_argument("--describe-key-file", type=Path, metavar="FILE", help="a file with the server's key")
     return parser
 
 
@@ -121,10 +129,26 @@ def _plan(arguments: argparse.Namespace) -> int:
             settings=tuple(arguments.settings),
             on_bad=arguments.on_bad,
             num_workers=arguments.num_workers,
+            describe=_server(arguments),
         )
     )
     print("\n".join(printable(line) for line in _summarise(outcome, run=arguments.output)))
     return EXIT_SOME_CASES_FAILED if outcome.skipped else EXIT_DONE
+
+
+def _server(arguments: argparse.Namespace) -> "Server | None":
+    from autoseg.descriptions.ask import Server
+
+    if arguments.describe is None:
+        return None
+    if arguments.describe_model is None:
+        raise UsageError("--describe needs --describe-model, a model that the server knows.")
+    key_file: Path | None = arguments.describe_key_file
+    try:
+        key = None if key_file is None else key_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--describe-key-file {key_file} cannot be read: {error}") from error
+    return Server(arguments.describe, arguments.describe_model, key)
 
 
 def _summarise(outcome: "PlanOutcome", *, run: Path) -> list[str]:

@@ -16,10 +16,12 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from autoseg.descriptions.ask import Server
 from autoseg.errors import DatasetError, LockedError, Problem, UsageError, format_problems
 from autoseg.files import atomic_path, read_json, write_json
 from autoseg.planning.changes import plan_with_changes
 from autoseg.planning.check import DatasetCheck, check_once, shorten_paths
+from autoseg.planning.describing import add_descriptions
 from autoseg.planning.device import find_device
 from autoseg.planning.fingerprint import Fingerprint
 from autoseg.planning.planner import describe_organs
@@ -48,6 +50,7 @@ class PlanRequest:
     settings: tuple[str, ...] = ()
     on_bad: OnBad = "fail"
     num_workers: int | None = None
+    describe: Server | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def plan(
     settings: Sequence[str] = (),
     on_bad: OnBad = "fail",
     num_workers: int | None = None,
+    describe: Server | None = None,
 ) -> Plans:
     """Check, fingerprint, plan and preprocess a dataset.
 
@@ -89,6 +93,7 @@ def plan(
         settings: Words such as "network.memory_slices=4"; they win over overlays.
         on_bad: "fail" stops at bad cases, after all have been looked at; "skip" goes on with the good ones.
         num_workers: Processes; none: one a core.
+        describe: Language model to ask for descriptions of organs that nothing is known of; none: nobody is asked.
 
     Returns:
         The plans, as they were written.
@@ -108,6 +113,7 @@ def plan(
         settings=tuple(settings),
         on_bad=on_bad,
         num_workers=num_workers,
+        describe=describe,
     )
     return run_plan(request).plans
 
@@ -121,10 +127,9 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
         usable = tuple(case.case_id for case in check.fingerprint.cases)
         _write_report(request, check=check, stamp=stamp, used=usable, found=found)
         _stop_at_errors(check.problems, num_cases=check.num_cases, request=request)
-        plans = plan_with_changes(
-            check.fingerprint, device=device, overlays=request.overlays, settings=request.settings
-        )
-        found["plan"] = describe_organs(check.fingerprint)[1]
+        fingerprint = add_descriptions(check.fingerprint, run_folder=request.run_folder, server=request.describe)
+        plans = plan_with_changes(fingerprint, device=device, overlays=request.overlays, settings=request.settings)
+        found["plan"] = describe_organs(fingerprint)[1]
         _write_plans_if_new(plans, request.run_folder)
         failures = found["preprocessing"] = _preprocess(check, plans=plans, request=request)
         failed = {problem.case_id for problem in failures if problem.is_error}

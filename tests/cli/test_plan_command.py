@@ -131,3 +131,33 @@ def test_plan_killed_at_any_moment_and_repeated_gives_the_same_files(dataset, tm
     stored = sorted(path.relative_to(whole) for path in whole.rglob("*.b2nd"))
     assert len(stored) == 8
     assert [(run / path).read_bytes() for path in stored] == [(whole / path).read_bytes() for path in stored]
+
+
+def test_describe_puts_what_a_server_answers_into_the_plan(dataset, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def answer(name, *, modality, server):
+        asked.append((name, modality, server.url, server.model, server.key))
+        return "The gizmo is a part. It lies in the middle."
+
+    monkeypatch.setattr("autoseg.planning.describing.ask_description", answer)
+    key, run = tmp_path / "key.txt", tmp_path / "run"
+    key.write_text("secret\n")
+    server = ["--describe", "http://localhost:1/v1", "--describe-model", "small", "--describe-key-file", str(key)]
+    assert main([str(dataset), "-o", str(run), *CPU, *server]) == 0
+    err = capsys.readouterr().err
+    assert asked == [("gizmo", "mri", "http://localhost:1/v1", "small", "secret")]
+    assert "gizmo, described by small: The gizmo is a part." in err and "not among the known organs" not in err
+    sentences = read_json(run / "plans.json")["data"]["organs"][0]["sentences"]
+    assert sentences == ["The gizmo is a part.", "It lies in the middle."]
+    assert "secret" not in "".join(path.read_text() for path in run.glob("*.json"))
+    assert main([str(dataset), "-o", str(run), *CPU]) == 0
+    assert len(asked) == 1 and read_json(run / "plans.json")["data"]["organs"][0]["sentences"] == sentences
+
+
+def test_describe_without_a_model_or_with_a_missing_key_file_is_a_usage_error(dataset, tmp_path, capsys):
+    words = [str(dataset), "-o", str(tmp_path / "run"), *CPU, "--describe", "http://localhost:1/v1"]
+    assert main(words) == 2
+    assert "--describe-model" in capsys.readouterr().err
+    assert main([*words, "--describe-model", "small", "--describe-key-file", str(tmp_path / "no.txt")]) == 2
+    assert "no.txt cannot be read" in capsys.readouterr().err
