@@ -108,7 +108,8 @@ def test_a_fold_in_training_exits_75(run, capsys):
 def test_a_signal_ends_training_with_its_state_saved_and_the_same_command_continues(
     run, number, code, capsys, monkeypatch
 ):
-    real, old = trainer.train_step, signal.getsignal(signal.SIGTERM)
+    real, old = trainer.train_step, {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
 
     def step_then_signal(state, *rest, **named):
         if state.step == 1:
@@ -125,7 +126,8 @@ def test_a_signal_ends_training_with_its_state_saved_and_the_same_command_contin
         assert main(words) == 0
         assert "continuing at step 1" in capsys.readouterr().err
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for one, handler in old.items():
+            signal.signal(one, handler)
 
 
 def test_a_damaged_state_exits_2_and_a_bug_exits_1(run, capsys, monkeypatch):
