@@ -20,7 +20,7 @@ from autoseg.network.model import AutosegNetwork
 from autoseg.network.stored_text import StoredText
 from autoseg.plans import Plans, parse_plans
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: before the memory, with the norm of the organs outside the refiner
 METADATA_KEY = "autoseg"
 MODEL_FILE_NAME = "model.safetensors"
 
