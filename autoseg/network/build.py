@@ -50,7 +50,8 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     stages = HIERA_SIZES[network.backbone].stage_channels
     num_channels = len(plans.data.channels)
     encoder_channels = SLICES_TO_ENCODER * num_channels
-    text = text or _build_text(plans)
+    if text is None:
+        text = _build_text(plans)
     hiera = build_hiera(network.backbone)
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)

@@ -73,8 +73,8 @@ def choose_learning_rate(backbone: Backbone) -> Choice[float]:
 def choose_refiner_optimiser() -> Choice[Literal["adamw", "muon"]]:
     """Choose what moves the kernels of the refiner."""
     rule = (
-        "Muon gets further in the same time than AdamW, which moves all other weights: on cases left out, after 540 s "
-        "of one core, Dice 0.881 against 0.873 (hippocampus) and 0.898 against 0.889 (left atrium)."
+        "Muon gets further in the same time than AdamW, which moves all other weights: on 20 hippocampi "
+        "left out, after 540 s of one core, Dice 0.881 against 0.873."
     )
     return Choice("muon", rule, {})
 
