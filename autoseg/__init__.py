@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoseg.evaluation import evaluate
+    from autoseg.inference.clicks import OrganClicks
     from autoseg.inference.command import predict
     from autoseg.planning.command import plan
     from autoseg.training.command import train
 
-__all__ = ["evaluate", "plan", "predict", "train"]
+__all__ = ["OrganClicks", "evaluate", "plan", "predict", "train"]
 
 _HOMES = {
+    "OrganClicks": "autoseg.inference.clicks",
     "evaluate": "autoseg.evaluation",
     "plan": "autoseg.planning.command",
     "predict": "autoseg.inference.command",

@@ -96,6 +96,7 @@ class NetworkPlan(_Part):
         (0, 1, 2, 3), description="Hiera stages at which the semantics enter"
     )
     prompt_tokens: int = Field(2, ge=1, le=16, description="sparse prompt tokens an organ")
+    takes_clicks: bool = Field(False, description="whether points and boxes may help the text, in Python")
     has_semantic_decoder: bool = Field(True, description="SEG-SAM's decoder beside SAM's")
     refiner_channels: tuple[Annotated[int, Field(ge=4, le=512, multiple_of=4)], ...] = Field(
         (16, 32, 64, 128),
@@ -178,6 +179,9 @@ class TrainingPlan(_Part):
     gradient_clip_norm: float = Field(5.0, gt=0, le=1000)
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay a step of the averaged weights")
     organ_slice_share: float = Field(0.67, ge=0, le=1, description="least share of slices that hold a chosen organ")
+    click_share: float = Field(
+        0.5, ge=0, le=1, description="with takes_clicks only: share of a slice's organs that are pointed at"
+    )
     organs_per_step: int = Field(16, ge=1, le=4096, description="organs asked for in one step")
     num_folds: int = Field(5, ge=1, le=20)
     seed: int = Field(0, ge=0, lt=2**31)

@@ -6,7 +6,7 @@ Owns: the loop over cases, what is written, and what happens to a case that cann
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from autoseg.errors import AutosegError, DatasetError, GeometryError, Problem, U
 from autoseg.files import write_json
 from autoseg.geometry import grids_differ
 from autoseg.image_io import Scan, write_label_map
+from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import Predictor, load_predictor
 from autoseg.network.device import choose_device
 from autoseg.plans import Plans, apply_settings
@@ -65,6 +66,7 @@ def predict(
     device: str = "auto",
     labels: Sequence[str] = (),
     settings: Sequence[str] = (),
+    clicks: Mapping[str, Mapping[str, OrganClicks]] | None = None,
 ) -> PredictionRun:
     """Segment a scan or a folder of scans and write a label map for each.
 
@@ -75,6 +77,7 @@ def predict(
         device: auto, cpu or cuda.
         labels: Names of the organs asked for; none means all.
         settings: Changes such as "inference.window_overlap=0.25"; only inference may be changed.
+        clicks: Points and boxes by case and organ; the other cases and organs go by their text alone.
 
     Raises:
         DatasetError: No case could be predicted; the cases' problems are in it.
@@ -85,10 +88,11 @@ def predict(
     predictor = _with_settings(predictor, settings)
     cases, problems = find_cases(inputs, channel_names=[channel.name for channel in predictor.plans.data.channels])
     _refuse_output_over_input(cases, output)
+    _refuse_clicks_on_nothing(clicks or {}, cases, predictor)
     _write_names(predictor, output)
     statuses = [CaseStatus(p.case_id, is_done=False, seconds=0.0, message=p.message) for p in problems if p.is_error]
     for case in track(cases, what="predicting"):
-        statuses.append(_predict_case(predictor, case, output=output))
+        statuses.append(_predict_case(predictor, case, clicks=(clicks or {}).get(case.case_id), output=output))
     run = PredictionRun(output=output, cases=tuple(statuses))
     write_json(output / "run.json", _describe(run, predictor, model=model))
     if not any(case.is_done for case in run.cases):
@@ -114,12 +118,14 @@ def read_case(case: CaseFiles) -> tuple[Scan, ...]:
     return channels
 
 
-def _predict_case(predictor: Predictor, case: CaseFiles, *, output: Path) -> CaseStatus:
+def _predict_case(
+    predictor: Predictor, case: CaseFiles, *, clicks: Mapping[str, OrganClicks] | None, output: Path
+) -> CaseStatus:
     """Predict one case; what is wrong with it is its own affair and stops no other."""
     start = time.monotonic()
     try:
         channels = read_case(case)
-        labels: np.ndarray = predictor.predict_scans(channels)
+        labels: np.ndarray = predictor.predict_scans(channels, clicks=clicks)
         write_label_map(output / f"{case.case_id}.nii.gz", labels, geometry=channels[0].geometry, names=predictor.names)
     except (AutosegError, OSError, MemoryError, torch.OutOfMemoryError) as error:
         log.warning("%s: not predicted: %s", case.case_id, error)
@@ -140,6 +146,17 @@ def _refuse_output_over_input(cases: Sequence[CaseFiles], output: Path) -> None:
     folders = {path.resolve().parent for case in cases for path in case.image_paths}
     if output.resolve() in folders:
         raise UsageError(f"-o {output}: the scans lie there; inputs are never overwritten. Choose another folder.")
+
+
+def _refuse_clicks_on_nothing(
+    clicks: Mapping[str, Mapping[str, OrganClicks]], cases: Sequence[CaseFiles], predictor: Predictor
+) -> None:
+    known = [case.case_id for case in cases]
+    unknown = [case_id for case_id in clicks if case_id not in known]
+    if unknown:
+        raise UsageError(f"clicks: there is no case {unknown[0]!r}. Cases: {', '.join(known[:10])}.")
+    if clicks and not predictor.plans.network.takes_clicks:
+        raise UsageError("clicks: this model takes none. Plan with network.takes_clicks=true, and train it.")
 
 
 def _write_names(predictor: Predictor, output: Path) -> None:

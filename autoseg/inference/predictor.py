@@ -5,7 +5,7 @@ Does not own: reading and writing (`command.py`), the window (`sliding_window.py
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.image_io import Scan
+from autoseg.inference.clicks import OrganClicks, place_clicks
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
 from autoseg.network.cores import side_by_side
@@ -46,20 +47,34 @@ class Predictor:
         """Value in the label maps to name, for the organs asked for."""
         return {self.plans.data.organs[k].value: self.plans.data.organs[k].name for k in self.organs}
 
-    def predict_scans(self, channels: Sequence[Scan]) -> np.ndarray:
+    def predict_scans(self, channels: Sequence[Scan], *, clicks: Mapping[str, OrganClicks] | None = None) -> np.ndarray:
         """Segment one case.
 
         Args:
             channels: One scan a channel, on one grid, in the plan's order.
+            clicks: What a user points at, by the organ's name; for models whose plan has `network.takes_clicks`.
 
         Returns:
             The label map, zyx on the grid of the first scan, with the dataset's own values.
+
+        Raises:
+            UsageError: The model takes no clicks, or a click is on no organ asked for or outside the scan.
         """
+        if clicks and not self.plans.network.takes_clicks:
+            raise UsageError("this model takes no clicks. Plan with network.takes_clicks=true, and train it.")
         case = preprocess_case(channels, plan=self.plans.data)
         values = [self.plans.data.organs[k].value for k in self.organs]
+        names = [self.plans.data.organs[k].name for k in self.organs]
+        placed = place_clicks(clicks, names=names, transform=case.transform) if clicks else None
         with side_by_side(self.device) as cores:
             slices = predict_slices(
-                self.networks, case.image, plans=self.plans, organs=self.organs, device=self.device, cores=cores
+                self.networks,
+                case.image,
+                plans=self.plans,
+                organs=self.organs,
+                device=self.device,
+                clicks=placed,
+                cores=cores,
             )
             labels = undo_preprocessing(slices, transform=case.transform, organ_values=values)
         clean_labels(labels, plans=self.plans)

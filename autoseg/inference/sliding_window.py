@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoseg.inference.clicks import PlacedClicks
 from autoseg.inference.tiles import Corner, Tiles, gaussian_weight, tile
 from autoseg.inference.visiting import visiting_order
+from autoseg.network.clicks import Clicks
 from autoseg.network.cores import ONE_CORE, Cores
 from autoseg.network.device import mixed_precision
 from autoseg.network.memory_bank import MemoryBank
@@ -35,6 +37,7 @@ def predict_slices(
     plans: Plans,
     organs: Sequence[int],
     device: torch.device,
+    clicks: PlacedClicks | None = None,
     cores: Cores = ONE_CORE,
 ) -> Iterator[np.ndarray]:
     """Predict a case slice by slice.
@@ -45,6 +48,7 @@ def predict_slices(
         plans: Window, overlap, mirroring, batch.
         organs: (K) positions in the plan.
         device: Where the networks are.
+        clicks: On the organs asked for; None: text alone.
         cores: Share the slices of a batch.
 
     Yields:
@@ -62,8 +66,16 @@ def predict_slices(
         for start in range(0, len(slab), plans.inference.slices_per_batch):
             numbers = order[start : start + plans.inference.slices_per_batch]
             images = torch.from_numpy(tiles.pad(_with_neighbours(image, numbers, reach=plans.network.neighbours)))
+            pointed = None if clicks is None else partial(clicks.in_window, numbers, tiles)
             predict = partial(
-                _predict_window, networks, asked, plans=plans, positions=numbers, banks=banks, cores=cores
+                _predict_window,
+                networks,
+                asked,
+                plans=plans,
+                positions=numbers,
+                banks=banks,
+                cores=cores,
+                pointed=pointed,
             )
             maps.update(zip(numbers, _blend(images.to(device), tiles, predict=predict, weight=weight), strict=True))
         yield from (maps[number] for number in slab)
@@ -104,16 +116,22 @@ def _predict_window(
     positions: Sequence[int],
     banks: Banks,
     cores: Cores,
+    pointed: Callable[[Corner], Clicks] | None,
 ) -> Tensor:
     """Predict one window of some slices: (B, N * C, r, w) to (B, 1 + K, r, w).
 
     With a memory the slices take their turns, and `banks` is moved on; without one they are shared out over the cores.
     """
     predict = partial(_predict_part, networks, organs, plans=plans.inference)
+    clicks = None if pointed is None else pointed(corner).to(images.device)
     if not plans.network.memory_slices:
-        return torch.cat(cores.map(lambda part: predict(images[part]), cores.parts(len(images))))
+
+        def predict_part(part: slice) -> Tensor:
+            return predict(images[part], clicks=None if clicks is None else clicks.take(part))
+
+        return torch.cat(cores.map(predict_part, cores.parts(len(images))))
     turns = torch.tensor([list(positions)], device=images.device)  # (1, B)
-    return predict(images, positions=turns, banks=banks, corner=corner)
+    return predict(images, clicks=clicks, positions=turns, banks=banks, corner=corner)
 
 
 @torch.inference_mode()
@@ -123,6 +141,7 @@ def _predict_part(
     images: Tensor,
     *,
     plans: InferencePlan,
+    clicks: Clicks | None = None,
     positions: Tensor | None = None,
     banks: Banks | None = None,
     corner: Corner = (0, 0),
@@ -135,12 +154,13 @@ def _predict_part(
     ]
     for flip, (number, network) in itertools.product(flips, enumerate(networks)):
         key = (corner, flip, number)
+        bank = None if banks is None else banks.get(key)
+        pointed = None if clicks is None else clicks.flip(flip, window=(images.shape[-2], images.shape[-1]))
         with mixed_precision(images.device):
-            if banks is None:
-                logits = network(images.flip(flip), organs).logits
-            else:
-                output = network(images.flip(flip), organs, positions=positions, bank=banks.get(key))
-                logits, banks[key] = output.logits, output.bank
+            output = network(images.flip(flip), organs, clicks=pointed, positions=positions, bank=bank)
+        if banks is not None:
+            banks[key] = output.bank
+        logits = output.logits
         probs = logits.float().softmax(dim=1).flip(flip)
         total = probs if total is None else total + probs
     assert total is not None

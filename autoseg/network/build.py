@@ -3,10 +3,9 @@
 Owns: `build_network`.
 """
 
-from pathlib import Path
-
 from torch import nn
 
+from autoseg.network.clicks import ClickEncoder
 from autoseg.network.image_encoder import ImageEncoder, SemanticInjection
 from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.learned_text import LearnedText
@@ -17,6 +16,7 @@ from autoseg.network.prompt_projector import PromptProjector
 from autoseg.network.refiner import Refiner
 from autoseg.network.sam2_parts import (
     HIERA_SIZES,
+    MemoryTokens,
     PositionEmbeddingRandom,
     PositionEmbeddingSine,
     build_hiera,
@@ -24,8 +24,8 @@ from autoseg.network.sam2_parts import (
     build_memory_attention,
     build_memory_encoder,
     build_neck,
+    build_prompt_encoder,
     build_two_way_transformer,
-    load_sam2_checkpoint,
 )
 from autoseg.network.semantic_decoder import SemanticAwareDecoder
 from autoseg.plans import NetworkPlan, Plans
@@ -35,7 +35,7 @@ SLICES_TO_ENCODER = 3  # so that a pretrained patch embedding for colour images 
 
 
 def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetwork:
-    """Build the network of a plan, with new weights or with those of the SAM2 checkpoint that the plan names.
+    """Build the network of a plan with new weights; `sam2_weights.py` loads those of a checkpoint.
 
     Args:
         plans: The resolved plan.
@@ -43,7 +43,7 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
             brings its `StoredText`.
 
     Raises:
-        CheckpointError: A checkpoint or text model that the plan names cannot be had.
+        CheckpointError: The text model that the plan names cannot be had.
     """
     network = plans.network
     channels = network.feature_channels
@@ -55,17 +55,9 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     hiera = build_hiera(network.backbone)
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
-    position = PositionEmbeddingRandom(channels // 2)
+    clicks = _build_click_encoder(network) if network.takes_clicks else None
+    position = PositionEmbeddingRandom(channels // 2) if clicks is None else clicks.encoder.pe_layer
     memory = _build_memory(network) if network.memory_slices else None
-    if network.weights is not None:
-        load_sam2_checkpoint(
-            Path(network.weights),
-            hiera=hiera,
-            neck=neck,
-            mask_decoder=decoder,
-            position=position,
-            memory=None if memory is None else (memory.attention, memory.encoder),
-        )
     return AutosegNetwork(
         text=text,
         stem=nn.Identity() if encoder_channels == 3 else nn.Conv2d(encoder_channels, 3, kernel_size=1),
@@ -81,6 +73,7 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
             ),
         ),
         prompt_projector=PromptProjector(channels=channels, num_tokens=network.prompt_tokens),
+        click_encoder=clicks,
         mask_decoder=SemanticMaskDecoder(decoder=decoder, channels=channels),
         semantic_decoder=SemanticAwareDecoder(transformer=build_two_way_transformer(channels), channels=channels)
         if network.has_semantic_decoder
@@ -110,6 +103,10 @@ def _build_text(plans: Plans) -> nn.Module:
     return build_text_encoder(plans.network.text, sentences, feature_channels=channels)
 
 
+def _build_click_encoder(network: NetworkPlan) -> ClickEncoder:
+    return ClickEncoder(build_prompt_encoder(feature_channels=network.feature_channels, side=network.image_size_px))
+
+
 def _build_memory(network: NetworkPlan) -> SliceMemory:
     channels = network.feature_channels
     return SliceMemory(
@@ -117,6 +114,7 @@ def _build_memory(network: NetworkPlan) -> SliceMemory:
             network.backbone, feature_channels=channels, side=network.image_size_px // FINAL_STRIDE
         ),
         encoder=build_memory_encoder(feature_channels=channels),
+        tokens=MemoryTokens(channels),
         position=PositionEmbeddingSine(num_pos_feats=channels, normalize=True),
         channels=channels,
         num_slices=network.memory_slices,

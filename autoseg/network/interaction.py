@@ -64,7 +64,7 @@ class CrossModalInteraction(nn.Module):
         self.levels = nn.ModuleList(
             InteractionLevel(channels, is_last=level == num_levels - 1) for level in range(num_levels)
         )
-        self.score = nn.Linear(channels, 1)
+        self.score = nn.Linear(channels, 1, bias=False)  # the softmax would not see it
 
     def forward(self, early: Tensor, vectors: Tensor, is_sentence: Tensor) -> Tensor:
         """Make one vector for each organ in each slice.

@@ -15,10 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoseg.network.memory_bank import MemoryBank, MemoryUpdate, make_key, recall, remember
-from autoseg.network.sam2_parts import MemoryAttention, MemoryEncoder, PositionEmbeddingSine, get_1d_sine_pe
+from autoseg.network.sam2_parts import (
+    MemoryAttention,
+    MemoryEncoder,
+    MemoryTokens,
+    PositionEmbeddingSine,
+    get_1d_sine_pe,
+)
 
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # SAM 2: a probability becomes -10 to 10 before the mask encoder
-DISTANCE_UNIT_SLICES = 16.0  # distances in slices are divided by it before their sine code
+DISTANCE_UNIT_SLICES = 15.0  # SAM 2 divides the distances of its 16 object pointers by it before their sine code
 
 
 class SliceMemory(nn.Module):
@@ -29,6 +35,7 @@ class SliceMemory(nn.Module):
         *,
         attention: MemoryAttention,
         encoder: MemoryEncoder,
+        tokens: MemoryTokens,
         position: PositionEmbeddingSine,
         channels: int,
         num_slices: int,
@@ -40,6 +47,7 @@ class SliceMemory(nn.Module):
         Args:
             attention: From D to memories of M.
             encoder: From D to M.
+            tokens: SAM 2's codes and pointer layers, of D.
             position: Code of the places of the stride-16 grid, D.
             channels: D.
             num_slices: The most that a bank holds.
@@ -49,15 +57,12 @@ class SliceMemory(nn.Module):
         super().__init__()
         self.attention = attention
         self.encoder = encoder
+        self.tokens = tokens
         self.position = position
         self.width = channels // 4
         self.num_slices = num_slices
         self.num_recalled = min(num_recalled, num_slices)
         self.update = update
-        self.no_memory = nn.Parameter(0.02 * torch.randn(1, channels, 1, 1))
-        self.rank = nn.Parameter(0.02 * torch.randn(self.num_recalled, self.width))
-        self.distance = nn.Linear(self.width, self.width)
-        self.pointer = nn.Linear(channels, channels)
         self.paint = nn.Linear(channels, channels)
         nn.init.zeros_(self.paint.weight)  # at first a memory is what SAM 2's would be
         nn.init.zeros_(self.paint.bias)
@@ -74,14 +79,14 @@ class SliceMemory(nn.Module):
             (V, D, h, w).
         """
         if bank is None:
-            return coarse + self.no_memory
+            return coarse + self.tokens.no_mem_embed.view(1, -1, 1, 1)
         found = recall(bank, make_key(coarse), count=self.num_recalled)
         distances = (found.positions - positions.unsqueeze(1)) / DISTANCE_UNIT_SLICES  # (V, n)
-        when = self.distance(get_1d_sine_pe(distances, dim=self.width))  # (V, n, M)
+        when = self.tokens.obj_ptr_tpos_proj(get_1d_sine_pe(distances, dim=coarse.shape[1]))  # (V, n, M)
         memory = found.features.flatten(3).transpose(2, 3)  # (V, n, h * w, M)
         where = self.encoder.position_encoding(found.features[:, 0]).flatten(2).transpose(1, 2)  # (V, h * w, M)
-        code = where.unsqueeze(1) + (when + self.rank[: len(found)]).unsqueeze(2)  # (V, n, h * w, M)
-        pointers = self.pointer(found.pointers).unflatten(3, (-1, self.width)).flatten(2, 3)  # (V, n, 4 K, M)
+        code = where.unsqueeze(1) + (when + self.tokens.rank_code(len(found))).unsqueeze(2)  # (V, n, h * w, M)
+        pointers = found.pointers.unflatten(3, (-1, self.width)).flatten(2, 3)  # (V, n, 4 K, M)
         pointer_code = when.unsqueeze(2).expand_as(pointers)
         tokens = coarse.flatten(2).permute(2, 0, 1)  # (h * w, V, D)
         seen = self.attention(
@@ -100,6 +105,7 @@ class SliceMemory(nn.Module):
         *,
         masks: Tensor,
         tokens: Tensor,
+        presence: Tensor,
         quality: Tensor,
         positions: Tensor,
     ) -> MemoryBank:
@@ -110,6 +116,8 @@ class SliceMemory(nn.Module):
             coarse: (V, D, h, w) features at stride 16, before `read` changed them.
             masks: (V, K, h4, w4) probabilities.
             tokens: (V, K, D) of the mask decoder, one an organ.
+            presence: (V, K) probability that the organ is in the slice; SAM 2's object pointer gives way to a token of
+                absence as it falls.
             quality: (V, K) predicted IoU.
             positions: (V,) numbers of the slices in their volumes.
 
@@ -124,9 +132,13 @@ class SliceMemory(nn.Module):
             MASK_SCALE * union + MASK_BIAS,
             skip_mask_sigmoid=True,
         )["vision_features"]  # (V, M, h, w)
+        absence = 1 - presence.amax(dim=1).view(-1, 1, 1, 1)  # of all organs
+        encoded = encoded + absence * self.tokens.no_obj_embed_spatial.view(1, -1, 1, 1)
+        here = presence.unsqueeze(2)  # (V, K, 1)
+        pointers = here * self.tokens.obj_ptr_proj(tokens) + (1 - here) * self.tokens.no_obj_ptr  # (V, K, D)
         entry = MemoryBank(
             features=encoded.unsqueeze(1),
-            pointers=tokens.unsqueeze(1),
+            pointers=pointers.unsqueeze(1),
             keys=make_key(coarse).unsqueeze(1),
             quality=quality.mean(dim=1, keepdim=True),
             positions=positions.unsqueeze(1),

@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoseg.network.clicks import ClickEncoder, Clicks
 from autoseg.network.device import convolution_precision
 from autoseg.network.image_encoder import ImageEncoder
 from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.mask_decoder import DecodedMasks, SemanticMaskDecoder
 from autoseg.network.memory import SliceMemory
 from autoseg.network.memory_bank import MemoryBank
-from autoseg.network.prompt_projector import PromptProjector
+from autoseg.network.prompt_projector import PromptProjector, Prompts
 from autoseg.network.refiner import RefinedMap, Refiner
 from autoseg.network.sam2_parts import PositionEmbeddingRandom
 from autoseg.network.semantic_decoder import SemanticAwareDecoder, SemanticMap
@@ -90,6 +91,7 @@ class AutosegNetwork(nn.Module):
         interaction: CrossModalInteraction,
         image_encoder: ImageEncoder,
         prompt_projector: PromptProjector,
+        click_encoder: ClickEncoder | None,
         mask_decoder: SemanticMaskDecoder,
         semantic_decoder: SemanticAwareDecoder | None,
         memory: SliceMemory | None,
@@ -106,6 +108,7 @@ class AutosegNetwork(nn.Module):
             interaction: Makes the semantics.
             image_encoder: Hiera with injection.
             prompt_projector: Makes the prompts.
+            click_encoder: Makes more of them from points and boxes, or None.
             mask_decoder: SAM's.
             semantic_decoder: SEG-SAM's, or None.
             memory: Of other slices of a volume, or None.
@@ -120,6 +123,7 @@ class AutosegNetwork(nn.Module):
         self.interaction = interaction
         self.image_encoder = image_encoder
         self.prompt_projector = prompt_projector
+        self.click_encoder = click_encoder
         self.mask_decoder = mask_decoder
         self.semantic_decoder = semantic_decoder
         self.memory = memory
@@ -134,6 +138,7 @@ class AutosegNetwork(nn.Module):
         images: Tensor,
         organs: Tensor,
         *,
+        clicks: Clicks | None = None,
         positions: Tensor | None = None,
         bank: MemoryBank | None = None,
         gradient_slices: int = 0,
@@ -143,6 +148,7 @@ class AutosegNetwork(nn.Module):
         Args:
             images: (B, N * C, R, W) normalised slices, each in the middle of its neighbours.
             organs: (K,) positions of the organs in the plan.
+            clicks: Points and boxes of B slices and these organs, for a network that takes them; None: text alone.
             positions: (V, T) numbers in their volumes of the slices, which are visited in this order, the memory of
                 one at hand for the next; B = V * T, one volume after the other. None: each slice by itself.
             bank: What is remembered of the V volumes; None at their beginning.
@@ -153,11 +159,12 @@ class AutosegNetwork(nn.Module):
         tokens = self.image_encoder.embed(small)  # (B, h4, w4, C0)
         semantics = self.interaction(tokens, vectors, is_sentence)  # (B, K, D)
         pyramid = self.image_encoder(tokens, semantics)  # (B, D, h, w) at strides 4, 8, 16
+        pointed = self._encode_clicks(clicks, window=(images.shape[-2], images.shape[-1]))
         if positions is None or self.memory is None:
-            decoded = self._decode(pyramid, semantics)
+            decoded = self._decode(pyramid, semantics, pointed)
         else:
             decoded, bank = self._decode_in_turn(
-                pyramid, semantics, positions=positions, bank=bank, gradient_slices=gradient_slices
+                pyramid, semantics, pointed, positions=positions, bank=bank, gradient_slices=gradient_slices
             )
         mapped = decoded.mapped
         refined = self._refine(images, decoded, semantics)
@@ -180,9 +187,20 @@ class AutosegNetwork(nn.Module):
         with convolution_precision(images.device) if self.training else nullcontext():
             return self.refiner(images, fine=decoded.fine, masks=decoded.probs, organs=known)
 
-    def _decode(self, pyramid: Sequence[Tensor], semantics: Tensor) -> DecodedSlices:
+    def _encode_clicks(self, clicks: Clicks | None, *, window: tuple[int, int]) -> Tensor | None:
+        """Turn clicks into (B, K, P + 1, D) tokens, or None where there are none."""
+        if clicks is None:
+            return None
+        if self.click_encoder is None:
+            raise ValueError("this network takes no clicks: network.takes_clicks is off in its plan")
+        return self.click_encoder(clicks, window=window)
+
+    def _decode(self, pyramid: Sequence[Tensor], semantics: Tensor, pointed: Tensor | None) -> DecodedSlices:
         """Make the prompts of slices and run both decoders."""
         prompts, fused = self.prompt_projector(pyramid, semantics)
+        if self.click_encoder is not None:
+            sparse = prompts.sparse if pointed is None else torch.cat([prompts.sparse, pointed], dim=2)
+            prompts = Prompts(sparse=sparse, dense=prompts.dense + self.click_encoder.no_mask)
         position = self.position(pyramid[-1].shape[-2:]).unsqueeze(0)  # (1, D, h, w)
         masks = self.mask_decoder(pyramid, prompts, position)
         mapped = self.semantic_decoder(fused, semantics, position) if self.semantic_decoder is not None else None
@@ -192,6 +210,7 @@ class AutosegNetwork(nn.Module):
         self,
         pyramid: Sequence[Tensor],
         semantics: Tensor,
+        pointed: Tensor | None,
         *,
         positions: Tensor,
         bank: MemoryBank | None,
@@ -205,13 +224,14 @@ class AutosegNetwork(nn.Module):
             rows = torch.arange(num_volumes, device=positions.device) * num_turns + turn  # (V,)
             *finer, coarse = (level[rows] for level in pyramid)
             seen = self.memory.read(coarse, bank, positions[:, turn])  # (V, D, h, w)
-            one = self._decode([*finer, seen], semantics[rows])
+            one = self._decode([*finer, seen], semantics[rows], None if pointed is None else pointed[rows])
             decoded.append(one)
             bank = self.memory.write(
                 bank,
                 coarse,
                 masks=one.probs,
                 tokens=one.masks.tokens,
+                presence=one.masks.presence_logits.sigmoid(),
                 quality=one.masks.quality,
                 positions=positions[:, turn],
             ).detach_all_but(gradient_slices)

@@ -20,7 +20,7 @@ from autoseg.network.model import AutosegNetwork
 from autoseg.network.stored_text import StoredText
 from autoseg.plans import Plans, parse_plans
 
-FORMAT_VERSION = 2  # 1: before the memory, with the norm of the organs outside the refiner
+FORMAT_VERSION = 3  # 1: before the memory; 2: before it had all of SAM 2's tensors
 METADATA_KEY = "autoseg"
 MODEL_FILE_NAME = "model.safetensors"
 
@@ -51,9 +51,7 @@ def load_model(path: Path, *, device: torch.device | None = None) -> tuple[Autos
             plan.
     """
     tensors, plans = _read_model_file(path)
-    # The weights of any checkpoint that the plan began from are in the file itself by now.
-    fresh = plans.model_copy(update={"network": plans.network.model_copy(update={"weights": None})})
-    network = build_network(fresh, text=_stored_text(tensors, plans, source=path))
+    network = build_network(plans, text=_stored_text(tensors, plans, source=path))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:  # torch names keys and shapes that differ

@@ -1,15 +1,13 @@
 """The only door to the sam2 package: its modules, in the sizes that a plan can name.
 
-Owns: the table of backbone sizes, the building of Hiera, its neck, SAM's decoder and memory, and the loading of Meta's
-checkpoints.
-Does not own: what happens between the parts (`image_encoder.py`, `mask_decoder.py`, `model.py`).
+Owns: the table of backbone sizes, the building of Hiera, its neck, SAM's decoder, memory and click encoder.
+Does not own: what happens between the parts (`image_encoder.py`, `mask_decoder.py`, `model.py`), and their pretrained
+weights (`sam2_weights.py`).
 
 The parts keep sam2's own names inside, so Meta's weights fit key by key.
 """
 
-import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
@@ -18,11 +16,11 @@ from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
 from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
 from sam2.modeling.sam.mask_decoder import MaskDecoder
+from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from sam2.modeling.sam.transformer import Attention, RoPEAttention, TwoWayTransformer
-from sam2.modeling.sam2_utils import LayerNorm2d, get_1d_sine_pe
-from torch import nn
+from sam2.modeling.sam2_utils import MLP, LayerNorm2d, get_1d_sine_pe
+from torch import Tensor, nn
 
-from autoseg.errors import CheckpointError
 from autoseg.plans import Backbone
 
 __all__ = [
@@ -33,21 +31,23 @@ __all__ = [
     "MaskDecoder",
     "MemoryAttention",
     "MemoryEncoder",
+    "MemoryTokens",
     "MultiScaleBlock",
     "PositionEmbeddingRandom",
     "PositionEmbeddingSine",
+    "PromptEncoder",
     "TwoWayTransformer",
     "build_hiera",
     "build_mask_decoder",
     "build_memory_attention",
     "build_memory_encoder",
     "build_neck",
+    "build_prompt_encoder",
     "build_two_way_transformer",
     "get_1d_sine_pe",
-    "load_sam2_checkpoint",
 ]
 
-log = logging.getLogger("autoseg")
+MEMORY_RANKS = 7  # SAM 2's codes for the age of a memory: one for the prompted frame, six for the last ones
 
 
 @dataclass(frozen=True)
@@ -172,67 +172,48 @@ def build_memory_encoder(*, feature_channels: int) -> MemoryEncoder:
     )
 
 
-def load_sam2_checkpoint(
-    path: Path,
-    *,
-    hiera: Hiera,
-    neck: FpnNeck,
-    mask_decoder: MaskDecoder,
-    position: PositionEmbeddingRandom,
-    memory: tuple[MemoryAttention, MemoryEncoder] | None = None,
-) -> dict[str, list[str]]:
-    """Load a checkpoint in Meta's format, `{"model": state_dict}`, into the parts that autoseg shares with SAM2.
+class MemoryTokens(nn.Module):
+    """The tensors and small layers that stand loose in SAM 2's model beside memory attention and encoder.
 
-    Hiera must fit whole: sizes share some shapes, so half of another size's weights would fit and mean nothing. Neck,
-    decoder and positional code fit where the plan has SAM2's own width (256), and stay new elsewhere.
-
-    Returns:
-        The keys that were "loaded", "skipped" (no part of ours, such as the memory encoder) and "missing".
-
-    Raises:
-        CheckpointError: The file is no such checkpoint, or its Hiera is not of the plan's size.
+    They keep its names, so that its weights fit.
     """
-    weights = _read_checkpoint(path)
-    parts: dict[str, nn.Module] = {
-        "image_encoder.trunk.": hiera,
-        "image_encoder.neck.": neck,
-        "sam_mask_decoder.": mask_decoder,
-        "sam_prompt_encoder.pe_layer.": position,  # the decoder learned to read this very code
-    }
-    if memory is not None:
-        parts |= {"memory_attention.": memory[0], "memory_encoder.": memory[1]}
-    fitting: dict[str, dict[str, torch.Tensor]] = {}
-    report: dict[str, list[str]] = {"loaded": [], "skipped": [], "missing": []}
-    for prefix, part in parts.items():
-        own = part.state_dict()
-        given = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-        fitting[prefix] = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
-        report["loaded"] += [prefix + key for key in fitting[prefix]]
-        report["skipped"] += [prefix + key for key in given if key not in fitting[prefix]]
-        report["missing"] += [prefix + key for key in own if key not in fitting[prefix]]
-    odd = [key for key in report["missing"] + report["skipped"] if key.startswith("image_encoder.trunk.")]
-    if odd:
-        raise CheckpointError(
-            f"{path}: its Hiera is of another size than the plan's: {len(odd)} tensors differ, such as {odd[0]}. "
-            "Plan with network.backbone as in the checkpoint: tiny, small, base_plus or large."
-        )
-    for prefix, part in parts.items():
-        part.load_state_dict(fitting[prefix], strict=False)
-    report["skipped"] += [key for key in weights if not key.startswith(tuple(parts))]
-    log.info("%s: %d tensors loaded, %d skipped, %d missing", path.name, *(len(report[k]) for k in report))
-    return report
+
+    def __init__(self, channels: int) -> None:
+        """Draw them new, as sam2 does.
+
+        Args:
+            channels: D; a memory has M = D / 4.
+        """
+        super().__init__()
+        width = memory_channels(channels)
+        self.no_mem_embed = _new_token(1, 1, channels)
+        self.maskmem_tpos_enc = _new_token(MEMORY_RANKS, 1, 1, width)
+        self.no_obj_ptr = _new_token(1, channels)
+        self.no_obj_embed_spatial = _new_token(1, width)
+        self.obj_ptr_proj = MLP(channels, channels, channels, 3)
+        self.obj_ptr_tpos_proj = nn.Linear(channels, width)
+
+    def rank_code(self, count: int) -> Tensor:
+        """Return (count, M) codes of the most similar memory, the second, and so on.
+
+        They are SAM 2's of the last frame, the one before, and so on; from the sixth memory on they are one.
+        """
+        rows = [max(0, MEMORY_RANKS - 2 - rank) for rank in range(count)]
+        return self.maskmem_tpos_enc[rows, 0, 0]
 
 
-def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file. Give the path of a SAM2 checkpoint.") from None
-    except Exception as error:  # torch names damage in a dozen ways
-        raise CheckpointError(f"{path} cannot be read as a SAM2 checkpoint: {error}") from error
-    weights = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(weights, dict):
-        raise CheckpointError(f"{path} is no SAM2 checkpoint: it has no 'model' with weights in it.")
-    if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()):
-        raise CheckpointError(f"{path} is no SAM2 checkpoint: its 'model' holds more than named tensors.")
-    return weights
+def _new_token(*shape: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.zeros(shape), std=0.02))
+
+
+def build_prompt_encoder(*, feature_channels: int, side: int) -> PromptEncoder:
+    """Build what turns clicks and boxes into tokens; masks as prompts are not taken, so their layers are left out.
+
+    Args:
+        feature_channels: D.
+        side: Of the square that the image encoder sees, pixels.
+    """
+    grid = (side // 16, side // 16)
+    encoder = PromptEncoder(feature_channels, grid, (side, side), mask_in_chans=16)
+    encoder.mask_downscaling = nn.Identity()
+    return encoder

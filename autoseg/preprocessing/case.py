@@ -65,6 +65,25 @@ class CaseTransform:
         cropped = self.axis_map.apply(array_zyx)[box_slices(self.crop_box)]
         return np.moveaxis(cropped, AXIS_NUMBER[self.slice_axis], 0)
 
+    def place(self, voxel_zyx: Triple) -> tuple[float, float, float]:
+        """Return where a voxel of the file lies on the preprocessed grid: slice, row, column; the crop may cut it off.
+
+        The middle of the first voxel is 0, on both grids.
+        """
+        shape_zyx = self.original.shape_zyx
+        canonical = [
+            shape_zyx[axis] - 1 - voxel_zyx[axis] if flip else voxel_zyx[axis]
+            for axis, flip in zip(self.axis_map.permutation, self.axis_map.flips, strict=True)
+        ]
+        inside = [index - start for index, (start, _stop) in zip(canonical, self.crop_box, strict=True)]
+        places = [
+            (index + 0.5) * new / old - 0.5
+            for index, new, old in zip(
+                _slice_first(inside, self.slice_axis), self.resampled_shape, self.cropped_shape, strict=True
+            )
+        ]
+        return places[0], places[1], places[2]
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values; `from_json` gives the same object back, to the bit."""
         return {

@@ -54,10 +54,12 @@ def find_gradients(
     images = batch.images.to(device, non_blocking=True)
     labels = batch.labels.to(device, non_blocking=True)
     positions = None if batch.positions is None else batch.positions.to(device, non_blocking=True)
+    clicks = None if batch.clicks is None else batch.clicks.to(device)
     with mixed_precision(device):
         output = network(
             images,
             batch.organs.to(device, non_blocking=True),
+            clicks=clicks,
             positions=positions,
             gradient_slices=plan.memory_gradient_slices,
         )

@@ -1,7 +1,7 @@
 """Which weights a run began with from a SAM2 checkpoint, and how slowly they move.
 
 Owns: their rates: frozen in a first phase, then lower than the others', lower still towards the input.
-Does not own: the optimisers (`optimiser.py`), what is loaded into which part (`network/sam2_parts.py`).
+Does not own: the optimisers (`optimiser.py`), what is loaded into which part (`network/sam2_weights.py`).
 
 Sources: CRISP-SAM2, a first phase with the pretrained parts frozen; layer-wise rates as for any pretrained transformer.
 """
@@ -14,7 +14,14 @@ from autoseg.plans import Plans
 
 SAM2_CHANNELS = 256  # other parts than Hiera fit at SAM2's own width alone
 HIERA = "image_encoder.hiera."
-OTHER_PARTS = ("image_encoder.neck.", "mask_decoder.decoder.", "memory.attention.", "memory.encoder.", "position.")
+OTHER_PARTS = (
+    "image_encoder.neck.",
+    "mask_decoder.decoder.",
+    "click_encoder.",
+    "memory.attention.",
+    "memory.encoder.",
+    "memory.tokens.",
+)
 
 
 def pretrained_factors(names: Iterable[str], *, plans: Plans) -> dict[str, float]:

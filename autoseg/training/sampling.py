@@ -17,9 +17,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from autoseg.network.clicks import Clicks
 from autoseg.network.neighbours import neighbour_numbers
 from autoseg.plans import Plans
 from autoseg.training.augmentation import augment
+from autoseg.training.click_drawing import draw_clicks
 from autoseg.training.losses import IGNORE
 
 
@@ -47,6 +49,7 @@ class Batch:
         case_ids: Where each slice came from.
         positions: (V, T) numbers of the slices in their cases, in the order of a clip; the clips lie one after the
             other in `images`. None where each slice stands by itself.
+        clicks: On some of the organs, where the network takes them; else None.
     """
 
     images: torch.Tensor
@@ -54,6 +57,7 @@ class Batch:
     organs: torch.Tensor
     case_ids: tuple[str, ...]
     positions: torch.Tensor | None = None
+    clicks: Clicks | None = None
 
 
 class SliceSampler:
@@ -112,13 +116,21 @@ class SliceSampler:
             positions.append(clip)
         stacked = np.concatenate(labels)  # (B, R, W)
         organs = self._choose_organs(stacked, rng)
+        asked = relabel(stacked, organs)
         return Batch(
             images=torch.from_numpy(np.concatenate(images)),
-            labels=torch.from_numpy(relabel(stacked, organs)),
+            labels=torch.from_numpy(asked),
             organs=torch.from_numpy(organs),
             case_ids=tuple(case_ids),
             positions=torch.from_numpy(np.stack(positions)) if clip_slices > 1 else None,
+            clicks=self._draw_clicks(asked, num_organs=len(organs), rng=rng),
         )
+
+    def _draw_clicks(self, labels: np.ndarray, *, num_organs: int, rng: np.random.Generator) -> Clicks | None:
+        if not self.plans.network.takes_clicks:
+            return None
+        places, kinds = draw_clicks(labels, num_organs=num_organs, share=self.plans.training.click_share, rng=rng)
+        return Clicks(torch.from_numpy(places), torch.from_numpy(kinds))
 
     def _draw_slice(self, rng: np.random.Generator) -> tuple[str, int]:
         """Draw any slice, or, as often as the plan says, one that holds an organ; all organs are equally likely."""

@@ -20,6 +20,7 @@ from autoseg.errors import CheckpointError
 from autoseg.files import atomic_path
 from autoseg.network.build import build_network
 from autoseg.network.model import AutosegNetwork
+from autoseg.network.sam2_weights import WeightsReport, load_sam2_weights
 from autoseg.plans import Plans
 from autoseg.training.optimiser import build_optimisers
 
@@ -65,6 +66,17 @@ def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool) -> Trai
         optimisers=build_optimisers(network, plans=plans),
         scaler=torch.amp.GradScaler(device.type, enabled=needs_scaler),
     )
+
+
+def start_from_weights(state: TrainState, path: Path) -> WeightsReport:
+    """Fill a new state with the weights of a SAM2 checkpoint.
+
+    Raises:
+        CheckpointError: It is none, or its Hiera is not of the plan's size.
+    """
+    report = load_sam2_weights(state.network, path)
+    state.averaged.load_state_dict(state.network.state_dict())
+    return report
 
 
 def save_state(state: TrainState, plans: Plans, path: Path) -> None:

@@ -9,12 +9,13 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from autoseg.errors import TrainingError
+from autoseg.files import write_json
 from autoseg.network.device import cuda_dtype
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import Plans
@@ -26,7 +27,7 @@ from autoseg.training.metrics_log import append_metrics, keep_until, read_metric
 from autoseg.training.optimiser import learning_rate, set_learning_rate
 from autoseg.training.progress_plot import plot_progress
 from autoseg.training.sampling import Batch, SliceSampler
-from autoseg.training.state import TrainState, load_state, new_state, save_state, update_average
+from autoseg.training.state import TrainState, load_state, new_state, save_state, start_from_weights, update_average
 from autoseg.training.validation import mean_dice, validate_case
 
 log = logging.getLogger("autoseg")
@@ -67,7 +68,7 @@ def train_fold(fold: FoldData, *, plans: Plans, length: Length, device: torch.de
     """Train a fold, or go on where an earlier run stopped, and write its model.
 
     Raises:
-        CheckpointError: The state of the earlier run cannot be used.
+        CheckpointError: The state of the earlier run, or the pretrained weights, cannot be used.
         TrainingError: The loss stays not finite.
     """
     resume_path, metrics_path = fold.folder / "resume.pt", fold.folder / "metrics.jsonl"
@@ -75,6 +76,9 @@ def train_fold(fold: FoldData, *, plans: Plans, length: Length, device: torch.de
     state = new_state(plans, device=device, needs_scaler=needs_scaler)
     if resume_path.exists():
         load_state(state, plans, resume_path)
+    elif plans.network.weights is not None:
+        report = start_from_weights(state, Path(plans.network.weights))
+        write_json(fold.folder / "weights.json", asdict(report))
     keep_until(metrics_path, step=state.step)
     sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
     state.network.train()

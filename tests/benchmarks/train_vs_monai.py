@@ -59,7 +59,7 @@ class BasicUNetPeer(nn.Module):
             spatial_dims=2, in_channels=num_channels, out_channels=1 + num_organs, features=FEATURES
         )
 
-    def forward(self, images: torch.Tensor, organs: torch.Tensor) -> NetworkOutput:
+    def forward(self, images: torch.Tensor, organs: torch.Tensor, **_rest: object) -> NetworkOutput:
         """Return the map; the outputs that the U-Net does not have stay empty."""
         logits = self.refiner(images)
         none = logits.new_zeros(len(images), len(organs))

@@ -28,7 +28,7 @@ def middle_slice(images: Tensor, *, num_channels: int = 1) -> Tensor:
 def brightness_as_logit() -> FakeNetwork:
     """Give a network that says "organ" as much as a pixel is bright, whatever the window, organ k k times as much."""
 
-    def network(images: Tensor, organs: Tensor) -> SimpleNamespace:
+    def network(images: Tensor, organs: Tensor, **_rest: object) -> SimpleNamespace:
         pixel = middle_slice(images).unsqueeze(1)
         return SimpleNamespace(logits=torch.cat([torch.zeros_like(pixel), *(pixel * (k + 1) for k in organs)], dim=1))
 

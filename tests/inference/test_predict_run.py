@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from autoseg import OrganClicks
 from autoseg.errors import DatasetError, PlanError, UsageError
 from autoseg.files import read_json
 from autoseg.inference.command import predict
@@ -128,7 +129,7 @@ def test_a_case_that_needs_more_memory_than_there_is_fails_alone(model, scans, t
 
     real = Predictor.predict_scans
 
-    def predict_scans(self, channels):
+    def predict_scans(self, channels, **_rest):
         if channels[0].geometry.shape_zyx == (4, 20, 24):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, channels)
@@ -137,3 +138,28 @@ def test_a_case_that_needs_more_memory_than_there_is_fails_alone(model, scans, t
     run = predict(model, scans, tmp_path / "out", device="cpu")
     assert {case.case_id for case in run.failed} == {"one", "cut"}
     assert (tmp_path / "out" / "two.nii.gz").is_file() and not (tmp_path / "out" / "one.nii.gz").exists()
+
+
+def test_clicks_help_the_case_they_name_alone_and_are_refused_where_they_can_do_nothing(
+    tiny_plans, model, scans, tmp_path
+):
+    torch.manual_seed(0)
+    plans = tiny_plans(2, network={"takes_clicks": True})
+    taking = tmp_path / "taking.safetensors"
+    save_model(build_network(plans).eval(), plans, taking)
+    clicks = {"one": {"organ 0": OrganClicks(inside=((5, 6, 2),), box=((2, 2, 0), (18, 15, 3)))}}
+    predict(taking, scans, tmp_path / "text", device="cpu")
+    predict(taking, scans, tmp_path / "both", device="cpu", clicks=clicks)
+    one, two = (
+        [np.asarray(nib.load(tmp_path / out / name).dataobj) for out in ("text", "both")]
+        for name in ("one.nii.gz", "two.nii.gz")
+    )
+    assert np.array_equal(*two) and not np.array_equal(*one)
+    with pytest.raises(UsageError, match="this model takes none"):
+        predict(model, scans, tmp_path / "none", device="cpu", clicks=clicks)
+    with pytest.raises(UsageError, match="there is no case 'three'"):
+        predict(taking, scans, tmp_path / "none", device="cpu", clicks={"three": clicks["one"]})
+    assert not (tmp_path / "none").exists()
+    wrong = {"one": {"heart": OrganClicks(inside=((0, 0, 0),))}}
+    run = predict(taking, scans, tmp_path / "wrong", device="cpu", clicks=wrong)
+    assert "'heart' is not among" in next(case.message for case in run.failed if case.case_id == "one")

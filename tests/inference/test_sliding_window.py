@@ -43,7 +43,7 @@ def test_each_combination_of_mirrored_axes_is_seen_once(tiny_plans):
     """The corner that the brightest pixel comes to tells how the image was mirrored."""
     corners = []
 
-    def network(images, organs):
+    def network(images, organs, **_rest):
         row, column = np.unravel_index(int(images[0, 1].argmax()), (32, 32))
         corners.append((int(row > 16), int(column > 16)))
         return SimpleNamespace(logits=torch.zeros(len(images), 1 + len(organs), 32, 32))
@@ -62,7 +62,7 @@ def test_each_combination_of_mirrored_axes_is_seen_once(tiny_plans):
 
 def test_networks_of_several_folds_are_averaged_as_probabilities(tiny_plans):
     def network_that_says(logit):
-        return lambda images, organs: SimpleNamespace(
+        return lambda images, organs, **_rest: SimpleNamespace(
             logits=torch.tensor([0.0, logit]).view(1, 2, 1, 1).expand(len(images), 2, 32, 32)
         )
 
@@ -76,7 +76,7 @@ def test_where_windows_overlap_the_nearer_middle_counts_more(tiny_plans):
     """Two windows of 32 in 48 columns: the first says organ, the second says none."""
     calls = []
 
-    def network(images, organs):
+    def network(images, organs, **_rest):
         calls.append(1)
         logit = 100.0 if len(calls) == 1 else -100.0
         return SimpleNamespace(logits=torch.tensor([0.0, logit]).view(1, 2, 1, 1).expand(len(images), 2, 32, 32))
@@ -93,7 +93,7 @@ def test_slices_come_in_order_each_between_its_neighbours_as_in_training(tiny_pl
     image = rng.normal(size=(2, num_slices, 32, 32)).astype(np.float32)
     seen = []
 
-    def network(images, organs):
+    def network(images, organs, **_rest):
         seen.extend(images.clone())
         return SimpleNamespace(logits=torch.zeros(len(images), 2, 32, 32))
 
@@ -110,7 +110,7 @@ def test_slices_come_in_order_each_between_its_neighbours_as_in_training(tiny_pl
 def test_only_the_organs_asked_for_are_predicted(tiny_plans):
     asked = []
 
-    def network(images, organs):
+    def network(images, organs, **_rest):
         asked.append(organs.tolist())
         return SimpleNamespace(logits=torch.zeros(len(images), 1 + len(organs), 32, 32))
 
@@ -122,7 +122,7 @@ def test_slices_are_made_one_batch_at_a_time(tiny_plans, brightness_as_logit):
     """A scan of 1,500 slices must not be predicted whole before the first slice comes out."""
     calls = []
 
-    def network(images, organs):
+    def network(images, organs, **_rest):
         calls.append(len(images))
         return brightness_as_logit(images, organs)
 
@@ -140,7 +140,7 @@ def test_with_a_memory_the_maps_come_in_order_whatever_the_order_of_the_visits(t
     image += rng.normal(size=(1, 10, 1, 1)).astype(np.float32) * 0.1
     visits = []
 
-    def network(images, organs, *, positions, bank):
+    def network(images, organs, *, clicks, positions, bank):
         assert positions.shape == (1, len(images))
         assert torch.allclose(images[:, 1, 0, 0].round(), positions[0].float())
         seen = [*(bank or []), *positions[0].tolist()]
@@ -166,7 +166,7 @@ def test_every_mirrored_copy_and_fold_has_a_memory_of_its_own_which_ends_with_th
     banks = []
 
     def make(name):
-        def network(images, organs, *, positions, bank):
+        def network(images, organs, *, clicks, positions, bank):
             banks.append((name, bank))
             return SimpleNamespace(logits=torch.zeros(len(images), 2, 32, 32), bank=f"{name}{bank or ''}")
 

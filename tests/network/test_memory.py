@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from autoseg.network.memory import SliceMemory
-from autoseg.network.sam2_parts import PositionEmbeddingSine, build_memory_attention, build_memory_encoder
+from autoseg.network.sam2_parts import (
+    MemoryTokens,
+    PositionEmbeddingSine,
+    build_memory_attention,
+    build_memory_encoder,
+)
 
 CHANNELS, SIDE = 16, 2
 
@@ -14,6 +19,7 @@ def make_memory(**changes):
         **{
             "attention": build_memory_attention("nano", feature_channels=CHANNELS, side=SIDE),
             "encoder": build_memory_encoder(feature_channels=CHANNELS),
+            "tokens": MemoryTokens(CHANNELS),
             "position": PositionEmbeddingSine(num_pos_feats=CHANNELS, normalize=True),
             "channels": CHANNELS,
             "num_slices": 3,
@@ -24,13 +30,14 @@ def make_memory(**changes):
     ).eval()
 
 
-def write(memory, bank, coarse, *, position=0, num_organs=2, masks=None, tokens=None):
+def write(memory, bank, coarse, *, position=0, num_organs=2, masks=None, tokens=None, presence=0.75):
     num = len(coarse)
     return memory.write(
         bank,
         coarse,
         masks=torch.rand(num, num_organs, 8, 8) if masks is None else masks,
         tokens=torch.randn(num, num_organs, CHANNELS) if tokens is None else tokens,
+        presence=torch.full((num, num_organs if tokens is None else tokens.shape[1]), presence),
         quality=torch.rand(num, num_organs),
         positions=torch.full((num,), position),
     )
@@ -47,7 +54,7 @@ def test_a_memory_has_the_same_size_for_any_number_of_organs_but_for_their_point
 def test_reading_without_a_bank_adds_the_same_to_every_slice():
     memory, coarse = make_memory(), torch.randn(2, CHANNELS, SIDE, SIDE)
     added = memory.read(coarse, None, torch.tensor([0, 4])) - coarse
-    assert torch.allclose(added, memory.no_memory.expand_as(coarse), atol=1e-6)
+    assert torch.allclose(added, memory.tokens.no_mem_embed.view(1, -1, 1, 1).expand_as(coarse), atol=1e-6)
 
 
 def test_what_is_read_depends_on_what_was_written_and_on_how_far_away_it_is():
@@ -106,3 +113,21 @@ def test_gradients_reach_every_part_once_a_memory_is_read():
     assert without == []
     still = [name for name, parameter in memory.named_parameters() if not parameter.grad.any()]
     assert still == []
+
+
+def test_absent_organs_leave_sams_tokens_of_absence():
+    memory, coarse = make_memory(), torch.randn(1, CHANNELS, SIDE, SIDE)
+    masks, tokens = torch.zeros(1, 2, 8, 8), torch.randn(1, 2, CHANNELS)
+    here, gone = (write(memory, None, coarse, masks=masks, tokens=tokens, presence=p) for p in (1.0, 0.0))
+    assert torch.allclose(here.pointers[0, 0], memory.tokens.obj_ptr_proj(tokens[0]))
+    assert torch.allclose(gone.pointers[0, 0], memory.tokens.no_obj_ptr.expand(2, -1))
+    difference = (gone.features - here.features)[0, 0]
+    assert torch.allclose(difference, memory.tokens.no_obj_embed_spatial[0].view(-1, 1, 1).expand_as(difference))
+
+
+def test_ranks_have_the_codes_of_sams_last_frames_and_share_the_oldest():
+    tokens = MemoryTokens(CHANNELS)
+    codes = tokens.rank_code(8)
+    assert torch.equal(codes[0], tokens.maskmem_tpos_enc[5, 0, 0])
+    assert torch.equal(codes[5], tokens.maskmem_tpos_enc[0, 0, 0])
+    assert torch.equal(codes[5], codes[7])

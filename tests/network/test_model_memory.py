@@ -81,7 +81,7 @@ def test_without_gradient_slices_nothing_flows_into_what_writes_the_memory(netwo
     output = network(images[:3], organs, positions=torch.tensor([[0, 1, 2]]), gradient_slices=0)
     compute_losses(output, torch.randint(0, 3, (3, 32, 32)), weights=plans.training.loss)["total"].backward()
     assert all(p.grad is None for p in network.memory.encoder.parameters())
-    assert network.memory.no_memory.grad.any()
+    assert network.memory.tokens.no_mem_embed.grad.any()
 
 
 def test_slices_given_without_positions_leave_the_memory_alone(network_and_inputs):

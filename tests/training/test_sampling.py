@@ -253,3 +253,19 @@ def test_every_slice_of_a_clip_has_the_labels_of_its_own(tiny_plans):
 
 def test_single_slices_have_no_positions(tiny_plans):
     assert make_sampler(tiny_plans(3), a=make_case()).make_batch(0).positions is None
+
+
+def test_clicks_are_drawn_on_the_slices_and_organs_of_the_batch_where_the_plan_takes_them(tiny_plans):
+    plans = tiny_plans(
+        3,
+        network={"takes_clicks": True},
+        training={"organ_slice_share": 1.0, "augmentation": STILL, "click_share": 1.0},
+    )
+    sampler = make_sampler(plans, a=make_case())
+    batch = sampler.make_batch(3)
+    assert batch.clicks.kinds.shape == (2, 3, 5) and batch.clicks.places.shape == (2, 3, 5, 2)
+    for number, organ in itertools.product(range(2), range(3)):
+        is_there = bool((batch.labels[number] == organ + 1).any())
+        assert bool((batch.clicks.kinds[number, organ] >= 0).any()) == is_there
+    assert torch.equal(sampler.make_batch(3).clicks.places, batch.clicks.places)
+    assert make_sampler(tiny_plans(3), a=make_case()).make_batch(3).clicks is None

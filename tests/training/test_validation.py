@@ -13,7 +13,7 @@ from autoseg.training.validation import mean_dice, validate_case, write_validati
 CPU = torch.device("cpu")
 
 
-def read_off(images, organs):
+def read_off(images, organs, **_rest):
     """Stand in for a network: the middle slice's values are the organ indices themselves."""
     middle = images[:, images.shape[1] // 2]
     numbers = torch.cat([torch.tensor([0]), organs + 1]).view(1, -1, 1, 1)
