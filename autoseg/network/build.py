@@ -84,6 +84,7 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
             channels=channels,
             stage_channels=network.refiner_channels,
             stride=network.refiner_stride,
+            takes_clicks=network.takes_clicks,
         )
         if network.refiner_channels
         else None,

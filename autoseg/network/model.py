@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.network.clicks import ClickEncoder, Clicks
+from autoseg.network.clicks import ClickEncoder, Clicks, PointedAt
 from autoseg.network.device import convolution_precision
 from autoseg.network.image_encoder import ImageEncoder
 from autoseg.network.interaction import CrossModalInteraction
@@ -167,7 +167,7 @@ class AutosegNetwork(nn.Module):
                 pyramid, semantics, pointed, positions=positions, bank=bank, gradient_slices=gradient_slices
             )
         mapped = decoded.mapped
-        refined = self._refine(images, decoded, semantics)
+        refined = self._refine(images, decoded, semantics, pointed)
         return NetworkOutput(
             logits=self._fuse(refined.logits, decoded.masks.mask_logits, mapped.map_logits if mapped else None),
             coarse_logits=refined.coarse_logits,
@@ -179,28 +179,38 @@ class AutosegNetwork(nn.Module):
             bank=bank,
         )
 
-    def _refine(self, images: Tensor, decoded: DecodedSlices, semantics: Tensor) -> RefinedMap:
+    def _refine(
+        self, images: Tensor, decoded: DecodedSlices, semantics: Tensor, pointed: PointedAt | None
+    ) -> RefinedMap:
         if self.refiner is None:
             num_slices, num_organs, _ = semantics.shape
             return RefinedMap(images.new_zeros(num_slices, 1 + num_organs, *images.shape[-2:]), None)
         known = semantics + decoded.masks.tokens  # (B, K, D)
         with convolution_precision(images.device) if self.training else nullcontext():
-            return self.refiner(images, fine=decoded.fine, masks=decoded.probs, organs=known)
+            return self.refiner(
+                images,
+                fine=decoded.fine,
+                masks=decoded.probs,
+                organs=known,
+                clicks=None if pointed is None else pointed.picture,
+            )
 
-    def _encode_clicks(self, clicks: Clicks | None, *, window: tuple[int, int]) -> Tensor | None:
-        """Turn clicks into (B, K, P + 1, D) tokens, or None where there are none."""
+    def _encode_clicks(self, clicks: Clicks | None, *, window: tuple[int, int]) -> PointedAt | None:
+        """Encode clicks, or return None where there are none."""
         if clicks is None:
             return None
         if self.click_encoder is None:
             raise ValueError("this network takes no clicks: network.takes_clicks is off in its plan")
         return self.click_encoder(clicks, window=window)
 
-    def _decode(self, pyramid: Sequence[Tensor], semantics: Tensor, pointed: Tensor | None) -> DecodedSlices:
+    def _decode(self, pyramid: Sequence[Tensor], semantics: Tensor, pointed: PointedAt | None) -> DecodedSlices:
         """Make the prompts of slices and run both decoders."""
         prompts, fused = self.prompt_projector(pyramid, semantics)
         if self.click_encoder is not None:
-            sparse = prompts.sparse if pointed is None else torch.cat([prompts.sparse, pointed], dim=2)
-            prompts = Prompts(sparse=sparse, dense=prompts.dense + self.click_encoder.no_mask)
+            prompts = Prompts(prompts.sparse, prompts.dense + self.click_encoder.no_mask)
+        if pointed is not None:
+            sparse = torch.cat([prompts.sparse, pointed.tokens], dim=2)
+            prompts = Prompts(sparse, prompts.dense + pointed.dense)
         position = self.position(pyramid[-1].shape[-2:]).unsqueeze(0)  # (1, D, h, w)
         masks = self.mask_decoder(pyramid, prompts, position)
         mapped = self.semantic_decoder(fused, semantics, position) if self.semantic_decoder is not None else None
@@ -210,7 +220,7 @@ class AutosegNetwork(nn.Module):
         self,
         pyramid: Sequence[Tensor],
         semantics: Tensor,
-        pointed: Tensor | None,
+        pointed: PointedAt | None,
         *,
         positions: Tensor,
         bank: MemoryBank | None,
@@ -224,7 +234,7 @@ class AutosegNetwork(nn.Module):
             rows = torch.arange(num_volumes, device=positions.device) * num_turns + turn  # (V,)
             *finer, coarse = (level[rows] for level in pyramid)
             seen = self.memory.read(coarse, bank, positions[:, turn])  # (V, D, h, w)
-            one = self._decode([*finer, seen], semantics[rows], None if pointed is None else pointed[rows])
+            one = self._decode([*finer, seen], semantics[rows], None if pointed is None else pointed.take(rows))
             decoded.append(one)
             bank = self.memory.write(
                 bank,

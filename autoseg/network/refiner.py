@@ -59,7 +59,15 @@ class ConvBlock(nn.Module):
 class Refiner(nn.Module):
     """A U-shaped branch with text-made output kernels: its cost hardly grows with the number of organs."""
 
-    def __init__(self, *, image_channels: int, channels: int, stage_channels: Sequence[int], stride: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        image_channels: int,
+        channels: int,
+        stage_channels: Sequence[int],
+        stride: int = 1,
+        takes_clicks: bool = False,
+    ) -> None:
         """Build one stage per entry of `stage_channels`.
 
         Args:
@@ -68,6 +76,7 @@ class Refiner(nn.Module):
             stage_channels: Width of each stage, finest first.
             stride: Of the finest stage. At 2, blocks of 2 x 2 pixels enter and leave as channels: no pixel is lost and
                 the stage costs a quarter.
+            takes_clicks: Whether the picture of clicks is painted beside the masks.
         """
         super().__init__()
         widths = list(stage_channels)
@@ -84,10 +93,13 @@ class Refiner(nn.Module):
         self.up = nn.ModuleList(ConvBlock(2 * here, here) for here in widths[:-1])
         self.organ_norm = nn.LayerNorm(channels)
         self.paint = nn.Linear(channels, channels)
+        self.paint_clicks = nn.Linear(channels, 2 * channels) if takes_clicks else None
         self.to_pixels = PixelHead(widths[0], stride=stride)
         self.kernels = nn.ModuleList(TextKernels(channels, width) for width in (self.to_pixels.channels, *widths[1:2]))
 
-    def forward(self, images: Tensor, *, fine: Tensor, masks: Tensor, organs: Tensor) -> RefinedMap:
+    def forward(
+        self, images: Tensor, *, fine: Tensor, masks: Tensor, organs: Tensor, clicks: Tensor | None = None
+    ) -> RefinedMap:
         """Refine.
 
         Args:
@@ -95,6 +107,7 @@ class Refiner(nn.Module):
             fine: (B, D, h4, w4) the finest features of the image encoder.
             masks: (B, K, h4, w4) probabilities of both decoders, fused.
             organs: (B, K, D) what is known of each organ: its semantics and mask token, summed.
+            clicks: (B, K, 2, h4, w4) picture of clicks, or None.
         """
         organs = self.organ_norm(organs)
         skips = []
@@ -104,6 +117,9 @@ class Refiner(nn.Module):
             skips.append(x)
         # Masks of any number of organs enter as one map: each pixel is painted with the vectors of its organs.
         painted = torch.einsum("bkhw,bkd->bdhw", masks, self.paint(organs))  # (B, D, h4, w4)
+        if self.paint_clicks is not None and clicks is not None:
+            vectors = self.paint_clicks(organs).unflatten(2, (2, -1))  # (B, K, 2, D): of points, of boxes
+            painted = painted + torch.einsum("bkchw,bkcd->bdhw", clicks, vectors)
         context = F.adaptive_avg_pool2d(self.context(torch.cat([fine, painted], dim=1)), (x.shape[-2], x.shape[-1]))
         x = self.bottleneck(torch.cat([x, context], dim=1))
         coarse = None

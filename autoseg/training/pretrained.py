@@ -17,7 +17,7 @@ HIERA = "image_encoder.hiera."
 OTHER_PARTS = (
     "image_encoder.neck.",
     "mask_decoder.decoder.",
-    "click_encoder.",
+    "click_encoder.encoder.",
     "memory.attention.",
     "memory.encoder.",
     "memory.tokens.",

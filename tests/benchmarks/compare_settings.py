@@ -5,15 +5,19 @@
 
 For choosing between settings without looking at held-out cases: RUN is planned from the training cases alone, and some
 of these are left out here by a seeded draw. It works on as many cores as it is given: `taskset -c 0` and `taskset -c 1`
-run two settings side by side, each on one core, so that both meet the same machine.
+run two settings side by side, each on one core. Seconds are those that the process computes (of all its threads), so
+that other work on the machine takes nothing away.
 """
 
 import argparse
 import json
 import os
 import tempfile
+import time
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import torch
@@ -21,6 +25,7 @@ import torch
 from autoseg.evaluation import evaluate
 from autoseg.plans import Plans, apply_overlay, apply_settings, read_plans
 from autoseg.preprocessing.store import CaseStore
+from autoseg.training import trainer
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import FoldData, Length, train_fold
 from autoseg.training.validation import write_validation_map
@@ -36,10 +41,11 @@ def split(cases: list[str], *, left_out: int, seed: int) -> tuple[list[str], lis
 
 
 def train_for(seconds: float, plans: Plans, store: CaseStore, cases: list[str], *, folder: Path) -> TrainState:
-    """Train on some cases, as `autoseg_train` does."""
+    """Train on some cases, as `autoseg_train` does, for some seconds of computing."""
     fold = FoldData(folder=folder, store=store, training=tuple(cases), monitored=(), seen_in_training=True)
     length = Length(steps=ALL_STEPS, seconds=seconds)
-    return train_fold(fold, plans=plans, length=length, device=CPU, cache_bytes=4 * 1024**3)
+    with mock.patch.object(trainer, "time", SimpleNamespace(monotonic=time.process_time)):
+        return train_fold(fold, plans=plans, length=length, device=CPU, cache_bytes=4 * 1024**3)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from autoseg.network.clicks import BOX_FIRST, BOX_LAST, INSIDE, NOTHING, OUTSIDE, ClickEncoder, Clicks
+from autoseg.network.clicks import BOX_FIRST, BOX_LAST, INSIDE, NOTHING, OUTSIDE, ClickEncoder, Clicks, draw_clicks
 from autoseg.network.sam2_parts import build_prompt_encoder
 from autoseg.training.losses import compute_losses
 
@@ -20,7 +20,7 @@ def encoder():
 def test_a_token_is_sams_own_of_the_same_place_and_kind(encoder):
     """Window 16 x 48, square 32 x 32: the middle of row 3, 3.5 of 16, is 7 of 32; of column 11, 11.5 of 48, is 7.67."""
     clicks = make_clicks(kinds=[[[INSIDE]]], places=[[[[3, 11]]]])
-    tokens = encoder(clicks, window=WINDOW)
+    tokens = encoder(clicks, window=WINDOW).tokens
     assert tokens.shape == (1, 1, 2, 16)
     place = torch.tensor([[[11.5 / 48 * 32, 7.0]]])  # x, y in the middle of a pixel
     code = encoder.encoder.pe_layer.forward_with_coords(place, (32, 32))[0, 0]
@@ -30,7 +30,7 @@ def test_a_token_is_sams_own_of_the_same_place_and_kind(encoder):
 
 def test_nothing_is_sams_no_point_wherever_it_lies(encoder):
     clicks = make_clicks(kinds=[[[NOTHING, NOTHING]]], places=[[[[0, 0], [5, 40]]]])
-    tokens = encoder(clicks, window=WINDOW)[0, 0]
+    tokens = encoder(clicks, window=WINDOW).tokens[0, 0]
     torch.testing.assert_close(tokens, encoder.encoder.not_a_point_embed.weight.expand(3, -1))
 
 
@@ -87,3 +87,16 @@ def test_gradients_reach_every_kind_of_click(make_network):
     output = network(torch.randn(1, 3, 32, 32), torch.arange(1), clicks=Clicks(30 * torch.rand(1, 1, 4, 2), kinds))
     compute_losses(output, torch.randint(0, 2, (1, 32, 32)), weights=plans.training.loss)["total"].backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.click_encoder.parameters())
+
+
+def test_clicks_are_drawn_as_bumps_and_boxes_on_their_own_organ():
+    kinds = [[[INSIDE, OUTSIDE, NOTHING], [BOX_FIRST, BOX_LAST, NOTHING]]]
+    places = [[[[2.5, 1.5], [6.5, 5.5], [4.5, 4.5]], [[1.2, 2.0], [3.9, 4.0], [0.0, 0.0]]]]
+    picture = draw_clicks(make_clicks(kinds=kinds, places=places), grid=(8, 6))
+    points, boxes = picture[0, :, 0], picture[0, :, 1]
+    assert points[0, 2, 1] == pytest.approx(1, abs=1e-3) and points[0, 6, 5] == pytest.approx(-1, abs=1e-3)
+    assert points[0, 2, 2] == pytest.approx(0.6065, abs=1e-3)  # one cell away, exp(-1/2)
+    assert not points[1].any() and not boxes[0].any()
+    expected = torch.zeros(8, 6)
+    expected[1:4, 2:4] = 1
+    assert torch.equal(boxes[1], expected)
