@@ -64,6 +64,12 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes (default: one a core)")
     parser.add_argument(
+        "--descriptions",
+        type=Path,
+        metavar="FILE",
+        help='JSON with your own words for organs, such as {"liver": "The liver is ..."}; they win over all others',
+    )
+    parser.add_argument(
         "--describe",
         metavar="URL",
         help="ask an OpenAI-compatible server, such as http://localhost:8000/v1, to describe unknown organs",
@@ -101,12 +107,15 @@ def _explain(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from autoseg.errors import DatasetError, format_problems
     from autoseg.planning.check import check_dataset
+    from autoseg.planning.own_descriptions import read_own_descriptions, use_own_descriptions
 
+    own = None if arguments.descriptions is None else read_own_descriptions(arguments.descriptions)
     check = check_dataset(arguments.datasets[0], num_workers=arguments.num_workers)
-    errors = [problem for problem in check.problems if problem.is_error]
+    problems = check.problems + use_own_descriptions(check.fingerprint, own)[1]
+    errors = [problem for problem in problems if problem.is_error]
     if any(not problem.case_id for problem in errors) or (errors and arguments.on_bad == "fail"):
-        raise DatasetError(_counts(len(check.fingerprint.cases), check.num_cases), problems=check.problems)
-    print("\n".join([_counts(len(check.fingerprint.cases), check.num_cases), *format_problems(check.problems)]))
+        raise DatasetError(_counts(len(check.fingerprint.cases), check.num_cases), problems=problems)
+    print("\n".join([_counts(len(check.fingerprint.cases), check.num_cases), *format_problems(problems)]))
     return EXIT_SOME_CASES_FAILED if errors else EXIT_DONE
 
 
@@ -130,6 +139,7 @@ def _plan(arguments: argparse.Namespace) -> int:
             on_bad=arguments.on_bad,
             num_workers=arguments.num_workers,
             describe=_server(arguments),
+            descriptions=arguments.descriptions,
         )
     )
     print("\n".join(printable(line) for line in _summarise(outcome, run=arguments.output)))

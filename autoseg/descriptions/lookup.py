@@ -6,7 +6,8 @@ Does not own: when two names are the same (`names.py`), and the encoder (`networ
 An entry holds `name`, `synonyms` and one or two sentences for each of `what`, `where`, `shape`, `ct`, `mri` and
 `confused_with`. With `"sided": true` it stands for two structures: `{side}` and `{opposite}` are filled in, and a text
 may be `{"left": ..., "right": ...}`. With `levels` it stands for a series, such as the vertebrae: one structure for
-each level, whose values fill the placeholders of the same names; its `synonyms` are added to the entry's.
+each level, whose values fill the placeholders of the same names; its `synonyms` are added to the entry's. The levels
+`{"side": ""}, {"side": "left "}, {"side": "right "}` are for what datasets name with and without a side.
 """
 
 import functools
@@ -24,7 +25,7 @@ __all__ = ["Description", "Modality", "Structure", "describe_organ", "known_name
 
 Modality = Literal["ct", "mri", "unknown"]
 
-FILES = ("abdomen", "thorax", "heart", "vessels", "muscles", "brain", "skeleton")
+FILES = ("abdomen", "thorax", "heart", "vessels", "muscles", "brain", "hippocampus", "skeleton")
 TEXT_FIELDS = ("what", "where", "shape", "ct", "mri", "confused_with")
 MAX_WORDS = 40  # about 60 text tokens, which is what the nano text tower reads
 _LOOKS: dict[str, tuple[str, ...]] = {"ct": ("ct",), "mri": ("mri",), "unknown": ("ct", "mri")}

@@ -24,6 +24,7 @@ from autoseg.planning.check import DatasetCheck, check_once, shorten_paths
 from autoseg.planning.describing import add_descriptions
 from autoseg.planning.device import find_device
 from autoseg.planning.fingerprint import Fingerprint
+from autoseg.planning.own_descriptions import read_own_descriptions, use_own_descriptions
 from autoseg.planning.planner import describe_organs
 from autoseg.planning.report import write_report
 from autoseg.planning.splits import make_splits
@@ -51,6 +52,7 @@ class PlanRequest:
     on_bad: OnBad = "fail"
     num_workers: int | None = None
     describe: Server | None = None
+    descriptions: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def plan(
     on_bad: OnBad = "fail",
     num_workers: int | None = None,
     describe: Server | None = None,
+    descriptions: Path | str | None = None,
 ) -> Plans:
     """Check, fingerprint, plan and preprocess a dataset.
 
@@ -94,13 +97,14 @@ def plan(
         on_bad: "fail" stops at bad cases, after all have been looked at; "skip" goes on with the good ones.
         num_workers: Processes; none: one a core.
         describe: Language model to ask for descriptions of organs that nothing is known of; none: nobody is asked.
+        descriptions: JSON file of {organ: text} or {organ: [sentence, ...]}; it wins over `dataset.json`.
 
     Returns:
         The plans, as they were written.
 
     Raises:
         DatasetError: Bad cases with `on_bad="fail"`, or nothing usable; carries all problems.
-        UsageError: A folder cannot be used.
+        UsageError: A folder or the file of descriptions cannot be used.
         PlanError: An overlay or a setting is wrong.
         LockedError: Another process plans into the same folder.
     """
@@ -114,6 +118,7 @@ def plan(
         on_bad=on_bad,
         num_workers=num_workers,
         describe=describe,
+        descriptions=None if descriptions is None else Path(descriptions),
     )
     return run_plan(request).plans
 
@@ -121,15 +126,17 @@ def plan(
 def run_plan(request: PlanRequest) -> PlanOutcome:
     """Do what `plan` says, and tell more about it."""
     device = find_device(request.device, memory_gib=request.memory_gib)
+    own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
     with _own_folder(request):
         check, stamp = check_once(request.dataset_root, run_folder=request.run_folder, num_workers=request.num_workers)
         found = {"layout": check.layout, "contents": check.contents}
         usable = tuple(case.case_id for case in check.fingerprint.cases)
         _write_report(request, check=check, stamp=stamp, used=usable, found=found)
         _stop_at_errors(check.problems, num_cases=check.num_cases, request=request)
-        fingerprint = add_descriptions(check.fingerprint, run_folder=request.run_folder, server=request.describe)
+        fingerprint, unused = use_own_descriptions(check.fingerprint, own)
+        fingerprint = add_descriptions(fingerprint, run_folder=request.run_folder, server=request.describe)
         plans = plan_with_changes(fingerprint, device=device, overlays=request.overlays, settings=request.settings)
-        found["plan"] = describe_organs(fingerprint)[1]
+        found["plan"] = unused + describe_organs(fingerprint)[1]
         _write_plans_if_new(plans, request.run_folder)
         failures = found["preprocessing"] = _preprocess(check, plans=plans, request=request)
         failed = {problem.case_id for problem in failures if problem.is_error}

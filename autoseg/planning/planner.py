@@ -93,7 +93,7 @@ def describe_organs(fingerprint: Fingerprint) -> tuple[tuple[OrganPlan, ...], tu
         if not found.is_known:
             text = (
                 f"organ {organ.name} is not among the known organs: a template describes it. Give it a description in "
-                "dataset.json, or a usual anatomical name."
+                "dataset.json or with --descriptions, or a usual anatomical name."
             )
             problems.append(Problem("", text, is_error=False))
     return tuple(organs), tuple(problems)

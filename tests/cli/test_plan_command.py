@@ -161,3 +161,30 @@ def test_describe_without_a_model_or_with_a_missing_key_file_is_a_usage_error(da
     assert "--describe-model" in capsys.readouterr().err
     assert main([*words, "--describe-model", "small", "--describe-key-file", str(tmp_path / "no.txt")]) == 2
     assert "no.txt cannot be read" in capsys.readouterr().err
+
+
+def test_descriptions_from_a_file_reach_the_plan_and_names_that_are_no_organ_are_told(dataset, tmp_path, capsys):
+    words, run = tmp_path / "words.json", tmp_path / "run"
+    words.write_text(json.dumps({"Gizmo": ["it is odd", "It is 9 mm wide."], "gizmoo": "Not this."}))
+    command = [str(dataset), "-o", str(run), *CPU]
+    assert main([*command, "--descriptions", str(words)]) == 0
+    organ = read_json(run / "plans.json")["data"]["organs"][0]
+    assert organ["name"] == "gizmo" and organ["sentences"] == ["It is odd.", "It is 9 mm wide."]
+    assert "not among the known organs" not in capsys.readouterr().err
+    words.write_text(json.dumps({"gizmoo": "Not this."}))
+    assert main([*command, "--descriptions", str(words)]) == 0
+    hint = f"--descriptions {words} names 'gizmoo', which is no organ here. Did you mean 'gizmo'?"
+    assert hint in capsys.readouterr().err
+    assert hint in (run / "dataset_report.json").read_text()
+    assert main([str(dataset), "--check", "--descriptions", str(words)]) == 0
+    assert hint in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [["--check"], ["-o", "run"]])
+def test_a_wrong_file_of_descriptions_exits_2_before_any_work(dataset, tmp_path, capsys, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.json").write_text('{"gizmo": 3}')
+    for name, message in (("words.json", "'gizmo' has 3"), ("none.json", "none.json does not exist")):
+        assert main([str(dataset), *more, "--descriptions", name]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
