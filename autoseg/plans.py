@@ -106,6 +106,9 @@ class NetworkPlan(_Part):
     neighbours: int = Field(1, ge=1, le=8, description="slices on each side that the refiner sees with a slice")
     refiner_stride: Literal[1, 2, 4] = Field(1, description="stride of the finest refinement stage")
     memory_slices: int = Field(0, ge=0, le=64, description="slices the memory bank holds; 0: each slice by itself")
+    memory_mib: float = Field(
+        256.0, gt=0, le=1e6, description="most MiB that the bank of a volume takes; fewer slices where they are large"
+    )
     memory_recalled: int = Field(4, ge=1, le=64, description="slices of the bank that a slice looks at")
     memory_update: Literal["similarity", "fifo"] = Field("similarity", description="how a full bank makes room")
 

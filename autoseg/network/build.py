@@ -119,6 +119,7 @@ def _build_memory(network: NetworkPlan) -> SliceMemory:
         position=PositionEmbeddingSine(num_pos_feats=channels, normalize=True),
         channels=channels,
         num_slices=network.memory_slices,
+        num_bytes=int(network.memory_mib * 2**20),
         num_recalled=network.memory_recalled,
         update=network.memory_update,
     )

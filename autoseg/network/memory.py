@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.network.memory_bank import MemoryBank, MemoryUpdate, make_key, recall, remember
+from autoseg.network.memory_bank import MemoryBank, MemoryUpdate, capacity_within, make_key, recall, remember
 from autoseg.network.sam2_parts import (
     MemoryAttention,
     MemoryEncoder,
@@ -39,6 +39,7 @@ class SliceMemory(nn.Module):
         position: PositionEmbeddingSine,
         channels: int,
         num_slices: int,
+        num_bytes: int,
         num_recalled: int,
         update: MemoryUpdate,
     ) -> None:
@@ -50,7 +51,8 @@ class SliceMemory(nn.Module):
             tokens: SAM 2's codes and pointer layers, of D.
             position: Code of the places of the stride-16 grid, D.
             channels: D.
-            num_slices: The most that a bank holds.
+            num_slices: The most that a bank holds of a volume.
+            num_bytes: The most that they may take.
             num_recalled: The most that a slice looks at.
             update: How a full bank makes room.
         """
@@ -61,6 +63,7 @@ class SliceMemory(nn.Module):
         self.position = position
         self.width = channels // 4
         self.num_slices = num_slices
+        self.num_bytes = num_bytes
         self.num_recalled = min(num_recalled, num_slices)
         self.update = update
         self.paint = nn.Linear(channels, channels)
@@ -143,4 +146,5 @@ class SliceMemory(nn.Module):
             quality=quality.mean(dim=1, keepdim=True),
             positions=positions.unsqueeze(1),
         )
-        return remember(bank, entry, capacity=self.num_slices, update=self.update)
+        capacity = capacity_within(entry, num_slices=self.num_slices, num_bytes=self.num_bytes)
+        return remember(bank, entry, capacity=capacity, update=self.update)

@@ -104,6 +104,18 @@ def remember(
     return joined.take(kept)
 
 
+def capacity_within(entry: MemoryBank, *, num_slices: int, num_bytes: int) -> int:
+    """Return how many entries like one of B volumes a bank may hold: at most `num_slices`, at least one.
+
+    Args:
+        entry: (B, 1, ..).
+        num_slices: The most that the plan allows.
+        num_bytes: The most that the entries of one volume may take.
+    """
+    each = entry.num_bytes() / entry.keys.shape[0]
+    return max(1, min(num_slices, int(num_bytes // each)))
+
+
 def _least_useful(bank: MemoryBank) -> Tensor:
     """Return the entry of each volume that is worth least; of equal ones the older."""
     similarity = bank.keys @ bank.keys.transpose(1, 2)  # (B, N, N)

@@ -9,6 +9,8 @@ Legend: B slices, K organs asked for, R x W the window, h4 x w4 the decoders' gr
 for the organs in the order asked, and IGNORE.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,21 +22,31 @@ IGNORE = -1
 FOCAL_TO_DICE = 20.0
 FOCAL_GAMMA = 2.0
 FOCAL_ALPHA = 0.25
+LEFT_OUT_LOGIT = -1e4  # of a map's organ that was not annotated: probability 0, and no gradient
 SMOOTH = 1.0  # voxels; keeps Dice of an organ that is absent from the whole batch at a defined value
 
 
-def compute_losses(output: NetworkOutput, labels: Tensor, *, weights: LossPlan) -> dict[str, Tensor]:
+def compute_losses(
+    output: NetworkOutput, labels: Tensor, *, weights: LossPlan, annotated: Tensor | None = None
+) -> dict[str, Tensor]:
     """Compute the weighted terms.
 
     Args:
         output: Of the network.
         labels: (B, R, W) integers, see the legend.
         weights: From the plan.
+        annotated: (B, K) False where the organ was not annotated in the slice's case: of the maps the organ is left out
+            there, and the masks and numbers of it do not count. None: all were.
 
     Returns:
         Each weighted term by name, and their sum as "total".
     """
     num_organs = output.mask_logits.shape[1]
+    if annotated is None:
+        counts = output.mask_logits.new_ones(output.mask_logits.shape[:2])  # (B, K)
+    else:
+        output, labels = leave_out(output, labels, annotated)
+        counts = annotated.float()
     target, is_known = one_hot(labels, num_organs)  # (B, 1 + K, R, W), (B, 1, R, W)
     terms = {
         "dice": weights.dice * dice_loss(output.logits.softmax(dim=1), target, is_known),
@@ -46,19 +58,40 @@ def compute_losses(output: NetworkOutput, labels: Tensor, *, weights: LossPlan) 
     small_target, small_known = shrink(target, is_known, size)
     masks = output.mask_logits.sigmoid()
     organs = small_target[:, 1:]  # (B, K, h4, w4), shares of a pixel
-    terms["mask"] = weights.mask * mask_loss(output.mask_logits, organs, small_known)
-    terms["quality"] = weights.quality * quality_loss(output.quality, masks.detach(), organs, small_known)
+    organs_known = small_known * counts[..., None, None]  # (B, K, h4, w4)
+    terms["mask"] = weights.mask * mask_loss(output.mask_logits, organs, organs_known)
+    terms["quality"] = weights.quality * quality_loss(output.quality, masks.detach(), organs, organs_known, counts)
     is_present = (target[:, 1:] * is_known).amax(dim=(2, 3))  # (B, K)
-    presence = F.binary_cross_entropy_with_logits(output.presence_logits, is_present)
+    presence = presence_loss(output.presence_logits, is_present, counts)
     if output.map_logits is not None and output.semantic_presence_logits is not None:
         terms["semantic"] = weights.semantic * _map_loss(output.map_logits, target, is_known)
-        presence = presence + F.binary_cross_entropy_with_logits(output.semantic_presence_logits, is_present)
+        presence = presence + presence_loss(output.semantic_presence_logits, is_present, counts)
         terms["alignment"] = weights.alignment * alignment_loss(
-            masks, output.map_logits.softmax(dim=1)[:, 1:], small_known
+            masks, output.map_logits.softmax(dim=1)[:, 1:], organs_known
         )
     terms["presence"] = weights.presence * presence
     terms["total"] = torch.stack(list(terms.values())).sum()
     return terms
+
+
+def leave_out(output: NetworkOutput, labels: Tensor, annotated: Tensor) -> tuple[NetworkOutput, Tensor]:
+    """Take organs out of the maps of slices in which they were not annotated; no gradient reaches them there.
+
+    A pixel that is labelled with such an organ all the same is unknown.
+    """
+    gone = F.pad(~annotated, (1, 0))[..., None, None]  # (B, 1 + K, 1, 1), background never
+
+    def hide(maps: Tensor | None) -> Tensor | None:
+        return None if maps is None else maps.masked_fill(gone, LEFT_OUT_LOGIT)
+
+    is_odd = torch.zeros_like(labels, dtype=torch.bool)
+    for position in range(annotated.shape[1]):
+        is_odd |= (labels == position + 1) & ~annotated[:, position, None, None]
+    logits = output.logits.masked_fill(gone, LEFT_OUT_LOGIT)
+    hidden = replace(
+        output, logits=logits, coarse_logits=hide(output.coarse_logits), map_logits=hide(output.map_logits)
+    )
+    return hidden, labels.masked_fill(is_odd, IGNORE)
 
 
 def one_hot(labels: Tensor, num_organs: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +115,7 @@ def dice_loss(probs: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
     Args:
         probs: (B, 1 + K, R, W).
         target: Of the same shape.
-        is_known: (B, 1, R, W).
+        is_known: (B, 1, R, W), or (B, K, R, W) where it differs between the organs.
     """
     probs, target = probs[:, 1:] * is_known, target[:, 1:] * is_known
     overlap = (probs * target).sum(dim=(0, 2, 3))
@@ -102,29 +135,35 @@ def mask_loss(logits: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
     Args:
         logits: (B, K, h4, w4).
         target: (B, K, h4, w4) shares of a pixel.
-        is_known: (B, 1, h4, w4).
+        is_known: (B, K, h4, w4).
     """
     probs = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     is_right = probs * target + (1 - probs) * (1 - target)
     alpha = FOCAL_ALPHA * target + (1 - FOCAL_ALPHA) * (1 - target)
     focal = (alpha * (1 - is_right) ** FOCAL_GAMMA * entropy * is_known).sum()
-    focal = focal / (is_known.sum() * logits.shape[1]).clamp(min=1)
+    focal = focal / is_known.sum().clamp(min=1)
     padded_probs, padded_target = F.pad(probs, (0, 0, 0, 0, 1, 0)), F.pad(target, (0, 0, 0, 0, 1, 0))
     return FOCAL_TO_DICE * focal + dice_loss(padded_probs, padded_target, is_known)
 
 
-def quality_loss(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
+def quality_loss(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tensor, counts: Tensor) -> Tensor:
     """Return the L1 distance between the predicted and the measured IoU of the masks at 0.5.
 
-    An organ that is neither there nor predicted has an IoU of 1.
+    An organ that is neither there nor predicted has an IoU of 1. `counts` is (B, K), 0 where it was not annotated.
     """
     predicted = (masks > 0.5).float() * is_known
     wanted = (target > 0.5).float() * is_known
     overlap = (predicted * wanted).sum(dim=(2, 3))
     union = ((predicted + wanted) > 0).float().sum(dim=(2, 3))
     measured = torch.where(union > 0, overlap / union.clamp(min=1), torch.ones_like(union))
-    return (quality - measured).abs().mean()
+    return ((quality - measured).abs() * counts).sum() / counts.sum().clamp(min=1)
+
+
+def presence_loss(logits: Tensor, is_present: Tensor, counts: Tensor) -> Tensor:
+    """Return the cross-entropy of (B, K) presence; `counts` is 0 where an organ was not annotated."""
+    entropy = F.binary_cross_entropy_with_logits(logits, is_present, reduction="none")
+    return (entropy * counts).sum() / counts.sum().clamp(min=1)
 
 
 def alignment_loss(masks: Tensor, maps: Tensor, is_known: Tensor) -> Tensor:
@@ -133,7 +172,7 @@ def alignment_loss(masks: Tensor, maps: Tensor, is_known: Tensor) -> Tensor:
     Args:
         masks: (B, K, h4, w4) of SAM's decoder.
         maps: (B, K, h4, w4) of the semantic-aware decoder.
-        is_known: (B, 1, h4, w4).
+        is_known: (B, K, h4, w4).
     """
     return dice_loss(F.pad(masks, (0, 0, 0, 0, 1, 0)), F.pad(maps, (0, 0, 0, 0, 1, 0)), is_known)
 

@@ -23,6 +23,7 @@ def make_memory(**changes):
             "position": PositionEmbeddingSine(num_pos_feats=CHANNELS, normalize=True),
             "channels": CHANNELS,
             "num_slices": 3,
+            "num_bytes": 10**6,
             "num_recalled": 2,
             "update": "similarity",
             **changes,
@@ -131,3 +132,13 @@ def test_ranks_have_the_codes_of_sams_last_frames_and_share_the_oldest():
     assert torch.equal(codes[0], tokens.maskmem_tpos_enc[5, 0, 0])
     assert torch.equal(codes[5], tokens.maskmem_tpos_enc[0, 0, 0])
     assert torch.equal(codes[5], codes[7])
+
+
+def test_a_bank_never_takes_more_bytes_than_it_may_but_holds_one_slice():
+    one = write(make_memory(), None, torch.randn(2, CHANNELS, SIDE, SIDE)).num_bytes() // 2  # of each of two volumes
+    for num_bytes, expected in ((1, 1), (2 * one, 2), (3 * one - 1, 2), (99 * one, 3)):
+        memory, bank = make_memory(num_bytes=num_bytes), None
+        for position in range(6):
+            bank = write(memory, bank, torch.randn(2, CHANNELS, SIDE, SIDE), position=position)
+            assert bank.num_bytes() <= max(2 * one, 2 * num_bytes)
+        assert len(bank) == expected

@@ -109,7 +109,7 @@ def test_mask_loss_of_a_sure_right_mask_is_0_and_of_a_sure_wrong_one_large():
     ],
 )
 def test_quality_loss_is_the_distance_to_the_measured_iou(mask, target, known, iou):
-    loss = losses.quality_loss(torch.tensor([[0.7]]), row(*mask), row(*target), row(*known))
+    loss = losses.quality_loss(torch.tensor([[0.7]]), row(*mask), row(*target), row(*known), torch.ones(1, 1))
     assert loss.item() == pytest.approx(abs(0.7 - iou))
 
 
@@ -204,3 +204,49 @@ def test_compute_losses_a_better_output_costs_less():
     after = losses.compute_losses(output, labels, weights=LossPlan())
     for name in ("dice", "cross_entropy", "mask", "semantic", "presence", "total"):
         assert after[name].item() < before[name].item(), name
+
+
+NOT_ANNOTATED = torch.tensor([[True, False], [True, True]])  # organ 2 in slice 0
+
+
+@pytest.mark.parametrize("has_maps", [True, False])
+def test_compute_losses_an_organ_that_was_not_annotated_has_exactly_no_gradient_there(has_maps):
+    output = make_output(has_maps=has_maps)
+    terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), annotated=NOT_ANNOTATED)
+    terms["total"].backward()
+    for name, first in (("logits", 1), ("coarse_logits", 1), ("map_logits", 1), ("mask_logits", 0), ("quality", 0)):
+        if getattr(output, name) is not None:
+            gradient = getattr(output, name).grad
+            assert gradient[0, first + 1].eq(0).all(), name
+            assert gradient[0, first].ne(0).any() and gradient[1, first + 1].ne(0).any(), name
+    for presence in (output.presence_logits, output.semantic_presence_logits):
+        if presence is not None:
+            assert presence.grad[0, 1] == 0 and presence.grad.ne(0).sum() == 3
+
+
+def test_compute_losses_what_is_predicted_of_an_organ_that_was_not_annotated_changes_nothing():
+    output = make_output()
+    before = losses.compute_losses(output, make_labels(), weights=LossPlan(), annotated=NOT_ANNOTATED)
+    with torch.no_grad():
+        for name in ("logits", "coarse_logits", "map_logits"):
+            getattr(output, name)[0, 2] += 9
+        for name in ("mask_logits", "quality", "presence_logits", "semantic_presence_logits"):
+            getattr(output, name)[0, 1] -= 9
+    after = losses.compute_losses(output, make_labels(), weights=LossPlan(), annotated=NOT_ANNOTATED)
+    assert {name: value.item() for name, value in before.items()} == {n: v.item() for n, v in after.items()}
+
+
+def test_compute_losses_with_all_organs_annotated_is_that_without_saying_so():
+    output, labels = make_output(), make_labels()
+    said = losses.compute_losses(output, labels, weights=LossPlan(), annotated=torch.ones(2, 2, dtype=torch.bool))
+    for name, value in losses.compute_losses(output, labels, weights=LossPlan()).items():
+        assert said[name].item() == pytest.approx(value.item()), name
+
+
+def test_compute_losses_of_slices_without_any_annotated_organ_is_finite():
+    output = make_output()
+    nothing = torch.zeros(2, 2, dtype=torch.bool)
+    terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), annotated=nothing)
+    terms["total"].backward()
+    assert bool(terms["total"].isfinite())
+    assert output.logits.grad[:, 1:].eq(0).all() and output.mask_logits.grad.eq(0).all()
