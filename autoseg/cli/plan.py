@@ -70,6 +70,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--describe-model", metavar="NAME", help="the model to ask there")
     parser.add_argument("--describe-key-file", type=Path, metavar="FILE", help="a file with the server's key")
+    parser.add_argument(
+        "--offline", action="store_true", help="ask no network: pretrained weights of the hub from its cache only"
+    )
     return parser
 
 
@@ -130,6 +133,7 @@ def _plan(arguments: argparse.Namespace) -> int:
             on_bad=arguments.on_bad,
             num_workers=arguments.num_workers,
             describe=_server(arguments),
+            offline=arguments.offline,
         )
     )
     print("\n".join(printable(line) for line in _summarise(outcome, run=arguments.output)))
