@@ -3,10 +3,9 @@
 Owns: `build_network`.
 """
 
-from pathlib import Path
-
 from torch import nn
 
+from autoseg.hub import find_weights
 from autoseg.network.image_encoder import ImageEncoder, SemanticInjection
 from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.learned_text import LearnedText
@@ -34,13 +33,14 @@ FINAL_STRIDE = 16  # of the features that SAM's decoder takes
 SLICES_TO_ENCODER = 3  # so that a pretrained patch embedding for colour images fits
 
 
-def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetwork:
+def build_network(plans: Plans, *, text: nn.Module | None = None, offline: bool = False) -> AutosegNetwork:
     """Build the network of a plan, with new weights or with those of the SAM2 checkpoint that the plan names.
 
     Args:
         plans: The resolved plan.
         text: What turns organ positions into sentence vectors; None builds the plan's text tower. A finished model
             brings its `StoredText`.
+        offline: Ask no network for a checkpoint or text model of the hub; its cache has it, or it cannot be had.
 
     Raises:
         CheckpointError: A checkpoint or text model that the plan names cannot be had.
@@ -51,7 +51,7 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     num_channels = len(plans.data.channels)
     encoder_channels = SLICES_TO_ENCODER * num_channels
     if text is None:
-        text = _build_text(plans)
+        text = _build_text(plans, offline=offline)
     hiera = build_hiera(network.backbone)
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
@@ -59,7 +59,7 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     memory = _build_memory(network) if network.memory_slices else None
     if network.weights is not None:
         load_sam2_checkpoint(
-            Path(network.weights),
+            find_weights(network.weights, sha256=network.weights_sha256, offline=offline),
             hiera=hiera,
             neck=neck,
             mask_decoder=decoder,
@@ -100,14 +100,14 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     )
 
 
-def _build_text(plans: Plans) -> nn.Module:
+def _build_text(plans: Plans, *, offline: bool) -> nn.Module:
     channels = plans.network.feature_channels
     if plans.network.text.model == "learned":
         return LearnedText(len(plans.data.organs), channels=channels)
     from autoseg.network.text_encoder import build_text_encoder  # open_clip loads for a second: training only
 
     sentences = [organ.sentences for organ in plans.data.organs]
-    return build_text_encoder(plans.network.text, sentences, feature_channels=channels)
+    return build_text_encoder(plans.network.text, sentences, feature_channels=channels, offline=offline)
 
 
 def _build_memory(network: NetworkPlan) -> SliceMemory:

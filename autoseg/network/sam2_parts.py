@@ -227,7 +227,10 @@ def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file. Give the path of a SAM2 checkpoint.") from None
+        raise CheckpointError(
+            f"{path}: there is no such file. Give the path of a SAM2 checkpoint, or a name such as "
+            "sam2.1_hiera_tiny for one of the hub's."
+        ) from None
     except Exception as error:  # torch names damage in a dozen ways
         raise CheckpointError(f"{path} cannot be read as a SAM2 checkpoint: {error}") from error
     weights = content.get("model") if isinstance(content, dict) else None

@@ -25,7 +25,9 @@ def answer(source: TextIO, target: TextIO) -> None:
     task = json.loads(source.readline())
     plans = parse_plans(task["plans"], source="the training process's task")
     torch.set_num_threads(1)
-    network = build_network(plans).train()
+    # Weights of a checkpoint, as all others, are in what the first process wrote; and what it fetched is in the cache.
+    fresh = plans.model_copy(update={"network": plans.network.model_copy(update={"weights": None})})
+    network = build_network(fresh, offline=True).train()
     network.load_state_dict(load_file(task["fixed"]), strict=False)
     parameters = place_in_file(network, Path(task["weights"]), is_new=False)
     num_values = sum(parameter.numel() for parameter in parameters)

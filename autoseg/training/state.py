@@ -54,10 +54,10 @@ class TrainState:
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
 
-def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool) -> TrainState:
-    """Build a run's beginning, with weights drawn from the plan's seed."""
+def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool, offline: bool = False) -> TrainState:
+    """Build a run's beginning, with weights drawn from the plan's seed; see `build_network` for `offline`."""
     torch.manual_seed(plans.training.seed)
-    network = build_network(plans).to(device)
+    network = build_network(plans, offline=offline).to(device)
     averaged = copy.deepcopy(network).requires_grad_(False).eval()
     return TrainState(
         network=network,
