@@ -85,7 +85,17 @@ class NetworkPlan(_Part):
     """What decides the shapes of the weights."""
 
     backbone: Backbone = Field(description="size of SAM2's Hiera")
-    weights: str | None = Field(None, max_length=1000, description="SAM2 checkpoint file; none: from scratch")
+    weights: str | None = Field(
+        None,
+        max_length=1000,
+        description="SAM2 checkpoint: a file, hf://OWNER/REPO@REVISION/FILE or a name such as sam2.1_hiera_tiny; none: "
+        "from scratch",
+    )
+    weights_sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 that this file must have, 64 hexadecimal digits; autoseg_plan finds it for the hub's",
+    )
     text: TextPlan = TextPlan()
     image_size_px: int = Field(ge=32, le=2048, multiple_of=32, description="side of the square that the Hiera sees")
     window_rows_px: int = Field(ge=16, le=4096, multiple_of=16, description="in-plane window at target spacing, rows")

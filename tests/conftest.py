@@ -1,8 +1,11 @@
 """Fixtures that every test may use."""
 
 import gzip
+import hashlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from autoseg.plans import (
 
 SaveScan = Callable[..., Path]
 SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REAL_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 
@@ -147,3 +151,87 @@ def tiny_plans() -> Callable[..., Plans]:
         return Plans.model_validate(content)
 
     return make
+
+
+class StandInHub:
+    """A hub on this machine: what it holds, and what it was asked.
+
+    Attributes:
+        files: Content by (OWNER/REPO, FILE).
+        stated: The SHA-256 that it states of a file, where that is not the content's.
+        small: Files that it keeps in git itself, so that it knows no SHA-256 of them.
+        revisions: What has which commit, in every repository.
+        asked: Method and path of each request.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[str, str], bytes] = {}
+        self.stated: dict[tuple[str, str], str] = {}
+        self.small: set[tuple[str, str]] = set()
+        self.revisions = {"main": COMMIT, COMMIT: COMMIT}
+        self.asked: list[tuple[str, str]] = []
+        self.url, self.cache = "", Path()
+
+    def find(self, path: str) -> tuple[dict[str, str], bytes] | str:
+        """Return headers and content, or the hub's code of what is not there."""
+        repo, _, rest = path.strip("/").partition("/resolve/")
+        revision, _, name = rest.partition("/")
+        key = (repo, name)
+        if repo not in {repo for repo, _ in self.files}:
+            return "RepoNotFound"
+        if revision not in self.revisions:
+            return "RevisionNotFound"
+        if key not in self.files:
+            return "EntryNotFound"
+        content = self.files[key]
+        headers = {"X-Repo-Commit": self.revisions[revision], "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
+        if key not in self.small:
+            sha256 = self.stated.get(key, hashlib.sha256(content).hexdigest())
+            headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content))}
+        return headers, content
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """Give a stand-in for the hub, which huggingface_hub takes for the real one, with an empty cache."""
+    from huggingface_hub import close_session, constants
+
+    state = StandInHub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            state.asked.append((self.command, self.path))
+            found = ({}, b"") if self.path == "/" else state.find(self.path)
+            headers, content = ({"X-Error-Code": found}, b"") if isinstance(found, str) else found
+            self.send_response(404 if isinstance(found, str) else 200)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_GET = do_HEAD  # noqa: N815 - http.server's name
+
+        def log_message(self, *_args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    state.url, state.cache = f"http://127.0.0.1:{server.server_port}", tmp_path / "hub"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for name, value in {
+        "ENDPOINT": state.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": state.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(state.cache),
+        "HF_TOKEN_PATH": str(tmp_path / "no_token"),
+        "AGENT_HARNESSES_PATH": str(tmp_path / "no_harnesses.json"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_TELEMETRY": False,
+    }.items():
+        monkeypatch.setattr(constants, name, value, raising=False)
+    close_session()
+    yield state
+    close_session()
+    server.shutdown()
+    server.server_close()

@@ -76,6 +76,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--describe-model", metavar="NAME", help="the model to ask there")
     parser.add_argument("--describe-key-file", type=Path, metavar="FILE", help="a file with the server's key")
+    parser.add_argument(
+        "--offline", action="store_true", help="ask no network: pretrained weights of the hub from its cache only"
+    )
     return parser
 
 
@@ -140,6 +143,7 @@ def _plan(arguments: argparse.Namespace) -> int:
             num_workers=arguments.num_workers,
             describe=_server(arguments),
             descriptions=arguments.descriptions,
+            offline=arguments.offline,
         )
     )
     print("\n".join(printable(line) for line in _summarise(outcome, run=arguments.output)))

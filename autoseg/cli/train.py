@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, metavar="N", help="length in epochs (default: the plan's)")
     parser.add_argument("--max-minutes", type=float, metavar="M", help="length in minutes of training instead")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda (default: auto)")
+    parser.add_argument(
+        "--offline", action="store_true", help="ask no network: pretrained weights of the hub from its cache only"
+    )
     return run_command(parser, _train, argv)
 
 
@@ -35,6 +38,7 @@ def _train(arguments: argparse.Namespace) -> int:
         epochs=arguments.epochs,
         max_minutes=arguments.max_minutes,
         device=arguments.device,
+        offline=arguments.offline,
     )
     print(
         f"{result.steps} steps in {result.seconds / 60:.1f} minutes; the model is {result.folder / 'model.safetensors'}"

@@ -34,13 +34,14 @@ FINAL_STRIDE = 16  # of the features that SAM's decoder takes
 SLICES_TO_ENCODER = 3  # so that a pretrained patch embedding for colour images fits
 
 
-def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetwork:
+def build_network(plans: Plans, *, text: nn.Module | None = None, offline: bool = False) -> AutosegNetwork:
     """Build the network of a plan with new weights; `sam2_weights.py` loads those of a checkpoint.
 
     Args:
         plans: The resolved plan.
         text: What turns organ positions into sentence vectors; None builds the plan's text tower. A finished model
             brings its `StoredText`.
+        offline: Ask no network for a text model of the hub; its cache has it, or it cannot be had.
 
     Raises:
         CheckpointError: The text model that the plan names cannot be had.
@@ -51,7 +52,7 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     num_channels = len(plans.data.channels)
     encoder_channels = SLICES_TO_ENCODER * num_channels
     if text is None:
-        text = _build_text(plans)
+        text = _build_text(plans, offline=offline)
     hiera = build_hiera(network.backbone)
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
@@ -94,14 +95,14 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     )
 
 
-def _build_text(plans: Plans) -> nn.Module:
+def _build_text(plans: Plans, *, offline: bool) -> nn.Module:
     channels = plans.network.feature_channels
     if plans.network.text.model == "learned":
         return LearnedText(len(plans.data.organs), channels=channels)
     from autoseg.network.text_encoder import build_text_encoder  # open_clip loads for a second: training only
 
     sentences = [organ.sentences for organ in plans.data.organs]
-    return build_text_encoder(plans.network.text, sentences, feature_channels=channels)
+    return build_text_encoder(plans.network.text, sentences, feature_channels=channels, offline=offline)
 
 
 def _build_click_encoder(network: NetworkPlan) -> ClickEncoder:

@@ -9,6 +9,7 @@ Legend: K organs, S sentences an organ (padded), L tokens a sentence, D channels
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import open_clip
 import torch
@@ -16,6 +17,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from autoseg.errors import CheckpointError
+from autoseg.hub import cache_folder, explain_no_network, hub_access, is_absence
 from autoseg.plans import TextPlan
 
 END_OF_TEXT = 49407  # the last id of open_clip's byte-pair vocabulary
@@ -151,8 +153,16 @@ def _run_tower(tower: nn.Module, tokens: Tensor, is_sentence: Tensor) -> Tensor:
     return result  # (K, S, width)
 
 
-def build_text_encoder(plan: TextPlan, sentences: Sequence[Sequence[str]], *, feature_channels: int) -> TextEncoder:
+def build_text_encoder(
+    plan: TextPlan, sentences: Sequence[Sequence[str]], *, feature_channels: int, offline: bool = False
+) -> TextEncoder:
     """Build the tower that the plan names.
+
+    Args:
+        plan: Of the text.
+        sentences: Of each organ.
+        feature_channels: D.
+        offline: Ask no network: what open_clip would fetch comes from the hub's cache, or cannot be had.
 
     Raises:
         CheckpointError: open_clip does not know the model, or its weights cannot be had.
@@ -161,16 +171,7 @@ def build_text_encoder(plan: TextPlan, sentences: Sequence[Sequence[str]], *, fe
         text = tokenise(sentences, max_tokens=plan.max_tokens)
         tower: nn.Module = ScratchTextTower(text.tokens.unique().tolist(), max_tokens=text.tokens.shape[-1])
         return TextEncoder(tower, text=text, width=SCRATCH_WIDTH, feature_channels=feature_channels, is_frozen=False)
-    try:
-        # pretrained_text: without weights in the plan nothing is fetched from a hub, not even for a part of the model
-        model = open_clip.create_model(
-            plan.model, pretrained=plan.weights, load_weights=plan.weights is not None, pretrained_text=False
-        )
-        tokenizer = open_clip.get_tokenizer(plan.model)
-    except Exception as error:  # open_clip raises RuntimeError, KeyError, FileNotFoundError and hub errors alike
-        raise CheckpointError(
-            f"text model {plan.model!r} with weights {plan.weights!r} cannot be had: {error}"
-        ) from error
+    model, tokenizer = _load_open_clip(plan, offline=offline)
     full = tokenise(sentences, max_tokens=tokenizer.context_length, tokenizer=tokenizer)
     padded = torch.zeros(*full.tokens.shape[:-1], tokenizer.context_length, dtype=torch.long)
     padded[..., : full.tokens.shape[-1]] = full.tokens
@@ -184,6 +185,32 @@ def build_text_encoder(plan: TextPlan, sentences: Sequence[Sequence[str]], *, fe
         feature_channels=feature_channels,
         is_frozen=plan.weights is not None,
     )
+
+
+def _load_open_clip(plan: TextPlan, *, offline: bool) -> tuple[open_clip.CLIP | open_clip.CustomTextCLIP, Any]:
+    """Return model and tokenizer; open_clip fetches them from the hub where they are none of its own or a file."""
+    is_on_hub = plan.model.startswith("hf-hub:") or bool(open_clip.get_pretrained_cfg(plan.model, plan.weights or ""))
+    fault = None
+    with hub_access(offline=offline) as may_ask:
+        if is_on_hub:
+            fault = explain_no_network() if may_ask else "nothing may be fetched (--offline, or HF_HUB_OFFLINE)"
+        try:
+            with hub_access(offline=fault is not None):  # without a network the cache may have everything
+                # pretrained_text: without weights in the plan nothing is fetched, not even for a part of the model
+                model = open_clip.create_model(
+                    plan.model, pretrained=plan.weights, load_weights=plan.weights is not None, pretrained_text=False
+                )
+                return model, open_clip.get_tokenizer(plan.model)
+        except Exception as error:  # open_clip raises RuntimeError, KeyError, FileNotFoundError and hub errors alike
+            reason = str(error)
+            if fault is not None and is_absence(error):
+                reason = (
+                    f"{fault}, and the hub's cache, {cache_folder()}, does not have all of it. Run once with a "
+                    "network, or set network.text.weights to a file."
+                )
+            raise CheckpointError(
+                f"text model {plan.model!r} with weights {plan.weights!r} cannot be had: {reason}"
+            ) from error
 
 
 class _ClipTextTower(nn.Module):

@@ -17,7 +17,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from autoseg.descriptions.ask import Server
-from autoseg.errors import DatasetError, LockedError, Problem, UsageError, format_problems
+from autoseg.errors import DatasetError, LockedError, PlanError, Problem, UsageError, format_problems
 from autoseg.files import atomic_path, read_json, write_json
 from autoseg.planning.changes import plan_with_changes
 from autoseg.planning.check import DatasetCheck, check_once, shorten_paths
@@ -25,10 +25,11 @@ from autoseg.planning.describing import add_descriptions
 from autoseg.planning.device import find_device
 from autoseg.planning.fingerprint import Fingerprint
 from autoseg.planning.own_descriptions import read_own_descriptions, use_own_descriptions
+from autoseg.planning.pinning import pin_weights
 from autoseg.planning.planner import describe_organs
 from autoseg.planning.report import write_report
 from autoseg.planning.splits import make_splits
-from autoseg.plans import Plans, write_plans
+from autoseg.plans import Plans, read_plans, write_plans
 from autoseg.preprocessing.run import preprocess_dataset
 from autoseg.workers import default_num_workers
 
@@ -53,6 +54,7 @@ class PlanRequest:
     num_workers: int | None = None
     describe: Server | None = None
     descriptions: Path | None = None
+    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def plan(
     num_workers: int | None = None,
     describe: Server | None = None,
     descriptions: Path | str | None = None,
+    offline: bool = False,
 ) -> Plans:
     """Check, fingerprint, plan and preprocess a dataset.
 
@@ -98,6 +101,7 @@ def plan(
         num_workers: Processes; none: one a core.
         describe: Language model to ask for descriptions of organs that nothing is known of; none: nobody is asked.
         descriptions: JSON file of {organ: text} or {organ: [sentence, ...]}; it wins over `dataset.json`.
+        offline: Ask no network; pretrained weights of the hub are looked up in its cache on this machine.
 
     Returns:
         The plans, as they were written.
@@ -106,6 +110,7 @@ def plan(
         DatasetError: Bad cases with `on_bad="fail"`, or nothing usable; carries all problems.
         UsageError: A folder or the file of descriptions cannot be used.
         PlanError: An overlay or a setting is wrong.
+        CheckpointError: Pretrained weights that the plan names are not on the hub, or it cannot be reached.
         LockedError: Another process plans into the same folder.
     """
     request = PlanRequest(
@@ -119,12 +124,15 @@ def plan(
         num_workers=num_workers,
         describe=describe,
         descriptions=None if descriptions is None else Path(descriptions),
+        offline=offline,
     )
     return run_plan(request).plans
 
 
 def run_plan(request: PlanRequest) -> PlanOutcome:
     """Do what `plan` says, and tell more about it."""
+    if request.offline and request.describe is not None:
+        raise UsageError("--offline and --describe: give one of them, since a server is asked over the network.")
     device = find_device(request.device, memory_gib=request.memory_gib)
     own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
     with _own_folder(request):
@@ -136,6 +144,7 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
         fingerprint, unused = use_own_descriptions(check.fingerprint, own)
         fingerprint = add_descriptions(fingerprint, run_folder=request.run_folder, server=request.describe)
         plans = plan_with_changes(fingerprint, device=device, overlays=request.overlays, settings=request.settings)
+        plans = pin_weights(plans, earlier=_earlier_plans(request.run_folder), offline=request.offline)
         found["plan"] = unused + describe_organs(fingerprint)[1]
         _write_plans_if_new(plans, request.run_folder)
         failures = found["preprocessing"] = _preprocess(check, plans=plans, request=request)
@@ -208,6 +217,14 @@ def _show_problems(problems: Sequence[Problem]) -> None:
         log.warning("%s", line)
     if len(problems) > MAX_PROBLEMS_SHOWN:
         log.warning("  and %d more in dataset_report.json", len(problems) - MAX_PROBLEMS_SHOWN)
+
+
+def _earlier_plans(run_folder: Path) -> Plans | None:
+    """Return the plans of an earlier run of the command, or None where there are none that can be read."""
+    try:
+        return read_plans(run_folder / "plans.json")
+    except (PlanError, UsageError):
+        return None
 
 
 def _write_plans_if_new(plans: Plans, run_folder: Path) -> None:

@@ -50,6 +50,7 @@ def train(
     epochs: int | None = None,
     max_minutes: float | None = None,
     device: str = "auto",
+    offline: bool = False,
 ) -> TrainingResult:
     """Train one fold of a planned run; the same call continues a run that was stopped.
 
@@ -59,11 +60,12 @@ def train(
         epochs: Length in epochs; by default what the plan says.
         max_minutes: Length in minutes of training; the learning rate's schedule ends when the time does.
         device: auto, cpu or cuda.
+        offline: Ask no network; pretrained weights of the hub come from its cache on this machine.
 
     Raises:
         UsageError: There is no plan, no such fold, or two lengths.
         LockedError: Another process trains this fold.
-        CheckpointError: An earlier state cannot be used.
+        CheckpointError: Pretrained weights cannot be had or have another SHA-256, or an earlier state cannot be used.
     """
     if epochs is not None and max_minutes is not None:
         raise UsageError("--epochs and --max-minutes: give one of them.")
@@ -86,7 +88,9 @@ def train(
         raise LockedError(f"{data.folder}: another process trains this fold. Wait for it, or end it.") from None
     with lock:
         _announce(data, plans, length, device=str(torch_device))
-        state = train_fold(data, plans=plans, length=length, device=torch_device, cache_bytes=_cache_bytes())
+        state = train_fold(
+            data, plans=plans, length=length, device=torch_device, cache_bytes=_cache_bytes(), offline=offline
+        )
         dice = _final_validation(state, data, plans=plans)
     return TrainingResult(folder=data.folder, steps=state.step, seconds=state.seconds, dice=dice)
 

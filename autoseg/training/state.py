@@ -18,6 +18,7 @@ from torch.nn import Parameter
 
 from autoseg.errors import CheckpointError
 from autoseg.files import atomic_path
+from autoseg.hub import find_weights
 from autoseg.network.build import build_network
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.sam2_weights import WeightsReport, load_sam2_weights
@@ -55,10 +56,10 @@ class TrainState:
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
 
-def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool) -> TrainState:
-    """Build a run's beginning, with weights drawn from the plan's seed."""
+def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool, offline: bool = False) -> TrainState:
+    """Build a run's beginning, with weights drawn from the plan's seed; see `build_network` for `offline`."""
     torch.manual_seed(plans.training.seed)
-    network = build_network(plans).to(device)
+    network = build_network(plans, offline=offline).to(device)
     averaged = copy.deepcopy(network).requires_grad_(False).eval()
     return TrainState(
         network=network,
@@ -68,12 +69,19 @@ def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool) -> Trai
     )
 
 
-def start_from_weights(state: TrainState, path: Path) -> WeightsReport:
-    """Fill a new state with the weights of a SAM2 checkpoint.
+def start_from_weights(state: TrainState, plans: Plans, *, offline: bool = False) -> WeightsReport:
+    """Fill a new state with the SAM2 checkpoint that the plan names.
+
+    Args:
+        state: Is changed.
+        plans: With `network.weights`.
+        offline: Take a file of the hub from its cache only.
 
     Raises:
-        CheckpointError: It is none, or its Hiera is not of the plan's size.
+        CheckpointError: The file cannot be had, is no such checkpoint, or its Hiera is not of the plan's size.
     """
+    assert plans.network.weights is not None
+    path = find_weights(plans.network.weights, sha256=plans.network.weights_sha256, offline=offline)
     report = load_sam2_weights(state.network, path)
     state.averaged.load_state_dict(state.network.state_dict())
     return report

@@ -64,20 +64,30 @@ class FoldData:
     seen_in_training: bool
 
 
-def train_fold(fold: FoldData, *, plans: Plans, length: Length, device: torch.device, cache_bytes: int) -> TrainState:
+def train_fold(
+    fold: FoldData, *, plans: Plans, length: Length, device: torch.device, cache_bytes: int, offline: bool = False
+) -> TrainState:
     """Train a fold, or go on where an earlier run stopped, and write its model.
 
+    Args:
+        fold: What to train on.
+        plans: Of the run.
+        length: Of the run, all sittings together.
+        device: To train on.
+        cache_bytes: That decompressed cases may take.
+        offline: Take pretrained weights of the hub from its cache only.
+
     Raises:
-        CheckpointError: The state of the earlier run, or the pretrained weights, cannot be used.
+        CheckpointError: Pretrained weights cannot be had, or the state of the earlier run cannot be used.
         TrainingError: The loss stays not finite.
     """
     resume_path, metrics_path = fold.folder / "resume.pt", fold.folder / "metrics.jsonl"
     needs_scaler = device.type == "cuda" and cuda_dtype() == torch.float16
-    state = new_state(plans, device=device, needs_scaler=needs_scaler)
+    state = new_state(plans, device=device, needs_scaler=needs_scaler, offline=offline)
     if resume_path.exists():
         load_state(state, plans, resume_path)
     elif plans.network.weights is not None:
-        report = start_from_weights(state, Path(plans.network.weights))
+        report = start_from_weights(state, plans, offline=offline)
         write_json(fold.folder / "weights.json", asdict(report))
     keep_until(metrics_path, step=state.step)
     sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)

@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import json
 import subprocess
 import sys
@@ -188,3 +189,48 @@ def test_a_wrong_file_of_descriptions_exits_2_before_any_work(dataset, tmp_path,
         assert main([str(dataset), *more, "--descriptions", name]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_the_hub_are_pinned_once_and_the_same_command_asks_nobody(dataset, tmp_path, capsys, hub):
+    hub.files["owner/repo", "weights.pt"] = b"some weights"
+    run = tmp_path / "run"
+    words = [str(dataset), "-o", str(run), *CPU, "--set", "network.weights=hf://owner/repo/weights.pt"]
+    assert main([*words, "--offline"]) == 2 and hub.asked == []
+    assert "CheckpointError: hf://owner/repo/weights.pt is not in the hub's cache" in capsys.readouterr().err
+    assert main(words) == 0
+    before = (run / "plans.json").read_bytes()
+    network = read_json(run / "plans.json")["network"]
+    assert network["weights"] == f"hf://owner/repo@{hub.revisions['main']}/weights.pt"
+    assert network["weights_sha256"] == hashlib.sha256(b"some weights").hexdigest()
+    hub.asked.clear()
+    assert main(words) == main([*words, "--offline"]) == 0
+    assert (run / "plans.json").read_bytes() == before and hub.asked == []
+    capsys.readouterr()
+    assert main([str(run), "--explain", "network.weights"]) == 0
+    assert "hf://owner/repo/weights.pt" in capsys.readouterr().out
+
+
+def test_a_hub_that_cannot_be_reached_exits_2_with_one_line(dataset, tmp_path, capsys, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    words = [str(dataset), "-o", str(tmp_path / "run"), *CPU, "--set", "network.weights=hf://owner/repo/weights.pt"]
+    assert main(words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    [line] = [line for line in lines if line.startswith("autoseg_plan: ")]
+    assert lines[-1] == line and "CheckpointError" in line and "cannot be reached" in line and "--offline" in line
+
+
+def test_offline_and_describe_exclude_each_other(dataset, tmp_path, capsys):
+    server = ["--describe", "http://localhost:1/v1", "--describe-model", "small"]
+    assert main([str(dataset), "-o", str(tmp_path / "run"), *CPU, "--offline", *server]) == 2
+    assert "--offline and --describe: give one of them" in capsys.readouterr().err
+
+
+def test_planning_without_weights_of_the_hub_does_not_load_its_client(dataset, tmp_path):
+    code = (
+        "import sys; from autoseg.cli.plan import main; code = main(sys.argv[1:]); "
+        "print('huggingface_hub' in sys.modules); sys.exit(code)"
+    )
+    words = [str(dataset), "-o", str(tmp_path / "run"), *CPU, "--set", "network.weights=/weights/sam2.pt"]
+    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "False"

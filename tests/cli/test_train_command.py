@@ -11,6 +11,9 @@ import torch
 
 from autoseg.cli.plan import main as plan
 from autoseg.cli.train import main
+from autoseg.network.sam2_parts import build_hiera, build_neck
+from autoseg.planning.pinning import pin_weights
+from autoseg.plans import apply_settings, read_plans, write_plans
 from autoseg.training import trainer
 
 TINY = (
@@ -139,3 +142,32 @@ def test_a_damaged_state_exits_2_and_a_bug_exits_1(run, capsys, monkeypatch):
     monkeypatch.setattr(trainer, "train_step", lambda *_args, **_named: 1 / 0)
     assert main([str(run), "--epochs", "1", *CPU]) == 1
     assert "this is a bug of autoseg" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_weights_of_the_hub_are_fetched_at_their_pin_and_offline_from_the_cache(run, hub, capsys, tmp_path):
+    parts = {
+        "image_encoder.trunk.": build_hiera("nano"),
+        "image_encoder.neck.": build_neck("nano", feature_channels=16),
+    }
+    weights = {prefix + key: value for prefix, part in parts.items() for key, value in part.state_dict().items()}
+    torch.save({"model": weights}, tmp_path / "weights.pt")
+    hub.files["owner/repo", "weights.pt"] = (tmp_path / "weights.pt").read_bytes()
+    plans = apply_settings(read_plans(run / "plans.json"), ["network.weights=hf://owner/repo/weights.pt"])
+    write_plans(pin_weights(plans), run / "plans.json")
+    words = [str(run), "--epochs", "1", *CPU]
+    assert main([*words, "--offline"]) == 2
+    assert "weights.pt is not in the hub's cache" in capsys.readouterr().err
+    assert {method for method, _ in hub.asked} == {"HEAD"}  # planning's
+    assert main(words) == 0
+    assert f"nano backbone (hf://owner/repo@{hub.revisions['main']}/weights.pt)" in capsys.readouterr().err
+    assert ("GET", f"/owner/repo/resolve/{hub.revisions['main']}/weights.pt") in hub.asked
+    shutil.rmtree(run / "fold_all")
+    hub.asked.clear()
+    assert main([*words, "--offline"]) == 0
+    assert hub.asked == []
+    shutil.rmtree(run / "fold_all")
+    [blob] = (path for path in (hub.cache / "models--owner--repo" / "blobs").iterdir())
+    blob.write_bytes(blob.read_bytes()[:-1])
+    assert main(words) == 2
+    assert "autoseg_train: CheckpointError: hf://owner/repo@" in capsys.readouterr().err

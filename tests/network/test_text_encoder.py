@@ -1,8 +1,10 @@
 import json
+import time
 
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save
 
 from autoseg.errors import CheckpointError
 from autoseg.network import text_encoder
@@ -174,3 +176,66 @@ def test_text_model_that_cannot_be_had_is_named(small_clip, tmp_path, model, wei
         weights = str(tmp_path / "damaged.pt")
     with pytest.raises(CheckpointError, match=f"text model '{model}'"):
         build_text_encoder(TextPlan(model=model, weights=weights), [[LIVER]], feature_channels=16)
+
+
+@pytest.fixture
+def tag_on_hub(small_clip, hub, monkeypatch):
+    """Teach open_clip a tag of the small model, whose weights are on the hub."""
+    model, _ = small_clip
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "small-clip", {"tag": {"hf_hub": "owner/clip/"}})
+    hub.files["owner/clip", "open_clip_model.safetensors"] = save({k: v.clone() for k, v in model.state_dict().items()})
+    return TextPlan(model="small-clip", weights="tag")
+
+
+def frozen_vectors(plan, **options):
+    return build_text_encoder(plan, [[LIVER]], feature_channels=16, **options).frozen_vectors
+
+
+def test_open_clip_tag_is_fetched_once_and_offline_asks_nobody(tag_on_hub, small_clip, hub):
+    fetched = frozen_vectors(tag_on_hub)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fetched[0], small_clip[0].encode_text(open_clip.get_tokenizer("small-clip")([LIVER]))
+        )
+    assert ("GET", "/owner/clip/resolve/main/open_clip_model.safetensors") in hub.asked
+    assert all(path == "/" or "/resolve/" in path for _, path in hub.asked)
+    hub.asked.clear()
+    assert torch.equal(frozen_vectors(tag_on_hub, offline=True), fetched)
+    assert hub.asked == []
+
+
+def test_open_clip_tag_offline_without_a_cache_is_an_error_with_a_remedy(tag_on_hub, hub):
+    with pytest.raises(
+        CheckpointError, match=r"nothing may be fetched \(--offline.*set network.text.weights to a file"
+    ):
+        frozen_vectors(tag_on_hub, offline=True)
+    assert hub.asked == []
+
+
+def test_open_clip_tag_that_is_damaged_in_the_cache_is_not_called_absent(tag_on_hub, hub):
+    frozen_vectors(tag_on_hub)
+    [blob] = (hub.cache / "models--owner--clip" / "blobs").iterdir()
+    blob.write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match="text model 'small-clip' with weights 'tag' cannot be had") as caught:
+        frozen_vectors(tag_on_hub, offline=True)
+    assert "nothing may be fetched" not in str(caught.value)
+
+
+def test_open_clip_tag_without_a_network_comes_from_the_cache_or_is_an_error_soon(tag_on_hub, hub, monkeypatch):
+    fetched = frozen_vectors(tag_on_hub)
+    hub.asked.clear()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert torch.equal(frozen_vectors(tag_on_hub), fetched)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub.cache / "empty"))
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"http://127\.0\.0\.1:9 cannot be reached.*Run once with a network"):
+        frozen_vectors(tag_on_hub)
+    assert time.monotonic() - start < 3
+    assert hub.asked == []
+
+
+def test_text_model_without_weights_of_the_hub_asks_nobody(small_clip, hub):
+    for weights in (None, str(small_clip[1])):
+        encode([[LIVER]], TextPlan(model="small-clip", weights=weights))
+    encode([[LIVER]])
+    assert hub.asked == []

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from autoseg.network.sam2_parts import build_hiera
 from autoseg.training.core_processes import cut_batch, start_processes
 from autoseg.training.gradients import PartGradients, average_parts, find_gradients
 from autoseg.training.sampling import SliceSampler
@@ -100,3 +101,22 @@ def test_a_process_gives_the_gradients_of_its_part_then_its_death_is_made_up_for
         assert "ended by itself" in caplog.text
         assert np.isfinite(found.losses["total"])
         assert found.num_slices == 4
+
+
+def test_a_process_needs_no_checkpoint_since_the_first_one_has_loaded_it(tiny_plans, make_store, tmp_path):
+    """Nor the SHA-256 of one, nor a network to fetch it over."""
+    path = tmp_path / "sam2.pt"
+    weights = {f"image_encoder.trunk.{key}": value for key, value in build_hiera("nano").state_dict().items()}
+    torch.save({"model": weights}, path)
+    plans = tiny_plans(2, network={"weights": str(path)}, training={"batch_slices": 8})
+    store = make_store(plans)
+    state = new_state(plans, device=CPU, needs_scaler=False)
+    state.network.train()
+    path.unlink()
+    sampler = SliceSampler(store, ["case_0", "case_1"], plans=plans, cache_bytes=10**9)
+    with start_processes(state.network, sampler, store=store, first_step=0, num_processes=2) as (_, processes):
+        processes.start_step()
+        found = processes._workers[0].receive(state.parameters)
+        assert found is not None
+        expected = expected_gradients(state, sampler, plans, step=0, part=slice(4, 8))
+        assert found.losses == pytest.approx(expected.losses, rel=1e-4)
