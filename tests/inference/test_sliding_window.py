@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from autoseg.inference.sliding_window import predict_slices
+from autoseg.network.build import build_network
 from autoseg.network.neighbours import neighbour_numbers
 from autoseg.training.sampling import cut_slices
 
@@ -178,3 +179,17 @@ def test_every_mirrored_copy_and_fold_has_a_memory_of_its_own_which_ends_with_th
         list(predict_slices([make("a"), make("b")], image, plans=plans, organs=(0,), device=torch.device("cpu")))
         assert banks == [("a", None), ("b", None)] * 2 + [("a", "a"), ("b", "b")] * 2
         banks.clear()
+
+
+@pytest.mark.parametrize("memory_slices", [0, 2])
+@pytest.mark.parametrize("num_organs", [1, 3])
+def test_each_window_is_encoded_once_whatever_the_number_of_organs(tiny_plans, rng, num_organs, memory_slices):
+    """40 x 32 px in windows of 32 x 32 are two windows a slice, overlapping by more than half."""
+    plans = tiny_plans(3, network={"memory_slices": memory_slices})
+    network = build_network(plans).eval()
+    seen = []
+    network.image_encoder.register_forward_hook(lambda _module, args, _output: seen.append(len(args[0])))
+    image = rng.normal(size=(1, 5, 40, 32)).astype(np.float32)
+    maps = list(predict_slices([network], image, plans=plans, organs=range(num_organs), device=CPU))
+    assert len(maps) == 5 and maps[0].shape == (1 + num_organs, 40, 32)
+    assert sum(seen) == 5 * 2
