@@ -131,7 +131,8 @@ class AutosegNetwork(nn.Module):
         self.position = position
         self.image_size_px = image_size_px
         self.encoder_channels = encoder_channels
-        self.fusion_gates = nn.Parameter(torch.tensor([0.1, 0.1]))  # of SAM's and of the semantic-aware decoder
+        # of SAM's decoder, of the semantic-aware decoder, of both decoders' presence
+        self.fusion_gates = nn.Parameter(torch.tensor([0.1, 0.1, 0.1]))
 
     def forward(
         self,
@@ -169,7 +170,7 @@ class AutosegNetwork(nn.Module):
         mapped = decoded.mapped
         refined = self._refine(images, decoded, semantics, pointed)
         return NetworkOutput(
-            logits=self._fuse(refined.logits, decoded.masks.mask_logits, mapped.map_logits if mapped else None),
+            logits=self._fuse(refined.logits, decoded.masks, mapped),
             coarse_logits=refined.coarse_logits,
             mask_logits=decoded.masks.mask_logits,
             map_logits=mapped.map_logits if mapped else None,
@@ -259,11 +260,19 @@ class AutosegNetwork(nn.Module):
         is_smaller = images.shape[-2] < size[0] and images.shape[-1] < size[1]
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=not is_smaller)
 
-    def _fuse(self, refined: Tensor, mask_logits: Tensor, map_logits: Tensor | None) -> Tensor:
-        """Add both decoders' coarse logits to the refined map, each as much as its learned gate says."""
-        coarse = F.pad(self.fusion_gates[0] * mask_logits, (0, 0, 0, 0, 1, 0))  # background gets none
-        if map_logits is not None:
-            coarse = coarse + self.fusion_gates[1] * map_logits
+    def _fuse(self, refined: Tensor, masks: DecodedMasks, mapped: SemanticMap | None) -> Tensor:
+        """Add to the refined map what the decoders say coarsely, each as much as its learned gate says.
+
+        An organ that both hold for absent sinks in the whole slice: the log of its probability to be there is added.
+        """
+        absence = F.logsigmoid(masks.presence_logits)  # (B, K), 0 where surely present
+        organs = self.fusion_gates[0] * masks.mask_logits
+        if mapped is not None:
+            absence = 0.5 * (absence + F.logsigmoid(mapped.presence_logits))
+        organs = organs + self.fusion_gates[2] * absence[..., None, None]
+        coarse = F.pad(organs, (0, 0, 0, 0, 1, 0))  # background gets none
+        if mapped is not None:
+            coarse = coarse + self.fusion_gates[1] * mapped.map_logits
         return refined + F.interpolate(coarse, size=refined.shape[-2:], mode="bilinear", align_corners=False)
 
 

@@ -163,3 +163,21 @@ def test_backward_of_larger_sizes_leaves_only_sams_other_mask_tokens_without_gra
     }
     assert len(expected) == 18
     assert without == expected
+
+
+def test_an_organ_that_the_decoders_hold_for_absent_sinks_in_the_whole_slice(make_network):
+    network, plans = make_network(2)
+    asked = inputs(plans)
+    with torch.no_grad():
+        before = network(*asked)
+        for head in (
+            network.mask_decoder.decoder.pred_obj_score_head.layers[-1],
+            network.semantic_decoder.presence[-1],
+        ):
+            head.bias -= 60
+        after = network(*asked)
+    assert torch.equal(before.logits[:, 0], after.logits[:, 0])
+    log_odds = torch.stack([before.presence_logits, before.semantic_presence_logits])
+    fall = (torch.nn.functional.logsigmoid(log_odds) - torch.nn.functional.logsigmoid(log_odds - 60)).mean(dim=0)
+    expected = (before.logits[:, 1:] - network.fusion_gates[2] * fall[..., None, None]).detach()
+    torch.testing.assert_close(after.logits[:, 1:], expected, atol=1e-3, rtol=1e-3)
