@@ -4,6 +4,7 @@ Owns: `build_network`.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -30,17 +31,23 @@ from autoseg.network.sam2_parts import (
 from autoseg.network.semantic_decoder import SemanticAwareDecoder
 from autoseg.plans import NetworkPlan, Plans
 
+if TYPE_CHECKING:
+    from autoseg.network.clip_image import ClipImageTower
+
 FINAL_STRIDE = 16  # of the features that SAM's decoder takes
 SLICES_TO_ENCODER = 3  # so that a pretrained patch embedding for colour images fits
 
 
-def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetwork:
+def build_network(
+    plans: Plans, *, text: nn.Module | None = None, image_tower: "ClipImageTower | None" = None
+) -> AutosegNetwork:
     """Build the network of a plan, with new weights or with those of the SAM2 checkpoint that the plan names.
 
     Args:
         plans: The resolved plan.
         text: What turns organ positions into sentence vectors; None builds the plan's text tower. A finished model
             brings its `StoredText`.
+        image_tower: CLIP's, where the plan wants its tokens and `text` is given; otherwise it is built with the text's.
 
     Raises:
         CheckpointError: A checkpoint or text model that the plan names cannot be had.
@@ -51,7 +58,8 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     num_channels = len(plans.data.channels)
     encoder_channels = SLICES_TO_ENCODER * num_channels
     if text is None:
-        text = _build_text(plans)
+        text, image_tower = _build_towers(plans)
+    assert (image_tower is not None) == (network.interaction_image == "clip")
     hiera = build_hiera(network.backbone)
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
@@ -68,9 +76,12 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
         )
     return AutosegNetwork(
         text=text,
+        image_tower=image_tower,
         stem=nn.Identity() if encoder_channels == 3 else nn.Conv2d(encoder_channels, 3, kernel_size=1),
         interaction=CrossModalInteraction(
-            image_channels=stages[0], channels=channels, num_levels=network.interaction_levels
+            image_channels=image_tower.channels if image_tower else stages[0],
+            channels=channels,
+            num_levels=network.interaction_levels,
         ),
         image_encoder=ImageEncoder(
             hiera=hiera,
@@ -100,14 +111,20 @@ def build_network(plans: Plans, *, text: nn.Module | None = None) -> AutosegNetw
     )
 
 
-def _build_text(plans: Plans) -> nn.Module:
-    channels = plans.network.feature_channels
-    if plans.network.text.model == "learned":
-        return LearnedText(len(plans.data.organs), channels=channels)
-    from autoseg.network.text_encoder import build_text_encoder  # open_clip loads for a second: training only
+def _build_towers(plans: Plans) -> tuple[nn.Module, "ClipImageTower | None"]:
+    network = plans.network
+    channels = network.feature_channels
+    if network.text.model == "learned":
+        return LearnedText(len(plans.data.organs), channels=channels), None
+    # open_clip loads for a second: only where one of its towers is needed
+    from autoseg.network.clip_image import build_clip_image
+    from autoseg.network.open_clip_parts import load_clip
+    from autoseg.network.text_encoder import build_text_encoder
 
+    clip = None if network.text.model == "nano" else load_clip(network.text)  # once, for both towers
     sentences = [organ.sentences for organ in plans.data.organs]
-    return build_text_encoder(plans.network.text, sentences, feature_channels=channels)
+    text = build_text_encoder(network.text, sentences, feature_channels=channels, clip=clip)
+    return text, build_clip_image(network, clip) if network.interaction_image == "clip" else None
 
 
 def _build_memory(network: NetworkPlan) -> SliceMemory:
