@@ -102,6 +102,9 @@ class NetworkPlan(_Part):
     window_columns_px: int = Field(ge=16, le=4096, multiple_of=16, description="in-plane window, columns")
     feature_channels: int = Field(64, ge=16, le=1024, multiple_of=16, description="D, width of prompts and features")
     interaction_levels: int = Field(2, ge=0, le=4, description="levels of text-image cross-attention")
+    interaction_image: Literal["hiera", "clip"] = Field(
+        "hiera", description="whose patches the text looks at: Hiera's, or those of text.model's image tower"
+    )
     injection_stages: tuple[Annotated[int, Field(ge=0, le=3)], ...] = Field(
         (0, 1, 2, 3), description="Hiera stages at which the semantics enter"
     )
@@ -129,6 +132,20 @@ class NetworkPlan(_Part):
             raise ValueError(
                 f"window_rows_px and window_columns_px must be multiples of {step}: refiner_stride "
                 f"{self.refiner_stride}, halved {len(self.refiner_channels) - 1} times"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clip_tokens_have_a_model_and_a_reader(self) -> "NetworkPlan":
+        if self.interaction_image == "clip" and self.text.model == "learned":
+            raise ValueError(
+                "interaction_image 'clip' is the image tower of the model that text.model names, and 'learned' has "
+                "none; set text.model to 'nano' or one of open_clip's, or interaction_image to 'hiera'"
+            )
+        if self.interaction_image == "clip" and not self.interaction_levels:
+            raise ValueError(
+                "interaction_image 'clip' makes tokens for the interaction, and with interaction_levels 0 nothing "
+                "reads them; set interaction_levels to 1 or more, or interaction_image to 'hiera'"
             )
         return self
 

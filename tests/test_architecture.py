@@ -39,7 +39,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "nibabel": ("image_io.py", "nifti_header.py", "scan_bytes.py", "preprocessing/"),
     "SimpleITK": ("image_io.py", "nifti_header.py", "preprocessing/"),
     "sam2": ("network/sam2_parts.py",),
-    "open_clip": ("network/text_encoder.py",),
+    "open_clip": ("network/open_clip_parts.py",),
     "huggingface_hub": ("hub.py",),
     "batchgenerators": ("training/augmentation.py",),
     "blosc2": ("preprocessing/store.py",),

@@ -23,6 +23,7 @@ def test_plans_cannot_be_changed_in_place(plans):
         ({"training": {"batch_slices": 10**9}}, "training.batch_slices"),
         ({"training": {"batch_slices": "many"}}, "training.batch_slices"),
         ({"network": {"image_size_px": 100}}, "network.image_size_px"),
+        ({"network": {"interaction_image": "resnet"}}, "network.interaction_image"),
         ({"network": {"window_rows_px": 24}}, "network.window_rows_px"),
         ({"network": {"refiner_channels": [3]}}, "network.refiner_channels"),
         ({"data": {"target_spacing_zyx_mm": [1.0, 0.0, 1.0]}}, "data.target_spacing_zyx_mm.1"),
@@ -42,6 +43,18 @@ def test_parse_plans_names_every_fault_at_once(plans):
         parse_plans(content, source="plans.json")
     assert "training.epochs" in str(caught.value)
     assert "network.backbone" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [({"text": {"model": "learned"}}, "'learned' has none"), ({"interaction_levels": 0}, "nothing reads them")],
+)
+def test_plans_clips_tokens_need_a_clip_and_a_reader(plans, other, message):
+    clip = {"interaction_image": "clip"}
+    assert apply_overlay(plans, {"network": clip}, source="test").network.interaction_image == "clip"
+    assert apply_overlay(plans, {"network": other}, source="test").network.interaction_image == "hiera"
+    with pytest.raises(PlanError, match=message):
+        apply_overlay(plans, {"network": clip | other}, source="test")
 
 
 @pytest.mark.parametrize("field", ["name", "value"])

@@ -3,6 +3,8 @@
 Owns: `build_network`.
 """
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from autoseg.network.clicks import ClickEncoder
@@ -30,17 +32,27 @@ from autoseg.network.sam2_parts import (
 from autoseg.network.semantic_decoder import SemanticAwareDecoder
 from autoseg.plans import NetworkPlan, Plans
 
+if TYPE_CHECKING:
+    from autoseg.network.clip_image import ClipImageTower
+
 FINAL_STRIDE = 16  # of the features that SAM's decoder takes
 SLICES_TO_ENCODER = 3  # so that a pretrained patch embedding for colour images fits
 
 
-def build_network(plans: Plans, *, text: nn.Module | None = None, offline: bool = False) -> AutosegNetwork:
+def build_network(
+    plans: Plans,
+    *,
+    text: nn.Module | None = None,
+    image_tower: "ClipImageTower | None" = None,
+    offline: bool = False,
+) -> AutosegNetwork:
     """Build the network of a plan with new weights; `sam2_weights.py` loads those of a checkpoint.
 
     Args:
         plans: The resolved plan.
         text: What turns organ positions into sentence vectors; None builds the plan's text tower. A finished model
             brings its `StoredText`.
+        image_tower: CLIP's, where the plan wants its tokens and `text` is given; otherwise it is built with the text's.
         offline: Ask no network for a text model of the hub; its cache has it, or it cannot be had.
 
     Raises:
@@ -52,7 +64,8 @@ def build_network(plans: Plans, *, text: nn.Module | None = None, offline: bool 
     num_channels = len(plans.data.channels)
     encoder_channels = SLICES_TO_ENCODER * num_channels
     if text is None:
-        text = _build_text(plans, offline=offline)
+        text, image_tower = _build_towers(plans, offline=offline)
+    assert (image_tower is not None) == (network.interaction_image == "clip")
     hiera = build_hiera(network.backbone)
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
@@ -61,9 +74,12 @@ def build_network(plans: Plans, *, text: nn.Module | None = None, offline: bool 
     memory = _build_memory(network) if network.memory_slices else None
     return AutosegNetwork(
         text=text,
+        image_tower=image_tower,
         stem=nn.Identity() if encoder_channels == 3 else nn.Conv2d(encoder_channels, 3, kernel_size=1),
         interaction=CrossModalInteraction(
-            image_channels=stages[0], channels=channels, num_levels=network.interaction_levels
+            image_channels=image_tower.channels if image_tower else stages[0],
+            channels=channels,
+            num_levels=network.interaction_levels,
         ),
         image_encoder=ImageEncoder(
             hiera=hiera,
@@ -95,14 +111,20 @@ def build_network(plans: Plans, *, text: nn.Module | None = None, offline: bool 
     )
 
 
-def _build_text(plans: Plans, *, offline: bool) -> nn.Module:
-    channels = plans.network.feature_channels
-    if plans.network.text.model == "learned":
-        return LearnedText(len(plans.data.organs), channels=channels)
-    from autoseg.network.text_encoder import build_text_encoder  # open_clip loads for a second: training only
+def _build_towers(plans: Plans, *, offline: bool) -> tuple[nn.Module, "ClipImageTower | None"]:
+    network = plans.network
+    channels = network.feature_channels
+    if network.text.model == "learned":
+        return LearnedText(len(plans.data.organs), channels=channels), None
+    # open_clip loads for a second: only where one of its towers is needed
+    from autoseg.network.clip_image import build_clip_image
+    from autoseg.network.open_clip_parts import load_clip
+    from autoseg.network.text_encoder import build_text_encoder
 
+    clip = None if network.text.model == "nano" else load_clip(network.text, offline=offline)  # once, for both towers
     sentences = [organ.sentences for organ in plans.data.organs]
-    return build_text_encoder(plans.network.text, sentences, feature_channels=channels, offline=offline)
+    text = build_text_encoder(network.text, sentences, feature_channels=channels, clip=clip)
+    return text, build_clip_image(network, clip) if network.interaction_image == "clip" else None
 
 
 def _build_click_encoder(network: NetworkPlan) -> ClickEncoder:

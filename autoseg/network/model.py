@@ -87,6 +87,7 @@ class AutosegNetwork(nn.Module):
         self,
         *,
         text: nn.Module,
+        image_tower: nn.Module | None,
         stem: nn.Module,
         interaction: CrossModalInteraction,
         image_encoder: ImageEncoder,
@@ -104,6 +105,7 @@ class AutosegNetwork(nn.Module):
 
         Args:
             text: Organ positions to sentence vectors: `TextEncoder` or `StoredText`.
+            image_tower: CLIP's, from Hiera's square to the tokens that the text looks at; None: Hiera's own patches.
             stem: From `encoder_channels` to the three that Hiera takes.
             interaction: Makes the semantics.
             image_encoder: Hiera with injection.
@@ -119,6 +121,7 @@ class AutosegNetwork(nn.Module):
         """
         super().__init__()
         self.text = text
+        self.image_tower = image_tower
         self.stem = stem
         self.interaction = interaction
         self.image_encoder = image_encoder
@@ -158,7 +161,8 @@ class AutosegNetwork(nn.Module):
         vectors, is_sentence = self.text(organs)  # (K, S, D)
         small = self._to_square(self.stem(self._middle(images)))  # (B, 3, side, side)
         tokens = self.image_encoder.embed(small)  # (B, h4, w4, C0)
-        semantics = self.interaction(tokens, vectors, is_sentence)  # (B, K, D)
+        seen = tokens if self.image_tower is None else self.image_tower(small)  # (B, H, W, C)
+        semantics = self.interaction(seen, vectors, is_sentence)  # (B, K, D)
         pyramid = self.image_encoder(tokens, semantics)  # (B, D, h, w) at strides 4, 8, 16
         pointed = self._encode_clicks(clicks, window=(images.shape[-2], images.shape[-1]))
         if positions is None or self.memory is None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,9 @@ from autoseg.network.build import build_network
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.stored_text import StoredText
 from autoseg.plans import Plans, parse_plans
+
+if TYPE_CHECKING:
+    from autoseg.network.clip_image import ClipImageTower
 
 FORMAT_VERSION = 3  # 1: before the memory; 2: before it had all of SAM 2's tensors
 METADATA_KEY = "autoseg"
@@ -51,7 +55,11 @@ def load_model(path: Path, *, device: torch.device | None = None) -> tuple[Autos
             plan.
     """
     tensors, plans = _read_model_file(path)
-    network = build_network(plans, text=_stored_text(tensors, plans, source=path))
+    network = build_network(
+        plans,
+        text=_stored_text(tensors, plans, source=path),
+        image_tower=_stored_image_tower(tensors, plans, source=path),
+    )
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:  # torch names keys and shapes that differ
@@ -96,6 +104,14 @@ def _stored_text(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -
             f"{wanted[0]} organs and width {wanted[1]}. Copy it again."
         )
     return StoredText(vectors, is_sentence.bool())
+
+
+def _stored_image_tower(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -> "ClipImageTower | None":
+    if plans.network.interaction_image != "clip":
+        return None
+    from autoseg.network.clip_image import restore_clip_image  # open_clip loads for a second
+
+    return restore_clip_image(tensors, plans.network, source=source)
 
 
 def content_hash(tensors: Mapping[str, Tensor], *, plans: str) -> str:

@@ -1,30 +1,24 @@
-"""The text tower: sentences about organs become vectors. The only door to open_clip.
+"""The text tower: sentences about organs become vectors.
 
 Owns: tokens, the tower (small and trained from scratch, or pretrained and frozen), the projection to D.
-Does not own: the sentences (`descriptions/`).
+Does not own: the sentences (`descriptions/`), open_clip's models (`open_clip_parts.py`).
 
 Legend: K organs, S sentences an organ (padded), L tokens a sentence, D channels.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import open_clip
 import torch
-from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from autoseg.errors import CheckpointError
-from autoseg.hub import cache_folder, explain_no_network, hub_access, is_absence
+from autoseg.network.open_clip_parts import ClipModel, TextTransformer, Tokenizer, load_clip, tokenize
 from autoseg.plans import TextPlan
 
 END_OF_TEXT = 49407  # the last id of open_clip's byte-pair vocabulary
 SCRATCH_WIDTH = 64
 SCRATCH_LAYERS = 2
-
-Tokenizer = Callable[[list[str]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ def tokenise(
         max_tokens: Length of what `tokenizer` gives; longer sentences are cut.
         tokenizer: Sentences to (N, max_tokens) ids; None is open_clip's byte-pair tokenizer.
     """
-    tokenizer = tokenizer or functools.partial(open_clip.tokenize, context_length=max_tokens)
+    tokenizer = tokenizer or functools.partial(tokenize, context_length=max_tokens)
     num_sentences = max(len(group) for group in sentences)
     tokens = torch.zeros(len(sentences), num_sentences, max_tokens, dtype=torch.long)
     is_sentence = torch.zeros(len(sentences), num_sentences, dtype=torch.bool)
@@ -154,14 +148,20 @@ def _run_tower(tower: nn.Module, tokens: Tensor, is_sentence: Tensor) -> Tensor:
 
 
 def build_text_encoder(
-    plan: TextPlan, sentences: Sequence[Sequence[str]], *, feature_channels: int, offline: bool = False
+    plan: TextPlan,
+    sentences: Sequence[Sequence[str]],
+    *,
+    feature_channels: int,
+    clip: ClipModel | None = None,
+    offline: bool = False,
 ) -> TextEncoder:
     """Build the tower that the plan names.
 
     Args:
-        plan: Of the text.
+        plan: Names it.
         sentences: Of each organ.
         feature_channels: D.
+        clip: The model that the plan names, if it is loaded already.
         offline: Ask no network: what open_clip would fetch comes from the hub's cache, or cannot be had.
 
     Raises:
@@ -171,57 +171,16 @@ def build_text_encoder(
         text = tokenise(sentences, max_tokens=plan.max_tokens)
         tower: nn.Module = ScratchTextTower(text.tokens.unique().tolist(), max_tokens=text.tokens.shape[-1])
         return TextEncoder(tower, text=text, width=SCRATCH_WIDTH, feature_channels=feature_channels, is_frozen=False)
-    model, tokenizer = _load_open_clip(plan, offline=offline)
-    full = tokenise(sentences, max_tokens=tokenizer.context_length, tokenizer=tokenizer)
-    padded = torch.zeros(*full.tokens.shape[:-1], tokenizer.context_length, dtype=torch.long)
+    clip = clip or load_clip(plan, offline=offline)
+    full = tokenise(sentences, max_tokens=clip.context_length, tokenizer=clip.tokenizer)
+    padded = torch.zeros(*full.tokens.shape[:-1], clip.context_length, dtype=torch.long)
     padded[..., : full.tokens.shape[-1]] = full.tokens
-    tower = _ClipTextTower(model)
     with torch.no_grad():
-        width = tower(padded[0, :1]).shape[-1]
+        width = clip.text(padded[0, :1]).shape[-1]
     return TextEncoder(
-        tower,
+        clip.text,
         text=TokenisedText(tokens=padded, is_sentence=full.is_sentence),
         width=width,
         feature_channels=feature_channels,
         is_frozen=plan.weights is not None,
     )
-
-
-def _load_open_clip(plan: TextPlan, *, offline: bool) -> tuple[open_clip.CLIP | open_clip.CustomTextCLIP, Any]:
-    """Return model and tokenizer; open_clip fetches them from the hub where they are none of its own or a file."""
-    is_on_hub = plan.model.startswith("hf-hub:") or bool(open_clip.get_pretrained_cfg(plan.model, plan.weights or ""))
-    fault = None
-    with hub_access(offline=offline) as may_ask:
-        if is_on_hub:
-            fault = explain_no_network() if may_ask else "nothing may be fetched (--offline, or HF_HUB_OFFLINE)"
-        try:
-            with hub_access(offline=fault is not None):  # without a network the cache may have everything
-                # pretrained_text: without weights in the plan nothing is fetched, not even for a part of the model
-                model = open_clip.create_model(
-                    plan.model, pretrained=plan.weights, load_weights=plan.weights is not None, pretrained_text=False
-                )
-                return model, open_clip.get_tokenizer(plan.model)
-        except Exception as error:  # open_clip raises RuntimeError, KeyError, FileNotFoundError and hub errors alike
-            reason = str(error)
-            if fault is not None and is_absence(error):
-                reason = (
-                    f"{fault}, and the hub's cache, {cache_folder()}, does not have all of it. Run once with a "
-                    "network, or set network.text.weights to a file."
-                )
-            raise CheckpointError(
-                f"text model {plan.model!r} with weights {plan.weights!r} cannot be had: {reason}"
-            ) from error
-
-
-class _ClipTextTower(nn.Module):
-    """A whole CLIP model, of which only the text half is called and kept."""
-
-    def __init__(self, model: open_clip.CLIP | open_clip.CustomTextCLIP) -> None:
-        super().__init__()
-        del model.visual
-        del model.logit_scale
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        vectors: Tensor = self.model.encode_text(tokens)
-        return vectors

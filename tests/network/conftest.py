@@ -1,13 +1,22 @@
 """Tiny networks, seeded, on one thread."""
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 
 from autoseg.network.build import build_network
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
+
+SMALL_CLIP = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +42,31 @@ def make_network(tiny_plans: Callable[..., Plans]) -> Callable[..., tuple[Autose
         return built, plans
 
     return make
+
+
+@pytest.fixture
+def teach_open_clip(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Give a maker of models that open_clip then knows by name; the parts are changed as in its files."""
+    names = []
+
+    def teach(name: str, **vision: object) -> str:
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(SMALL_CLIP | {"vision_cfg": vision or SMALL_CLIP["vision_cfg"]}))
+        open_clip.add_model_config(path)
+        names.append((name, path))
+        return name
+
+    yield teach
+    for name, path in names:
+        open_clip.factory._MODEL_CONFIGS.pop(name, None)
+        open_clip.factory._MODEL_CONFIG_PATHS.remove(path)
+
+
+@pytest.fixture
+def small_clip(teach_open_clip: Callable[..., str], tmp_path: Path) -> tuple[torch.nn.Module, Path]:
+    """Teach open_clip a small model, and save weights of it as a user would."""
+    torch.manual_seed(11)
+    model = open_clip.create_model(teach_open_clip("small-clip")).eval()
+    weights = tmp_path / "weights.pt"
+    torch.save(model.state_dict(), weights)
+    return model, weights

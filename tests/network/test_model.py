@@ -45,6 +45,8 @@ def test_forward_any_number_of_organs_and_channels_gives_one_map_with_background
         {"refiner_channels": [], "has_semantic_decoder": False},
         {"text": {"model": "learned"}},
         {"interaction_levels": 0},
+        {"interaction_image": "clip"},
+        {"interaction_image": "clip", "image_size_px": 160},
         {"injection_stages": []},
         {"injection_stages": [2]},
         {"prompt_tokens": 1},
@@ -108,14 +110,16 @@ def test_forward_a_slice_does_not_depend_on_the_others_of_its_batch(make_network
 
 @pytest.mark.parametrize("num_organs", [1, 5])
 def test_forward_encodes_a_slice_once_whatever_the_number_of_organs(make_network, num_organs):
-    network, plans = make_network(num_organs)
+    network, plans = make_network(num_organs, interaction_image="clip")
     seen = []
     network.image_encoder.register_forward_hook(lambda _module, args, _output: seen.append(args[0].shape[0]))
     blocks = []
     network.image_encoder.hiera.blocks[0].register_forward_hook(lambda _m, args, _o: blocks.append(args[0].shape[0]))
+    patches = []
+    network.image_tower.visual.conv1.register_forward_hook(lambda _m, args, _o: patches.append(args[0].shape[0]))
     with torch.no_grad():
         network(*inputs(plans, num_slices=3))
-    assert seen == [3] and blocks == [3]
+    assert seen == [3] and blocks == [3] and patches == [3]
 
 
 def test_forward_sees_text_image_and_neighbouring_slices(make_network):
@@ -134,7 +138,13 @@ def test_forward_sees_text_image_and_neighbouring_slices(make_network):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"refiner_stride": 2, "has_semantic_decoder": False, "neighbours": 2}], ids=str
+    "changes",
+    [
+        {},
+        {"refiner_stride": 2, "has_semantic_decoder": False, "neighbours": 2},
+        {"interaction_image": "clip"},
+    ],
+    ids=str,
 )
 def test_backward_reaches_every_parameter(make_network, changes):
     """Nothing of the nano network is dead weight: each parameter has a gradient that is not zero."""
@@ -145,8 +155,8 @@ def test_backward_reaches_every_parameter(make_network, changes):
     compute_losses(network(images, organs), labels, weights=plans.training.loss)["total"].backward()
     trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
     assert len(trainable) > 100
-    without = [name for name, p in trainable.items() if p.grad is None or not p.grad.any()]
-    assert without == []
+    without = {name for name, p in trainable.items() if p.grad is None or not p.grad.any()}
+    assert without == set()
 
 
 def test_backward_of_larger_sizes_leaves_only_sams_other_mask_tokens_without_gradient(make_network):

@@ -1,7 +1,10 @@
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from safetensors import safe_open
@@ -9,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from autoseg.errors import CheckpointError
 from autoseg.network import model_file
+from autoseg.network.build import build_network
 from autoseg.network.model_file import load_model, save_model
 
 
@@ -33,6 +37,81 @@ def test_round_trip_gives_identical_outputs_and_the_plan(saved):
         assert torch.equal(getattr(given, name), getattr(expected, name)), name
 
 
+def test_predicting_with_hieras_own_tokens_never_loads_open_clip(saved):
+    """In a process of its own: here the tests have loaded it long since."""
+    _, _, path = saved
+    program = (
+        "import sys, torch; from pathlib import Path; from autoseg.network.model_file import load_model\n"
+        "network, plans = load_model(Path(sys.argv[1]))\n"
+        "assert network(torch.zeros(1, 3, 32, 32), torch.arange(3)).logits.shape == (1, 4, 32, 32)\n"
+        "assert 'autoseg.network.build' in sys.modules\n"
+        "sys.exit('open_clip' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+
+
+@pytest.mark.parametrize("kind", ["nano", "from scratch", "pretrained"])
+def test_round_trip_with_clips_tokens_needs_neither_its_weights_nor_its_name(
+    tiny_plans, small_clip, tmp_path, monkeypatch, kind
+):
+    _, weights = small_clip
+    text = {"model": "nano" if kind == "nano" else "small-clip"}
+    if kind == "pretrained":
+        text["weights"] = str(weights)
+    plans = tiny_plans(2, network={"interaction_image": "clip", "text": text})
+    network = build_network(plans).eval()
+    save_model(network, plans, tmp_path / "m.safetensors")
+    weights.unlink()
+    for name in ("create_model", "get_model_config", "get_tokenizer"):
+        monkeypatch.setattr(open_clip, name, None)
+    loaded, loaded_plans = load_model(tmp_path / "m.safetensors")
+    assert loaded_plans == plans
+    images, organs = torch.randn(2, 3, 32, 32), torch.arange(2)
+    with torch.no_grad():
+        assert torch.equal(loaded(images, organs).logits, network(images, organs).logits)
+    save_model(loaded, plans, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+
+
+def describe_tower(tensors, **vision):
+    """Write another description of CLIP's image tower into a model."""
+    config = json.loads(bytes(tensors["image_tower.config"].tolist()))
+    config["vision_cfg"] |= vision
+    tensors["image_tower.config"] = torch.tensor(list(json.dumps(config).encode()), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: None, None),
+        (lambda tensors: describe_tower(tensors, timm_model_name="hf_hub:somebody/model"), "no name of timm's"),
+        (lambda tensors: describe_tower(tensors, timm_model_name="/somewhere"), "no name of timm's"),
+        (lambda tensors: describe_tower(tensors, layers=10**9), "more than weights"),
+        (lambda tensors: describe_tower(tensors, width=2**17), "differ"),
+        (lambda tensors: describe_tower(tensors, image_size=[32, 10**6]), "larger than"),
+        (lambda tensors: describe_tower(tensors, layers=1), "differ"),
+        (lambda tensors: describe_tower(tensors, odd=1), "cannot be built"),
+        (lambda tensors: tensors.update({"image_tower.config": torch.zeros(3, dtype=torch.uint8)}), "cannot be built"),
+        (lambda tensors: tensors.pop("image_tower.config"), "cannot be built"),
+        (lambda tensors: tensors.pop("image_tower.norm.weight"), "cannot be built"),
+        (lambda tensors: tensors.update({"image_tower.norm.weight": torch.ones(8)}), "do not fit the plan"),
+    ],
+    ids=["none", "hub", "path", "layers", "width", "side", "fewer", "odd", "no JSON", "no config", "no norm", "norm"],
+)
+def test_a_model_whose_image_tower_was_tampered_with_is_refused_before_it_takes_memory(
+    make_network, tmp_path, change, message
+):
+    network, plans = make_network(2, interaction_image="clip")
+    path = tmp_path / "m.safetensors"
+    save_model(network, plans, path)
+    rewrite(path, change_tensors=change)
+    if message is None:
+        load_model(path)
+        return
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+
+
 def test_saving_again_what_was_loaded_gives_the_same_bytes(saved, tmp_path):
     _, plans, path = saved
     loaded, _ = load_model(path)
@@ -54,7 +133,8 @@ def test_loading_needs_neither_open_clip_nor_the_checkpoint_that_training_began_
     network, plans, _ = saved
     gone = plans.model_copy(update={"network": plans.network.model_copy(update={"weights": "/nowhere/sam2.pt"})})
     save_model(network, gone, tmp_path / "m.safetensors")
-    monkeypatch.setitem(__import__("sys").modules, "autoseg.network.text_encoder", None)
+    for name in ("text_encoder", "clip_image", "open_clip_parts"):
+        monkeypatch.setitem(sys.modules, f"autoseg.network.{name}", None)
     assert load_model(tmp_path / "m.safetensors")[1] == gone
 
 

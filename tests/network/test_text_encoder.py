@@ -1,4 +1,3 @@
-import json
 import time
 
 import open_clip
@@ -94,26 +93,6 @@ def test_stored_text_answers_as_the_tower_did():
     given = stored(organs)
     torch.testing.assert_close(given[0], expected[0])
     assert torch.equal(given[1], expected[1])
-
-
-SMALL_CLIP = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-
-
-@pytest.fixture
-def small_clip(tmp_path):
-    """Teach open_clip a small model, and save weights of it as a user would."""
-    (tmp_path / "small-clip.json").write_text(json.dumps(SMALL_CLIP))
-    open_clip.add_model_config(tmp_path / "small-clip.json")
-    torch.manual_seed(11)
-    model = open_clip.create_model("small-clip").eval()
-    weights = tmp_path / "weights.pt"
-    torch.save(model.state_dict(), weights)
-    yield model, weights
-    open_clip.factory._MODEL_CONFIGS.pop("small-clip")
 
 
 def test_open_clip_model_with_weights_from_a_file_is_frozen_and_runs_once(small_clip):
