@@ -27,9 +27,10 @@ SMALL_VIEW_PX = 256
 NARROW_WINDOW_PX = 32
 WIDE_WINDOW_PX = 128
 TINY_ORGAN_PX = 3
-BROAD_ORGAN_PX = 24
 CPU_FINE_WINDOW_PX = 128
-CPU_REFINER_CHANNELS = {1: (16, 32, 64, 128), 2: (32, 64, 128), 4: (32, 64, 128)}
+CPU_REFINER_CHANNELS = (16, 32, 64, 128)
+NANO_IMAGE_SIZE_PX = ((64, 32), (192, 64), (256, 96))  # for windows up to, side
+LARGEST_NANO_IMAGE_PX = 128
 NEIGHBOUR_REACH_MM = 2.0
 MAX_NEIGHBOURS = 2
 MEMORY_SLICES_RANGE = (4, 16)
@@ -88,11 +89,12 @@ def choose_image_size(
     side = max(window_px)
     facts = {"window_px": list(window_px), "smallest_organ_width_px": round(smallest_width_px, 1), "backbone": backbone}
     if backbone == "nano":
-        size = 64 if side <= 160 else 96 if side <= 256 else 128
+        size = next((size for most, size in NANO_IMAGE_SIZE_PX if side <= most), LARGEST_NANO_IMAGE_PX)
+        steps = ", ".join(f"{size} px for windows up to {most} px" for most, size in NANO_IMAGE_SIZE_PX)
         rule = (
-            "The nano Hiera gives context and the refiner sees every pixel, so a small square is enough: 64 px for "
-            "windows up to 160 px, 96 up to 256, else 128. On two datasets 64 px was as accurate as the full slice, "
-            "and faster."
+            "The nano Hiera gives context and the refiner sees every pixel, so a square of a third to a half of the "
+            f"window is enough: {steps}, else {LARGEST_NANO_IMAGE_PX}. On two datasets a larger one gained nothing for "
+            "the time that it took."
         )
         return Choice(size, rule, facts)
     factor = 2 if side <= SMALL_VIEW_PX and smallest_width_px < SMALL_ORGAN_PX else 1
@@ -123,8 +125,7 @@ def choose_refiner_channels(
         smallest_width_px: In-plane width of the smallest organ, in pixels of the window.
         device: What the plan is made for.
     """
-    stride = choose_refiner_stride(window_px, smallest_width_px=smallest_width_px, device=device).value
-    widths = CPU_REFINER_CHANNELS[stride] if device.kind == "cpu" else (32, 64, 128, 256)
+    widths = CPU_REFINER_CHANNELS if device.kind == "cpu" else (32, 64, 128, 256)
     facts = {
         "smallest_organ_width_px": round(smallest_width_px, 1),
         "decoder_stride_px": DECODER_STRIDE_PX,
@@ -162,13 +163,11 @@ def choose_refiner_stride(
     }
     rule = (
         "On a CPU, where convolutions at full resolution are most of a step, the finest stage works on blocks of 2 x 2 "
-        f"pixels if the smallest organ is at least {TINY_ORGAN_PX} px wide, of 4 x 4 in windows over "
-        f"{CPU_FINE_WINDOW_PX} px if it is at least {BROAD_ORGAN_PX} px wide; elsewhere on single pixels."
+        f"pixels in windows over {CPU_FINE_WINDOW_PX} px, unless the smallest organ is under {TINY_ORGAN_PX} px wide; "
+        "elsewhere on single pixels."
     )
-    if device.kind == "cuda" or smallest_width_px < TINY_ORGAN_PX:
-        return Choice(1, rule, facts)
-    is_broad = max(window_px) > CPU_FINE_WINDOW_PX and smallest_width_px >= BROAD_ORGAN_PX
-    return Choice(4 if is_broad else 2, rule, facts)
+    is_coarse = device.kind == "cpu" and max(window_px) > CPU_FINE_WINDOW_PX and smallest_width_px >= TINY_ORGAN_PX
+    return Choice(2 if is_coarse else 1, rule, facts)
 
 
 def choose_neighbours(slice_spacing_mm: float) -> Choice[int]:

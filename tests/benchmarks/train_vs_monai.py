@@ -1,16 +1,17 @@
 """autoseg against MONAI's BasicUNet: same cases, same minutes, same machine; Dice on cases that neither has seen.
 
-    python tests/benchmarks/train_vs_monai.py DATASET --held-out 40 --minutes 5 10 -o docs/results/hippocampus.json
+    python tests/benchmarks/train_vs_monai.py DATASET --held-out 40 --minutes 10 --seeds 0 1 2 -o hippocampus.json
 
 Needs an environment with autoseg and monai (`pip install monai`). autoseg goes through its three commands; the peer
 gets autoseg's own preprocessing, batches, augmentation, optimisers, schedule, averaging, precision, mirroring and
 removal of specks, so that the networks and their losses are all that differs. Both train on all cores with a process
 each (the peer by torch's DistributedDataParallel) on a part of each batch. Cases are held out by a seeded draw before
-anything else.
+anything else, the same for every training. The output is written after each training; what it holds is not done again.
 """
 
 import argparse
 import copy
+import itertools
 import json
 import platform
 import shutil
@@ -18,8 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -163,14 +166,26 @@ def hold_out(dataset: Path, folder: Path, *, count: int, seed: int) -> tuple[Pat
     return training, images, labels
 
 
-def run_autoseg(training: Path, images: Path, folder: Path, *, minutes: float, settings: list[str]) -> Path:
-    """Go through the three commands as a user does."""
-    run, output = folder / f"run_{minutes:g}", folder / f"autoseg_{minutes:g}"
-    plan = [BIN / "autoseg_plan", training, "-o", run, "--device", "cpu"]
-    subprocess.run([*plan, *(["--set", *settings] if settings else [])], check=True)
+def plan_run(training: Path, run: Path, *, settings: list[str]) -> None:
+    """Plan as a user does."""
+    words = [BIN / "autoseg_plan", training, "-o", run, "--device", "cpu"]
+    subprocess.run([*words, *(["--set", *settings] if settings else [])], check=True)
+
+
+def run_autoseg(run: Path, images: Path, output: Path, *, minutes: float) -> int:
+    """Train and predict as a user does; returns the steps."""
     subprocess.run([BIN / "autoseg_train", run, "--max-minutes", str(minutes), "--device", "cpu"], check=True)
     subprocess.run([BIN / "autoseg_predict", "-m", run, "-i", images, "-o", output, "--device", "cpu"], check=True)
-    return run
+    steps: int = json.loads((run / "fold_all" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    return steps
+
+
+def run_peer(run: Path, images: Path, output: Path, *, minutes: float) -> int:
+    """Train and predict with the peer; returns the steps."""
+    plans = read_plans(run / "plans.json")
+    network, steps = train_peer(run, plans, minutes=minutes)
+    predict_peer(network, plans, images, output)
+    return steps
 
 
 def summarise(evaluation: Evaluation) -> dict[str, object]:
@@ -179,51 +194,65 @@ def summarise(evaluation: Evaluation) -> dict[str, object]:
     return {"mean_dice": evaluation.mean_dice, "organs": content["organs"]}
 
 
+def summarise_all(results: list[dict[str, Any]]) -> str:
+    """Lay out mean and deviation over the training seeds."""
+    groups: dict[tuple[float, str], list[float]] = {}
+    for result in results:
+        groups.setdefault((result["minutes"], result["network"]), []).append(result["mean_dice"])
+    lines = []
+    for (minutes, network), dice in sorted(groups.items()):
+        deviation = f" +- {np.std(dice, ddof=1):.4f}" if len(dice) > 1 else ""
+        lines.append(f"{network:<16} {minutes:g} min  mean Dice {np.mean(dice):.4f}{deviation}, {len(dice)} seeds")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Run both for each number of minutes and write one JSON."""
+    """Run both for each number of minutes and each seed, and write one JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--held-out", type=int, required=True)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5, 10])
     parser.add_argument("--seed", type=int, default=2026, help="of the draw of held-out cases")
-    parser.add_argument("--only", choices=["autoseg", "monai"], help="run one of the two")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings")
+    parser.add_argument("--only", choices=list(NETWORKS), help="run one of the two")
     parser.add_argument("--set", nargs="+", default=[], dest="settings", help="plan settings for both")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    results: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        training, images, labels = hold_out(arguments.dataset, folder, count=arguments.held_out, seed=arguments.seed)
-        for minutes in arguments.minutes:
-            if arguments.only != "monai":
-                run = run_autoseg(training, images, folder, minutes=minutes, settings=arguments.settings)
-                record = json.loads((run / "fold_all" / "metrics.jsonl").read_text().splitlines()[-1])
-                scored = summarise(evaluate(folder / f"autoseg_{minutes:g}", labels))
-                results[f"autoseg, {minutes:g} min"] = {"steps": record["step"], **scored}
-            else:
-                run = folder / f"run_{minutes:g}"
-                command = [BIN / "autoseg_plan", training, "-o", run, "--device", "cpu"]
-                subprocess.run([*command, *(["--set", *arguments.settings] if arguments.settings else [])], check=True)
-            if arguments.only != "autoseg":
-                plans = read_plans(run / "plans.json")
-                network, steps = train_peer(run, plans, minutes=minutes)
-                predict_peer(network, plans, images, folder / f"monai_{minutes:g}")
-                scored = summarise(evaluate(folder / f"monai_{minutes:g}", labels))
-                results[f"MONAI BasicUNet, {minutes:g} min"] = {"steps": steps, **scored}
-    for who, result in results.items():
-        print(f"{who:<28} mean Dice {result['mean_dice']:.4f}  ({result['steps']} steps)")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    content = {
+    content: dict[str, Any] = {
         "dataset": arguments.dataset.name,
         "held_out": arguments.held_out,
         "seed": arguments.seed,
-        "date": date.today().isoformat(),
+        "settings": arguments.settings,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"{torch.backends.cpu.get_cpu_capability()}",
-        "results": results,
+        "results": [],
     }
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    if arguments.output.exists():
+        earlier = json.loads(arguments.output.read_text())
+        if {**earlier, "results": []} != content:
+            parser.error(f"{arguments.output} holds results of something else; give another name")
+        content = earlier
+    results: list[dict[str, Any]] = content["results"]
+    done = {(result["network"], result["minutes"], result["training_seed"]) for result in results}
+    names = [arguments.only] if arguments.only else list(NETWORKS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        training, images, labels = hold_out(arguments.dataset, folder, count=arguments.held_out, seed=arguments.seed)
+        for seed, minutes, who in itertools.product(arguments.seeds, arguments.minutes, names):
+            if (who, minutes, seed) in done:
+                continue
+            run, output = (folder / f"{what}_{who}_{minutes:g}_{seed}" for what in ("run", "maps"))
+            plan_run(training, run, settings=[f"training.seed={seed}", *arguments.settings])
+            steps = NETWORKS[who](run, images, output, minutes=minutes)
+            scored = summarise(evaluate(output, labels))
+            facts = {"network": who, "minutes": minutes, "training_seed": seed, "steps": steps}
+            results.append({**facts, "date": date.today().isoformat(), **scored})
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+            print(summarise_all(results), flush=True)
 
+
+NETWORKS: dict[str, Callable[..., int]] = {"autoseg": run_autoseg, "BasicUNet": run_peer}
 
 if __name__ == "__main__":
     main()
