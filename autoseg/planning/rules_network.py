@@ -15,6 +15,7 @@ from autoseg.planning.memory_model import BACKBONE_COSTS, MODEL_NOTE
 from autoseg.plans import Backbone, Device
 
 WINDOW_STEP_PX = 16
+WIDE_WINDOW_STEP_PX = 32  # so that five stages on blocks of 2 x 2 px fit
 CPU_WINDOW_PX = 192
 # (memory of at least so many GiB, side of the window)
 CUDA_WINDOW_PX = ((24.0, 512), (12.0, 384), (8.0, 320), (0.0, 256))
@@ -27,7 +28,6 @@ SMALL_VIEW_PX = 256
 NARROW_WINDOW_PX = 32
 WIDE_WINDOW_PX = 128
 TINY_ORGAN_PX = 3
-CPU_FINE_WINDOW_PX = 128
 CPU_REFINER_CHANNELS = (16, 32, 64, 128)
 NANO_IMAGE_SIZE_PX = ((64, 32), (192, 64), (256, 96))  # for windows up to, side
 LARGEST_NANO_IMAGE_PX = 128
@@ -49,10 +49,11 @@ def choose_window(sizes_px: np.ndarray, *, device: Device) -> Choice[tuple[int, 
     fits_most = most <= MOST_CASES_RATIO * median
     wanted = np.where(fits_most, most, median)
     limit = CPU_WINDOW_PX if device.kind == "cpu" else by_memory(CUDA_WINDOW_PX, memory_gib=device.memory_gib)
-    rows, columns = (min(limit, _round_up(float(size), WINDOW_STEP_PX)) for size in wanted)
+    rows, columns = (min(limit, _round_up(float(size), _window_step(float(size)))) for size in wanted)
     rule = (
         "The 95th percentile of the in-plane sizes where it is within 1.25x of the median, so that most cases fit into "
-        f"one window, otherwise the median; rounded up to a multiple of {WINDOW_STEP_PX}, at most {limit} px here."
+        f"one window, otherwise the median; rounded up to a multiple of {WINDOW_STEP_PX}, over {WIDE_WINDOW_PX} px of "
+        f"{WIDE_WINDOW_STEP_PX}, at most {limit} px here."
     )
     facts = {
         "median_size_px": _rounded(median),
@@ -140,8 +141,13 @@ def choose_refiner_channels(
     )
     if min(window_px) < NARROW_WINDOW_PX:
         return Choice(widths[:2], rule + "The window is narrower.", facts)
-    if device.kind == "cuda" and smallest_width_px >= WIDE_ORGAN_PX and min(window_px) >= WIDE_WINDOW_PX:
-        rule += f"A fifth stage, since even the smallest organ is at least {WIDE_ORGAN_PX} px wide."
+    stride = choose_refiner_stride(window_px, smallest_width_px=smallest_width_px, device=device).value
+    has_room = min(window_px) > WIDE_WINDOW_PX and not any(side % (stride * 2 ** len(widths)) for side in window_px)
+    if has_room and smallest_width_px >= WIDE_ORGAN_PX:
+        rule += (
+            f"A fifth stage, since the window is over {WIDE_WINDOW_PX} px and even the smallest organ at least "
+            f"{WIDE_ORGAN_PX} px wide: on left atria it gained more than its time cost."
+        )
         return Choice((*widths, 2 * widths[-1]), rule, facts)
     return Choice(widths, rule + "Stages down to stride 8 equalled a U-Net in the first experiments.", facts)
 
@@ -163,10 +169,10 @@ def choose_refiner_stride(
     }
     rule = (
         "On a CPU, where convolutions at full resolution are most of a step, the finest stage works on blocks of 2 x 2 "
-        f"pixels in windows over {CPU_FINE_WINDOW_PX} px, unless the smallest organ is under {TINY_ORGAN_PX} px wide; "
+        f"pixels in windows over {WIDE_WINDOW_PX} px, unless the smallest organ is under {TINY_ORGAN_PX} px wide; "
         "elsewhere on single pixels."
     )
-    is_coarse = device.kind == "cpu" and max(window_px) > CPU_FINE_WINDOW_PX and smallest_width_px >= TINY_ORGAN_PX
+    is_coarse = device.kind == "cpu" and max(window_px) > WIDE_WINDOW_PX and smallest_width_px >= TINY_ORGAN_PX
     return Choice(2 if is_coarse else 1, rule, facts)
 
 
@@ -215,6 +221,10 @@ def find_smallest_width_px(widths_mm: Mapping[str, float], *, pixel_mm: float) -
 def by_memory(steps: Sequence[tuple[float, int]], *, memory_gib: float) -> int:
     """Return the value of the first step whose memory the device has; the last step is for all."""
     return next(value for least, value in steps if memory_gib >= least)
+
+
+def _window_step(size: float) -> int:
+    return WIDE_WINDOW_STEP_PX if size > WIDE_WINDOW_PX else WINDOW_STEP_PX
 
 
 def _round_up(size: float, step: int) -> int:

@@ -45,6 +45,10 @@ def test_window_of_a_tiny_scan_is_16():
     assert choose_window(np.array([[3, 16]]), device=CPU).value == (16, 16)
 
 
+def test_window_over_128_px_is_a_multiple_of_32():
+    assert choose_window(np.array([[129, 128]]), device=CPU).value == (160, 128)
+
+
 @pytest.mark.parametrize(
     ("device", "backbone"),
     [
@@ -114,7 +118,10 @@ def test_neighbours_reach_two_millimetres(spacing, neighbours):
     [
         ((64, 48), 12, CPU, (16, 32, 64, 128)),
         ((64, 16), 12, CPU, (16, 32)),
-        ((160, 160), 60, CPU, (16, 32, 64, 128)),
+        ((160, 160), 32, CPU, (16, 32, 64, 128, 256)),
+        ((160, 160), 31, CPU, (16, 32, 64, 128)),
+        ((160, 144), 60, CPU, (16, 32, 64, 128)),  # blocks of 2 x 2, halved four times, need multiples of 32
+        ((160, 144), 60, cuda(24), (32, 64, 128, 256, 512)),
         ((160, 160), 12, cuda(24), (32, 64, 128, 256)),
         ((160, 160), 32, cuda(24), (32, 64, 128, 256, 512)),
         ((160, 112), 32, cuda(24), (32, 64, 128, 256)),
