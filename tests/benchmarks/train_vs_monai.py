@@ -169,7 +169,7 @@ def hold_out(dataset: Path, folder: Path, *, count: int, seed: int) -> tuple[Pat
 def plan_run(training: Path, run: Path, *, settings: list[str]) -> None:
     """Plan as a user does."""
     words = [BIN / "autoseg_plan", training, "-o", run, "--device", "cpu"]
-    subprocess.run([*words, *(["--set", *settings] if settings else [])], check=True)
+    subprocess.run([*words, *(word for setting in settings for word in ("--set", setting))], check=True)
 
 
 def run_autoseg(run: Path, images: Path, output: Path, *, minutes: float) -> int:
