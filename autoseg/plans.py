@@ -180,6 +180,9 @@ class TrainingPlan(_Part):
     """What decides a training run, given the network."""
 
     batch_slices: int = Field(8, ge=1, le=4096, description="slices a step")
+    clip_every: int = Field(
+        4, ge=1, le=1000, description="with a memory only: each so-many-th step takes clips, the others single slices"
+    )
     clip_slices: int = Field(
         4, ge=2, le=64, description="with a memory only: slices of one case that go through it in turn"
     )
@@ -262,8 +265,12 @@ class Plans(_Part):
 
     @property
     def clip_slices(self) -> int:
-        """Slices that a training step takes together from one case: 1 without a memory."""
+        """Slices that a training step with clips takes together from one case: 1 without a memory."""
         return self.training.clip_slices if self.network.memory_slices else 1
+
+    def clip_slices_of(self, step: int) -> int:
+        """Slices that this step takes together from one case."""
+        return self.clip_slices if step % self.training.clip_every == 0 else 1
 
     @property
     def slices_per_step(self) -> int:

@@ -41,7 +41,7 @@ class NetworkOutput:
         quality: (B, K) predicted IoU of `mask_logits`.
         presence_logits: (B, K) of SAM's decoder.
         semantic_presence_logits: (B, K) of the semantic-aware decoder, or None.
-        bank: What is remembered after these slices; None where the memory was not used.
+        bank: What is remembered after these slices, in training but for the last; None where the memory was not used.
     """
 
     logits: Tensor
@@ -241,6 +241,8 @@ class AutosegNetwork(nn.Module):
             seen = self.memory.read(coarse, bank, positions[:, turn])  # (V, D, h, w)
             one = self._decode([*finer, seen], semantics[rows], None if pointed is None else pointed.take(rows))
             decoded.append(one)
+            if self.training and turn == num_turns - 1:
+                break  # nobody reads what the last slice of a clip would leave
             bank = self.memory.write(
                 bank,
                 coarse,

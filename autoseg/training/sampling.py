@@ -48,7 +48,7 @@ class Batch:
         organs: (K,) positions in the plan.
         case_ids: Where each slice came from.
         positions: (V, T) numbers of the slices in their cases, in the order of a clip; the clips lie one after the
-            other in `images`. None where each slice stands by itself.
+            other in `images`. None without a memory; (B, 1) where each slice is the first that is visited.
         clicks: On some of the organs, where the network takes them; else None.
     """
 
@@ -102,12 +102,13 @@ class SliceSampler:
 
     def make_batch(self, step: int, *, part: slice | None = None) -> Batch:
         """Make the batch of one step, or a part of whole clips of it; each clip has random numbers of its own."""
-        training, clip_slices = self.plans.training, self.plans.clip_slices
+        training, clip_slices = self.plans.training, self.plans.clip_slices_of(step)
         images, labels, case_ids, positions = [], [], [], []
         for number in range(self.plans.slices_per_step)[part or slice(None)][::clip_slices]:
             rng = np.random.default_rng([training.seed, step, number])
             case_id, position = self._draw_slice(rng)
-            clip = self._draw_clip(position, num_slices=self._arrays[case_id][1].shape[0], rng=rng)  # (T,)
+            num_slices = self._arrays[case_id][1].shape[0]
+            clip = self._draw_clip(position, clip_slices=clip_slices, num_slices=num_slices, rng=rng)  # (T,)
             image, label = self._cut_window(case_id, clip, rng=rng)  # (T * N, C, R, W), (T, R, W)
             image, label = augment(image, label, plan=training.augmentation, rng=rng)
             images.append(image.reshape(clip_slices, -1, *image.shape[-2:]))  # (T, N * C, R, W)
@@ -122,7 +123,7 @@ class SliceSampler:
             labels=torch.from_numpy(asked),
             organs=torch.from_numpy(organs),
             case_ids=tuple(case_ids),
-            positions=torch.from_numpy(np.stack(positions)) if clip_slices > 1 else None,
+            positions=torch.from_numpy(np.stack(positions)) if self.plans.network.memory_slices else None,
             clicks=self._draw_clicks(asked, num_organs=len(organs), rng=rng),
         )
 
@@ -142,9 +143,8 @@ class SliceSampler:
         case_id = self.case_ids[rng.integers(len(self.case_ids))]
         return case_id, int(rng.integers(self._arrays[case_id][1].shape[0]))
 
-    def _draw_clip(self, position: int, *, num_slices: int, rng: np.random.Generator) -> np.ndarray:
+    def _draw_clip(self, position: int, *, clip_slices: int, num_slices: int, rng: np.random.Generator) -> np.ndarray:
         """Draw the slices of a clip around a position, evenly apart, in either direction; the ends of a case repeat."""
-        clip_slices = self.plans.clip_slices
         if clip_slices == 1:
             return np.array([position])
         step = int(rng.integers(1, self.plans.training.clip_step + 1)) * int(rng.choice([-1, 1]))

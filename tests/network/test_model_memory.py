@@ -91,3 +91,14 @@ def test_slices_given_without_positions_leave_the_memory_alone(network_and_input
         single = network(images[2:3], organs)
     assert output.bank is None
     torch.testing.assert_close(output.logits[2:3], single.logits, atol=1e-4, rtol=1e-3)
+
+
+def test_in_training_the_last_slice_of_a_clip_is_not_remembered_and_the_maps_are_the_same(network_and_inputs):
+    network, images, organs, _ = network_and_inputs
+    positions = torch.tensor([[0, 1, 2], [5, 6, 7]])
+    with torch.no_grad():
+        seen = network(images, organs, positions=positions)
+        trained = network.train()(images, organs, positions=positions)
+        single = network(images, organs, positions=torch.arange(6).unsqueeze(1))
+    assert len(seen.bank) == 3 and len(trained.bank) == 2 and single.bank is None
+    torch.testing.assert_close(trained.mask_logits, seen.mask_logits, atol=1e-4, rtol=1e-3)

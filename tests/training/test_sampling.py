@@ -199,7 +199,7 @@ def test_a_case_without_any_organ_is_drawn_too(tiny_plans):
     assert batch.labels.eq(0).all()
 
 
-CLIPS = {"batch_slices": 8, "clip_slices": 4, "clip_step": 2, "augmentation": STILL}
+CLIPS = {"batch_slices": 8, "clip_every": 1, "clip_slices": 4, "clip_step": 2, "augmentation": STILL}
 
 
 def numbered_case(num_slices, size=32):
@@ -249,6 +249,18 @@ def test_every_slice_of_a_clip_has_the_labels_of_its_own(tiny_plans):
     assert (batch.labels == 1).sum(dim=(1, 2)).tolist() == [whole[number] for number in batch.positions.flatten()]
     cut = make_sampler(plans, a=(image, labels)).make_batch(0)
     assert cut.labels.shape == (8, 32, 32)
+
+
+def test_clips_come_every_so_many_steps_and_single_slices_between_them(tiny_plans):
+    plans = tiny_plans(1, network={"memory_slices": 2}, training={**CLIPS, "clip_every": 3})
+    sampler = make_sampler(plans, a=numbered_case(40), b=numbered_case(30))
+    shapes = [tuple(sampler.make_batch(step).positions.shape) for step in range(7)]
+    assert shapes == [(2, 4), (8, 1), (8, 1), (2, 4), (8, 1), (8, 1), (2, 4)]
+    single = sampler.make_batch(1)
+    assert single.images[:, 1, 0, 0].tolist() == single.positions.flatten().tolist()
+    assert len(set(single.case_ids)) == 2
+    halves = [sampler.make_batch(1, part=part) for part in (slice(0, 4), slice(4, 8))]
+    assert torch.equal(torch.cat([half.images for half in halves]), single.images)
 
 
 def test_single_slices_have_no_positions(tiny_plans):
