@@ -181,7 +181,7 @@ class TrainingPlan(_Part):
 
     batch_slices: int = Field(8, ge=1, le=4096, description="slices a step")
     clip_every: int = Field(
-        4, ge=1, le=1000, description="with a memory only: each so-many-th step takes clips, the others single slices"
+        8, ge=1, le=1000, description="with a memory only: each so-many-th step takes clips, the others single slices"
     )
     clip_slices: int = Field(
         4, ge=2, le=64, description="with a memory only: slices of one case that go through it in turn"
