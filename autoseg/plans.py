@@ -128,10 +128,12 @@ class NetworkPlan(_Part):
     @model_validator(mode="after")
     def _window_fits_the_refiner(self) -> "NetworkPlan":
         step = self.refiner_stride * 2 ** max(0, len(self.refiner_channels) - 1)
-        if self.window_rows_px % step or self.window_columns_px % step:
+        sides = (self.window_rows_px, self.window_columns_px)
+        if any(side % step or side < 2 * step for side in sides):
             raise ValueError(
-                f"window_rows_px and window_columns_px must be multiples of {step}: refiner_stride "
-                f"{self.refiner_stride}, halved {len(self.refiner_channels) - 1} times"
+                f"window_rows_px and window_columns_px must be multiples of {step}, at least {2 * step}: "
+                f"refiner_stride {self.refiner_stride}, halved {len(self.refiner_channels) - 1} times. "
+                "Another window, or fewer refiner_channels, would do"
             )
         return self
 
@@ -335,7 +337,11 @@ def apply_overlay(plans: Plans, overlay: Mapping[str, Any], *, source: str) -> P
 
 
 def apply_settings(plans: Plans, settings: Sequence[str]) -> Plans:
-    """Return the plan changed by `--set` words such as "network.memory_slices=4"; values are JSON or plain text."""
+    """Return the plan changed by `--set` words such as "network.memory_slices=4"; values are JSON or plain text.
+
+    They are checked together, so their order does not matter where one needs another.
+    """
+    content = plans.model_dump(mode="json")
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator:
@@ -346,8 +352,10 @@ def apply_settings(plans: Plans, settings: Sequence[str]) -> Plans:
             value = text
         for name in reversed(key.split(".")):
             value = {name: value}
-        plans = apply_overlay(plans, value, source=f"--set {setting}")
-    return plans
+        _merge(content, value, path="", source=f"--set {setting}")
+    words = [f"--set {setting}" for setting in settings]
+    content["changes"] = [*content["changes"], *words]
+    return parse_plans(content, source=" ".join(words))
 
 
 def _merge(content: dict[str, Any], changes: Mapping[str, Any], *, path: str, source: str) -> None:

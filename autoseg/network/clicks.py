@@ -23,6 +23,7 @@ from autoseg.network.sam2_parts import PromptEncoder
 
 CELL_PX = 4  # of the square, a cell of the grid at stride 4
 BUMP_CELLS = 1.0  # deviation of a point's bump
+NUM_CLICKS = 5  # an organ's, at least: the corners of a box and three points; those that are not set are NOTHING
 NOTHING, OUTSIDE, INSIDE, BOX_FIRST, BOX_LAST = -1, 0, 1, 2, 3  # SAM's own numbers
 
 
@@ -55,6 +56,12 @@ class Clicks:
         if axes and first.any():  # the corner with the smaller numbers stays the first
             places = _swap_corners(places, first, last, axes=axes)
         return Clicks(places, kinds)
+
+
+def no_clicks(num_slices: int, num_organs: int, num_clicks: int = NUM_CLICKS) -> Clicks:
+    """Return (B, K, P) clicks that are all NOTHING."""
+    kinds = torch.full((num_slices, num_organs, num_clicks), NOTHING)
+    return Clicks(torch.zeros(*kinds.shape, 2), kinds)
 
 
 def _swap_corners(places: Tensor, first: Tensor, last: Tensor, *, axes: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.network.clicks import ClickEncoder, Clicks, PointedAt
+from autoseg.network.clicks import ClickEncoder, Clicks, PointedAt, no_clicks
 from autoseg.network.device import convolution_precision
 from autoseg.network.image_encoder import ImageEncoder
 from autoseg.network.interaction import CrossModalInteraction
@@ -164,7 +164,7 @@ class AutosegNetwork(nn.Module):
         seen = tokens if self.image_tower is None else self.image_tower(small)  # (B, H, W, C)
         semantics = self.interaction(seen, vectors, is_sentence)  # (B, K, D)
         pyramid = self.image_encoder(tokens, semantics)  # (B, D, h, w) at strides 4, 8, 16
-        pointed = self._encode_clicks(clicks, window=(images.shape[-2], images.shape[-1]))
+        pointed = self._encode_clicks(clicks, semantics, window=(images.shape[-2], images.shape[-1]))
         if positions is None or self.memory is None:
             decoded = self._decode(pyramid, semantics, pointed)
         else:
@@ -200,12 +200,15 @@ class AutosegNetwork(nn.Module):
                 clicks=None if pointed is None else pointed.picture,
             )
 
-    def _encode_clicks(self, clicks: Clicks | None, *, window: tuple[int, int]) -> PointedAt | None:
-        """Encode clicks, or return None where there are none."""
-        if clicks is None:
-            return None
+    def _encode_clicks(self, clicks: Clicks | None, semantics: Tensor, *, window: tuple[int, int]) -> PointedAt | None:
+        """Encode clicks. A network that takes them sees, asked by text alone, clicks that are none, as in training."""
         if self.click_encoder is None:
-            raise ValueError("this network takes no clicks: network.takes_clicks is off in its plan")
+            if clicks is not None:
+                raise ValueError("this network takes no clicks: network.takes_clicks is off in its plan")
+            return None
+        if clicks is None:
+            num_slices, num_organs, _ = semantics.shape
+            clicks = no_clicks(num_slices, num_organs).to(semantics.device)
         return self.click_encoder(clicks, window=window)
 
     def _decode(self, pyramid: Sequence[Tensor], semantics: Tensor, pointed: PointedAt | None) -> DecodedSlices:
@@ -264,7 +267,8 @@ class AutosegNetwork(nn.Module):
         if images.shape[-2:] == size:
             return images
         is_smaller = images.shape[-2] < size[0] and images.shape[-1] < size[1]
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=not is_smaller)
+        # In full precision: a stem gives less under autocast, in which not every device can smooth.
+        return F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=not is_smaller)
 
     def _fuse(self, refined: Tensor, masks: DecodedMasks, mapped: SemanticMap | None) -> Tensor:
         """Add to the refined map what the decoders say coarsely, each as much as its learned gate says.

@@ -155,10 +155,8 @@ def check_visual(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
     if max(side if isinstance(side, list) else [side]) > MOST_IMAGE_PX:
         raise ValueError(f"its input of {side} px is larger than {MOST_IMAGE_PX}")
     name = vision.get("timm_model_name")
-    if name is not None:  # one of timm's own list, whose sizes are known; another form would be an address
-        if not re.fullmatch(r"[\w.]+", name):
-            raise ValueError(f"{name!r} is no name of timm's")
-        return
+    if name is not None and not re.fullmatch(r"[\w.]+", name):  # another form would be an address
+        raise ValueError(f"{name!r} is no name of timm's")
     if vision.get("layers", 0) > len(shapes):
         raise ValueError(f"it has {vision['layers']} layers, more than weights")
     with torch.device("meta"):

@@ -9,7 +9,7 @@ Nothing is resized: Hiera interpolates its own positions to any image size, so a
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,14 @@ class WeightsReport:
         loaded: Taken.
         skipped: In the file, but the plan has no such part, or one of another shape.
         missing: In a part that SAM 2 has too, but not in the file, or of another shape: new and untrained.
+        parameters: The network's own names of the trained weights among the loaded.
     """
 
     file: str
     loaded: tuple[str, ...]
     skipped: tuple[str, ...]
     missing: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return a line with the number of tensors of each part."""
@@ -63,7 +65,16 @@ def load_sam2_weights(network: AutosegNetwork, path: Path) -> WeightsReport:
     Raises:
         CheckpointError: The file is no such checkpoint, or its Hiera is not of the plan's size.
     """
-    report = fill_parts(shared_parts(network), read_sam2_file(path), path=path)
+    parts = shared_parts(network)
+    report = fill_parts(parts, read_sam2_file(path), path=path)
+    loaded = {
+        id(parameter)
+        for prefix, part in parts.items()
+        for key, parameter in part.named_parameters()
+        if prefix + key in report.loaded
+    }
+    own_names = tuple(name for name, parameter in network.named_parameters() if id(parameter) in loaded)
+    report = replace(report, parameters=own_names)
     log.info("%s", report.describe())
     return report
 

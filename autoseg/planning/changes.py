@@ -3,18 +3,20 @@
 Owns: `plan_with_changes`, and the reasons of changed values.
 Does not own: how one change is applied and checked (`plans.py`), the rules (`rules_*.py`).
 
-A changed part is an input of the rules after it: another target spacing gives another window, another image
-size another batch. A value that a user set itself always stays.
+A changed value is an input of the rules after it: another target spacing gives another window, another backbone another
+image size, another network another batch. A value that a user set itself always stays.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from autoseg.errors import PlanError
 from autoseg.files import read_json
 from autoseg.planning.explain import find_reason, flatten
 from autoseg.planning.fingerprint import Fingerprint
-from autoseg.planning.planner import make_plans
+from autoseg.planning.planner import Given, make_plans
 from autoseg.plans import Device, Plans, Reason, apply_overlay, apply_settings
 
 
@@ -35,23 +37,31 @@ def plan_with_changes(
     planned = make_plans(fingerprint, device=device)
     if not overlays and not settings:
         return planned
-    final, sources = _apply(planned, overlays=overlays, settings=settings)
-    if final.data != planned.data:
-        rest = make_plans(fingerprint, device=device, data=final.data)
-        final, more = _apply(rest, overlays=overlays, settings=settings)
-        sources |= more
-        planned = rest.model_copy(update={"data": planned.data})
-    if final.network != planned.network:
-        rest = make_plans(fingerprint, device=device, data=final.data, network=final.network)
-        final, more = _apply(rest, overlays=overlays, settings=settings)
-        sources |= more
-        planned = rest.model_copy(update={"data": planned.data, "network": planned.network})
-    return _with_reasons(final, planned=planned, sources=sources)
-
-
-def _apply(plans: Plans, *, overlays: Sequence[Path], settings: Sequence[str]) -> tuple[Plans, dict[str, str]]:
-    """Return the changed plan, and for each changed field what changed it last."""
+    change = partial(_apply, overlays=overlays, settings=settings)
     sources: dict[str, str] = {}
+    given = Given(data=change(_any_window(planned), sources=sources).data)
+    network = change(_any_window(make_plans(fingerprint, device=device, given=given)), sources=sources).network
+    window_px = (network.window_rows_px, network.window_columns_px)
+    given = replace(given, backbone=network.backbone, window_px=window_px)
+    following = make_plans(fingerprint, device=device, given=given)
+    given = replace(given, network=change(following, sources=sources).network)
+    final = change(make_plans(fingerprint, device=device, given=given), sources=sources)
+    first = ("backbone", "window_rows_px", "window_columns_px")
+    own = _with_network(following, **{name: getattr(planned.network, name) for name in first})
+    return _with_reasons(final, planned=own.model_copy(update={"data": planned.data}), sources=sources)
+
+
+def _any_window(plans: Plans) -> Plans:
+    """Return the plan with a refiner that every window fits: which one the user's window needs is not known yet."""
+    return _with_network(plans, refiner_channels=(), refiner_stride=1)
+
+
+def _with_network(plans: Plans, **changes: object) -> Plans:
+    return plans.model_copy(update={"network": plans.network.model_copy(update=changes)})
+
+
+def _apply(plans: Plans, *, overlays: Sequence[Path], settings: Sequence[str], sources: dict[str, str]) -> Plans:
+    """Return the changed plan, and note in `sources` for each changed field what changed it last."""
     for path in overlays:
         overlay = read_json(path)
         if not isinstance(overlay, dict):
@@ -59,14 +69,23 @@ def _apply(plans: Plans, *, overlays: Sequence[Path], settings: Sequence[str]) -
                 f"{path} holds {type(overlay).__name__}; expected an object such as {{'training': {{...}}}}."
             )
         plans = _note(plans, apply_overlay(plans, overlay, source=path.name), source=path.name, sources=sources)
+    changed = apply_settings(plans, settings) if settings else plans
     for setting in settings:
-        plans = _note(plans, apply_settings(plans, [setting]), source=f"--set {setting}", sources=sources)
-    return plans, sources
+        key = setting.partition("=")[0]
+        _note(plans, changed, source=f"--set {setting}", sources=sources, within=key)
+    return changed
 
 
-def _note(before: Plans, after: Plans, *, source: str, sources: dict[str, str]) -> Plans:
+def _note(before: Plans, after: Plans, *, source: str, sources: dict[str, str], within: str = "") -> Plans:
+    """Note for each field that differs what changed it; only fields at or under `within`, where it is given."""
     old = flatten(before)
-    sources.update({field: source for field, value in flatten(after).items() if value != old.get(field)})
+    sources.update(
+        {
+            field: source
+            for field, value in flatten(after).items()
+            if value != old.get(field) and (not within or f"{field}.".startswith(f"{within}."))
+        }
+    )
     return after
 
 

@@ -4,6 +4,7 @@ Owns: `make_plans`, which calls the rules in order, and `describe_organs`.
 Does not own: the rules (`rules_data.py`, `rules_network.py`, `rules_training.py`), organ knowledge (`descriptions/`).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from autoseg.planning.fingerprint import AXIS_NUMBER, Fingerprint
 from autoseg.plans import (
     AugmentationPlan,
     Axis,
+    Backbone,
     DataPlan,
     Device,
     InferencePlan,
@@ -47,16 +49,30 @@ class _Reasons:
         return choice.value
 
 
-def make_plans(
-    fingerprint: Fingerprint, *, device: Device, data: DataPlan | None = None, network: NetworkPlan | None = None
-) -> Plans:
+@dataclass(frozen=True)
+class Given:
+    """What stands in place of the rules' own choice, and is an input of the rules after it.
+
+    Attributes:
+        data: The whole part.
+        backbone: Of the network.
+        window_px: Rows and columns of it.
+        network: The whole part.
+    """
+
+    data: DataPlan | None = None
+    backbone: Backbone | None = None
+    window_px: tuple[int, int] | None = None
+    network: NetworkPlan | None = None
+
+
+def make_plans(fingerprint: Fingerprint, *, device: Device, given: Given = Given()) -> Plans:
     """Choose everything that determines a run.
 
     Args:
         fingerprint: Of a dataset in which at least one case holds an organ.
         device: What the plan is made for.
-        data: Stands in place of the rules' choice, and the later rules follow it.
-        network: The same for the network part.
+        given: What is chosen already.
 
     Raises:
         PlanError: The dataset asks for what a plan cannot hold, such as names that are too long.
@@ -64,9 +80,9 @@ def make_plans(
     reasons = _Reasons()
     try:
         chosen_data = _plan_data(fingerprint, reasons)
-        data = data or chosen_data
-        chosen_network = _plan_network(fingerprint, data=data, device=device, reasons=reasons)
-        network = network or chosen_network
+        data = given.data or chosen_data
+        chosen_network = _plan_network(fingerprint, data=data, device=device, given=given, reasons=reasons)
+        network = given.network or chosen_network
         training = _plan_training(fingerprint, data=data, network=network, device=device, reasons=reasons)
         return Plans(
             dataset_name=fingerprint.dataset_name,
@@ -134,15 +150,19 @@ def _plan_data(fingerprint: Fingerprint, reasons: _Reasons) -> DataPlan:
     )
 
 
-def _plan_network(fingerprint: Fingerprint, *, data: DataPlan, device: Device, reasons: _Reasons) -> NetworkPlan:
+def _plan_network(
+    fingerprint: Fingerprint, *, data: DataPlan, device: Device, given: Given, reasons: _Reasons
+) -> NetworkPlan:
     axis = data.slice_axis
     sizes = fingerprint.cropped_sizes_zyx * fingerprint.spacings_zyx_mm / np.array(data.target_spacing_zyx_mm)
     in_plane = rules_data.to_slice_order(sizes, slice_axis=axis)[:, 1:]
     window = reasons.keep("network.window_rows_px", rules_network.choose_window(in_plane, device=device))
+    window = given.window_px or window
     reasons.found["network.window_columns_px"] = reasons.found["network.window_rows_px"]
     width_px = _smallest_width_px(fingerprint, data=data)
     slice_spacing_mm = float(data.target_spacing_zyx_mm[AXIS_NUMBER[axis]])
     backbone = reasons.keep("network.backbone", rules_network.choose_backbone(device))
+    backbone = given.backbone or backbone
     reasons.found["network.text"] = Reason(rule=TEXT_RULE)
     return NetworkPlan(
         backbone=backbone,

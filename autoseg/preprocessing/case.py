@@ -31,6 +31,7 @@ from autoseg.preprocessing.resampling import (
 
 AXIS_NUMBER: dict[str, int] = {"z": 0, "y": 1, "x": 2}
 Triple = tuple[int, int, int]
+Place = tuple[float, float, float]  # slice, row, column
 Value = TypeVar("Value")
 
 
@@ -65,24 +66,26 @@ class CaseTransform:
         cropped = self.axis_map.apply(array_zyx)[box_slices(self.crop_box)]
         return np.moveaxis(cropped, AXIS_NUMBER[self.slice_axis], 0)
 
-    def place(self, voxel_zyx: Triple) -> tuple[float, float, float]:
-        """Return where a voxel of the file lies on the preprocessed grid: slice, row, column; the crop may cut it off.
+    def place(self, voxel_zyx: Triple) -> tuple[Place, Place]:
+        """Return the box that a voxel of the file fills on the preprocessed grid, which may lie outside it.
 
-        The middle of the first voxel is 0, on both grids.
+        Returns:
+            The corners, (slice, row, column), the smaller numbers first; the middle of the first voxel there is 0.
         """
-        shape_zyx = self.original.shape_zyx
-        canonical = [
-            shape_zyx[axis] - 1 - voxel_zyx[axis] if flip else voxel_zyx[axis]
-            for axis, flip in zip(self.axis_map.permutation, self.axis_map.flips, strict=True)
-        ]
-        inside = [index - start for index, (start, _stop) in zip(canonical, self.crop_box, strict=True)]
-        places = [
-            (index + 0.5) * new / old - 0.5
-            for index, new, old in zip(
-                _slice_first(inside, self.slice_axis), self.resampled_shape, self.cropped_shape, strict=True
-            )
-        ]
-        return places[0], places[1], places[2]
+        low, high = [], []
+        for axis, flip, (start, _stop) in zip(
+            self.axis_map.permutation, self.axis_map.flips, self.crop_box, strict=True
+        ):
+            size = self.original.shape_zyx[axis]
+            index = size - 1 - voxel_zyx[axis] if flip else voxel_zyx[axis]
+            low.append(float(index - start))
+            high.append(float(index - start + 1))
+        scales = [new / old for new, old in zip(self.resampled_shape, self.cropped_shape, strict=True)]
+        first, last = (
+            tuple(edge * scale - 0.5 for edge, scale in zip(_slice_first(edges, self.slice_axis), scales, strict=True))
+            for edges in (low, high)
+        )
+        return (first[0], first[1], first[2]), (last[0], last[1], last[2])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; `from_json` gives the same object back, to the bit."""

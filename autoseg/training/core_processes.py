@@ -140,7 +140,8 @@ def place_in_file(network: AutosegNetwork, path: Path, *, is_new: bool) -> list[
 def fixed_tensors(network: AutosegNetwork) -> dict[str, Tensor]:
     """Return what the network holds beside its trained weights, such as its positional code."""
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    return {name: value.contiguous() for name, value in network.state_dict().items() if name not in trained}
+    # Copies: a tensor that stands under two names, such as the code that clicks share, cannot be written twice.
+    return {name: value.clone() for name, value in network.state_dict().items() if name not in trained}
 
 
 def cut_like(values: Tensor, parameters: Sequence[Parameter]) -> list[Tensor]:

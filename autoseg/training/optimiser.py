@@ -5,7 +5,7 @@ Owns: which weights AdamW moves and which Muon, which of them decay, and the rat
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -18,11 +18,18 @@ from autoseg.training.pretrained import pretrained_factors
 LEAST_KERNEL_SIDE = 16  # below, a matrix has too few directions for their equal length to mean anything
 
 
-def build_optimisers(network: nn.Module, *, plans: Plans) -> tuple[torch.optim.Optimizer, ...]:
+def build_optimisers(
+    network: nn.Module, *, plans: Plans, pretrained: Iterable[str] = ()
+) -> tuple[torch.optim.Optimizer, ...]:
     """Build AdamW, and Muon for the refiner's kernels where the plan says so.
 
-    Biases, norms and single tokens do not decay. Pretrained weights have rates of their own (`pretrained.py`); the
-    refiner has none in any plan.
+    Biases, norms and single tokens do not decay.
+
+    Args:
+        network: Whose weights they move.
+        plans: Rates and decay.
+        pretrained: Names of the weights that came from a checkpoint; they have rates of their own (`pretrained.py`).
+            The refiner has none.
     """
     plan = plans.training
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -31,7 +38,7 @@ def build_optimisers(network: nn.Module, *, plans: Plans) -> tuple[torch.optim.O
         for name, parameter in trained.items()
         if plan.refiner_optimiser == "muon" and name.startswith("refiner.") and _is_kernel(parameter)
     }
-    factors = pretrained_factors(trained, plans=plans)
+    factors = pretrained_factors(pretrained, plans=plans)
     groups: dict[tuple[float, float, float], list[Parameter]] = {}
     for name, parameter in trained.items():
         if name not in kernels:

@@ -12,33 +12,20 @@ from collections.abc import Iterable
 from autoseg.network.sam2_parts import HIERA_SIZES
 from autoseg.plans import Plans
 
-SAM2_CHANNELS = 256  # other parts than Hiera fit at SAM2's own width alone
 HIERA = "image_encoder.hiera."
-OTHER_PARTS = (
-    "image_encoder.neck.",
-    "mask_decoder.decoder.",
-    "click_encoder.encoder.",
-    "memory.attention.",
-    "memory.encoder.",
-    "memory.tokens.",
-)
 
 
-def pretrained_factors(names: Iterable[str], *, plans: Plans) -> dict[str, float]:
-    """Return the pretrained ones among the names of weights, each with its rate as a multiple of the others'.
+def pretrained_factors(pretrained: Iterable[str], *, plans: Plans) -> dict[str, float]:
+    """Return for each pretrained weight its rate as a multiple of the others'.
 
     Args:
-        names: Of the network's weights.
-        plans: Of the run; without `network.weights` nothing is pretrained.
+        pretrained: Names of the network's weights that came from a checkpoint.
+        plans: Of the run.
     """
-    if plans.network.weights is None:
-        return {}
     training = plans.training
-    parts = (HIERA, *OTHER_PARTS) if plans.network.feature_channels == SAM2_CHANNELS else (HIERA,)
     return {
         name: training.pretrained_rate_factor * training.layer_decay ** _stages_before_last(name, plans=plans)
-        for name in names
-        if name.startswith(parts)
+        for name in pretrained
     }
 
 

@@ -104,7 +104,8 @@ class SliceSampler:
         """Make the batch of one step, or a part of whole clips of it; each clip has random numbers of its own."""
         training, clip_slices = self.plans.training, self.plans.clip_slices_of(step)
         images, labels, case_ids, positions = [], [], [], []
-        for number in range(self.plans.slices_per_step)[part or slice(None)][::clip_slices]:
+        numbers = range(self.plans.slices_per_step)[part or slice(None)][::clip_slices]
+        for number in numbers:
             rng = np.random.default_rng([training.seed, step, number])
             case_id, position = self._draw_slice(rng)
             num_slices = self._arrays[case_id][1].shape[0]
@@ -124,14 +125,25 @@ class SliceSampler:
             organs=torch.from_numpy(organs),
             case_ids=tuple(case_ids),
             positions=torch.from_numpy(np.stack(positions)) if self.plans.network.memory_slices else None,
-            clicks=self._draw_clicks(asked, num_organs=len(organs), rng=rng),
+            clicks=self._draw_clicks(asked, num_organs=len(organs), step=step, numbers=numbers),
         )
 
-    def _draw_clicks(self, labels: np.ndarray, *, num_organs: int, rng: np.random.Generator) -> Clicks | None:
+    def _draw_clicks(self, labels: np.ndarray, *, num_organs: int, step: int, numbers: Sequence[int]) -> Clicks | None:
+        """Draw the clicks of clips, each with random numbers of its own."""
+        training = self.plans.training
         if not self.plans.network.takes_clicks:
             return None
-        places, kinds = draw_clicks(labels, num_organs=num_organs, share=self.plans.training.click_share, rng=rng)
-        return Clicks(torch.from_numpy(places), torch.from_numpy(kinds))
+        drawn = [
+            draw_clicks(
+                own,
+                num_organs=num_organs,
+                share=training.click_share,
+                rng=np.random.default_rng([training.seed, step, number, 1]),
+            )
+            for own, number in zip(np.split(labels, len(numbers)), numbers, strict=True)
+        ]
+        places, kinds = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*drawn, strict=True))
+        return Clicks(places, kinds)
 
     def _draw_slice(self, rng: np.random.Generator) -> tuple[str, int]:
         """Draw any slice, or, as often as the plan says, one that holds an organ; all organs are equally likely."""

@@ -7,6 +7,7 @@ import copy
 import json
 import logging
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,7 @@ class TrainState:
         averaged: Their exponential moving average, which becomes the model.
         optimisers: AdamW, and Muon where the plan has it.
         scaler: Loss scaling for float16; inert elsewhere.
+        weights: What became of the checkpoint that the run began from, if it was read in this sitting.
         step: Steps done.
         seconds: Time spent on them, over all sittings.
         bad_steps: Steps in a row, up to now, whose loss was not finite.
@@ -46,6 +48,7 @@ class TrainState:
     averaged: AutosegNetwork
     optimisers: tuple[torch.optim.Optimizer, ...]
     scaler: torch.amp.GradScaler
+    weights: WeightsReport | None = None
     step: int = 0
     seconds: float = 0.0
     bad_steps: int = 0
@@ -56,35 +59,42 @@ class TrainState:
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
 
-def new_state(plans: Plans, *, device: torch.device, needs_scaler: bool, offline: bool = False) -> TrainState:
-    """Build a run's beginning, with weights drawn from the plan's seed; see `build_network` for `offline`."""
-    torch.manual_seed(plans.training.seed)
-    network = build_network(plans, offline=offline).to(device)
-    averaged = copy.deepcopy(network).requires_grad_(False).eval()
-    return TrainState(
-        network=network,
-        averaged=averaged,
-        optimisers=build_optimisers(network, plans=plans),
-        scaler=torch.amp.GradScaler(device.type, enabled=needs_scaler),
-    )
-
-
-def start_from_weights(state: TrainState, plans: Plans, *, offline: bool = False) -> WeightsReport:
-    """Fill a new state with the SAM2 checkpoint that the plan names.
+def new_state(
+    plans: Plans,
+    *,
+    device: torch.device,
+    needs_scaler: bool,
+    offline: bool = False,
+    pretrained: Collection[str] | None = None,
+) -> TrainState:
+    """Build a run's beginning, with weights drawn from the plan's seed and those of the checkpoint that it names.
 
     Args:
-        state: Is changed.
-        plans: With `network.weights`.
-        offline: Take a file of the hub from its cache only.
+        plans: Of the run.
+        device: Of the network.
+        needs_scaler: Whether losses are scaled, for float16.
+        offline: Take a checkpoint or text model of the hub from its cache only.
+        pretrained: Of a run that goes on: the names of the weights that came from a checkpoint, which is not read
+            again.
 
     Raises:
-        CheckpointError: The file cannot be had, is no such checkpoint, or its Hiera is not of the plan's size.
+        CheckpointError: The checkpoint or text model cannot be had, or does not fit the plan.
     """
-    assert plans.network.weights is not None
-    path = find_weights(plans.network.weights, sha256=plans.network.weights_sha256, offline=offline)
-    report = load_sam2_weights(state.network, path)
-    state.averaged.load_state_dict(state.network.state_dict())
-    return report
+    torch.manual_seed(plans.training.seed)
+    network = build_network(plans, offline=offline)
+    report = None
+    if plans.network.weights is not None and pretrained is None:
+        path = find_weights(plans.network.weights, sha256=plans.network.weights_sha256, offline=offline)
+        report = load_sam2_weights(network, path)
+        pretrained = report.parameters
+    network = network.to(device)
+    return TrainState(
+        network=network,
+        averaged=copy.deepcopy(network).requires_grad_(False).eval(),
+        optimisers=build_optimisers(network, plans=plans, pretrained=pretrained or ()),
+        scaler=torch.amp.GradScaler(device.type, enabled=needs_scaler),
+        weights=report,
+    )
 
 
 def save_state(state: TrainState, plans: Plans, path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from autoseg.errors import TrainingError
-from autoseg.files import write_json
+from autoseg.files import read_json, write_json
 from autoseg.network.device import cuda_dtype
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import Plans
@@ -27,7 +27,7 @@ from autoseg.training.metrics_log import append_metrics, keep_until, read_metric
 from autoseg.training.optimiser import learning_rate, set_learning_rate
 from autoseg.training.progress_plot import plot_progress
 from autoseg.training.sampling import Batch, SliceSampler
-from autoseg.training.state import TrainState, load_state, new_state, save_state, start_from_weights, update_average
+from autoseg.training.state import TrainState, load_state, new_state, save_state, update_average
 from autoseg.training.validation import mean_dice, validate_case
 
 log = logging.getLogger("autoseg")
@@ -83,12 +83,13 @@ def train_fold(
     """
     resume_path, metrics_path = fold.folder / "resume.pt", fold.folder / "metrics.jsonl"
     needs_scaler = device.type == "cuda" and cuda_dtype() == torch.float16
-    state = new_state(plans, device=device, needs_scaler=needs_scaler, offline=offline)
-    if resume_path.exists():
+    weights_path, is_new = fold.folder / "weights.json", not resume_path.exists()
+    pretrained = None if is_new or not weights_path.exists() else read_json(weights_path)["parameters"]
+    state = new_state(plans, device=device, needs_scaler=needs_scaler, offline=offline, pretrained=pretrained)
+    if state.weights is not None:
+        write_json(weights_path, asdict(state.weights))
+    if not is_new:
         load_state(state, plans, resume_path)
-    elif plans.network.weights is not None:
-        report = start_from_weights(state, plans, offline=offline)
-        write_json(fold.folder / "weights.json", asdict(report))
     keep_until(metrics_path, step=state.step)
     sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
     state.network.train()

@@ -9,7 +9,9 @@ import torch
 from autoseg import OrganClicks
 from autoseg.errors import DatasetError, PlanError, UsageError
 from autoseg.files import read_json
+from autoseg.inference.clicks import PlacedClicks, Span
 from autoseg.inference.command import predict
+from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.build import build_network
 from autoseg.network.model_file import save_model
 
@@ -160,6 +162,22 @@ def test_clicks_help_the_case_they_name_alone_and_are_refused_where_they_can_do_
     with pytest.raises(UsageError, match="there is no case 'three'"):
         predict(taking, scans, tmp_path / "none", device="cpu", clicks={"three": clicks["one"]})
     assert not (tmp_path / "none").exists()
-    wrong = {"one": {"heart": OrganClicks(inside=((0, 0, 0),))}}
-    run = predict(taking, scans, tmp_path / "wrong", device="cpu", clicks=wrong)
-    assert "'heart' is not among" in next(case.message for case in run.failed if case.case_id == "one")
+    for wrong in ({"one": {"heart": clicks["one"]["organ 0"]}}, {"one": clicks["one"]["organ 0"]}):
+        with pytest.raises(UsageError, match=r"'heart' is not among|give organs by name"):
+            predict(taking, scans, tmp_path / "none", device="cpu", clicks=wrong)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_what_is_clicked_in_one_slice_leaves_the_others_alone_whatever_the_batch(tiny_plans, rng, size):
+    plans = tiny_plans(1, network={"takes_clicks": True}, inference={"slices_per_batch": size})
+    torch.manual_seed(3)
+    network = build_network(plans).eval()
+    image = rng.normal(size=(1, 6, 32, 32)).astype(np.float32)
+    points = tuple((Span((-0.5, row - 0.5, 7.5), (0.5, row + 0.5, 8.5)), 1) for row in (5, 9, 13))
+
+    def run(clicks):
+        device = torch.device("cpu")
+        return np.stack(list(predict_slices([network], image, plans=plans, organs=[0], device=device, clicks=clicks)))
+
+    text, clicked = run(None), run(PlacedClicks((points,), (None,)))
+    assert np.allclose(text[1:], clicked[1:], atol=1e-5) and not np.allclose(text[0], clicked[0], atol=1e-3)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 import subprocess
@@ -244,3 +245,12 @@ def test_a_model_that_was_tampered_with_fits_its_plan_or_is_refused(saved, chang
         return
     with pytest.raises(CheckpointError, match=message):
         load_model(path)
+
+
+def test_the_form_of_the_network_belongs_to_the_version_of_the_file(tiny_plans):
+    """Another name or shape of a weight needs another FORMAT_VERSION, so that an old file is refused in a line."""
+    plans = tiny_plans(2, network={"memory_slices": 2, "takes_clicks": True})
+    tensors = build_network(plans).state_dict().items()
+    form = "\n".join(sorted(f"{name} {tuple(t.shape)}" for name, t in tensors if not name.startswith("text.")))
+    digest = hashlib.sha256(form.encode()).hexdigest()[:16]
+    assert (model_file.FORMAT_VERSION, digest) == (4, "02b0590a38ede114")

@@ -63,3 +63,25 @@ def test_an_overlay_that_is_no_object_is_a_plan_error(make_fingerprint_of, tmp_p
     path.write_text("[1]")
     with pytest.raises(PlanError, match="expected an object"):
         plan_with_changes(make_fingerprint_of(), device=CPU, overlays=[path])
+
+
+def test_the_networks_later_rules_follow_a_backbone_that_was_set(make_fingerprint_of):
+    settings = ["network.backbone=tiny", "network.weights=sam2.1_hiera_tiny"]
+    plans = plan_with_changes(make_fingerprint_of(), device=CPU, settings=settings)
+    assert plans.network.feature_channels == 256 and plans.network.image_size_px >= 128
+    assert "SAM2's own width" in plans.reasons["network.feature_channels"].rule
+    assert plans.reasons["network.backbone"].facts["planned"] == "nano"
+    assert plans.training.learning_rate < make_plans(make_fingerprint_of(), device=CPU).training.learning_rate
+
+
+def test_the_refiner_follows_a_window_that_was_set_and_settings_have_no_order(make_fingerprint_of):
+    for side, stride in ((176, 2), (64, 1)):
+        sides = [f"network.window_rows_px={side}", f"network.window_columns_px={side}"]
+        plans = plan_with_changes(make_fingerprint_of(), device=CPU, settings=sides)
+        assert (plans.network.refiner_stride, len(plans.network.refiner_channels)) == (stride, 4)
+    needs_both = ["network.window_rows_px=48", "network.refiner_stride=4", "network.refiner_channels=[16,32,64]"]
+    for settings in (needs_both, needs_both[::-1]):
+        plans = plan_with_changes(make_fingerprint_of(), device=CPU, settings=settings)
+        assert plans.network.refiner_channels == (16, 32, 64)
+    with pytest.raises(PlanError, match="at least 32"):
+        plan_with_changes(make_fingerprint_of(), device=CPU, settings=[*needs_both, "network.window_columns_px=16"])

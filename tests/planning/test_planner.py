@@ -1,7 +1,7 @@
 import pytest
 
 from autoseg.errors import PlanError
-from autoseg.planning.planner import describe_organs, make_plans
+from autoseg.planning.planner import Given, describe_organs, make_plans
 from autoseg.plans import Device, parse_plans
 
 CPU = Device(kind="cpu", memory_gib=8)
@@ -61,7 +61,7 @@ def test_make_plans_follows_a_given_data_part(make_fingerprint_of):
     fingerprint = make_fingerprint_of()
     first = make_plans(fingerprint, device=CPU)
     data = first.data.model_copy(update={"target_spacing_zyx_mm": (1.0, 2.0, 2.0)})
-    plans = make_plans(fingerprint, device=CPU, data=data)
+    plans = make_plans(fingerprint, device=CPU, given=Given(data=data))
     assert (first.network.window_rows_px, plans.network.window_rows_px) == (128, 64)
     assert plans.data == data
 

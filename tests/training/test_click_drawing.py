@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from autoseg.network.clicks import BOX_FIRST, BOX_LAST, INSIDE, NOTHING, OUTSIDE
-from autoseg.training.click_drawing import NUM_CLICKS, draw_clicks
+from autoseg.network.clicks import BOX_FIRST, BOX_LAST, INSIDE, NOTHING, NUM_CLICKS, OUTSIDE
+from autoseg.training.click_drawing import OUTSIDE_SHARE, draw_clicks
 
 
 @pytest.fixture
@@ -29,23 +29,27 @@ def test_points_lie_where_their_kind_says_and_boxes_around_the_organ(labels):
             if kind in (INSIDE, OUTSIDE):
                 row, column = place.astype(int)
                 assert (labels[0, row, column] == 2) == (kind == INSIDE)
-                assert 4 <= row <= 11 and 10 <= column <= 19
+                assert 0 <= row <= 15 and 5 <= column <= 24  # half of 8 rows and 10 columns around the organ
             elif kind != NOTHING:
                 exact = {BOX_FIRST: (4, 10), BOX_LAST: (11, 19)}[kind]
                 assert (np.abs(place - exact) <= (0.8, 1.0)).all()  # a tenth of 8 rows and 10 columns
     assert seen == {NOTHING, OUTSIDE, INSIDE, BOX_FIRST, BOX_LAST}
 
 
-def test_absent_and_unknown_organs_are_never_pointed_at_and_present_ones_as_often_as_asked(labels):
+def test_present_organs_are_pointed_at_as_often_as_asked_and_beside_absent_ones_less_often(labels):
     drawn = draw_often(labels, share=0.25, times=1000)
     pointed = np.mean([(kinds != NOTHING).any(axis=2) for _, kinds in drawn], axis=0)  # (B, K)
-    assert pointed[0, 0] == pointed[0, 2] == pointed[1, 1] == pointed[1, 2] == 0
+    inside = np.mean([np.isin(kinds, (INSIDE, BOX_FIRST)).any(axis=2) for _, kinds in drawn], axis=0)
+    assert inside[0, 0] == inside[0, 2] == inside[1, 1] == inside[1, 2] == 0
+    assert pointed[0, 0] == pytest.approx(0.25 * OUTSIDE_SHARE, abs=0.03)
+    assert pointed[1, 1] == pytest.approx(0.25 * OUTSIDE_SHARE / 2, abs=0.03)  # half of slice 1 is unknown
+    for places, kinds in drawn:
+        assert (places[1, 1][kinds[1, 1] == OUTSIDE][:, 0] < 10).all()
     assert pointed[0, 1] == pytest.approx(0.25, abs=0.05) and pointed[1, 0] == pytest.approx(0.25, abs=0.05)
     assert not any((kinds != NOTHING).any() for _, kinds in draw_often(labels, share=0.0, times=5))
 
 
-def test_an_organ_of_one_pixel_is_hit_and_has_no_outside_in_its_box(labels):
+def test_an_organ_of_one_pixel_is_hit(labels):
     for places, kinds in draw_often(labels):
         points = places[1, 0][kinds[1, 0] == INSIDE]
         assert (points == 3).all()
-        assert OUTSIDE not in kinds[1, 0]

@@ -11,11 +11,15 @@ from autoseg.training.state import new_state
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["slices", "clips"])
+@pytest.fixture(
+    scope="module",
+    params=[{}, {"memory_slices": 2}, {"takes_clicks": True, "interaction_image": "clip"}],
+    ids=["slices", "clips", "clicks"],
+)
 def plans(tiny_plans, request):
     return tiny_plans(
         2,
-        network={"memory_slices": request.param},
+        network=request.param,
         training={"batch_slices": 8, "steps_per_epoch": 2, "clip_slices": 2},
     )
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from autoseg.network.clicks import OUTSIDE
 from autoseg.training.losses import IGNORE
 from autoseg.training.sampling import SliceSampler, cut_slices, pad_to, relabel
 
@@ -278,6 +279,7 @@ def test_clicks_are_drawn_on_the_slices_and_organs_of_the_batch_where_the_plan_t
     assert batch.clicks.kinds.shape == (2, 3, 5) and batch.clicks.places.shape == (2, 3, 5, 2)
     for number, organ in itertools.product(range(2), range(3)):
         is_there = bool((batch.labels[number] == organ + 1).any())
-        assert bool((batch.clicks.kinds[number, organ] >= 0).any()) == is_there
-    assert torch.equal(sampler.make_batch(3).clicks.places, batch.clicks.places)
+        assert bool((batch.clicks.kinds[number, organ] > OUTSIDE).any()) == is_there
+    parts = [sampler.make_batch(3, part=part) for part in (slice(0, 1), slice(1, 2))]
+    assert torch.equal(torch.cat([part.clicks.places for part in parts]), batch.clicks.places)
     assert make_sampler(tiny_plans(3), a=make_case()).make_batch(3).clicks is None

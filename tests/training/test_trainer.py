@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from autoseg.errors import AutosegError, CheckpointError
+from autoseg.files import read_json
 from autoseg.network.model_file import load_model
+from autoseg.network.sam2_parts import build_hiera
 from autoseg.training import trainer
 from autoseg.training.metrics_log import read_metrics
 from autoseg.training.sampling import SliceSampler
@@ -210,3 +212,27 @@ def test_a_damaged_state_is_refused_and_kept(copied, plans):
     with pytest.raises(CheckpointError, match="Delete it to start this fold again"):
         train(fold, plans)
     assert (fold.folder / "resume.pt").read_bytes() == b"damaged"
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_only_what_a_checkpoint_held_is_pretrained_also_when_a_run_goes_on(tiny_plans, make_store, tmp_path):
+    """A checkpoint of Hiera alone: the neck is new, and moves from the first step on."""
+    torch.manual_seed(9)
+    hiera = build_hiera("nano").state_dict()
+    path = tmp_path / "sam2.pt"
+    torch.save({"model": {f"image_encoder.trunk.{key}": value for key, value in hiera.items()}}, path)
+    training = {"batch_slices": 2, "steps_per_epoch": 2, "frozen_share": 0.5}
+    plans = tiny_plans(2, network={"weights": str(path)}, training=training)
+    fold = make_fold(make_store(plans), tmp_path / "fold", monitored=())
+    first = train(fold, plans, Length(steps=2, seconds=None))
+    record = read_json(fold.folder / "weights.json")
+    assert record["file"] == "sam2.pt" and len(record["loaded"]) == len(hiera)
+    assert {name.split(".")[1] for name in record["parameters"]} == {"hiera"}
+    groups = [(group["frozen_until"], len(group["params"])) for group in first.optimisers[0].param_groups]
+    assert sum(count for frozen, count in groups if frozen == 0.5) == len(record["parameters"])
+    moved = first.network.image_encoder.hiera.state_dict()
+    assert any(not torch.equal(moved[key], hiera[key]) for key in hiera)
+    path.unlink()
+    again = train(fold, plans, Length(steps=4, seconds=None))
+    assert again.step == 4 and read_json(fold.folder / "weights.json") == record
+    assert [len(g["params"]) for g in again.optimisers[0].param_groups] == [count for _, count in groups]
