@@ -145,7 +145,7 @@ def choose_refiner_channels(
     if has_room and smallest_width_px >= WIDE_ORGAN_PX:
         rule += (
             f"A fifth stage, since the window is over {WIDE_WINDOW_PX} px and even the smallest organ at least "
-            f"{WIDE_ORGAN_PX} px wide: on left atria it gained more than its time cost."
+            f"{WIDE_ORGAN_PX} px wide: on left atria it gained no less than its time cost."
         )
         return Choice((*widths, 2 * widths[-1]), rule, facts)
     return Choice(widths, rule + "Stages down to stride 8 equalled a U-Net in the first experiments.", facts)

@@ -4,9 +4,9 @@
         --set training.refiner_optimiser=adamw
 
 For choosing between settings without looking at held-out cases: RUN is planned from the training cases alone, and some
-of these are left out here by a seeded draw. It works on as many cores as it is given: `taskset -c 0` and `taskset -c 1`
-run two settings side by side, each on one core. Seconds are those that the process computes (of all its threads), so
-that other work on the machine takes nothing away.
+of these are left out here by a seeded draw. It works on one core: `taskset -c 0` and `taskset -c 1` run two settings side by
+side. Seconds are those that the process computes (of all its threads), so that other work on the machine takes nothing
+away.
 """
 
 import argparse
@@ -60,7 +60,9 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], dest="settings")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if len(os.sched_getaffinity(0)) > 1:
+        parser.error("computing is counted on one core: run it with taskset -c 0")
+    torch.set_num_threads(1)
     plans = read_plans(arguments.run / "plans.json")
     for overlay in arguments.overlays:
         plans = apply_overlay(plans, json.loads(overlay.read_text()), source=overlay.name)
@@ -80,7 +82,7 @@ def main() -> None:
         "overlays": [overlay.stem for overlay in arguments.overlays],
         "settings": arguments.settings,
         "seconds": arguments.seconds,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": 1,
         "trained_on": len(training),
         "left_out": len(left_out),
         "steps": state.step,
