@@ -4,9 +4,9 @@
         --set training.refiner_optimiser=adamw
 
 For choosing between settings without looking at held-out cases: RUN is planned from the training cases alone, and some
-of these are left out here by a seeded draw. It works on one core: `taskset -c 0` and `taskset -c 1` run two settings side by
-side. Seconds are those that the process computes (of all its threads), so that other work on the machine takes nothing
-away.
+of these are left out here by a seeded draw. It works on one core: `taskset -c 0` and `taskset -c 1` run two settings
+side by side. Seconds are those that the process computes (of all its threads), so that other work on the machine takes
+nothing away.
 """
 
 import argparse
