@@ -134,14 +134,13 @@ def place_clicks(clicks: Mapping[str, OrganClicks], *, names: Sequence[str], tra
     """Bring a user's clicks to the preprocessed grid; one in the empty border that is cropped away is told and lost.
 
     Args:
-        clicks: By the organ's name.
+        clicks: By the organ's name, all of them asked for.
         names: (K) of the organs asked for.
         transform: Of the case.
 
     Raises:
-        UsageError: An organ is not asked for, or a voxel does not lie in the scan.
+        UsageError: A voxel does not lie in the scan.
     """
-    check_names(clicks, names=names)
     points: list[tuple[tuple[Span, int], ...]] = []
     boxes: list[Span | None] = []
     for name in names:
@@ -150,17 +149,6 @@ def place_clicks(clicks: Mapping[str, OrganClicks], *, names: Sequence[str], tra
         points.append(tuple((_place([voxel], name, transform), kind) for voxel, kind in kinds))
         boxes.append(None if own.box is None else _place(own.box, name, transform))
     return PlacedClicks(tuple(points), tuple(boxes))
-
-
-def check_names(clicks: Mapping[str, OrganClicks], *, names: Sequence[str]) -> None:
-    """Check that clicks are on organs asked for.
-
-    Raises:
-        UsageError: One is not.
-    """
-    unknown = [name for name in clicks if name not in names]
-    if unknown:
-        raise UsageError(f"clicks: {unknown[0]!r} is not among the organs asked for: {', '.join(names)}.")
 
 
 def _is_voxel(value: object) -> bool:

@@ -19,7 +19,7 @@ from autoseg.errors import AutosegError, DatasetError, GeometryError, Problem, U
 from autoseg.files import write_json
 from autoseg.geometry import grids_differ
 from autoseg.image_io import Scan, write_label_map
-from autoseg.inference.clicks import OrganClicks, check_names
+from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import Predictor, load_predictor
 from autoseg.network.device import choose_device
 from autoseg.plans import Plans, apply_settings
@@ -155,12 +155,10 @@ def _refuse_clicks_on_nothing(
     unknown = [case_id for case_id in clicks if case_id not in known]
     if unknown:
         raise UsageError(f"clicks: there is no case {unknown[0]!r}. Cases: {', '.join(known[:10])}.")
-    if clicks and not predictor.plans.network.takes_clicks:
-        raise UsageError("clicks: this model takes none. Plan with network.takes_clicks=true, and train it.")
     for case_id, own in clicks.items():
         if not isinstance(own, Mapping):
             raise UsageError(f"clicks: {case_id!r} has {own!r}; give organs by name, {{case: {{organ: OrganClicks}}}}.")
-        check_names(own, names=list(predictor.names.values()))
+        predictor.check_clicks(own)
 
 
 def _write_names(predictor: Predictor, output: Path) -> None:

@@ -47,6 +47,19 @@ class Predictor:
         """Value in the label maps to name, for the organs asked for."""
         return {self.plans.data.organs[k].value: self.plans.data.organs[k].name for k in self.organs}
 
+    def check_clicks(self, clicks: Mapping[str, OrganClicks]) -> None:
+        """Check what can be told of clicks before a scan is read.
+
+        Raises:
+            UsageError: The model takes none, or one is on no organ asked for.
+        """
+        if clicks and not self.plans.network.takes_clicks:
+            raise UsageError("clicks: this model takes none. Plan with network.takes_clicks=true, and train it.")
+        names = list(self.names.values())
+        unknown = [name for name in clicks if name not in names]
+        if unknown:
+            raise UsageError(f"clicks: {unknown[0]!r} is not among the organs asked for: {', '.join(names)}.")
+
     def predict_scans(self, channels: Sequence[Scan], *, clicks: Mapping[str, OrganClicks] | None = None) -> np.ndarray:
         """Segment one case.
 
@@ -60,8 +73,7 @@ class Predictor:
         Raises:
             UsageError: The model takes no clicks, or a click is on no organ asked for or outside the scan.
         """
-        if clicks and not self.plans.network.takes_clicks:
-            raise UsageError("this model takes no clicks. Plan with network.takes_clicks=true, and train it.")
+        self.check_clicks(clicks or {})
         case = preprocess_case(channels, plan=self.plans.data)
         values = [self.plans.data.organs[k].value for k in self.organs]
         names = [self.plans.data.organs[k].name for k in self.organs]

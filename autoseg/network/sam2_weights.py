@@ -67,11 +67,12 @@ def load_sam2_weights(network: AutosegNetwork, path: Path) -> WeightsReport:
     """
     parts = shared_parts(network)
     report = fill_parts(parts, read_sam2_file(path), path=path)
+    taken = set(report.loaded)
     loaded = {
         id(parameter)
         for prefix, part in parts.items()
         for key, parameter in part.named_parameters()
-        if prefix + key in report.loaded
+        if prefix + key in taken
     }
     own_names = tuple(name for name, parameter in network.named_parameters() if id(parameter) in loaded)
     report = replace(report, parameters=own_names)
@@ -109,9 +110,8 @@ def fill_parts(parts: Mapping[str, nn.Module], weights: Mapping[str, Tensor], *,
         CheckpointError: Hiera is of another size.
     """
     wanted = {prefix + key: value for prefix, part in parts.items() for key, value in part.state_dict().items()}
-    loaded = [key for key, value in weights.items() if key in wanted and wanted[key].shape == value.shape]
-    skipped = sorted(weights.keys() - set(loaded))
-    missing = sorted(wanted.keys() - set(loaded))
+    loaded = {key for key, value in weights.items() if key in wanted and wanted[key].shape == value.shape}
+    skipped, missing = sorted(weights.keys() - loaded), sorted(wanted.keys() - loaded)
     odd = [key for key in [*missing, *skipped] if key.startswith(TRUNK)]
     if odd:
         raise CheckpointError(
@@ -121,7 +121,7 @@ def fill_parts(parts: Mapping[str, nn.Module], weights: Mapping[str, Tensor], *,
     for prefix, part in parts.items():
         own = {key: weights[prefix + key] for key in part.state_dict() if prefix + key in loaded}
         part.load_state_dict(own, strict=False)
-    return WeightsReport(path.name, tuple(loaded), tuple(skipped), tuple(missing))
+    return WeightsReport(path.name, tuple(sorted(loaded)), tuple(skipped), tuple(missing))
 
 
 def read_sam2_file(path: Path) -> dict[str, Tensor]:

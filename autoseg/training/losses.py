@@ -79,14 +79,13 @@ def leave_out(output: NetworkOutput, labels: Tensor, annotated: Tensor) -> tuple
 
     A pixel that is labelled with such an organ all the same is unknown.
     """
-    gone = F.pad(~annotated, (1, 0))[..., None, None]  # (B, 1 + K, 1, 1), background never
+    counts = F.pad(annotated, (1, 0), value=True)  # (B, 1 + K), background always
+    gone = ~counts[..., None, None]
 
     def hide(maps: Tensor | None) -> Tensor | None:
         return None if maps is None else maps.masked_fill(gone, LEFT_OUT_LOGIT)
 
-    is_odd = torch.zeros_like(labels, dtype=torch.bool)
-    for position in range(annotated.shape[1]):
-        is_odd |= (labels == position + 1) & ~annotated[:, position, None, None]
+    is_odd = ~counts.gather(1, labels.clamp(min=0).flatten(1)).view_as(labels)
     logits = output.logits.masked_fill(gone, LEFT_OUT_LOGIT)
     hidden = replace(
         output, logits=logits, coarse_logits=hide(output.coarse_logits), map_logits=hide(output.map_logits)

@@ -130,7 +130,8 @@ def train_peer_rank(rank: int, num_processes: int, run: Path, minutes: float, fo
 
 def predict_peer(network: nn.Module, plans: Plans, images: Path, output: Path) -> None:
     """Write the peer's label maps through autoseg's own preprocessing, window and export."""
-    values = [organ.value for organ in plans.data.organs]
+    names = {organ.value: organ.name for organ in plans.data.organs}
+    values = list(names)
     for first in sorted(images.glob("*_0000.nii.gz")):
         case = first.name.removesuffix("_0000.nii.gz")
         scans = [read_scan(path) for path in sorted(images.glob(f"{case}_0*.nii.gz"))]
@@ -140,7 +141,7 @@ def predict_peer(network: nn.Module, plans: Plans, images: Path, output: Path) -
         )
         labels = undo_preprocessing(slices, transform=prepared.transform, organ_values=values)
         clean_labels(labels, plans=plans)
-        write_label_map(output / f"{case}.nii.gz", labels, geometry=scans[0].geometry, names={})
+        write_label_map(output / f"{case}.nii.gz", labels, geometry=scans[0].geometry, names=names)
 
 
 def hold_out(dataset: Path, folder: Path, *, count: int, seed: int) -> tuple[Path, Path, Path]:
@@ -186,6 +187,9 @@ def run_peer(run: Path, images: Path, output: Path, *, minutes: float) -> int:
     network, steps = train_peer(run, plans, minutes=minutes)
     predict_peer(network, plans, images, output)
     return steps
+
+
+NETWORKS: dict[str, Callable[..., int]] = {"autoseg": run_autoseg, "BasicUNet": run_peer}
 
 
 def summarise(evaluation: Evaluation) -> dict[str, object]:
@@ -251,8 +255,6 @@ def main() -> None:
             arguments.output.write_text(json.dumps(content, indent=2) + "\n")
             print(summarise_all(results), flush=True)
 
-
-NETWORKS: dict[str, Callable[..., int]] = {"autoseg": run_autoseg, "BasicUNet": run_peer}
 
 if __name__ == "__main__":
     main()
