@@ -65,9 +65,19 @@ def find_gradients(
         )
     terms = compute_losses(output.float(), labels, weights=plan.loss)
     total = terms["total"] if scaler is None else scaler.scale(terms["total"])
-    gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+    gradients = [_lay_out_like(parameter, gradient) for parameter, gradient in zip(parameters, found, strict=True)]
     values = torch.stack([term.detach() for term in terms.values()]).tolist()
     return PartGradients(dict(zip(terms, values, strict=True)), gradients, len(images))
+
+
+def _lay_out_like(parameter: Parameter, gradient: Tensor) -> Tensor:
+    """Return the gradient in its parameter's memory layout; that of a transposed convolution comes in another.
+
+    Fused optimisers go through both by address: on CUDA they refuse another layout, on a CPU they would move the wrong
+    weights without a word.
+    """
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
 
 
 def average_parts(parts: Sequence[PartGradients]) -> tuple[dict[str, float], list[Tensor]]:
