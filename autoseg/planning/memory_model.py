@@ -3,10 +3,11 @@
 Owns: the coefficients, and the estimate.
 Does not own: what is chosen with it (`rules_network.py`, `rules_training.py`).
 
-**The coefficients are estimates, not measurements.** They follow from counts (parameters, maps kept for the backward
-pass in bfloat16) and from the published behaviour of SAM2's Hiera; no CUDA device has been measured yet. They are to
-be replaced by a fit to committed measurements; until then a plan for CUDA says so in its reasons, and
-`--set training.batch_slices=N` is the remedy.
+The coefficients are a fit to `docs/results/cuda_memory.json` (`tests/benchmarks/cuda_memory.py`; one H200, bfloat16,
+two to eight slices of 128 to 512 px, 2 and 14 organs): with the reserve no step there took more, and without it those
+over 3 GiB are met to 8 %. Hiera and refiner saw the same pixels there; how their cost is shared follows from a run in
+which they did not (`hippocampus_cuda.json`). Neither the memory over slices nor a CLIP image tower is in them:
+`--set training.batch_slices=N` is the remedy where memory runs out.
 """
 
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from autoseg.plans import Backbone
 
 GIB = 2.0**30
 BYTES_PER_PARAMETER = 20  # weight, gradient, two moments of AdamW, averaged weight: five float32
-RESERVED_GIB = 1.0  # CUDA context, cuDNN work space, fragmentation
+RESERVED_GIB = 1.0  # CUDA context, fragmentation, what the fit misses
 USABLE_SHARE = 0.9  # of the device's memory
-MAPS_PER_REFINER_PIXEL = 10  # maps of the first stage's width that a U-shaped branch keeps, all stages together
-MAPS_PER_ORGAN_PIXEL = 6  # masks, logits, probabilities and their gradients at full resolution, an organ
-MODEL_NOTE = "by an estimate that is not yet fitted to measurements on CUDA"
+MAPS_PER_REFINER_PIXEL = 40  # of the first stage's width in bfloat16, all stages together; norms keep float32
+MAPS_PER_ORGAN_PIXEL = 27  # logits, probabilities, terms of the losses and their gradients, float32, an organ
+MODEL_NOTE = "by a model fitted to measurements on one GPU"
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class BackboneCost:
 
 
 BACKBONE_COSTS: dict[Backbone, BackboneCost] = {
-    "nano": BackboneCost(3, 0.8, 0),
-    "tiny": BackboneCost(45, 3.0, 0),
-    "small": BackboneCost(52, 3.6, 12),
-    "base_plus": BackboneCost(88, 5.5, 24),
-    "large": BackboneCost(235, 9.5, 48),
+    "nano": BackboneCost(3, 0.9, 0),
+    "tiny": BackboneCost(45, 2.3, 0),
+    "small": BackboneCost(52, 2.5, 12),
+    "base_plus": BackboneCost(88, 2.8, 24),
+    "large": BackboneCost(235, 5.9, 48),
 }
 
 

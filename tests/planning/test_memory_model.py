@@ -1,17 +1,35 @@
 import itertools
+from pathlib import Path
 
 import pytest
 
+from autoseg.files import read_json
 from autoseg.planning.memory_model import BACKBONE_COSTS, RESERVED_GIB, estimate_training_gib, usable_gib
 from autoseg.planning.rules_network import choose_backbone
 from autoseg.plans import Device
 
+MEASURED = Path(__file__).parents[2] / "docs" / "results" / "cuda_memory.json"
 CASE = {"image_size_px": 512, "window_px": 512 * 512, "refiner_width": 32, "batch_slices": 4, "num_organs": 8}
 
 
 def test_estimate_of_no_slices_is_five_float32_a_parameter_and_the_reserve():
     gib = estimate_training_gib("tiny", **{**CASE, "batch_slices": 0})
     assert gib == pytest.approx(45e6 * 5 * 4 / 2**30 + RESERVED_GIB)
+
+
+def test_estimate_meets_what_was_measured():
+    for step in read_json(MEASURED)["results"]:
+        gib = estimate_training_gib(
+            step["backbone"],
+            image_size_px=step["side_px"],
+            window_px=step["side_px"] ** 2,
+            refiner_width=32,
+            batch_slices=step["batch_slices"],
+            num_organs=step["organs"],
+        )
+        assert gib >= step["peak_gib"]
+        if step["peak_gib"] > 3:
+            assert gib - RESERVED_GIB == pytest.approx(step["peak_gib"], rel=0.08)
 
 
 @pytest.mark.parametrize("name", ["image_size_px", "window_px", "refiner_width", "batch_slices", "num_organs"])

@@ -86,7 +86,7 @@ def test_image_size_of_nano_follows_the_window(side, size):
 def test_image_size_on_cuda_follows_window_organ_and_memory(window, width, memory, size):
     choice = choose_image_size(window, smallest_width_px=width, backbone="small", device=cuda(memory))
     assert choice.value == size
-    assert "not yet fitted" in choice.rule
+    assert "fitted to measurements" in choice.rule
 
 
 def test_feature_channels_are_sam2s_but_for_nano():

@@ -39,7 +39,7 @@ def test_batch_on_cuda_grows_with_memory_and_falls_with_organs():
 def test_batch_on_cuda_shows_its_estimate_and_says_that_it_is_one():
     choice = choose_batch(network(512, 512, "large", 1024), organs_per_step=8, device=cuda(48))
     assert choice.facts["estimated_gib"] <= choice.facts["usable_gib"]
-    assert "not yet fitted" in choice.rule
+    assert "fitted to measurements" in choice.rule
 
 
 def test_batch_on_cuda_is_at_least_1():
