@@ -228,7 +228,7 @@ class InferencePlan(_Part):
     """What may change at prediction without new weights."""
 
     window_overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbour sees too")
-    mirror_axes: tuple[Literal["slice", "row", "column"], ...] = Field((), description="mirrored and averaged axes")
+    mirror_axes: tuple[Literal["row", "column"], ...] = Field((), description="mirrored and averaged axes")
     slices_per_batch: int = Field(8, ge=1, le=4096)
     visiting_order: VisitingOrder = Field("outwards", description="with a memory only: which slice comes after which")
     slab_slices: int = Field(

@@ -113,7 +113,7 @@ def plans() -> Plans:
         ),
         network=NetworkPlan(backbone="nano", image_size_px=64, window_rows_px=64, window_columns_px=64),
         training=TrainingPlan(augmentation=AugmentationPlan(mirror_axes=("slice",))),
-        inference=InferencePlan(mirror_axes=("slice",)),
+        inference=InferencePlan(),
     )
 
 

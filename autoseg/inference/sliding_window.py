@@ -149,9 +149,7 @@ def _predict_part(
     """Average the probabilities of some slices over folds and mirrored copies, each with a memory of its own."""
     total: Tensor | None = None
     axes = {"row": 2, "column": 3}
-    flips = [
-        flip for n in range(3) for flip in itertools.combinations([axes[a] for a in plans.mirror_axes if a in axes], n)
-    ]
+    flips = [flip for n in range(3) for flip in itertools.combinations([axes[a] for a in plans.mirror_axes], n)]
     for flip, (number, network) in itertools.product(flips, enumerate(networks)):
         key = (corner, flip, number)
         bank = None if banks is None else banks.get(key)

@@ -24,7 +24,7 @@ from autoseg.plans import Plans, parse_plans
 if TYPE_CHECKING:
     from autoseg.network.clip_image import ClipImageTower
 
-FORMAT_VERSION = 4  # 1: before the memory; 2, 3: before it had all of SAM 2's tensors, and presence a gate
+FORMAT_VERSION = 5  # 1: before the memory; 2, 3: before SAM 2's tensors, a gate for presence; 4: slices mirrored too
 METADATA_KEY = "autoseg"
 MODEL_FILE_NAME = "model.safetensors"
 

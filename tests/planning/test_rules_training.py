@@ -67,7 +67,7 @@ def test_learning_rate_is_higher_for_nano():
 def test_mirror_axes_leave_out_those_that_names_tell_apart(names, slice_axis, axes):
     choice = choose_mirror_axes(names, slice_axis=slice_axis)
     assert choice.value == axes
-    assert choose_inference_mirror_axes(choice.value).value == axes
+    assert choose_inference_mirror_axes(choice.value).value == tuple(axis for axis in axes if axis != "slice")
 
 
 @pytest.mark.parametrize(
