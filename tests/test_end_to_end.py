@@ -85,7 +85,7 @@ def test_predict_writes_label_maps_on_the_exact_grids_and_evaluate_measures_them
     assert f"{NUM_UNSEEN} of {NUM_UNSEEN} cases predicted" in capsys.readouterr().out
     names = sorted(path.name for path in scans.iterdir())
     assert len(names) == NUM_UNSEEN
-    assert sorted(path.name for path in out.iterdir()) == sorted([*names, "labels.json", "run.json"])
+    assert sorted(path.name for path in out.iterdir()) == sorted([*names, "labels.json", "run.json", "statistics.csv"])
     for name in names:
         scan, labels = nib.load(scans / name), nib.load(out / name)
         assert labels.shape == scan.shape and np.array_equal(labels.affine, scan.affine)

@@ -44,7 +44,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         settings=arguments.settings,
     )
     done = len(run.cases) - len(run.failed)
-    print(f"{done} of {len(run.cases)} cases predicted; label maps and run.json are in {run.output}")
+    print(f"{done} of {len(run.cases)} cases predicted; label maps, statistics.csv and run.json are in {run.output}")
     if not run.failed:
         return EXIT_DONE
     print("\n".join(format_problems([Problem(case.case_id, case.message) for case in run.failed])), file=sys.stderr)

@@ -7,7 +7,7 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,11 +16,12 @@ import torch
 
 from autoseg.dataset import CaseFiles, find_cases, read_channels
 from autoseg.errors import AutosegError, DatasetError, GeometryError, Problem, UsageError
-from autoseg.files import write_json
+from autoseg.files import write_json, write_text
 from autoseg.geometry import grids_differ
 from autoseg.image_io import Scan, write_label_map
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import Predictor, load_predictor
+from autoseg.inference.statistics import OrganStatistics, format_statistics, measure_organs
 from autoseg.network.device import choose_device
 from autoseg.plans import Plans, apply_settings
 from autoseg.progress import track
@@ -37,12 +38,14 @@ class CaseStatus:
         is_done: Whether its label map was written.
         seconds: Time it took.
         message: Why not, or what was odd.
+        organs: What its label map says in numbers.
     """
 
     case_id: str
     is_done: bool
     seconds: float
     message: str = ""
+    organs: tuple[OrganStatistics, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def predict(
     Args:
         model: A `model.safetensors` or a run folder.
         inputs: A scan file or a folder of them; several channels are told apart by `_0000`, `_0001`.
-        output: Folder for `<case>.nii.gz`, `labels.json` and `run.json`.
+        output: Folder for `<case>.nii.gz`, `labels.json`, `statistics.csv` and `run.json`.
         device: auto, cpu or cuda.
         labels: Names of the organs asked for; none means all.
         settings: Changes such as "inference.window_overlap=0.25"; only inference may be changed.
@@ -94,6 +97,7 @@ def predict(
     for case in track(cases, what="predicting"):
         statuses.append(_predict_case(predictor, case, clicks=(clicks or {}).get(case.case_id), output=output))
     run = PredictionRun(output=output, cases=tuple(statuses))
+    write_text(output / "statistics.csv", format_statistics((case.case_id, case.organs) for case in run.cases))
     write_json(output / "run.json", _describe(run, predictor, model=model))
     if not any(case.is_done for case in run.cases):
         raise DatasetError(
@@ -126,12 +130,15 @@ def _predict_case(
     try:
         channels = read_case(case)
         labels: np.ndarray = predictor.predict_scans(channels, clicks=clicks)
-        write_label_map(output / f"{case.case_id}.nii.gz", labels, geometry=channels[0].geometry, names=predictor.names)
+        geometry, names = channels[0].geometry, predictor.names
+        organs = measure_organs(labels, channels[0].array_zyx, geometry=geometry, names=names)
+        write_label_map(output / f"{case.case_id}.nii.gz", labels, geometry=geometry, names=names)
     except (AutosegError, OSError, MemoryError, torch.OutOfMemoryError) as error:
         log.warning("%s: not predicted: %s", case.case_id, error)
         return CaseStatus(case.case_id, is_done=False, seconds=time.monotonic() - start, message=str(error))
     warnings = "; ".join(warning for channel in channels for warning in channel.warnings)
-    return CaseStatus(case.case_id, is_done=True, seconds=time.monotonic() - start, message=warnings)
+    seconds = time.monotonic() - start
+    return CaseStatus(case.case_id, is_done=True, seconds=seconds, message=warnings, organs=organs)
 
 
 def _with_settings(predictor: Predictor, settings: Sequence[str]) -> Predictor:
@@ -179,5 +186,5 @@ def _describe(run: PredictionRun, predictor: Predictor, *, model: Path) -> dict[
         "device": str(predictor.device),
         "labels": {str(value): name for value, name in predictor.names.items()},
         "inference": predictor.plans.inference.model_dump(mode="json"),
-        "cases": [asdict(case) for case in run.cases],
+        "cases": [{name: fact for name, fact in vars(case).items() if name != "organs"} for case in run.cases],
     }

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 
@@ -43,7 +44,7 @@ def names_in(folder):
 def test_every_good_case_is_predicted_on_its_own_grid_and_the_bad_one_is_named(model, scans, tmp_path):
     run = predict(model, scans, tmp_path / "out", device="cpu")
     assert [case.case_id for case in run.failed] == ["cut"]
-    assert names_in(tmp_path / "out") == ["labels.json", "one.nii.gz", "run.json", "two.nii.gz"]
+    assert names_in(tmp_path / "out") == ["labels.json", "one.nii.gz", "run.json", "statistics.csv", "two.nii.gz"]
     for name in ("one", "two"):
         scan, labels = (nib.load(folder / f"{name}.nii.gz") for folder in (scans, tmp_path / "out"))
         assert labels.shape == scan.shape and np.array_equal(labels.affine, scan.affine)
@@ -55,10 +56,24 @@ def test_every_good_case_is_predicted_on_its_own_grid_and_the_bad_one_is_named(m
     assert str(tmp_path) not in json.dumps(report), "a report that is shared tells nothing of the machine's folders"
 
 
+def test_statistics_count_what_the_label_maps_hold(model, scans, tmp_path):
+    predict(model, scans, tmp_path / "out", device="cpu")
+    with (tmp_path / "out" / "statistics.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["label"]) for row in rows] == [("one", "1"), ("one", "3"), ("two", "1"), ("two", "3")]
+    for row in rows:
+        labels = np.asarray(nib.load(tmp_path / "out" / f"{row['case']}.nii.gz").dataobj)
+        voxels = np.argwhere(labels == int(row["label"]))
+        assert int(row["voxels"]) == len(voxels)
+        if len(voxels):
+            edges = [int(row[f"{axis}_{end}"]) for end in ("first", "last") for axis in "ijk"]
+            assert edges == [*voxels.min(axis=0), *voxels.max(axis=0)]
+
+
 def test_the_same_command_again_gives_the_same_bytes(model, scans, tmp_path):
     for name in ("a", "b"):
         predict(model, scans, tmp_path / name, device="cpu")
-    for name in ("one.nii.gz", "two.nii.gz", "labels.json"):
+    for name in ("one.nii.gz", "two.nii.gz", "labels.json", "statistics.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -91,7 +106,7 @@ def test_channels_on_different_grids_fail_that_case_alone(tiny_plans, save_scan,
             path = tmp_path / "scans" / f"{case}_{channel:04d}.nii.gz"
             save_scan(path, array, spacing_zyx_mm=(3.0, spacing_mm, spacing_mm))
     run = predict(tmp_path / "model.safetensors", tmp_path / "scans", tmp_path / "out", device="cpu")
-    assert names_in(tmp_path / "out") == ["good.nii.gz", "labels.json", "run.json"]
+    assert names_in(tmp_path / "out") == ["good.nii.gz", "labels.json", "run.json", "statistics.csv"]
     assert "bad_0000.nii.gz and bad_0001.nii.gz differ in spacing_zyx_mm" in run.failed[0].message
 
 
