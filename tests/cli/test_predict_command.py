@@ -33,7 +33,9 @@ def test_all_done_exits_0_and_says_where(model, scans, tmp_path, capsys):
     out = tmp_path / "out"
     for place in (model, model.parent, model.parents[1]):
         assert main(words(place, scans, out)) == 0
-        assert f"2 of 2 cases predicted; label maps, statistics.csv and run.json are in {out}" in capsys.readouterr().out
+        assert (
+            f"2 of 2 cases predicted; label maps, statistics.csv and run.json are in {out}" in capsys.readouterr().out
+        )
     assert sorted(path.name for path in out.iterdir()) == [
         *("labels.json", "one.nii.gz", "run.json", "statistics.csv", "two.nii.gz")
     ]

@@ -116,8 +116,9 @@ def test_neighbours_reach_two_millimetres(spacing, neighbours):
 @pytest.mark.parametrize(
     ("window", "width", "device", "channels"),
     [
-        ((64, 48), 12, CPU, (16, 32, 64, 128)),
-        ((64, 16), 12, CPU, (16, 32)),
+        ((96, 96), 12, CPU, (24, 48, 96, 192)),
+        ((96, 112), 12, CPU, (16, 32, 64, 128)),
+        ((64, 16), 12, CPU, (24, 48)),
         ((160, 160), 32, CPU, (16, 32, 64, 128, 256)),
         ((160, 160), 31, CPU, (16, 32, 64, 128)),
         ((160, 144), 60, CPU, (16, 32, 64, 128)),  # blocks of 2 x 2, halved four times, need multiples of 32
