@@ -139,8 +139,8 @@ def choose_refiner_channels(
     rule = (
         f"Stages of stride 1 (inside blocks of pixels where refiner_stride is more) and 2 give the detail that the "
         f"decoder (stride {DECODER_STRIDE_PX}) lacks; strides 4 and 8 join them to its features and are left out in "
-        f"windows under {NARROW_WINDOW_PX} px. On a CPU their width is {CPU_REFINER_CHANNELS[0][1][0]} and doubles in "
-        f"windows up to 96 x 96 px, where the time of a step allows it (Dice on hippocampi 0.882 against 0.880, on phantoms "
+        f"windows under {NARROW_WINDOW_PX} px. On a CPU the first is {CPU_REFINER_CHANNELS[0][1][0]} wide in windows "
+        "up to 96 x 96 px, where the time of a step allows it (Dice on hippocampi 0.882 against 0.880, on phantoms "
         f"0.942 against 0.937), and {CPU_REFINER_CHANNELS[1][1][0]} in larger ones (left atria: 0.903 against 0.899). "
     )
     if min(window_px) < NARROW_WINDOW_PX:
