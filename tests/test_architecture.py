@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "autoseg"
-GROUND = {"errors", "files", "geometry", "image_io", "nifti_header", "progress", "scan_bytes", "workers"}
+GROUND = {"colours", "errors", "files", "geometry", "image_io", "nifti_header", "progress", "scan_bytes", "workers"}
 DATASET = {"dataset", "dataset_labels", "dataset_layouts"}
 # what each part may import besides itself
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "colours": set(),
     "files": {"errors"},
     "progress": {"errors"},
     "geometry": {"errors"},

@@ -85,14 +85,16 @@ def test_predict_writes_label_maps_on_the_exact_grids_and_evaluate_measures_them
     assert f"{NUM_UNSEEN} of {NUM_UNSEEN} cases predicted" in capsys.readouterr().out
     names = sorted(path.name for path in scans.iterdir())
     assert len(names) == NUM_UNSEEN
-    assert sorted(path.name for path in out.iterdir()) == sorted([*names, "labels.json", "run.json", "statistics.csv"])
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [*names, "labels.ctbl", "labels.json", "labels.tsv", "run.json", "statistics.csv"]
+    )
     for name in names:
         scan, labels = nib.load(scans / name), nib.load(out / name)
         assert labels.shape == scan.shape and np.array_equal(labels.affine, scan.affine)
         assert labels.header.get_zooms() == scan.header.get_zooms()
         assert np.array_equal(labels.header["quatern_b"], scan.header["quatern_b"])
         assert set(np.unique(labels.dataobj)) <= {0, *PHANTOM_ORGANS.values()}
-    assert read_json(out / "labels.json") == {str(value): name for name, value in PHANTOM_ORGANS.items()}
+    assert read_json(out / "labels.json")["labels"] == PHANTOM_ORGANS
 
     references, report = work / "unseen" / "labels", tmp_path / "evaluation.json"
     assert evaluate([str(out), str(references), "-o", str(report)]) == 0

@@ -1,6 +1,6 @@
 """Pictures of a scan with label maps drawn over it, for people who want to look.
 
-Owns: `save_overlay`, and the colours of organs (`organ_colour`).
+Owns: `save_overlay`.
 Does not own: numbers (`report.py`).
 
 Arrays are on the canonical grid (z to the head, y to the front, x to the right) and drawn as radiologists look:
@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from autoseg.colours import organ_colour
 from autoseg.errors import GeometryError, printable
 from autoseg.files import atomic_path
 
@@ -31,8 +31,6 @@ DOTS_PER_INCH = 100
 NAMES_SHOWN = 24
 NAME_WIDTH = 32
 
-Colour = tuple[float, float, float]
-
 
 @dataclass(frozen=True)
 class _GreyScale:
@@ -44,14 +42,6 @@ class _GreyScale:
         axes.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=self.aspect)
         axes.set_axis_off()
         axes.set_title(title, fontsize=8)
-
-
-def organ_colour(index: int) -> Colour:
-    """Return the RGB colour (0 to 1) of the organ at an index; the first twenty are easy to tell apart."""
-    palette = matplotlib.colormaps["tab20"]
-    order = (*range(0, 20, 2), *range(1, 20, 2))  # strong colours first, their pale brothers after
-    red, green, blue, _ = palette(order[index % len(order)])
-    return float(red), float(green), float(blue)
 
 
 def save_overlay(

@@ -20,6 +20,7 @@ from autoseg.files import write_json, write_text
 from autoseg.geometry import grids_differ
 from autoseg.image_io import Scan, write_label_map
 from autoseg.inference.clicks import OrganClicks
+from autoseg.inference.label_tables import write_label_tables
 from autoseg.inference.predictor import Predictor, load_predictor
 from autoseg.inference.statistics import OrganStatistics, format_statistics, measure_organs
 from autoseg.network.device import choose_device
@@ -76,7 +77,7 @@ def predict(
     Args:
         model: A `model.safetensors` or a run folder.
         inputs: A scan file or a folder of them; several channels are told apart by `_0000`, `_0001`.
-        output: Folder for `<case>.nii.gz`, `labels.json`, `statistics.csv` and `run.json`.
+        output: Folder for `<case>.nii.gz`, `labels.json`, `.ctbl` and `.tsv`, `statistics.csv` and `run.json`.
         device: auto, cpu or cuda.
         labels: Names of the organs asked for; none means all.
         settings: Changes such as "inference.window_overlap=0.25"; only inference may be changed.
@@ -169,10 +170,10 @@ def _refuse_clicks_on_nothing(
 
 
 def _write_names(predictor: Predictor, output: Path) -> None:
-    """Write `labels.json`, first of all: a folder that cannot be written shows itself before the work, not after."""
+    """Write names and colours before all else: a folder that cannot be written shows itself before the work."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "labels.json", {str(value): name for value, name in sorted(predictor.names.items())})
+        write_label_tables(output, predictor.names)
     except OSError as error:
         raise UsageError(f"-o {output} cannot be written: {error.strerror or error}. Choose another folder.") from error
 

@@ -37,7 +37,7 @@ def test_all_done_exits_0_and_says_where(model, scans, tmp_path, capsys):
             f"2 of 2 cases predicted; label maps, statistics.csv and run.json are in {out}" in capsys.readouterr().out
         )
     assert sorted(path.name for path in out.iterdir()) == [
-        *("labels.json", "one.nii.gz", "run.json", "statistics.csv", "two.nii.gz")
+        *("labels.ctbl", "labels.json", "labels.tsv", "one.nii.gz", "run.json", "statistics.csv", "two.nii.gz")
     ]
 
 

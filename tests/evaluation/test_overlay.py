@@ -3,7 +3,7 @@ import pytest
 from matplotlib.image import imread
 
 from autoseg.errors import GeometryError
-from autoseg.evaluation.overlay import choose_slice_axis, choose_slices, organ_colour, save_overlay
+from autoseg.evaluation.overlay import choose_slice_axis, choose_slices, save_overlay
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 
@@ -95,8 +95,3 @@ def test_choose_slices_spread_over_the_marked_part():
     assert choose_slices([labels], axis=0, num_slices=3) == [12, 16, 20]
     assert choose_slices([labels], axis=1, num_slices=3) == [1]
     assert choose_slices([labels * 0], axis=0, num_slices=1) == [15]
-
-
-def test_organ_colour_first_twenty_differ():
-    assert len({organ_colour(index) for index in range(20)}) == 20
-    assert organ_colour(20) == organ_colour(0)

@@ -16,6 +16,8 @@ from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.build import build_network
 from autoseg.network.model_file import save_model
 
+TABLES = ("labels.ctbl", "labels.json", "labels.tsv")
+
 
 @pytest.fixture(scope="module")
 def model(tiny_plans, tmp_path_factory):
@@ -44,12 +46,12 @@ def names_in(folder):
 def test_every_good_case_is_predicted_on_its_own_grid_and_the_bad_one_is_named(model, scans, tmp_path):
     run = predict(model, scans, tmp_path / "out", device="cpu")
     assert [case.case_id for case in run.failed] == ["cut"]
-    assert names_in(tmp_path / "out") == ["labels.json", "one.nii.gz", "run.json", "statistics.csv", "two.nii.gz"]
+    assert names_in(tmp_path / "out") == [*TABLES, "one.nii.gz", "run.json", "statistics.csv", "two.nii.gz"]
     for name in ("one", "two"):
         scan, labels = (nib.load(folder / f"{name}.nii.gz") for folder in (scans, tmp_path / "out"))
         assert labels.shape == scan.shape and np.array_equal(labels.affine, scan.affine)
         assert labels.get_data_dtype() == np.uint8 and set(np.unique(labels.dataobj)) <= {0, 1, 3}
-    assert read_json(tmp_path / "out" / "labels.json") == {"1": "organ 0", "3": "organ 1"}
+    assert read_json(tmp_path / "out" / "labels.json")["labels"] == {"organ 0": 1, "organ 1": 3}
     report = read_json(tmp_path / "out" / "run.json")
     assert {case["case_id"]: case["is_done"] for case in report["cases"]} == {"one": True, "two": True, "cut": False}
     assert "ends after" in next(case["message"] for case in report["cases"] if case["case_id"] == "cut")
@@ -84,7 +86,7 @@ def test_a_single_file_is_a_case(model, scans, tmp_path):
 
 def test_one_label_asked_for_is_the_only_one_in_the_output(model, scans, tmp_path):
     predict(model, scans / "one.nii.gz", tmp_path / "out", device="cpu", labels=["organ 1"])
-    assert read_json(tmp_path / "out" / "labels.json") == {"3": "organ 1"}
+    assert read_json(tmp_path / "out" / "labels.json")["labels"] == {"organ 1": 3}
     assert set(np.unique(nib.load(tmp_path / "out" / "one.nii.gz").dataobj)) <= {0, 3}
 
 
@@ -106,7 +108,7 @@ def test_channels_on_different_grids_fail_that_case_alone(tiny_plans, save_scan,
             path = tmp_path / "scans" / f"{case}_{channel:04d}.nii.gz"
             save_scan(path, array, spacing_zyx_mm=(3.0, spacing_mm, spacing_mm))
     run = predict(tmp_path / "model.safetensors", tmp_path / "scans", tmp_path / "out", device="cpu")
-    assert names_in(tmp_path / "out") == ["good.nii.gz", "labels.json", "run.json", "statistics.csv"]
+    assert names_in(tmp_path / "out") == ["good.nii.gz", *TABLES, "run.json", "statistics.csv"]
     assert "bad_0000.nii.gz and bad_0001.nii.gz differ in spacing_zyx_mm" in run.failed[0].message
 
 

@@ -1,0 +1,50 @@
+"""The names and colours of label values, in the forms that other programs read.
+
+Owns: `labels.json` (autoseg itself), `labels.ctbl` (3D Slicer's colour table), `labels.tsv` (BIDS).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from autoseg.colours import as_bytes, as_hex, organ_colour
+from autoseg.errors import printable
+from autoseg.files import write_text
+
+
+def write_label_tables(folder: Path, names: Mapping[int, str]) -> None:
+    """Write all three into a folder; an organ's colour goes by its place among the values.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    for file, text in (
+        ("labels.json", format_json(names)),
+        ("labels.ctbl", format_ctbl(names)),
+        ("labels.tsv", format_tsv(names)),
+    ):
+        write_text(folder / file, text)
+
+
+def format_json(names: Mapping[int, str]) -> str:
+    """Give `{"labels": {name: value}, "colours": {name: "#rrggbb"}}`; `labels` is as in a `dataset.json`."""
+    content = {
+        "labels": {name: value for value, name in sorted(names.items())},
+        "colours": {names[value]: as_hex(organ_colour(k)) for k, value in enumerate(sorted(names))},
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def format_ctbl(names: Mapping[int, str]) -> str:
+    """Give a line "value name red green blue opacity" a label; Slicer shows an underscore in a name as a space."""
+    lines = ["# autoseg: value name red green blue opacity", "0 background 0 0 0 0"]
+    for k, value in enumerate(sorted(names)):
+        red, green, blue = as_bytes(organ_colour(k))
+        lines.append(f"{value} {'_'.join(printable(names[value]).split())} {red} {green} {blue} 255")
+    return "\n".join(lines) + "\n"
+
+
+def format_tsv(names: Mapping[int, str]) -> str:
+    """Give the table of a BIDS discrete segmentation: index, name, colour."""
+    rows = [f"{value}\t{printable(names[value])}\t{as_hex(organ_colour(k))}" for k, value in enumerate(sorted(names))]
+    return "\n".join(["index\tname\tcolor", *rows]) + "\n"
