@@ -3,13 +3,12 @@
 Owns: `labels.json` (autoseg itself), `labels.ctbl` (3D Slicer's colour table), `labels.tsv` (BIDS).
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from autoseg.colours import as_bytes, as_hex, organ_colour
 from autoseg.errors import printable
-from autoseg.files import write_text
+from autoseg.files import write_json, write_text
 
 
 def write_label_tables(folder: Path, names: Mapping[int, str]) -> None:
@@ -18,21 +17,17 @@ def write_label_tables(folder: Path, names: Mapping[int, str]) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    for file, text in (
-        ("labels.json", format_json(names)),
-        ("labels.ctbl", format_ctbl(names)),
-        ("labels.tsv", format_tsv(names)),
-    ):
-        write_text(folder / file, text)
+    write_json(folder / "labels.json", name_labels(names))
+    write_text(folder / "labels.ctbl", format_ctbl(names))
+    write_text(folder / "labels.tsv", format_tsv(names))
 
 
-def format_json(names: Mapping[int, str]) -> str:
+def name_labels(names: Mapping[int, str]) -> dict[str, dict[str, int | str]]:
     """Give `{"labels": {name: value}, "colours": {name: "#rrggbb"}}`; `labels` is as in a `dataset.json`."""
-    content = {
+    return {
         "labels": {name: value for value, name in sorted(names.items())},
         "colours": {names[value]: as_hex(organ_colour(k)) for k, value in enumerate(sorted(names))},
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def format_ctbl(names: Mapping[int, str]) -> str:

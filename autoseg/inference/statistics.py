@@ -2,15 +2,16 @@
 
 Owns: `measure_organs`, and the rows of `statistics.csv`.
 
-A slice of the scan at a time is looked at, so that no array of the scan's size is made.
+An organ's own box is looked at, so that no array of the scan's size is made for each.
 """
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from autoseg.errors import printable
 from autoseg.geometry import ImageGeometry
@@ -59,34 +60,20 @@ def measure_organs(
         geometry: Of both.
         names: Name by label value.
     """
-    values = sorted(names)
-    table = np.zeros(np.iinfo(labels_zyx.dtype).max + 1, np.intp)  # label value to position, 0 for none
-    table[values] = np.arange(1, len(values) + 1)
-    counts = np.zeros(len(values) + 1, np.int64)
-    sums = np.zeros(len(values) + 1)
-    seen = [np.zeros((len(values) + 1, size), bool) for size in labels_zyx.shape]  # by axis: where an organ is
-    for z, (labels, image) in enumerate(zip(labels_zyx, image_zyx, strict=True)):
-        rows, columns = np.nonzero(labels)
-        positions = table[labels[rows, columns]]
-        in_slice = np.bincount(positions, minlength=len(counts))
-        counts += in_slice
-        sums += np.bincount(positions, weights=image[rows, columns], minlength=len(sums))
-        seen[0][:, z] = in_slice > 0
-        for where, numbers in zip(seen[1:], (rows, columns), strict=True):
-            where |= np.bincount(positions * where.shape[1] + numbers, minlength=where.size).reshape(where.shape) > 0
+    boxes = ndimage.find_objects(labels_zyx)  # by value, from 1 to the largest
     voxel_ml = float(np.prod(geometry.spacing_zyx_mm)) / MM3_PER_ML
-    return tuple(
-        OrganStatistics(
-            name=names[value],
-            value=value,
-            num_voxels=int(counts[k]),
-            volume_ml=float(counts[k] * voxel_ml),
-            mean_intensity=float(sums[k] / counts[k]) if counts[k] else None,
-            box_ijk=_box_ijk([where[k] for where in seen]) if counts[k] else None,
-            touches_border=any(where[k, 0] or where[k, -1] for where in seen),
-        )
-        for k, value in enumerate(values, start=1)
-    )
+    found = []
+    for value, name in sorted(names.items()):
+        box = boxes[value - 1] if value <= len(boxes) else None
+        if box is None:
+            found.append(OrganStatistics(name, value, 0, 0.0, None, None, touches_border=False))
+            continue
+        inside = image_zyx[box][labels_zyx[box] == value]
+        k, j, i = ((part.start, part.stop - 1) for part in box)
+        touches = any(part.start == 0 or part.stop == size for part, size in zip(box, labels_zyx.shape, strict=True))
+        mean = float(inside.mean(dtype=np.float64))
+        found.append(OrganStatistics(name, value, inside.size, inside.size * voxel_ml, mean, (i, j, k), touches))
+    return tuple(found)
 
 
 def format_statistics(cases: Iterable[tuple[str, Iterable[OrganStatistics]]]) -> str:
@@ -104,11 +91,6 @@ def format_statistics(cases: Iterable[tuple[str, Iterable[OrganStatistics]]]) ->
                 [_cell(case_id), _cell(organ.name), *facts, *edges, "yes" if organ.touches_border else "no"]
             )
     return text.getvalue()
-
-
-def _box_ijk(seen_zyx: Sequence[np.ndarray]) -> tuple[Span, Span, Span]:
-    k, j, i = ((int(places[0]), int(places[-1])) for places in map(np.flatnonzero, seen_zyx))
-    return i, j, k
 
 
 def _cell(text: str) -> str:

@@ -1,13 +1,11 @@
-import json
-
 from autoseg.evaluation.label_names import read_dataset_labels
-from autoseg.inference.label_tables import format_ctbl, format_json, format_tsv, write_label_tables
+from autoseg.inference.label_tables import format_ctbl, format_tsv, name_labels, write_label_tables
 
 NAMES = {7: "left kidney", 2: "liver"}
 
 
 def test_json_has_values_and_colours_by_name():
-    assert json.loads(format_json(NAMES)) == {
+    assert name_labels(NAMES) == {
         "labels": {"liver": 2, "left kidney": 7},
         "colours": {"liver": "#1f77b4", "left kidney": "#ff7f0e"},
     }
