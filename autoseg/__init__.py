@@ -1,12 +1,16 @@
 """autoseg: text-guided SAM2 for CT and MRI that configures, trains and runs itself.
 
-The four verbs load what they need when they are called, since torch takes seconds to import:
+The verbs load what they need when they are called, since torch takes seconds to import:
 
     import autoseg
     autoseg.plan("dataset/", "run/")
     autoseg.train("run/", max_minutes=10)
-    autoseg.predict("run/", "scans/", "predictions/")
+    autoseg.predict_files("scans/", "run/", "predictions/")
     autoseg.evaluate("predictions/", "references/")
+
+and for one image in memory, nibabel's, SimpleITK's or an array with its affine:
+
+    prediction = autoseg.predict(image, "run/")
 """
 
 from importlib import import_module
@@ -15,17 +19,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoseg.evaluation import evaluate
     from autoseg.inference.clicks import OrganClicks
-    from autoseg.inference.command import predict
+    from autoseg.inference.command import predict_files
+    from autoseg.inference.export import export
+    from autoseg.inference.in_memory import Prediction, predict
+    from autoseg.inference.predictor import load_predictor
     from autoseg.planning.command import plan
     from autoseg.training.command import train
 
-__all__ = ["OrganClicks", "evaluate", "plan", "predict", "train"]
+__all__ = [
+    "OrganClicks",
+    "Prediction",
+    "evaluate",
+    "export",
+    "load_predictor",
+    "plan",
+    "predict",
+    "predict_files",
+    "train",
+]
 
 _HOMES = {
     "OrganClicks": "autoseg.inference.clicks",
     "evaluate": "autoseg.evaluation",
     "plan": "autoseg.planning.command",
-    "predict": "autoseg.inference.command",
+    "Prediction": "autoseg.inference.in_memory",
+    "export": "autoseg.inference.export",
+    "load_predictor": "autoseg.inference.predictor",
+    "predict": "autoseg.inference.in_memory",
+    "predict_files": "autoseg.inference.command",
     "train": "autoseg.training.command",
 }
 

@@ -1,37 +1,34 @@
 """A dataset on disk: its cases, labels and channels, with every problem of its files found at once.
 
-Owns: `Dataset`, `read_dataset`, `find_cases` (scans to predict), `read_channels`.
-Does not own: the layouts (`dataset_layouts.py`), names (`dataset_labels.py`), the content of scans
-(`planning/fingerprint.py`).
+Owns: `Dataset`, `read_dataset`, `read_channels`.
+Does not own: scans without labels (`scans_to_predict.py`), the layouts (`dataset_layouts.py`), names
+(`dataset_labels.py`), the content of scans (`planning/fingerprint.py`).
 
 `dataset.json` may hold, all optional: `name`, `channel_names` (or `modality`), `labels`, `file_ending`, `training`
 (MSD), and of our own `patients` {case: patient} and `descriptions` {organ: text}. Without it, `labels.json` may name
 the labels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoseg.dataset_labels import LabelSet, Organ, discover_labels, parse_channel_names, parse_labels
 from autoseg.dataset_layouts import (
-    CHANNEL_SUFFIX,
     Candidate,
     CaseFiles,
     candidates_in_folders,
     candidates_in_list,
     file_fault,
     finish_cases,
-    group_images,
-    list_scans,
 )
 from autoseg.errors import DatasetError, Problem, UsageError
 from autoseg.files import read_json
-from autoseg.image_io import SCAN_ENDINGS, Scan, is_scan_name, read_all_volumes, read_scan, scan_stem
+from autoseg.image_io import SCAN_ENDINGS, Scan, read_all_volumes, read_scan
 from autoseg.scan_bytes import display_name
 
-__all__ = ["CaseFiles", "Dataset", "LabelSet", "Organ", "find_cases", "read_channels", "read_dataset"]
+__all__ = ["CaseFiles", "Dataset", "LabelSet", "Organ", "read_channels", "read_dataset"]
 
 UNKNOWN_CHANNEL = "unknown"
 _LAYOUTS = (
@@ -96,35 +93,6 @@ def read_dataset(root: Path) -> Dataset:
     return Dataset(_name(root, content), root, channel_names, labels, cases, tuple(problems))
 
 
-def find_cases(path: Path, *, channel_names: Sequence[str]) -> tuple[tuple[CaseFiles, ...], tuple[Problem, ...]]:
-    """Find the scans to predict.
-
-    Args:
-        path: A scan, or a folder of scans (folders inside it are not looked at). Names may end in a channel number,
-            "_0000" and so on; with one channel any name will do. A 4D file may hold all channels.
-        channel_names: Channels that the model expects.
-
-    Raises:
-        DatasetError: The path does not exist, or there is no scan at all.
-    """
-    path = Path(path)
-    problems: list[Problem] = []
-    if path.is_dir():
-        paths = list_scans(path, problems)
-        if not paths:
-            raise DatasetError(
-                f"{display_name(path)} holds no .nii.gz or .nii file. Convert DICOM series with dcm2niix first.",
-                problems=problems,
-            )
-    else:
-        paths = _with_other_channels(path, num_channels=len(channel_names))
-    numbers = {match[2] for match in map(CHANNEL_SUFFIX.fullmatch, map(scan_stem, paths)) if match}
-    has_suffixes = len(channel_names) > 1 or numbers == {"0000"}  # else numbers count scans, not channels
-    candidates = group_images(paths, has_suffixes=has_suffixes)
-    cases = finish_cases(candidates, channel_names=channel_names, needs_labels=False, patients={}, problems=problems)
-    return cases, tuple(problems)
-
-
 def read_channels(case: CaseFiles) -> tuple[Scan, ...]:
     """Read all channels of a case, whether they lie in files of their own or in one 4D file.
 
@@ -132,9 +100,17 @@ def read_channels(case: CaseFiles) -> tuple[Scan, ...]:
         ScanFileError: A file is damaged or does not hold the channel.
     """
     if not case.volumes:
-        return tuple(read_scan(path) for path in case.image_paths)
+        return tuple(_read_one(path) for path in case.image_paths)
     files = {path: read_all_volumes(path) for path in dict.fromkeys(case.image_paths)}
     return tuple(files[path][volume] for path, volume in zip(case.image_paths, case.volumes, strict=True))
+
+
+def _read_one(path: Path) -> Scan:
+    if not path.is_dir():
+        return read_scan(path)
+    from autoseg.dicom_series import read_series  # SimpleITK loads only for DICOM
+
+    return read_series(path)[0]
 
 
 def _read_description(root: Path) -> Mapping[str, Any]:
@@ -164,7 +140,7 @@ def _find_candidates(root: Path, content: Mapping[str, Any], problems: list[Prob
     ending = content.get("file_ending")
     if ending is not None and ending not in SCAN_ENDINGS:
         raise DatasetError(
-            f"file_ending is {ending!r:.40}; only NIfTI is read, {' or '.join(SCAN_ENDINGS)}. Convert the scans.",
+            f"file_ending is {ending!r:.40}; expected one of {', '.join(SCAN_ENDINGS)}. Convert the scans.",
             problems=problems,
         )
     training = content.get("training")
@@ -202,20 +178,6 @@ def _patients(
         message = f"patients names {len(unknown)} cases that are not there, as {unknown[0]!r:.80}."
         problems.append(Problem("", message, is_error=False))
     return patients
-
-
-def _with_other_channels(path: Path, *, num_channels: int) -> list[Path]:
-    """Give the file, with the other channels of its case that lie beside it."""
-    fault = file_fault(path)
-    if fault:
-        raise DatasetError(f"there is nothing to predict: {fault} Expected a scan or a folder of scans.")
-    if not is_scan_name(path.name):
-        raise DatasetError(f"{display_name(path)} is no scan by its name; expected {' or '.join(SCAN_ENDINGS)}.")
-    match = CHANNEL_SUFFIX.fullmatch(scan_stem(path))
-    if num_channels == 1 or not match:
-        return [path]
-    beside = [(other, CHANNEL_SUFFIX.fullmatch(scan_stem(other))) for other in list_scans(path.parent, [])]
-    return [other for other, found in beside if found and found[1] == match[1]]
 
 
 def _name(root: Path, content: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from autoseg.errors import Problem, ScanFileError
-from autoseg.image_io import count_volumes, is_scan_name, scan_stem
+from autoseg.image_io import SCAN_ENDINGS, count_volumes, is_scan_name, scan_stem
 from autoseg.scan_bytes import display_name
 
 CHANNEL_SUFFIX = re.compile(r"(.+)_([0-9]{4})", flags=re.DOTALL)  # a file name may hold a newline
@@ -67,7 +67,8 @@ def list_scans(folder: Path, problems: list[Problem]) -> list[Path]:
     others = [name for name in names if not name.startswith(".") and not is_scan_name(name)]
     if others:
         message = (
-            f"{display_name(folder)}: {len(others)} entries are no .nii.gz or .nii and are not read, as {others[0]!r}."
+            f"{display_name(folder)}: {len(others)} entries are no {', '.join(SCAN_ENDINGS)} and are not read, as "
+            f"{others[0]!r}."
         )
         problems.append(Problem("", message, is_error=False))
     return [folder / name for name in names if is_scan_name(name)]

@@ -1,9 +1,10 @@
-"""Files that are complete or absent: atomic writing and strict JSON.
+"""Files that are complete or absent: atomic writing, strict JSON, digests.
 
 Owns: how bytes, text and JSON reach the disk, for every module.
 Does not own: scan files (`image_io.py`, which writes through here).
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -67,6 +68,15 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} does not exist.") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {error}. Repair the file.") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ Does not own: addresses (`hub_address.py`), where a plan keeps the pin (`plannin
 huggingface_hub is imported inside functions: planning rarely needs it, and it takes a tenth of a second.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoseg.errors import CheckpointError
+from autoseg.files import file_sha256
 from autoseg.hub_address import COMMIT, HubFile, parse_address
 
 ANSWER_SECONDS = 10.0  # a hub that has not answered by then is taken for absent
@@ -125,15 +125,6 @@ def cache_folder() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _ask(file: HubFile) -> tuple[HubFile, str]:

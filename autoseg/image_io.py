@@ -1,8 +1,8 @@
 """Scan files in and out: the only module that opens them.
 
 Owns: `read_scan`, `read_labels`, `read_header`, `write_label_map`, `write_scan`, names of scan files.
-Does not own: the raw bytes (`scan_bytes.py`), the header's meaning (`nifti_header.py`), checks of one file against
-another (`planning/fingerprint.py`).
+Does not own: the raw bytes (`scan_bytes.py`), the header's meaning (`nifti_header.py`, `text_header.py`), checks of
+one file against another (`planning/fingerprint.py`).
 
 A file is read whole and verified to its last byte, or refused with a `ScanFileError` that names it, the fault and the
 remedy. An output has the input's grid bit for bit, and no text of the input's header.
@@ -30,12 +30,15 @@ from autoseg.nifti_header import (
     parse_header,
 )
 from autoseg.scan_bytes import ScanStream, display_name
+from autoseg.text_header import TEXT_HEADER_BYTES, parse_mha_header, parse_nrrd_header
 
-SCAN_ENDINGS = (".nii.gz", ".nii")
+NIFTI_ENDINGS = (".nii.gz", ".nii")  # of what is written
+SCAN_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".mha")
 MAX_REPLACED_SHARE = 0.01  # of voxels that are not finite numbers
 LABEL_TOLERANCE = 1e-3  # float labels such as 1.00004578 come from resampling tools
 GZIP_LEVEL = 2  # label maps: as small as at 6 within a few per cent, three times as fast
 MAX_EXTENSION_BYTES = 1 << 20
+_TEXT_HEADERS = {b"nrrd000": parse_nrrd_header, b"objecttype": parse_mha_header, b"ndims": parse_mha_header}
 
 
 @dataclass(frozen=True)
@@ -74,27 +77,39 @@ def read_header(path: Path) -> ImageGeometry:
         ScanFileError: The file or its header cannot be used; the voxels are not looked at.
     """
     with ScanStream(path) as stream:
-        return parse_header(stream.read(HEADER_BYTES), name=stream.name).geometry
+        return _read_header(stream)[0].geometry
 
 
 def count_volumes(path: Path) -> int:
     """Give the number of volumes of a file: 1 but for 4D images."""
     with ScanStream(path) as stream:
-        return parse_header(stream.read(HEADER_BYTES), name=stream.name).num_volumes
+        return _read_header(stream)[0].num_volumes
+
+
+def bytes_in_memory(path: Path) -> int:
+    """Give the bytes that the voxels of a scan take once they are read, from its header alone.
+
+    Raises:
+        ScanFileError: The file or its header cannot be used.
+    """
+    with ScanStream(path) as stream:
+        stored, _ = _read_header(stream)
+    is_float = stored.slope is not None or stored.dtype.kind == "f"
+    return stored.num_voxels * (4 if is_float else stored.dtype.itemsize)
 
 
 def read_scan(path: Path, *, volume: int | None = None) -> Scan:
     """Read one volume.
 
     Args:
-        path: A `.nii` or `.nii.gz` file.
+        path: A NIfTI, NRRD or MetaImage file, told apart by its first bytes.
         volume: Which volume of a 4D file, from 0; None expects a file with one.
 
     Raises:
         ScanFileError: The file is damaged, holds several volumes, or over 1 % of its voxels are not finite.
     """
     volumes, stored, warnings = _read_volumes(path)
-    array, more = _finite(_pick(volumes, volume, display_name(path)), name=display_name(path))
+    array, more = replace_not_finite(_pick(volumes, volume, display_name(path)), name=display_name(path))
     return Scan(array_zyx=array, geometry=stored.geometry, warnings=(*warnings, *more))
 
 
@@ -107,7 +122,7 @@ def read_all_volumes(path: Path) -> tuple[Scan, ...]:
     volumes, stored, warnings = _read_volumes(path)
     scans = []
     for volume in volumes:
-        array, more = _finite(volume, name=display_name(path))
+        array, more = replace_not_finite(volume, name=display_name(path))
         scans.append(Scan(array_zyx=array, geometry=stored.geometry, warnings=(*warnings, *more)))
     return tuple(scans)
 
@@ -133,8 +148,7 @@ def read_labels(path: Path) -> Scan:
 def read_label_names(path: Path) -> dict[int, str]:
     """Read the names that `write_label_map` put into a file; empty where there are none."""
     with ScanStream(path) as stream:
-        head = stream.read(HEADER_BYTES)
-        stored = parse_header(head, name=stream.name)
+        stored, head = _read_header(stream)
         more = stream.read(min(max(stored.data_offset - len(head), 0), MAX_EXTENSION_BYTES))
         return decode_names((head + more)[: stored.data_offset])
 
@@ -177,12 +191,12 @@ def write_scan(path: Path, array_zyx: np.ndarray, *, geometry: ImageGeometry) ->
 def _read_volumes(path: Path) -> tuple[np.ndarray, StoredImage, tuple[str, ...]]:
     """Read and verify a whole file; the array is (volumes, z, y, x), in native byte order and scaled."""
     with ScanStream(path) as stream:
-        head = stream.read(HEADER_BYTES)
-        stored = parse_header(head, name=stream.name)
+        stored, head = _read_header(stream)
         num_bytes = stored.num_voxels * stored.dtype.itemsize
         if stored.data_offset + num_bytes > stream.most_bytes:
             share = max(stream.most_bytes - stored.data_offset, 0) / num_bytes
-            raise ScanFileError(_cut_off(stream.name, stored, share, is_bound=stream.is_gzip))
+            is_packed = stream.is_gzip or stored.packing is not None
+            raise ScanFileError(_cut_off(stream.name, stored, share, is_bound=is_packed))
         buffer = np.empty(num_bytes, dtype=np.uint8)
         view = memoryview(buffer)  # type: ignore[arg-type]
         early = head[stored.data_offset :][:num_bytes]
@@ -199,6 +213,20 @@ def _read_volumes(path: Path) -> tuple[np.ndarray, StoredImage, tuple[str, ...]]
     return _scaled(array, stored), stored, warnings
 
 
+def _read_header(stream: ScanStream) -> tuple[StoredImage, bytes]:
+    """Read the header of any form; gives too what was read, from the first byte of the file on."""
+    first = stream.peek(TEXT_HEADER_BYTES)
+    for magic, parse in _TEXT_HEADERS.items():
+        if first[: len(magic)].lower() == magic:
+            stored = parse(first, name=stream.name)
+            head = stream.read(stored.data_offset)
+            if stored.packing is not None:
+                stream.begin_packed(stored.packing)
+            return stored, head
+    head = stream.read(HEADER_BYTES)
+    return parse_header(head, name=stream.name), head
+
+
 def _cut_off(name: str, stored: StoredImage, share: float, *, is_bound: bool = False) -> str:
     shape = " x ".join(str(size) for size in reversed(stored.geometry.shape_zyx))
     percent = f"{'at most ' if is_bound else ''}{math.floor(share * 100)} %"
@@ -211,7 +239,7 @@ def _scaled(array: np.ndarray, stored: StoredImage) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
             return array.astype(np.float32 if native.kind == "f" else native, copy=False)
     result = array.astype(np.float64 if stored.dtype.itemsize > 2 else np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is counted by `_finite`
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is counted by `replace_not_finite`
         result *= stored.slope
         result += stored.intercept
         return result.astype(np.float32, copy=False)
@@ -229,8 +257,12 @@ def _pick(volumes: np.ndarray, volume: int | None, name: str) -> np.ndarray:
     return volumes[volume]
 
 
-def _finite(array: np.ndarray, *, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Replace NaN and -inf by the smallest finite value and +inf by the largest, if they are few."""
+def replace_not_finite(array: np.ndarray, *, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Replace NaN and -inf by the smallest finite value and +inf by the largest, if they are few; tell how many.
+
+    Raises:
+        ScanFileError: They are more than 1 %.
+    """
     if array.dtype.kind != "f":
         return array, ()
     with np.errstate(invalid="ignore"):
@@ -265,7 +297,7 @@ def _rounded(array: np.ndarray, name: str) -> np.ndarray:
 def _write(path: Path, array_zyx: np.ndarray, *, geometry: ImageGeometry, dtype: np.dtype, comment: str) -> None:
     if array_zyx.shape != geometry.shape_zyx:
         raise GeometryError(f"an array of shape_zyx {array_zyx.shape} cannot go onto a grid of {geometry.shape_zyx}.")
-    if not is_scan_name(Path(path).name):
+    if not Path(path).name.lower().endswith(NIFTI_ENDINGS):
         raise UsageError(f"{display_name(path)} is no name for a scan; expected it to end in .nii.gz or .nii.")
     before = encode_header(geometry, dtype=dtype, comment=comment)
     try:

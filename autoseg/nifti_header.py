@@ -49,6 +49,7 @@ class StoredImage:
         slope: Multiply stored values by this; None where they are meant as stored.
         intercept: Then add this.
         warnings: What was odd and how it was read.
+        packing: How voxels are compressed whose header is not, as zlib's wbits; None where they are as they are.
     """
 
     geometry: ImageGeometry
@@ -58,6 +59,7 @@ class StoredImage:
     slope: float | None
     intercept: float
     warnings: tuple[str, ...]
+    packing: int | None = None
 
     @property
     def num_voxels(self) -> int:
@@ -246,16 +248,12 @@ def _read_geometry(header: Any, dims: tuple[int, ...], *, name: str, warnings: l
         )
     geometry = next(iter(grids.values()))
     spacing = geometry.spacing_zyx_mm
-    if not (min(spacing) >= MIN_SPACING_MM and max(spacing) <= MAX_SPACING_MM):
-        raise ScanFileError(
-            f"{name}: spacing_zyx_mm is {spacing}; expected {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g}. "
-            f"Repair the header's spacing or its unit."
-        )
+    check_spacing_range(geometry, name=name)
     if "sform" in grids and "qform" not in grids:
         sizes = tuple(float(size) * unit_mm for size in header["pixdim"][3:0:-1])
         if not np.allclose(sizes, spacing, rtol=0.01):
             warnings.append(f"pixdim gives spacing_zyx_mm {sizes}, the sform {spacing}; the sform is believed.")
-    _check_shear(geometry, name=name, warnings=warnings)
+    check_shear(geometry, name=name, warnings=warnings)
     return geometry
 
 
@@ -310,8 +308,26 @@ def _with_third_axis(affine: np.ndarray, dims: tuple[int, ...]) -> np.ndarray:
     return affine
 
 
-def _check_shear(geometry: ImageGeometry, *, name: str, warnings: list[str]) -> None:
-    """Refuse axes so far from right angles that a scan on a right-angled grid would lie elsewhere."""
+def check_spacing_range(geometry: ImageGeometry, *, name: str) -> None:
+    """Refuse voxels that no scanner makes.
+
+    Raises:
+        ScanFileError: A side is too small or too large.
+    """
+    spacing = geometry.spacing_zyx_mm
+    if not (min(spacing) >= MIN_SPACING_MM and max(spacing) <= MAX_SPACING_MM):
+        raise ScanFileError(
+            f"{name}: spacing_zyx_mm is {spacing}; expected {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g}. "
+            f"Repair the header's spacing or its unit."
+        )
+
+
+def check_shear(geometry: ImageGeometry, *, name: str, warnings: list[str]) -> None:
+    """Refuse axes so far from right angles that a scan on a right-angled grid would lie elsewhere.
+
+    Raises:
+        ScanFileError: A corner would lie over half a voxel away.
+    """
     direction = np.array(geometry.direction)
     left, _, right = np.linalg.svd(direction)
     moved = (left @ right - direction) * geometry.spacing_zyx_mm[::-1]  # (3, 3): mm a voxel step, columns x, y, z

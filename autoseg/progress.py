@@ -1,6 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere.
 
-Owns: `track` and `ProgressBar`, the only places that use tqdm.
+Owns: `track` and `ProgressBar`, the only places that use tqdm, and `tell`.
 """
 
 import logging
@@ -41,6 +41,12 @@ def track(items: Iterable[Item], *, what: str, total: int | None = None, unit: s
                 "%s: %d of %s %ss after %.0f s", what, done, total if total is not None else "?", unit, now - start
             )
         yield item
+
+
+def tell(message: str, *values: object) -> None:
+    """Log a line about one item of tracked work where no bar is shown; a bar says enough."""
+    if not _is_terminal():
+        log.info(message, *values)
 
 
 class ProgressBar:

@@ -1,6 +1,6 @@
 """The bytes of a scan file: is it a file at all, what does it really hold, and does it go on to its end?
 
-Owns: refusal of what is no NIfTI file, and `ScanStream`, which reads plain and gzipped files alike, told apart by their
+Owns: refusal of what is no scan, and `ScanStream`, which reads plain and gzipped files alike, told apart by their
 first bytes and never by their name, without holding more than asked for.
 Does not own: what the bytes mean (`nifti_header.py`, `image_io.py`).
 """
@@ -28,8 +28,6 @@ _OTHER_KINDS = (
     (b"bzh", "compressed by bzip2. Unpack it and compress with gzip"),
     (b"\xfd7zxz", "compressed by xz. Unpack it and compress with gzip"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd. Unpack it and compress with gzip"),
-    (b"nrrd000", "an NRRD image. Convert it to .nii.gz"),
-    (b"objecttype", "a MetaImage header. Convert it to .nii.gz"),
     (b"\x89hdf", "an HDF5 file. Convert it to .nii.gz"),
     (b"\x89png", "a PNG image. Convert the slices to one .nii.gz"),
 )
@@ -97,6 +95,20 @@ class ScanStream:
             filled += len(part)
         return filled
 
+    def peek(self, count: int) -> bytes:
+        """Give the next bytes as they lie in the file and leave them there; at most a chunk's worth."""
+        return self._raw[:count]
+
+    def begin_packed(self, wbits: int) -> None:
+        """Unpack from here on; the file itself is not packed, as in formats with a header of text.
+
+        Args:
+            wbits: As zlib has it: 15 for its own format, 31 for gzip.
+        """
+        assert self._decoder is None
+        self._decoder = zlib.decompressobj(wbits=wbits)
+        self.most_bytes *= MAX_DEFLATE_RATIO
+
     def finish(self) -> int:
         """Read on to the end, so that the checksum is verified; give the number of bytes that were left.
 
@@ -112,7 +124,7 @@ class ScanStream:
                     f"describes. The header is damaged, or the file is no scan; export it again."
                 )
         if self._is_cut:
-            raise ScanFileError(f"{self.name} is cut off: the gzip stream has no end. Copy or download the file again.")
+            raise ScanFileError(f"{self.name} is cut off: the packed data has no end. Copy or download the file again.")
         return extra + int(self._has_rubbish)
 
     def _next(self, limit: int) -> bytes:
@@ -132,7 +144,7 @@ class ScanStream:
                 part = self._decoder.decompress(data, limit)
             except zlib.error as error:
                 raise ScanFileError(
-                    f"{self.name} is damaged: its gzip data fails the check ({error}). Copy or download it again."
+                    f"{self.name} is damaged: its packed data fails the check ({error}). Copy or download it again."
                 ) from error
             self._raw = self._decoder.unconsumed_tail
             if part:
@@ -175,9 +187,9 @@ def _regular_size(path: Path, name: str) -> int:
     except (OSError, ValueError) as error:
         raise ScanFileError(f"{name} cannot be reached: {error}. Check the path and its permissions.") from error
     if stat.S_ISDIR(status.st_mode):
-        raise ScanFileError(f"{name} is a folder; expected a NIfTI file. Name the file inside it.")
+        raise ScanFileError(f"{name} is a folder; expected a file. Name the file inside it.")
     if not stat.S_ISREG(status.st_mode):
-        raise ScanFileError(f"{name} is a pipe, socket or device; expected a regular NIfTI file.")
+        raise ScanFileError(f"{name} is a pipe, socket or device; expected a regular file.")
     if status.st_size == 0:
         raise ScanFileError(f"{name} is empty (0 bytes). Copy or download it again.")
     return status.st_size

@@ -4,7 +4,7 @@
 
 Owns: which files of the source belong together, one table of labels for CT and MR, putting a DICOM series on the grid
 of its label map.
-Does not own: how scan files are read and written (`autoseg.image_io`); the rest of autoseg reads no DICOM.
+Does not own: how scan files are read and written (`autoseg.image_io`, `autoseg.dicom_series`).
 
 SOURCE holds `<case>_labels.nii.gz` beside `<case>.nii.gz` or a folder `<case>/` with one DICOM series, and
 `label_names.json` with the label values of "ct" and of "mr": {"ct": {"spleen": 1, ..}, "mr": {..}}. A scan without a
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 
 from autoseg.cli.common import build_parser, run_command
+from autoseg.dicom_series import read_series
 from autoseg.errors import (
     EXIT_DONE,
     EXIT_SOME_CASES_FAILED,
@@ -48,8 +48,6 @@ log = logging.getLogger("autoseg")
 EXPECTED_CASES = ("ct_small", "dicom_series", "mr_small")
 CHANNEL_NAME = "CT/MRI"  # both kinds in one channel: each scan is normalised by itself
 LABEL_ENDING = "_labels"
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-DICOM_MODALITY_TAG = "0008|0060"
 
 
 @dataclass(frozen=True)
@@ -146,39 +144,6 @@ def read_tables(path: Path) -> _Tables:
     return _Tables(of_kind=of_kind, united=united)
 
 
-def read_dicom_series(folder: Path) -> tuple[Scan, str]:
-    """Read the one series of a folder, in Hounsfield units for CT; give its modality ("ct", "mr") too.
-
-    Raises:
-        ScanFileError: There is not exactly one series, or a file cannot be read.
-    """
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise ScanFileError(f"{printable(folder.name)} holds {len(series)} DICOM series; expected one.")
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:  # SimpleITK's own and only error class
-        reason = printable(str(error).strip().splitlines()[-1])
-        raise ScanFileError(f"{printable(folder.name)}: the DICOM series cannot be read: {reason}") from error
-    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != 3:
-        raise ScanFileError(f"{printable(folder.name)}: expected grey slices that make a volume.")
-    has_tag = reader.HasMetaDataKey(0, DICOM_MODALITY_TAG)
-    kind = reader.GetMetaData(0, DICOM_MODALITY_TAG).strip().lower() if has_tag else ""
-    return Scan(sitk.GetArrayFromImage(image), _geometry_of(image)), kind
-
-
-def _geometry_of(image: sitk.Image) -> ImageGeometry:
-    """Turn LPS, which DICOM and SimpleITK use, into RAS+."""
-    affine = np.eye(4)
-    affine[:3, :3] = LPS_TO_RAS @ np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
-    affine[:3, 3] = LPS_TO_RAS @ np.array(image.GetOrigin())
-    return ImageGeometry.from_affine(image.GetSize()[::-1], affine)
-
-
 def put_on_grid(scan: Scan, geometry: ImageGeometry) -> np.ndarray:
     """Give the scan's voxels in the axis order and directions of a grid that holds the same points.
 
@@ -194,7 +159,7 @@ def put_on_grid(scan: Scan, geometry: ImageGeometry) -> np.ndarray:
 
 def _convert_case(name: str, path: Path, *, out: Path, tables: _Tables) -> set[int] | None:
     """Write one case; return the values of its organs, or None where it has no label map."""
-    scan, kind = read_dicom_series(path) if path.is_dir() else (read_scan(path), _kind_from(name))
+    scan, kind = read_series(path) if path.is_dir() else (read_scan(path), _kind_from(name))
     label_path = _label_path(path.parent, name)
     if not label_path.exists():
         write_scan(out / "imagesTs" / f"{name}_0000.nii.gz", scan.array_zyx, geometry=scan.geometry)

@@ -59,6 +59,47 @@ def save_scan() -> SaveScan:
 
 
 @pytest.fixture
+def save_dicom() -> Callable[..., None]:
+    """Give a writer of DICOM series: (folder, array_zyx, modality, series, spacing, origin); a file a slice."""
+    import SimpleITK as sitk  # noqa: N813
+
+    def save(
+        folder: Path,
+        array_zyx: np.ndarray,
+        *,
+        modality: str = "CT",
+        series: str = "1.2.3",
+        spacing_xyz_mm: tuple[float, float, float] = (1.0, 2.0, 4.0),
+        origin_lps_mm: tuple[float, float, float] = (-10.0, -20.0, 30.0),
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        for number, plane in enumerate(array_zyx):
+            image = sitk.GetImageFromArray(plane[None].astype(np.int16))
+            image.SetSpacing(spacing_xyz_mm)
+            place = (*origin_lps_mm[:2], origin_lps_mm[2] + number * spacing_xyz_mm[2])
+            tags = {
+                "0008|0060": modality,
+                "0010|0010": "DOE^JANE",
+                "0020|000e": series,
+                "0020|000d": "1.2",
+                "0008|0018": f"{series}.{number + 1}",
+                "0020|0013": str(number),
+                "0020|0032": "\\".join(map(str, place)),
+                "0020|0037": "1\\0\\0\\0\\1\\0",
+                "0028|1052": "0",
+                "0028|1053": "1",
+            }
+            for tag, value in tags.items():
+                image.SetMetaData(tag, value)
+            writer.SetFileName(str(folder / f"{series}_{number:03d}.dcm"))
+            writer.Execute(image)
+
+    return save
+
+
+@pytest.fixture
 def nifti_bytes() -> Callable[..., bytes]:
     """Give a maker of NIfTI files by hand: 2 x 3 x 4 voxels of 1 mm, an sform, then any header field as given."""
 

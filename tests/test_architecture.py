@@ -8,25 +8,42 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "autoseg"
-GROUND = {"colours", "errors", "files", "geometry", "image_io", "nifti_header", "progress", "scan_bytes", "workers"}
-DATASET = {"dataset", "dataset_labels", "dataset_layouts"}
+GROUND = {
+    "colours",
+    "errors",
+    "files",
+    "geometry",
+    "image_io",
+    "nifti_header",
+    "pictures",
+    "progress",
+    "scan_bytes",
+    "text_header",
+}
+GROUND |= {"dicom_series", "image_in_memory", "workers"}
+DATASET = {"dataset", "dataset_labels", "dataset_layouts", "scans_to_predict"}
 # what each part may import besides itself
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "colours": set(),
+    "pictures": {"colours"},
     "files": {"errors"},
     "progress": {"errors"},
     "geometry": {"errors"},
     "workers": {"errors", "progress"},
     "scan_bytes": {"errors"},
     "nifti_header": {"errors", "geometry"},
-    "image_io": {"errors", "files", "geometry", "nifti_header", "scan_bytes"},
+    "text_header": {"errors", "geometry", "nifti_header"},
+    "image_io": {"errors", "files", "geometry", "nifti_header", "scan_bytes", "text_header"},
+    "image_in_memory": {"errors", "geometry", "image_io"},
+    "dicom_series": {"errors", "files", "geometry", "image_in_memory", "image_io", "scan_bytes"},
     "dataset_labels": GROUND,
     "dataset_layouts": GROUND,
-    "dataset": GROUND | DATASET,
+    "dataset": GROUND | {"dataset_labels", "dataset_layouts"},
+    "scans_to_predict": GROUND | {"dataset_layouts"},
     "plans": {"errors", "files"},
     "hub_address": {"errors"},
-    "hub": {"errors", "hub_address"},
+    "hub": {"errors", "files", "hub_address"},
     "descriptions": {"errors", "files"},
     "preprocessing": GROUND | DATASET | {"plans"},
     "planning": GROUND | DATASET | {"descriptions", "hub", "hub_address", "plans", "preprocessing"},
@@ -37,8 +54,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 OPEN_TO_ALL = {"cli", "demo", "__init__"}
 DOORS: dict[str, tuple[str, ...]] = {
-    "nibabel": ("image_io.py", "nifti_header.py", "scan_bytes.py", "preprocessing/"),
-    "SimpleITK": ("image_io.py", "nifti_header.py", "preprocessing/"),
+    "nibabel": ("nifti_header.py",),
+    "SimpleITK": ("dicom_series.py", "image_in_memory.py"),
     "sam2": ("network/sam2_parts.py",),
     "open_clip": ("network/open_clip_parts.py",),
     "huggingface_hub": ("hub.py",),
@@ -46,6 +63,10 @@ DOORS: dict[str, tuple[str, ...]] = {
     "blosc2": ("preprocessing/store.py",),
     "matplotlib": ("training/progress_plot.py", "evaluation/overlay.py"),
     "tqdm": ("progress.py",),
+    "PIL": ("pictures.py", "inference/preview.py"),
+    "jinja2": ("inference/report.py",),
+    "cc3d": ("inference/specks.py",),
+    "acvl_utils": ("inference/tiles.py",),
     "torch": ("network/", "inference/", "training/", "cli/"),
     "torchvision": ("network/",),
 }
@@ -124,6 +145,7 @@ def test_imports_are_the_standard_library_ours_or_declared(file):
     }
     declared |= {
         "acvl_utils",
+        "cc3d",
         "skimage",
         "tqdm",
         "pydantic",
@@ -132,6 +154,7 @@ def test_imports_are_the_standard_library_ours_or_declared(file):
         "filelock",
         "jinja2",
         "matplotlib",
+        "PIL",
     }
     for line, name in imports_of(file):
         root = name.split(".")[0]

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from autoseg.dataset import Organ, find_cases, read_channels, read_dataset
+from autoseg.dataset import Organ, read_channels, read_dataset
 from autoseg.errors import DatasetError, Problem
 
 VOLUME = np.zeros((2, 3, 4), dtype=np.uint8)
@@ -343,58 +343,8 @@ def test_read_dataset_no_label_folder_other_ending_or_no_organ_is_refused(make: 
     with pytest.raises(DatasetError, match="no labels but the background"):
         read_dataset(root)
     make(content=nnunet(file_ending=".png"))
-    with pytest.raises(DatasetError, match=r"file_ending is '\.png'; only NIfTI"):
+    with pytest.raises(DatasetError, match=r"file_ending is '\.png'; expected one of \.nii\.gz, \.nii"):
         read_dataset(root)
-
-
-# scans to predict
-
-
-def ids(path: Path, *channels: str) -> dict[str, list[str]]:
-    cases, problems = find_cases(path, channel_names=channels)
-    assert not any(problem.is_error for problem in problems)
-    assert all(case.label_path is None for case in cases)
-    return {case.case_id: [image.name for image in case.image_paths] for case in cases}
-
-
-def test_find_cases_one_channel_takes_any_name(make: Make) -> None:
-    root = make("in/b.nii", "in/a_0000.nii.gz", "in/._a.nii.gz")
-    assert ids(root / "in", "CT") == {"a": ["a_0000.nii.gz"], "b": ["b.nii"]}
-    assert ids(root / "in/b.nii", "CT") == {"b": ["b.nii"]}
-    assert ids(root / "in/a_0000.nii.gz", "CT") == {"a": ["a_0000.nii.gz"]}
-
-
-def test_find_cases_one_channel_numbers_that_count_scans_stay(make: Make) -> None:
-    root = make("in/scan_0000.nii.gz", "in/scan_0001.nii.gz")
-    assert list(ids(root / "in", "CT")) == ["scan_0000", "scan_0001"]
-
-
-def test_find_cases_channels_belong_together_from_folder_and_from_one_file(make: Make) -> None:
-    root = make(*(f"in/{case}_000{channel}.nii.gz" for case in "ab" for channel in (1, 0)))
-    expected = ["a_0000.nii.gz", "a_0001.nii.gz"]
-    assert ids(root / "in", "T1", "T2") == {"a": expected, "b": ["b_0000.nii.gz", "b_0001.nii.gz"]}
-    assert ids(root / "in/a_0001.nii.gz", "T1", "T2") == {"a": expected}
-
-
-def test_find_cases_bad_case_is_a_problem_and_the_others_stay(make: Make) -> None:
-    root = make("in/a_0000.nii.gz", "in/a_0001.nii.gz", "in/b_0000.nii.gz", "in/c.nii.gz")
-    cases, problems = find_cases(root / "in", channel_names=("T1", "T2"))
-    assert [case.case_id for case in cases] == ["a"]
-    assert messages(problems, "b") == "channel 0001 (T2) is missing."
-    assert "holds 1 volumes; expected 2 channels" in messages(problems, "c")
-
-
-def test_find_cases_nothing_to_predict_is_refused(make: Make) -> None:
-    root = make("scan.nii.gz")
-    (root / "empty").mkdir()
-    (root / "notes.txt").write_text("x")
-    for name, words in (
-        ("empty", "holds no .nii.gz"),
-        ("absent", "does not exist"),
-        ("notes.txt", "no scan by its name"),
-    ):
-        with pytest.raises(DatasetError, match=words):
-            find_cases(root / name, channel_names=("CT",))
 
 
 @pytest.mark.data

@@ -86,7 +86,11 @@ def test_predict_writes_label_maps_on_the_exact_grids_and_evaluate_measures_them
     names = sorted(path.name for path in scans.iterdir())
     assert len(names) == NUM_UNSEEN
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        [*names, "labels.ctbl", "labels.json", "labels.tsv", "run.json", "statistics.csv"]
+        [
+            *names,
+            *(".lock", "cases.jsonl", "labels.ctbl", "labels.json", "labels.tsv", "preview", "report.html"),
+            *("run.json", "statistics.csv"),
+        ]
     )
     for name in names:
         scan, labels = nib.load(scans / name), nib.load(out / name)

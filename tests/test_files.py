@@ -1,10 +1,11 @@
+import hashlib
 import os
 import stat
 
 import pytest
 
 from autoseg.errors import UsageError
-from autoseg.files import atomic_path, read_json, write_bytes, write_json, write_text
+from autoseg.files import atomic_path, file_sha256, read_json, write_bytes, write_json, write_text
 
 
 def test_write_json_read_json_gives_the_same(tmp_path):
@@ -75,3 +76,9 @@ def test_read_json_missing_file_and_folder_are_errors(tmp_path):
         read_json(tmp_path / "none.json")
     with pytest.raises(UsageError, match="cannot be read"):
         read_json(tmp_path)
+
+
+def test_file_sha256_of_more_than_one_piece(tmp_path):
+    content = bytes(range(256)) * 10_000
+    (tmp_path / "file").write_bytes(content)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()

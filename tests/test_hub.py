@@ -9,7 +9,7 @@ import pytest
 
 from autoseg import hub as hub_module
 from autoseg.errors import CheckpointError
-from autoseg.hub import file_sha256, find_weights, hub_access, pin
+from autoseg.hub import find_weights, hub_access, pin
 from autoseg.hub_address import HubFile, parse_address
 
 REPO, NAME = "owner/repo", "sub/weights.pt"
@@ -203,12 +203,6 @@ def test_find_weights_checks_a_local_file_where_a_sha256_is_given(tmp_path):
     assert find_weights(str(path)) == find_weights(str(path), sha256=SHA256) == path
     with pytest.raises(CheckpointError, match=r"sam2\.pt: the file has the SHA-256 .* Give the right file"):
         find_weights(str(path), sha256="a" * 64)
-
-
-def test_file_sha256_of_more_than_one_piece(tmp_path):
-    content = bytes(range(256)) * 10_000
-    (tmp_path / "file").write_bytes(content)
-    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 def test_hub_access_ends_with_an_error_too():

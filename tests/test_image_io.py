@@ -161,11 +161,12 @@ def test_read_header_equals_the_scans_grid_without_the_voxels(nifti_bytes: Make,
 
 
 def test_scan_names() -> None:
-    assert [is_scan_name(name) for name in ("a.nii", "a.NII.GZ", "._a.nii.gz", "a.nrrd", "a.nii.gz.part")] == [
+    assert [is_scan_name(name) for name in ("a.nii", "a.NII.GZ", "._a.nii.gz", "a.nrrd", "a.Mha", "a.nii.gz.part")] == [
         True,
         True,
         False,
-        False,
+        True,
+        True,
         False,
     ]
-    assert [scan_stem(name) for name in ("x/a.b.nii.gz", "a.nii", "a.nrrd")] == ["a.b", "a", "a.nrrd"]
+    assert [scan_stem(name) for name in ("x/a.b.nii.gz", "a.nii", "a.nrrd", "a.png")] == ["a.b", "a", "a", "a.png"]

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from autoseg import progress
-from autoseg.progress import ProgressBar, track
+from autoseg.progress import ProgressBar, tell, track
 
 
 class Terminal(io.StringIO):
@@ -74,3 +74,11 @@ def test_progress_bar_on_a_terminal_shows_share_and_note(monkeypatch):
     assert "training:" in stream.getvalue()
     assert "40%" in stream.getvalue()
     assert "loss 0.5" in stream.getvalue()
+
+
+def test_tell_speaks_only_where_there_is_no_bar(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="autoseg")
+    for is_terminal in (True, False):
+        monkeypatch.setattr(progress, "_is_terminal", lambda is_terminal=is_terminal: is_terminal)
+        tell("%s: done, %s", "one", is_terminal)
+    assert [record.message for record in caplog.records] == ["one: done, False"]

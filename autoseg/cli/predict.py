@@ -17,10 +17,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         example="autoseg_predict -m RUN -i scans/ -o predictions/",
     )
     parser.add_argument("-m", "--model", type=Path, required=True, help="run folder or model.safetensors")
-    parser.add_argument("-i", "--input", type=Path, required=True, help="scan file, or folder of scans")
+    parser.add_argument(
+        "-i",
+        "--input",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="scans (NIfTI, NRRD, MetaImage), folders of scans, DICOM series, or a .csv table: case and channels",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the label maps")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda (default: auto)")
     parser.add_argument("--labels", nargs="+", default=[], metavar="NAME", help="only these organs (default: all)")
+    parser.add_argument("--fold", help="of a run folder, the model of one fold: all, 0, 1, ..")
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="WHAT",
+        help="more files a case: uncertainty (a voxel, in per cent), seg.nrrd (for 3D Slicer), masks (one an organ)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="predict nothing: print time, memory and disk that each case would take"
+    )
     parser.add_argument(
         "--set",
         nargs="+",
@@ -33,22 +51,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from autoseg.inference.command import predict  # torch loads only when there is work
+    if arguments.dry_run:
+        return _estimate(arguments)
+    from autoseg.inference.command import predict_files  # torch loads only when there is work
 
-    run = predict(
-        arguments.model,
+    run = predict_files(
         arguments.input,
+        arguments.model,
         arguments.output,
         device=arguments.device,
         labels=arguments.labels,
+        fold=arguments.fold,
+        also=arguments.also,
         settings=arguments.settings,
     )
     done = len(run.cases) - len(run.failed)
-    print(f"{done} of {len(run.cases)} cases predicted; label maps, statistics.csv and run.json are in {run.output}")
+    before = sum(case.was_done for case in run.cases)
+    earlier = f" ({before} of them by an earlier run)" if before else ""
+    print(
+        f"{done} of {len(run.cases)} cases predicted{earlier}; label maps, previews, statistics.csv and run.json "
+        f"are in {run.output}; open report.html there"
+    )
     if not run.failed:
         return EXIT_DONE
     print("\n".join(format_problems([Problem(case.case_id, case.message) for case in run.failed])), file=sys.stderr)
     return EXIT_SOME_CASES_FAILED
+
+
+def _estimate(arguments: argparse.Namespace) -> int:
+    from autoseg.inference.command import estimate_files
+    from autoseg.inference.estimate import format_estimates
+
+    estimates = estimate_files(
+        arguments.input,
+        arguments.model,
+        device=arguments.device,
+        labels=arguments.labels,
+        fold=arguments.fold,
+        settings=arguments.settings,
+    )
+    print(format_estimates(estimates))
+    return EXIT_SOME_CASES_FAILED if any(one.fault for one in estimates) else EXIT_DONE
 
 
 if __name__ == "__main__":

@@ -26,10 +26,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--offline", action="store_true", help="ask no network: pretrained weights of the hub from its cache only"
     )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="train nothing: pack what is trained, all folds if there are several, into one .safetensors file",
+    )
     return run_command(parser, _train, argv)
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    if arguments.export is not None:
+        return _export(arguments)
     from autoseg.training.command import train  # torch loads only when there is work
 
     result = train(
@@ -46,6 +54,15 @@ def _train(arguments: argparse.Namespace) -> int:
     for organ, dice in result.dice.items():
         print(f"  validation Dice {'none' if dice is None else format(dice, '.3f')}  {printable(organ)}")
     print(f"next: autoseg_predict -m {arguments.run} -i SCANS -o PREDICTIONS")
+    return EXIT_DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from autoseg.inference.export import export
+
+    count = export(arguments.run, arguments.export)
+    print(f"{count} {'model is' if count == 1 else 'models are'} in {arguments.export}")
+    print(f"next: autoseg_predict -m {arguments.export} -i SCANS -o PREDICTIONS")
     return EXIT_DONE
 
 

@@ -90,7 +90,7 @@ def run_tour(
         UsageError: The folder holds something else, or a demo of another size.
         AutosegError: A step cannot be done.
     """
-    from autoseg.inference.command import predict  # here, not above: torch loads while the user can read already
+    from autoseg.inference.command import predict_files  # here, not above: torch loads while the user can read already
     from autoseg.training.command import train
 
     start = time.monotonic()
@@ -104,7 +104,7 @@ def run_tour(
     with _step(3, f"train from scratch for {max_minutes:.2g} minutes"):
         train(folder / "run", fold="all", max_minutes=max_minutes, device=device)
     with _step(4, "predict the unseen phantoms"):
-        predict(folder / "run", folder / "unseen" / "images", folder / "predictions", device=device)
+        predict_files(folder / "unseen" / "images", folder / "run", folder / "predictions", device=device)
     with _step(5, "compare with the truth"):
         names = {value: name for name, value in PHANTOM_ORGANS.items()}
         evaluation = evaluate(folder / "predictions", folder / "unseen" / "labels", names=names)

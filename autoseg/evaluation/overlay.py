@@ -19,11 +19,9 @@ from matplotlib.figure import Figure
 from autoseg.colours import organ_colour
 from autoseg.errors import GeometryError, printable
 from autoseg.files import atomic_path
+from autoseg.pictures import grey_range
 
 NEARLY_ISOTROPIC = 1.5  # coarsest over finest spacing up to which axial slices are shown
-GREY_PERCENTILES = (0.5, 99.5)
-AIR_HU = -500.0  # only a CT scan has values as low
-SOFT_TISSUE_HU = (-200.0, 300.0)
 FILL_OPACITY = 0.3
 PANEL_INCHES = 3.2  # height of a row
 NAMES_INCHES = 1.8
@@ -87,7 +85,7 @@ def save_overlay(
     width_inches = panel_inches * (1 + len(maps)) + NAMES_INCHES
     figure = Figure(figsize=(width_inches, PANEL_INCHES * len(indices)))
     figure.set_layout_engine("constrained", rect=(0, 0, 1 - NAMES_INCHES / width_inches, 1))
-    grey = _GreyScale(aspect=height_mm / width_mm, grey_range=_grey_range(image_zyx))
+    grey = _GreyScale(aspect=height_mm / width_mm, grey_range=grey_range(image_zyx))
     for row, index in zip(figure.subplots(len(indices), 1 + len(maps), squeeze=False), indices, strict=True):
         image = _plane(image_zyx, axis=axis, index=index)
         grey.draw(row[0], image, title=f"image, {'zyx'[axis]} = {index}")
@@ -125,19 +123,6 @@ def _plane(array: np.ndarray, *, axis: int, index: int) -> np.ndarray:
     """Cut a slice and turn it so that the patient's right lies on the left (the x axis, where there is one, flips)."""
     plane = np.take(array, index, axis=axis)
     return plane if axis == 2 else plane[:, ::-1]
-
-
-def _grey_range(image: np.ndarray) -> tuple[float, float]:
-    """Return the values drawn black and white: a soft-tissue window for a scan in HU, else nearly the whole range."""
-    step = max(1, round((image.size / 1_000_000) ** (1 / 3)))  # a million voxels are enough for percentiles
-    sample = image[::step, ::step, ::step]
-    sample = sample[np.isfinite(sample)]
-    if not len(sample):
-        return 0.0, 1.0
-    low, high = (float(value) for value in np.percentile(sample, GREY_PERCENTILES))
-    if low < AIR_HU:
-        return SOFT_TISSUE_HU
-    return (low, high) if high > low else (low, low + 1.0)
 
 
 def _draw_labels(axes: Axes, labels: np.ndarray, *, names: Mapping[int, str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from autoseg.errors import UsageError
 from autoseg.inference.tiles import Corner, Tiles
 from autoseg.network.clicks import BOX_FIRST, BOX_LAST, INSIDE, NUM_CLICKS, OUTSIDE, Clicks, no_clicks
-from autoseg.preprocessing.case import CaseTransform, Place
+from autoseg.preprocessing.transform import CaseTransform, Place
 
 Voxel = tuple[int, int, int]
 

@@ -6,7 +6,7 @@ Does not own: reading and writing (`command.py`), the window (`sliding_window.py
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,16 @@ import torch
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.image_io import Scan
 from autoseg.inference.clicks import OrganClicks, place_clicks
+from autoseg.inference.confidence import no_confidence
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
 from autoseg.network.cores import side_by_side
+from autoseg.network.device import choose_device
 from autoseg.network.model import AutosegNetwork
-from autoseg.network.model_file import MODEL_FILE_NAME, load_model
-from autoseg.plans import Plans
-from autoseg.preprocessing.case import preprocess_case, undo_preprocessing
+from autoseg.network.model_file import MODEL_FILE_NAME, load_models
+from autoseg.plans import Plans, apply_settings
+from autoseg.preprocessing.case import undo_preprocessing
+from autoseg.preprocessing.slices import prepare_slices
 
 log = logging.getLogger("autoseg")
 
@@ -47,6 +50,11 @@ class Predictor:
         """Value in the label maps to name, for the organs asked for."""
         return {self.plans.data.organs[k].value: self.plans.data.organs[k].name for k in self.organs}
 
+    @property
+    def channel_names(self) -> list[str]:
+        """Channels of a case, in order."""
+        return [channel.name for channel in self.plans.data.channels]
+
     def check_clicks(self, clicks: Mapping[str, OrganClicks]) -> None:
         """Check what can be told of clicks before a scan is read.
 
@@ -60,55 +68,84 @@ class Predictor:
         if unknown:
             raise UsageError(f"clicks: {unknown[0]!r} is not among the organs asked for: {', '.join(names)}.")
 
-    def predict_scans(self, channels: Sequence[Scan], *, clicks: Mapping[str, OrganClicks] | None = None) -> np.ndarray:
+    def predict_scans(
+        self,
+        channels: Sequence[Scan],
+        *,
+        clicks: Mapping[str, OrganClicks] | None = None,
+        with_uncertainty: bool = False,
+    ) -> "PredictedCase":
         """Segment one case.
 
         Args:
             channels: One scan a channel, on one grid, in the plan's order.
             clicks: What a user points at, by the organ's name; for models whose plan has `network.takes_clicks`.
-
-        Returns:
-            The label map, zyx on the grid of the first scan, with the dataset's own values.
+            with_uncertainty: Also say how unsure each voxel is.
 
         Raises:
             UsageError: The model takes no clicks, or a click is on no organ asked for or outside the scan.
         """
         self.check_clicks(clicks or {})
-        case = preprocess_case(channels, plan=self.plans.data)
+        image = prepare_slices(channels, plan=self.plans.data)
         values = [self.plans.data.organs[k].value for k in self.organs]
         names = [self.plans.data.organs[k].name for k in self.organs]
-        placed = place_clicks(clicks, names=names, transform=case.transform) if clicks else None
+        placed = place_clicks(clicks, names=names, transform=image.transform) if clicks else None
+        confidence = no_confidence(len(values))
+        uncertainty = np.zeros(image.transform.original.shape_zyx, np.uint8) if with_uncertainty else None
         with side_by_side(self.device) as cores:
             slices = predict_slices(
                 self.networks,
-                case.image,
+                image,
                 plans=self.plans,
                 organs=self.organs,
                 device=self.device,
                 clicks=placed,
                 cores=cores,
             )
-            labels = undo_preprocessing(slices, transform=case.transform, organ_values=values)
+            slices = confidence.watch(slices)
+            labels = undo_preprocessing(
+                slices, transform=image.transform, organ_values=values, uncertainty_zyx=uncertainty
+            )
         clean_labels(labels, plans=self.plans)
-        return labels
+        return PredictedCase(labels, dict(zip(values, confidence.expected_dice(), strict=True)), uncertainty)
 
 
-def load_predictor(model: Path, *, labels: Sequence[str] = (), device: torch.device) -> Predictor:
+@dataclass(frozen=True)
+class PredictedCase:
+    """What the network says of one case.
+
+    Attributes:
+        labels_zyx: The label map on the grid of the first scan, with the dataset's own values.
+        expected_dice: By label value, how good the network holds the organ's mask to be; None where it found none.
+        uncertainty_zyx: On the same grid, uint8: 0 sure, 255 the winner has no probability left; None unless asked for.
+    """
+
+    labels_zyx: np.ndarray
+    expected_dice: dict[int, float | None]
+    uncertainty_zyx: np.ndarray | None = None
+
+
+def load_predictor(
+    model: Path | str, *, labels: Sequence[str] = (), device: torch.device | str = "auto", fold: str | None = None
+) -> Predictor:
     """Load a model file, or the models of a run folder.
 
     Args:
         model: `model.safetensors`, a fold's folder, or a run folder: then the model trained on all cases, or where
             there is none the average of the folds.
         labels: Names of the organs asked for; none means all.
-        device: Where to predict.
+        device: Where to predict: auto, cpu or cuda.
+        fold: Of a run folder: "all", "0", "1", ..; None as above.
 
     Raises:
         CheckpointError: There is no model there, or it is damaged.
         UsageError: The model does not know a label.
     """
-    loaded = [load_model(path, device=device) for path in find_model_files(model)]
+    model = Path(model)
+    device = device if isinstance(device, torch.device) else choose_device(device)
+    loaded = [load_models(path, device=device) for path in find_model_files(model, fold=fold)]
     plans = loaded[0][1]
-    for _network, other in loaded[1:]:
+    for _networks, other in loaded[1:]:
         if other.data != plans.data or other.network != plans.network:
             raise CheckpointError(f"{model}: the folds were trained under different plans. Name one fold's model file.")
     names = [organ.name for organ in plans.data.organs]
@@ -116,15 +153,45 @@ def load_predictor(model: Path, *, labels: Sequence[str] = (), device: torch.dev
     if unknown:
         raise UsageError(f"--labels: the model does not know {', '.join(unknown)}. It knows: {', '.join(names)}.")
     organs = tuple(k for k, name in enumerate(names) if not labels or name in labels)
-    return Predictor(networks=tuple(network for network, _ in loaded), plans=plans, organs=organs, device=device)
+    networks = tuple(network for part, _ in loaded for network in part)
+    return Predictor(networks=networks, plans=plans, organs=organs, device=device)
 
 
-def find_model_files(model: Path) -> list[Path]:
+def with_settings(predictor: Predictor, settings: Sequence[str]) -> Predictor:
+    """Change the plan of a predictor.
+
+    Args:
+        predictor: As it was loaded.
+        settings: Such as "inference.window_overlap=0.25".
+
+    Raises:
+        UsageError: Another part of the plan than inference is named.
+        PlanError: A name or value is impossible.
+    """
+    for setting in settings:
+        if not setting.startswith("inference."):
+            raise UsageError(f"--set {setting}: at prediction only inference.* may be changed.")
+    return replace(predictor, plans=apply_settings(predictor.plans, settings))
+
+
+def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
     """Find the model files that a path stands for.
+
+    Args:
+        model: A model file, a fold's folder or a run folder.
+        fold: Of a run folder, that one alone: "all", "0", ..
 
     Raises:
         CheckpointError: There is none.
     """
+    if fold is not None:
+        path = model / f"fold_{fold}" / MODEL_FILE_NAME
+        if not path.is_file():
+            there = ", ".join(
+                path.parent.name.removeprefix("fold_") for path in sorted(model.glob(f"fold_*/{MODEL_FILE_NAME}"))
+            )
+            raise CheckpointError(f"{model} has no trained fold {fold!r:.40}; it has: {there or 'none'}.")
+        return [path]
     if model.is_file():
         return [model]
     for folder in (model, model / "fold_all"):

@@ -10,6 +10,7 @@ window.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -26,13 +27,16 @@ from autoseg.network.memory_bank import MemoryBank
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.neighbours import neighbour_numbers
 from autoseg.plans import InferencePlan, Plans
+from autoseg.preprocessing.slices import PreparedSlices
 
+# Of the maps of the slices predicted at once, by kind of device; while they are made they take some four times as much.
+MAPS_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 Banks = dict[tuple[Corner, tuple[int, ...], int], MemoryBank | None]  # by window, mirroring and fold
 
 
 def predict_slices(
     networks: Sequence[AutosegNetwork],
-    image: np.ndarray,
+    image: np.ndarray | PreparedSlices,
     *,
     plans: Plans,
     organs: Sequence[int],
@@ -44,7 +48,7 @@ def predict_slices(
 
     Args:
         networks: One, or the models of several folds, which are averaged.
-        image: (C, S, R, W) preprocessed.
+        image: (C, S, R, W) preprocessed; read a few slices at a time, from first to last.
         plans: Window, overlap, mirroring, batch.
         organs: (K) positions in the plan.
         device: Where the networks are.
@@ -58,14 +62,16 @@ def predict_slices(
     weight = torch.from_numpy(gaussian_weight(tiles.window)).to(device)
     asked = torch.tensor(list(organs), device=device)
     banks: Banks = {}
-    for slab in _slabs(image.shape[1], plans=plans):
+    size = _slices_at_once(tiles, plans=plans, num_organs=len(asked), cores=cores, device=device)
+    for slab in _slabs(image.shape[1], size=plans.inference.slab_slices if plans.network.memory_slices else size):
+        near = _read_with_neighbours(image, slab, reach=plans.network.neighbours)
         order: Sequence[int] = slab
         if plans.network.memory_slices:
-            order = visiting_order(image, slab, order=plans.inference.visiting_order)
+            order = visiting_order(near.own, slab, order=plans.inference.visiting_order)
         maps: dict[int, np.ndarray] = {}
-        for start in range(0, len(slab), plans.inference.slices_per_batch):
-            numbers = order[start : start + plans.inference.slices_per_batch]
-            images = torch.from_numpy(tiles.pad(_with_neighbours(image, numbers, reach=plans.network.neighbours)))
+        for start in range(0, len(slab), size):
+            numbers = order[start : start + size]
+            images = torch.from_numpy(tiles.pad(near.stack(numbers)))
             pointed = None if clicks is None else partial(clicks.in_window, numbers, tiles)
             predict = partial(
                 _predict_window,
@@ -81,11 +87,16 @@ def predict_slices(
         yield from (maps[number] for number in slab)
 
 
-def _slabs(num_slices: int, *, plans: Plans) -> Iterator[range]:
+def _slabs(num_slices: int, *, size: int) -> Iterator[range]:
     """Cut a case into slices whose maps are held together: a slab where the memory orders them freely, else a batch."""
-    size = plans.inference.slab_slices if plans.network.memory_slices else plans.inference.slices_per_batch
     for start in range(0, num_slices, size):
         yield range(start, min(num_slices, start + size))
+
+
+def _slices_at_once(tiles: Tiles, *, plans: Plans, num_organs: int, cores: Cores, device: torch.device) -> int:
+    """Return the plan's batch, or less where the maps of many organs would fill the memory; a slice a core at least."""
+    map_bytes = 4 * (1 + num_organs) * tiles.padded[0] * tiles.padded[1]
+    return max(1, min(plans.inference.slices_per_batch, max(cores.num, MAPS_BYTES[device.type] // map_bytes)))
 
 
 def _blend(
@@ -165,8 +176,36 @@ def _predict_part(
     return total / (len(flips) * len(networks))
 
 
-def _with_neighbours(image: np.ndarray, positions: Sequence[int], *, reach: int) -> np.ndarray:
-    """Stack each slice with its neighbours: (C, S, R, W) to (B, N * C, R, W)."""
-    numbers = neighbour_numbers(np.array(positions), num_slices=image.shape[1], reach=reach)  # (B, N)
-    stacked = np.asarray(image)[:, numbers].astype(np.float32)  # (C, B, N, R, W)
-    return stacked.transpose(1, 2, 0, 3, 4).reshape(len(numbers), -1, *image.shape[2:])
+@dataclass(frozen=True)
+class _Near:
+    """The slices of a slab and those around it.
+
+    Attributes:
+        slices: (C, n, R, W).
+        first: Number of the first of them in the case.
+        slab: The slab's own numbers.
+        num_slices: Of the case.
+        reach: Neighbours on each side that the network is shown.
+    """
+
+    slices: np.ndarray
+    first: int
+    slab: range
+    num_slices: int
+    reach: int
+
+    @property
+    def own(self) -> np.ndarray:
+        """The slab without what is around it."""
+        return self.slices[:, self.slab.start - self.first : self.slab.stop - self.first]
+
+    def stack(self, positions: Sequence[int]) -> np.ndarray:
+        """Stack slices of the slab with their neighbours: (B, N * C, R, W)."""
+        numbers = neighbour_numbers(np.array(positions), num_slices=self.num_slices, reach=self.reach)  # (B, N)
+        stacked = self.slices[:, numbers - self.first].astype(np.float32, copy=False)  # (C, B, N, R, W)
+        return stacked.transpose(1, 2, 0, 3, 4).reshape(len(numbers), -1, *self.slices.shape[2:])
+
+
+def _read_with_neighbours(image: np.ndarray | PreparedSlices, slab: range, *, reach: int) -> _Near:
+    first, last = max(0, slab.start - reach), min(image.shape[1], slab.stop + reach)
+    return _Near(np.asarray(image[:, first:last]), first, slab, image.shape[1], reach)

@@ -1,17 +1,23 @@
 """Pieces of an organ that lie apart from the rest of it and are small beside it.
 
 Owns: their removal from a finished label map. Which organs are meant to be in one piece is the plan's affair.
+
+Pieces are numbered a slab of planes at a time and joined where slabs meet, so that no array of the scan's size is made
+beside the map itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
 
+import cc3d
 import numpy as np
-from acvl_utils.morphology.morphology_helper import generic_filter_components_cc3d
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from autoseg.plans import Plans
 
-FULL_CONNECTIVITY = 26  # voxels that touch by a corner are connected, as in the fingerprint
+FULL_CONNECTIVITY: Final = 26  # voxels that touch by a corner are connected, as in the fingerprint
+SLAB_VOXELS = 1 << 23  # numbered at once: 32 MiB
 
 
 def clean_labels(labels_zyx: np.ndarray, *, plans: Plans) -> None:
@@ -31,23 +37,88 @@ def remove_specks(labels_zyx: np.ndarray, *, values: Sequence[int], least_share:
     Returns:
         The number of voxels that became background.
     """
-    boxes = ndimage.find_objects(labels_zyx, max_label=max(values, default=0))
+    boxes = [box for box in ndimage.find_objects(labels_zyx, max_label=max(values, default=0)) or [] if box is not None]
+    if not boxes:
+        return 0
+    spans = [(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)]
+    part = labels_zyx[tuple(slice(*span) for span in spans)]
+    is_small = _find_small(part, values=values, least_share=least_share)
     removed = 0
-    for value in values:
-        box = boxes[value - 1]
-        if box is None:
-            continue
-        part = labels_zyx[box]
-        mask = part == value
-        kept = generic_filter_components_cc3d(
-            mask, lambda numbers, sizes: _large_ones(numbers, sizes, least_share), FULL_CONNECTIVITY
-        )
-        specks = mask & ~kept
-        part[specks] = 0
-        removed += int(specks.sum())
+    if is_small.any():
+        for slab in _slabs(part, values=values):
+            gone = is_small[slab.first :][slab.numbers] & (slab.numbers > 0)
+            slab.labels[gone] = 0
+            removed += int(np.count_nonzero(gone))
     return removed
 
 
-def _large_ones(numbers: Sequence[int], sizes: Sequence[int], least_share: float) -> list[int]:
-    least = least_share * max(sizes)
-    return [number for number, size in zip(numbers, sizes, strict=True) if size >= least]
+@dataclass(frozen=True)
+class _Slab:
+    """Some planes of a label map with their pieces numbered.
+
+    Attributes:
+        labels: A view of the map.
+        organs: The same, 0 where no organ is that is looked at.
+        numbers: The piece at each voxel, from 1; 0 where there is none.
+        count: Of the pieces.
+        first: Of the pieces in the slabs before; piece n of this one is number `first + n` of all.
+    """
+
+    labels: np.ndarray
+    organs: np.ndarray
+    numbers: np.ndarray
+    count: int
+    first: int
+
+
+def _slabs(labels: np.ndarray, *, values: Sequence[int]) -> Iterator[_Slab]:
+    """Cut a map into slabs; the pieces have the same numbers in every pass."""
+    looked_at = np.zeros(np.iinfo(labels.dtype).max + 1, labels.dtype)
+    looked_at[list(values)] = values
+    step = max(1, SLAB_VOXELS // labels[0].size)
+    first = 0
+    for start in range(0, len(labels), step):
+        slab = labels[start : start + step]
+        organs = np.ascontiguousarray(looked_at[slab])
+        numbers, count = cc3d.connected_components(organs, connectivity=FULL_CONNECTIVITY, return_N=True)
+        yield _Slab(slab, organs, numbers, count, first)
+        first += count
+
+
+def _find_small(labels: np.ndarray, *, values: Sequence[int], least_share: float) -> np.ndarray:
+    """Say of each numbered piece whether it belongs to a whole that is small: (1 + pieces), the first one False."""
+    sizes, organs, meetings = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], [np.zeros((2, 0), np.int64)]
+    before: _Slab | None = None
+    for slab in _slabs(labels, values=values):
+        sizes.append(np.bincount(slab.numbers.ravel(), minlength=slab.count + 1)[1:])
+        organ = np.zeros(slab.count + 1, np.int64)
+        organ[slab.numbers.ravel()] = slab.organs.ravel()
+        organs.append(organ[1:])
+        if before is not None:
+            meetings.append(_meetings(before, slab))
+        before = slab
+    size, organ = np.concatenate(sizes), np.concatenate(organs)
+    one, other = np.concatenate(meetings, axis=1)
+    graph = sparse.coo_array((np.ones(one.size, bool), (one, other)), shape=(size.size, size.size))
+    _, whole = sparse.csgraph.connected_components(graph, directed=False)
+    size = np.bincount(whole, weights=size)[whole]
+    largest = np.zeros(organ.max(initial=0) + 1)
+    np.maximum.at(largest, organ, size)
+    is_small: np.ndarray = size < least_share * largest[organ]
+    is_small[0] = False
+    return is_small
+
+
+def _meetings(below: _Slab, above: _Slab) -> np.ndarray:
+    """Find which pieces touch across the border of two slabs: (2, n) numbers among all pieces."""
+    rows, columns = below.organs.shape[1:]
+    found = [np.zeros((2, 0), np.int64)]
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            here = (slice(max(0, down), rows + min(0, down)), slice(max(0, right), columns + min(0, right)))
+            there = (slice(max(0, -down), rows + min(0, -down)), slice(max(0, -right), columns + min(0, -right)))
+            organ = below.organs[-1][here]
+            touch = (organ == above.organs[0][there]) & (organ > 0)
+            pairs = np.stack([below.numbers[-1][here][touch], above.numbers[0][there][touch]]).astype(np.int64)
+            found.append(np.unique(pairs, axis=1))
+    return np.unique(np.concatenate(found, axis=1), axis=1) + np.array([[below.first], [above.first]])

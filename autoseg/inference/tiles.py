@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 
 from autoseg.plans import Plans
 
@@ -36,9 +37,9 @@ class Tiles:
     corners: tuple[Corner, ...]
 
     def pad(self, batch: np.ndarray) -> np.ndarray:
-        """Pad (B, N * C, R, W) to the padded size."""
-        widths = [(b, p - s - b) for s, p, b in zip(self.shape, self.padded, self.before, strict=True)]
-        return np.pad(batch, [(0, 0), (0, 0), *widths])
+        """Pad (B, N * C, R, W) with zeros to the padded size, the slice in the middle."""
+        padded: np.ndarray = pad_nd_image(batch, self.padded)
+        return padded
 
 
 def tile(shape: Sequence[int], *, plans: Plans) -> Tiles:

@@ -20,15 +20,15 @@ def visiting_order(image: np.ndarray, slices: Sequence[int], *, order: VisitingO
     """Order some slices of a case.
 
     Args:
-        image: (C, S, R, W) preprocessed.
-        slices: Ascending numbers.
+        image: (C, n, R, W) preprocessed, those slices alone.
+        slices: Their n numbers, ascending.
         order: "ascending"; "outwards": from the slice most like all others to both sides in turn; "similarity": from
             there always to the slice most like one that was visited.
     """
     numbers = list(slices)
     if order == "ascending" or len(numbers) < 3:
         return numbers
-    similarity = compare_slices(image[:, numbers[0] : numbers[-1] + 1])
+    similarity = compare_slices(image)
     start = int(similarity.sum(axis=1).argmax())
     if order == "outwards":
         return [numbers[i] for i in sorted(range(len(numbers)), key=lambda i: (abs(i - start), i))]

@@ -1,11 +1,12 @@
 """`model.safetensors`: weights, plans and text vectors, all that prediction needs in one file that can run no code.
 
-Owns: `save_model` and `load_model`, side by side.
+Owns: `save_model` and `load_model`, side by side, and `pack_models`, which makes one file of several folds' models;
+`load_models` reads either.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 5  # 1: before the memory; 2, 3: before SAM 2's tensors, a gate for presence; 4: slices mirrored too
 METADATA_KEY = "autoseg"
 MODEL_FILE_NAME = "model.safetensors"
+FOLD = "fold_"  # begins the tensors' names in a packed file: fold_0.refiner...
 
 
 def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
@@ -40,31 +42,82 @@ def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
     tensors = {key: value for key, value in network.state_dict().items() if not key.startswith("text.")}
     tensors |= {"text.vectors": vectors, "text.is_sentence": is_sentence}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    text = plans.model_dump_json()
-    card = {"format_version": FORMAT_VERSION, "sha256": content_hash(tensors, plans=text), "plans": text}
-    with atomic_path(path) as temporary:
-        # One entry: safetensors writes several in an order that changes, and then equal models would differ as files.
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(card)})
+    _write_model_file(tensors, plans, path)
 
 
 def load_model(path: Path, *, device: torch.device | None = None) -> tuple[AutosegNetwork, Plans]:
-    """Read a model, ready to predict.
+    """Read the model of one training, ready to predict.
+
+    Raises:
+        CheckpointError: As `load_models`; or the file holds several.
+    """
+    networks, plans = load_models(path, device=device)
+    if len(networks) > 1:
+        raise CheckpointError(
+            f"{path} holds the models of {len(networks)} folds; expected one. Name a fold's own file."
+        )
+    return networks[0], plans
+
+
+def load_models(path: Path, *, device: torch.device | None = None) -> tuple[list[AutosegNetwork], Plans]:
+    """Read the model of one training, or all that `pack_models` put into a file, ready to predict.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another program or version, or its weights do not fit its
             plan.
     """
     tensors, plans = _read_model_file(path)
+    return [_make_network(part, plans, source=path, device=device) for part in _unpack(tensors)], plans
+
+
+def pack_models(paths: Sequence[Path], packed: Path) -> None:
+    """Put the models of several folds into one file, which predicts their average.
+
+    Raises:
+        CheckpointError: One cannot be read, or they were trained under different plans.
+    """
+    models = [_read_model_file(path) for path in paths]
+    plans = models[0][1]
+    for path, (_tensors, other) in zip(paths, models, strict=True):
+        if other.data != plans.data or other.network != plans.network:
+            raise CheckpointError(f"{path} was trained under another plan than {paths[0]}. Pack folds of one run.")
+    parts = [part for tensors, _ in models for part in _unpack(tensors)]
+    tensors = {f"{FOLD}{n}.{key}": value for n, part in enumerate(parts) for key, value in part.items()}
+    _write_model_file(parts[0] if len(parts) == 1 else tensors, plans, packed)
+
+
+def _unpack(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Part the tensors of a packed file by fold; those of a single model are one part."""
+    if not any(key.startswith(FOLD) for key in tensors):
+        return [dict(tensors)]
+    parts: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        fold, _, name = key.removeprefix(FOLD).partition(".")
+        parts.setdefault(int(fold) if fold.isdecimal() else -1, {})[name] = value
+    return [parts[number] for number in sorted(parts)]
+
+
+def _make_network(
+    tensors: Mapping[str, Tensor], plans: Plans, *, source: Path, device: torch.device | None
+) -> AutosegNetwork:
     network = build_network(
         plans,
-        text=_stored_text(tensors, plans, source=path),
-        image_tower=_stored_image_tower(tensors, plans, source=path),
+        text=_stored_text(tensors, plans, source=source),
+        image_tower=_stored_image_tower(tensors, plans, source=source),
     )
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:  # torch names keys and shapes that differ
-        raise CheckpointError(f"{path}: the weights do not fit the plan inside: {error}") from error
-    return network.to(device or torch.device("cpu")).eval(), plans
+        raise CheckpointError(f"{source}: the weights do not fit the plan inside: {error}") from error
+    return network.to(device or torch.device("cpu")).eval()
+
+
+def _write_model_file(tensors: dict[str, Tensor], plans: Plans, path: Path) -> None:
+    text = plans.model_dump_json()
+    card = {"format_version": FORMAT_VERSION, "sha256": content_hash(tensors, plans=text), "plans": text}
+    with atomic_path(path) as temporary:
+        # One entry: safetensors writes several in an order that changes, and then equal models would differ as files.
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(card)})
 
 
 def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:

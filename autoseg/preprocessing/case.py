@@ -1,112 +1,25 @@
 """One scan to what the network sees, and the network's maps back to the scan's own grid.
 
-Owns: the order of the steps (canonical axes, crop, normalise, slice axis first, resample; labels to organ indices) and
-their inverse beside them, and `CaseTransform`, what the inverse has to know.
-Does not own: how voxels are interpolated (`resampling.py`) or scaled (`normalisation.py`), nor files.
+Owns: `preprocess_case` (a whole case for the store, with its labels as organ indices) and the way back beside it.
+Does not own: the steps for the image (`slices.py`), the grid (`transform.py`), how voxels are interpolated
+(`resampling.py`), nor files.
 
 Symbols: C channels, K organs, S slices, R rows, W columns of the preprocessed grid.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar
 
 import numpy as np
 
 from autoseg.errors import DatasetError, GeometryError
-from autoseg.geometry import AxisMap, Box, ImageGeometry, box_slices, canonical_axis_map, nonzero_box, reorient
 from autoseg.image_io import Scan
-from autoseg.plans import Axis, DataPlan
-from autoseg.preprocessing.normalisation import fill_holes, normalise
-from autoseg.preprocessing.resampling import (
-    Taps,
-    apply_taps,
-    linear_taps,
-    resample_image,
-    resample_labels,
-    resampled_shape,
-    spline_orders,
-)
+from autoseg.plans import DataPlan
+from autoseg.preprocessing.resampling import Taps, apply_taps, linear_taps, resample_labels
+from autoseg.preprocessing.slices import prepare_slices
+from autoseg.preprocessing.transform import CaseTransform
 
-AXIS_NUMBER: dict[str, int] = {"z": 0, "y": 1, "x": 2}
-Triple = tuple[int, int, int]
-Place = tuple[float, float, float]  # slice, row, column
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class CaseTransform:
-    """What preprocessing did to the grid of one scan.
-
-    Attributes:
-        original: The file grid.
-        crop_box: Start and stop along each canonical axis (z, y, x).
-        slice_axis: Canonical axis that became the first one.
-        resampled_shape: (slices, rows, columns) of the preprocessed grid.
-    """
-
-    original: ImageGeometry
-    crop_box: Box
-    slice_axis: Axis
-    resampled_shape: Triple
-
-    @cached_property
-    def axis_map(self) -> AxisMap:
-        """The way from the file grid to the canonical grid."""
-        return canonical_axis_map(self.original)
-
-    @property
-    def cropped_shape(self) -> Triple:
-        """(slices, rows, columns) before resampling, voxels of the file."""
-        return _slice_first([stop - start for start, stop in self.crop_box], self.slice_axis)
-
-    def view(self, array_zyx: np.ndarray) -> np.ndarray:
-        """Return the cropped part of an array on the file grid, canonical and slice axis first, sharing its memory."""
-        cropped = self.axis_map.apply(array_zyx)[box_slices(self.crop_box)]
-        return np.moveaxis(cropped, AXIS_NUMBER[self.slice_axis], 0)
-
-    def place(self, voxel_zyx: Triple) -> tuple[Place, Place]:
-        """Return the box that a voxel of the file fills on the preprocessed grid, which may lie outside it.
-
-        Returns:
-            The corners, (slice, row, column), the smaller numbers first; the middle of the first voxel there is 0.
-        """
-        low, high = [], []
-        for axis, flip, (start, _stop) in zip(
-            self.axis_map.permutation, self.axis_map.flips, self.crop_box, strict=True
-        ):
-            size = self.original.shape_zyx[axis]
-            index = size - 1 - voxel_zyx[axis] if flip else voxel_zyx[axis]
-            low.append(float(index - start))
-            high.append(float(index - start + 1))
-        scales = [new / old for new, old in zip(self.resampled_shape, self.cropped_shape, strict=True)]
-        first, last = (
-            tuple(edge * scale - 0.5 for edge, scale in zip(_slice_first(edges, self.slice_axis), scales, strict=True))
-            for edges in (low, high)
-        )
-        return (first[0], first[1], first[2]), (last[0], last[1], last[2])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values; `from_json` gives the same object back, to the bit."""
-        return {
-            "original": self.original.to_json(),
-            "crop_box": [list(part) for part in self.crop_box],
-            "slice_axis": self.slice_axis,
-            "resampled_shape": list(self.resampled_shape),
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "CaseTransform":
-        """Read what `to_json` gave."""
-        (z0, z1), (y0, y1), (x0, x1) = content["crop_box"]
-        slices, rows, columns = content["resampled_shape"]
-        return cls(
-            original=ImageGeometry.from_json(content["original"]),
-            crop_box=((z0, z1), (y0, y1), (x0, x1)),
-            slice_axis=content["slice_axis"],
-            resampled_shape=(slices, rows, columns),
-        )
+UNSURE = 255  # stands for no probability at all
 
 
 @dataclass(frozen=True)
@@ -131,28 +44,22 @@ def preprocess_case(channels: Sequence[Scan], *, plan: DataPlan, labels: Scan | 
         DatasetError: The number of channels is not the plan's, the grids differ in shape, or a label value is unknown.
         PlanError: The target spacing would make the grid impossibly large.
     """
-    _check_shapes(channels, plan=plan, labels=labels)
-    original = channels[0].geometry
-    needs_mask = any(channel.only_inside_mask for channel in plan.channels)
-    mask = _nonzero(channels) if plan.crop_to_nonzero or needs_mask else None
-    transform = _make_transform(original, mask=mask if plan.crop_to_nonzero else None, plan=plan)
-    inside = fill_holes(transform.view(mask)) if mask is not None and needs_mask else None
-
-    spacing = _slice_first(reorient(original, transform.axis_map).spacing_zyx_mm, plan.slice_axis)
-    orders = spline_orders(spacing, _slice_first(plan.target_spacing_zyx_mm, plan.slice_axis))
-    shape = transform.resampled_shape
-    image = np.empty((len(channels), *shape), np.float32)  # (C, S, R, W)
-    for index, (scan, channel) in enumerate(zip(channels, plan.channels, strict=True)):
-        values = normalise(transform.view(scan.array_zyx), plan=channel, mask=inside)
-        image[index] = resample_image(values, shape, orders=orders)
+    _check_shapes(channels, labels)
+    slices = prepare_slices(channels, plan=plan)
+    image = slices[:, : slices.shape[1]]
     if labels is None:
-        return PreprocessedCase(image, None, transform)
-    indices = to_organ_indices(transform.view(labels.array_zyx), plan=plan)
-    return PreprocessedCase(image, np.ascontiguousarray(resample_labels(indices, shape)), transform)
+        return PreprocessedCase(image, None, slices.transform)
+    indices = to_organ_indices(slices.transform.view(labels.array_zyx), plan=plan)
+    resampled = resample_labels(indices, slices.transform.resampled_shape)
+    return PreprocessedCase(image, np.ascontiguousarray(resampled), slices.transform)
 
 
 def undo_preprocessing(
-    slices: Iterable[np.ndarray], *, transform: CaseTransform, organ_values: Sequence[int]
+    slices: Iterable[np.ndarray],
+    *,
+    transform: CaseTransform,
+    organ_values: Sequence[int],
+    uncertainty_zyx: np.ndarray | None = None,
 ) -> np.ndarray:
     """Bring the network's maps to the grid of the file, as a label map with the dataset's values.
 
@@ -163,6 +70,8 @@ def undo_preprocessing(
         slices: One (1 + K, R, W) map per preprocessed slice, in order, background first; logits or probs, any float.
         transform: What `preprocess_case` did.
         organ_values: The K values of the organs in the dataset.
+        uncertainty_zyx: uint8 on the file grid, to be filled: 0 where the winner has the whole probability, up to 255
+            where it has none. Needs maps of probabilities.
 
     Returns:
         uint8, or uint16 for values over 255, on the file grid; background outside the crop box. A tie is won by the
@@ -174,6 +83,7 @@ def undo_preprocessing(
     values = np.array([0, *organ_values], np.uint8 if max(organ_values, default=0) <= 255 else np.uint16)
     result = np.zeros(transform.original.shape_zyx, values.dtype)
     target = transform.view(result)  # writing here writes into `result`
+    unsure = None if uncertainty_zyx is None else transform.view(uncertainty_zyx)
     along, rows, columns = map(linear_taps, transform.resampled_shape, transform.cropped_shape)
     before: np.ndarray | None = None
     done = 0
@@ -181,7 +91,10 @@ def undo_preprocessing(
         while done < len(target) and along.indices[1, done] == number:
             first = now if before is None or along.indices[0, done] == number else before
             mixed = _mix(first, now, share=along.weights[1, done])  # (1 + K, R, W)
-            target[done] = values[_winners(mixed, rows=rows, columns=columns)]
+            winners, largest = _winners(mixed, rows=rows, columns=columns)
+            target[done] = values[winners]
+            if unsure is not None:
+                unsure[done] = np.rint(np.clip(1 - largest, 0, 1) * UNSURE)
             done += 1
         before = now
     return result
@@ -217,19 +130,6 @@ def index_dtype(num_organs: int) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if num_organs <= 254 else np.uint16
 
 
-def _make_transform(original: ImageGeometry, *, mask: np.ndarray | None, plan: DataPlan) -> CaseTransform:
-    axis_map = canonical_axis_map(original)
-    canonical = reorient(original, axis_map)
-    z, y, x = canonical.shape_zyx
-    box = ((0, z), (0, y), (0, x)) if mask is None else nonzero_box(axis_map.apply(mask))
-    shape = resampled_shape(
-        _slice_first([stop - start for start, stop in box], plan.slice_axis),
-        spacing_mm=_slice_first(canonical.spacing_zyx_mm, plan.slice_axis),
-        target_mm=_slice_first(plan.target_spacing_zyx_mm, plan.slice_axis),
-    )
-    return CaseTransform(original, box, plan.slice_axis, shape)
-
-
 def _checked(slices: Iterable[np.ndarray], *, transform: CaseTransform, num_maps: int) -> Iterator[np.ndarray]:
     """Pass the maps on, and refuse a wrong shape or number of them."""
     num_slices, rows, columns = transform.resampled_shape
@@ -251,8 +151,8 @@ def _mix(first: np.ndarray, second: np.ndarray, *, share: np.float32) -> np.ndar
     return mixed if share == 0 else mixed * (1 - share) + second.astype(np.float32, copy=False) * share
 
 
-def _winners(maps: np.ndarray, *, rows: Taps, columns: Taps) -> np.ndarray:
-    """Interpolate the maps (1 + K, R, W) in-plane, one at a time, and return which is the largest at each pixel.
+def _winners(maps: np.ndarray, *, rows: Taps, columns: Taps) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolate the maps (1 + K, R, W) in-plane, one at a time; return which is the largest at each pixel, and it.
 
     An organ that is nowhere above the background stays so under interpolation and is passed over: most of many.
     """
@@ -264,7 +164,7 @@ def _winners(maps: np.ndarray, *, rows: Taps, columns: Taps) -> np.ndarray:
         wins = one > largest
         np.copyto(largest, one, where=wins)
         winners[wins] = index
-    return winners
+    return winners, largest
 
 
 def _in_plane(plane: np.ndarray, *, rows: Taps, columns: Taps) -> np.ndarray:
@@ -274,30 +174,13 @@ def _in_plane(plane: np.ndarray, *, rows: Taps, columns: Taps) -> np.ndarray:
     return plane
 
 
-def _check_shapes(channels: Sequence[Scan], *, plan: DataPlan, labels: Scan | None) -> None:
-    if len(channels) != len(plan.channels):
-        names = ", ".join(channel.name for channel in plan.channels)
-        raise DatasetError(f"{len(channels)} channels given; the plan expects {len(plan.channels)}: {names}.")
+def _check_shapes(channels: Sequence[Scan], labels: Scan | None) -> None:
     shape = channels[0].array_zyx.shape
-    for other in [*channels[1:], *([] if labels is None else [labels])]:
-        if other.array_zyx.shape != shape:
-            raise DatasetError(
-                f"channels and labels of one case differ in shape_zyx: {shape} and {other.array_zyx.shape}. "
-                "Resample one of them."
-            )
-
-
-def _nonzero(channels: Sequence[Scan]) -> np.ndarray:
-    mask = channels[0].array_zyx != 0
-    for scan in channels[1:]:
-        mask |= scan.array_zyx != 0
-    return mask
-
-
-def _slice_first(values_zyx: Sequence[Value], slice_axis: Axis) -> tuple[Value, Value, Value]:
-    """Order three values of the canonical axes as (slice, row, column)."""
-    z, y, x = values_zyx
-    return {"z": (z, y, x), "y": (y, z, x), "x": (x, z, y)}[slice_axis]
+    if labels is not None and labels.array_zyx.shape != shape:
+        raise DatasetError(
+            f"channels and labels of one case differ in shape_zyx: {shape} and {labels.array_zyx.shape}. "
+            "Resample one of them."
+        )
 
 
 def _unknown_values(unknown: np.ndarray, *, known: Sequence[int]) -> DatasetError:

@@ -12,6 +12,7 @@ largest wins, however many they are: nearest neighbour would leave stairs.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from autoseg.errors import PlanError
 
 Shape = tuple[int, int, int]
 ANISOTROPY_LIMIT = 3.0  # a spacing over 3x the finest one makes an axis coarse, as in nnU-Net
+SPLINE_MARGIN = 16  # samples; a coefficient hears of one so far away by 0.268 ** 16, or 7e-10
 BLOCK_VALUES = 1 << 20  # values resampled at once: 4 MiB, so that the passes over them stay in the cache
 MAX_VOXELS = 1 << 33  # 32 GiB as float32: a target spacing that asks for more is a mistake
 
@@ -89,22 +91,48 @@ def apply_taps(array: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:
     return result
 
 
-def resample_image(image: np.ndarray, shape: Shape, *, orders: Sequence[int]) -> np.ndarray:
-    """Resample a 3D image.
+def axis_taps(n_in: int, n_out: int, *, order: int) -> Taps | None:
+    """Return the taps that take an axis from one size to another, or None where it stays as it is.
+
+    Args:
+        n_in: Samples that there are.
+        n_out: Samples wanted.
+        order: 1 (linear) or 3 (cubic spline).
+    """
+    if n_in == n_out:
+        return None
+    return cubic_taps(n_in, n_out) if order == 3 else linear_taps(n_in, n_out)
+
+
+def taps_between(taps: Taps, start: int, stop: int, *, n_in: int) -> tuple[Taps, int, int]:
+    """Cut taps down to the outputs from `start` to before `stop`.
+
+    Returns:
+        Taps on input samples first to last alone, and these two numbers, the second one exclusive. Around what a spline
+        reads lie enough samples that its coefficients are those of the whole axis, to the last digits of float32.
+    """
+    indices = taps.indices[:, start:stop]
+    margin = SPLINE_MARGIN if taps.is_spline else 0
+    first, last = max(0, int(indices.min()) - margin), min(n_in, int(indices.max()) + 1 + margin)
+    return Taps(indices - first, taps.weights[:, start:stop], taps.is_spline), first, last
+
+
+def resample_image(image: np.ndarray, taps: Sequence[Taps | None]) -> np.ndarray:
+    """Resample a 3D image, or some of its slices.
 
     Args:
         image: Any real type; axes in any order.
-        shape: The grid wanted, in the same order of axes.
-        orders: For each axis 1 (linear) or 3 (cubic spline).
+        taps: For each axis; None where it stays as it is.
 
     Returns:
-        float32; the image itself where the shape is unchanged and the type is float32 already.
+        float32; the image itself where nothing changes and the type is float32 already.
     """
-    _refuse_huge(shape)
-    for axis in sorted(range(image.ndim), key=lambda axis: shape[axis] / image.shape[axis]):  # shrinking axes first
-        if shape[axis] != image.shape[axis]:
-            taps = cubic_taps if orders[axis] == 3 else linear_taps
-            image = apply_taps(image, taps(image.shape[axis], shape[axis]), axis=axis)
+    sizes = [size if axis is None else axis.indices.shape[1] for size, axis in zip(image.shape, taps, strict=True)]
+    refuse_huge(sizes)
+    for number in sorted(range(image.ndim), key=lambda n: sizes[n] / image.shape[n]):  # shrinking axes first
+        axis = taps[number]
+        if axis is not None:
+            image = apply_taps(image, axis, axis=number)
     return image.astype(np.float32, copy=False)
 
 
@@ -119,7 +147,7 @@ def resample_labels(labels: np.ndarray, shape: Shape) -> np.ndarray:
     """
     if labels.shape == shape:
         return labels
-    _refuse_huge(shape)
+    refuse_huge(shape)
     z_taps, y_taps, x_taps = map(linear_taps, labels.shape, shape)
     corners = list(itertools.product((0, 1), repeat=2))
     in_plane = np.stack([np.outer(y_taps.weights[j], x_taps.weights[i]) for j, i in corners]).reshape(4, -1)
@@ -167,8 +195,13 @@ def _positions(n_in: int, n_out: int) -> np.ndarray:
     return np.clip((np.arange(n_out) + 0.5) * n_in / n_out - 0.5, 0, n_in - 1)
 
 
-def _refuse_huge(shape: Shape) -> None:
-    voxels = shape[0] * shape[1] * shape[2]
+def refuse_huge(shape: Sequence[int]) -> None:
+    """Refuse a grid that no scan has.
+
+    Raises:
+        PlanError: It is that large.
+    """
+    voxels = math.prod(shape)
     if voxels > MAX_VOXELS:
         raise PlanError(
             f"at the plan's target_spacing_zyx_mm this scan has {shape[0]} x {shape[1]} x {shape[2]} voxels, over "

@@ -21,7 +21,8 @@ import numpy as np
 
 from autoseg.errors import DatasetError, UsageError
 from autoseg.files import read_json
-from autoseg.preprocessing.case import CaseTransform, PreprocessedCase
+from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.preprocessing.transform import CaseTransform
 
 if TYPE_CHECKING:
     import blosc2

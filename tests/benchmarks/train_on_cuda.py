@@ -53,7 +53,7 @@ def main() -> None:
         plans, plan_seconds = timed(lambda: autoseg.plan(training, run, device="cuda", settings=arguments.settings))
         trained, train_seconds = timed(lambda: autoseg.train(run, max_minutes=arguments.minutes, device="cuda"))
         peak = torch.cuda.max_memory_allocated() / GIB
-        _, predict_seconds = timed(lambda: autoseg.predict(run, images, maps, device="cuda"))
+        _, predict_seconds = timed(lambda: autoseg.predict_files(images, run, maps, device="cuda"))
         waiting = [record["share_waiting_for_data"] for record in read_metrics(run / "fold_all" / "metrics.jsonl")]
         content: dict[str, Any] = {
             "dataset": arguments.dataset.name,

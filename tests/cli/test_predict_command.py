@@ -33,12 +33,24 @@ def test_all_done_exits_0_and_says_where(model, scans, tmp_path, capsys):
     out = tmp_path / "out"
     for place in (model, model.parent, model.parents[1]):
         assert main(words(place, scans, out)) == 0
-        assert (
-            f"2 of 2 cases predicted; label maps, statistics.csv and run.json are in {out}" in capsys.readouterr().out
-        )
+        told = capsys.readouterr().out
+        earlier = "" if place == model else " (2 of them by an earlier run)"  # the same model by another name
+        assert told.startswith(f"2 of 2 cases predicted{earlier}; label maps, ") and str(out) in told
     assert sorted(path.name for path in out.iterdir()) == [
-        *("labels.ctbl", "labels.json", "labels.tsv", "one.nii.gz", "run.json", "statistics.csv", "two.nii.gz")
+        *(".lock", "cases.jsonl", "labels.ctbl", "labels.json", "labels.tsv", "one.nii.gz", "preview", "report.html"),
+        *("run.json", "statistics.csv", "two.nii.gz"),
     ]
+
+
+def test_a_dry_run_tells_of_every_case_and_changes_nothing(model, scans, tmp_path, capsys):
+    assert main(words(model, scans, tmp_path / "out", "--dry-run")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["case", "one", "two", "2"]
+    assert ("18 x 16 x 3" in lines[1] and "GiB" in lines[-1]) or "MiB" in lines[-1]
+    assert not (tmp_path / "out").exists()
+    (scans / "page.nii.gz").write_text("<html>not found</html>")
+    assert main(words(model, scans, tmp_path / "out", "--dry-run")) == 3
+    assert "page.nii.gz is a web page" in capsys.readouterr().out
 
 
 def test_a_bad_case_exits_3_and_is_named(model, scans, tmp_path, capsys):
@@ -53,7 +65,7 @@ def test_a_bad_case_exits_3_and_is_named(model, scans, tmp_path, capsys):
 def test_nothing_usable_exits_4(model, tmp_path, capsys):
     (tmp_path / "scans").mkdir()
     assert main(words(model, tmp_path / "scans", tmp_path / "out")) == 4
-    assert "holds no .nii.gz or .nii file" in capsys.readouterr().err
+    assert "holds no .nii.gz, .nii, .nrrd, .mha file and no DICOM series" in capsys.readouterr().err
     (tmp_path / "scans" / "bad.nii.gz").write_bytes(b"")
     assert main(words(model, tmp_path / "scans", tmp_path / "out")) == 4
     assert "None of the 1 cases" in capsys.readouterr().err

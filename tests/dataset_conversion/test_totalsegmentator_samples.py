@@ -1,18 +1,18 @@
 """The conversion on a miniature of the source, and on the real one where it is."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
 
 from autoseg.dataset import read_dataset
 from autoseg.errors import DatasetError, ScanFileError, UsageError
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import Scan, read_label_names, read_labels, read_scan
-from dataset_conversion.totalsegmentator_samples import convert, find_scans, main, put_on_grid, read_dicom_series
+from dataset_conversion.totalsegmentator_samples import convert, find_scans, main, put_on_grid
 
 NAMES = {"ct": {"spleen": 1, "kidney": 2, "liver": 5}, "mr": {"liver": 1, "vertebrae": 2, "brain": 9}}
 SHAPE = (3, 4, 5)  # z, y, x
@@ -25,34 +25,8 @@ def save(path: Path, array_zyx: np.ndarray, affine: np.ndarray | None = None) ->
     nib.save(nib.Nifti1Image(array_zyx.transpose(), np.eye(4) if affine is None else affine), path)
 
 
-def save_dicom(folder: Path, array_zyx: np.ndarray, *, modality: str = "CT", series: str = "1.2.3") -> None:
-    folder.mkdir(exist_ok=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for number, plane in enumerate(array_zyx):
-        image = sitk.GetImageFromArray(plane[None].astype(np.int16))
-        image.SetSpacing(SPACING_XYZ_MM)
-        place = (*ORIGIN_LPS_MM[:2], ORIGIN_LPS_MM[2] + number * SPACING_XYZ_MM[2])
-        tags = {
-            "0008|0060": modality,
-            "0010|0010": "DOE^JANE",
-            "0020|000e": series,
-            "0020|000d": "1.2",
-            "0008|0018": f"{series}.{number + 1}",
-            "0020|0013": str(number),
-            "0020|0032": "\\".join(map(str, place)),
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-            "0028|1052": "0",
-            "0028|1053": "1",
-        }
-        for tag, value in tags.items():
-            image.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"{series}_{number}.dcm"))
-        writer.Execute(image)
-
-
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
+def source(tmp_path: Path, save_dicom: Callable[..., None]) -> Path:
     """Write a CT, an MR, a CT without labels, and a CT as DICOM whose label map has its y axis the other way."""
     folder = tmp_path / "source"
     folder.mkdir()
@@ -66,7 +40,7 @@ def source(tmp_path: Path) -> Path:
     save(folder / "ct_unlabelled.nii.gz", ramp)
     hot = np.zeros(SHAPE, dtype=np.int16)
     hot[MARKED] = 700
-    save_dicom(folder / "dicom_series", hot)
+    save_dicom(folder / "dicom_series", hot, spacing_xyz_mm=SPACING_XYZ_MM, origin_lps_mm=ORIGIN_LPS_MM)
     labels = (hot == 700).astype(np.uint8)[:, ::-1] * 2
     x, y, z = ORIGIN_LPS_MM
     affine = np.array([[-1.0, 0, 0, -x], [0, 2.0, 0, -(y + 3 * 2.0)], [0, 0, 4.0, z], [0, 0, 0, 1]])
@@ -163,17 +137,6 @@ def test_convert_never_writes_to_the_source(source: Path) -> None:
 
 def test_find_scans_leaves_label_maps_and_other_files_out(source: Path) -> None:
     assert list(find_scans(source)) == ["ct_small", "ct_unlabelled", "dicom_series", "mr_small"]
-
-
-def test_read_dicom_series_two_series_are_an_error(source: Path) -> None:
-    save_dicom(source / "dicom_series", np.zeros(SHAPE), series="1.2.4")
-    with pytest.raises(ScanFileError, match="holds 2 DICOM series"):
-        read_dicom_series(source / "dicom_series")
-
-
-def test_read_dicom_series_gives_the_modality(source: Path) -> None:
-    save_dicom(source / "other", np.zeros(SHAPE), modality="MR")
-    assert read_dicom_series(source / "other")[1] == "mr"
 
 
 def test_put_on_grid_other_place_is_an_error() -> None:

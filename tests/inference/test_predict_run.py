@@ -6,17 +6,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from autoseg import OrganClicks
-from autoseg.errors import DatasetError, PlanError, UsageError
+from autoseg.errors import DatasetError, LockedError, PlanError, UsageError
 from autoseg.files import read_json
+from autoseg.image_io import read_scan
 from autoseg.inference.clicks import PlacedClicks, Span
-from autoseg.inference.command import predict
+from autoseg.inference.command import predict_files
+from autoseg.inference.in_memory import predict
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.build import build_network
 from autoseg.network.model_file import save_model
 
 TABLES = ("labels.ctbl", "labels.json", "labels.tsv")
+JOURNAL = (".lock", "cases.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +48,19 @@ def names_in(folder):
 
 
 def test_every_good_case_is_predicted_on_its_own_grid_and_the_bad_one_is_named(model, scans, tmp_path):
-    run = predict(model, scans, tmp_path / "out", device="cpu")
+    run = predict_files(scans, model, tmp_path / "out", device="cpu")
     assert [case.case_id for case in run.failed] == ["cut"]
-    assert names_in(tmp_path / "out") == [*TABLES, "one.nii.gz", "run.json", "statistics.csv", "two.nii.gz"]
+    assert names_in(tmp_path / "out") == [
+        *JOURNAL,
+        *TABLES,
+        "one.nii.gz",
+        "preview",
+        "report.html",
+        "run.json",
+        "statistics.csv",
+        "two.nii.gz",
+    ]
+    assert names_in(tmp_path / "out" / "preview") == ["one.json", "one.png", "two.json", "two.png"]
     for name in ("one", "two"):
         scan, labels = (nib.load(folder / f"{name}.nii.gz") for folder in (scans, tmp_path / "out"))
         assert labels.shape == scan.shape and np.array_equal(labels.affine, scan.affine)
@@ -59,7 +73,7 @@ def test_every_good_case_is_predicted_on_its_own_grid_and_the_bad_one_is_named(m
 
 
 def test_statistics_count_what_the_label_maps_hold(model, scans, tmp_path):
-    predict(model, scans, tmp_path / "out", device="cpu")
+    predict_files(scans, model, tmp_path / "out", device="cpu")
     with (tmp_path / "out" / "statistics.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["case"], row["label"]) for row in rows] == [("one", "1"), ("one", "3"), ("two", "1"), ("two", "3")]
@@ -74,18 +88,89 @@ def test_statistics_count_what_the_label_maps_hold(model, scans, tmp_path):
 
 def test_the_same_command_again_gives_the_same_bytes(model, scans, tmp_path):
     for name in ("a", "b"):
-        predict(model, scans, tmp_path / name, device="cpu")
+        predict_files(scans, model, tmp_path / name, device="cpu")
     for name in ("one.nii.gz", "two.nii.gz", "labels.json", "statistics.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_a_second_run_predicts_only_what_is_not_done(model, scans, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    predict_files(scans / "one.nii.gz", model, out, device="cpu")
+    first = (out / "one.nii.gz").stat()
+    run = predict_files(scans, model, out, device="cpu")
+    assert {case.case_id: case.was_done for case in run.cases} == {"one": True, "two": False, "cut": False}
+    assert (out / "one.nii.gz").stat().st_mtime_ns == first.st_mtime_ns
+    assert [row.split(",")[0] for row in (out / "statistics.csv").read_text().splitlines()[1:]] == ["one"] * 2 + [
+        "two"
+    ] * 2
+    kept = (out / "two.nii.gz").read_bytes()
+    (out / "two.nii.gz").write_bytes(kept[:-1])  # damaged since
+    run = predict_files(scans, model, out, device="cpu")
+    assert {case.case_id: case.was_done for case in run.cases} == {"one": True, "two": False, "cut": False}
+    assert (out / "two.nii.gz").read_bytes() == kept
+
+
+@pytest.mark.parametrize("change", [{"labels": ["organ 1"]}, {"settings": ["inference.window_overlap=0.25"]}])
+def test_other_organs_or_settings_make_every_case_due(model, scans, tmp_path, change):
+    predict_files(scans, model, tmp_path / "out", device="cpu")
+    run = predict_files(scans, model, tmp_path / "out", device="cpu", **change)
+    assert not any(case.was_done for case in run.cases)
+
+
+def test_a_changed_scan_or_model_is_predicted_anew(model, scans, tiny_plans, save_scan, rng, tmp_path):
+    one = scans / "one.nii.gz"
+    predict_files(one, model, tmp_path / "out", device="cpu")
+    save_scan(one, rng.normal(size=(4, 20, 24)).astype(np.float32))
+    assert not predict_files(one, model, tmp_path / "out", device="cpu").cases[0].was_done
+    assert predict_files(one, model, tmp_path / "out", device="cpu").cases[0].was_done
+    torch.manual_seed(1)
+    plans = tiny_plans(2)
+    save_model(build_network(plans).eval(), plans, tmp_path / "model.safetensors")
+    assert not predict_files(one, tmp_path / "model.safetensors", tmp_path / "out", device="cpu").cases[0].was_done
+
+
+def test_uncertainty_is_written_in_per_cent_on_the_scans_grid(model, scans, tmp_path):
+    one = scans / "one.nii.gz"
+    predict_files(one, model, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out" / "uncertainty").exists()
+    run = predict_files(one, model, tmp_path / "out", device="cpu", also=["uncertainty"])
+    assert not run.cases[0].was_done
+    scan, unsure = nib.load(one), nib.load(tmp_path / "out" / "uncertainty" / "one.nii.gz")
+    assert unsure.shape == scan.shape and np.array_equal(unsure.affine, scan.affine)
+    values = np.asarray(unsure.dataobj)
+    expected = predict(one, model, device="cpu", uncertainty=True).uncertainty
+    np.testing.assert_allclose(values, expected * 100, atol=0.51)
+    assert values.max() > 5
+
+
+def test_masks_and_a_segmentation_of_slicer_are_written_when_asked_for(model, scans, tmp_path):
+    one, out = scans / "one.nii.gz", tmp_path / "out"
+    predict_files(one, model, out, device="cpu", also=["masks", "seg.nrrd"])
+    labels = np.asarray(nib.load(out / "one.nii.gz").dataobj)
+    for value, name in ((1, "1_organ_0"), (3, "3_organ_1")):
+        mask = nib.load(out / "masks" / "one" / f"{name}.nii.gz")
+        assert np.array_equal(np.asarray(mask.dataobj), labels == value)
+    assert np.array_equal(read_scan(out / "one.seg.nrrd").array_zyx.transpose(), labels)
+    assert predict_files(one, model, out, device="cpu", also=["seg.nrrd", "masks"]).cases[0].was_done
+    (out / "masks" / "one" / "1_organ_0.nii.gz").unlink()
+    assert not predict_files(one, model, out, device="cpu", also=["seg.nrrd", "masks"]).cases[0].was_done
+    with pytest.raises(UsageError, match=r"--also 'stl': expected uncertainty, seg\.nrrd, masks"):
+        predict_files(one, model, out, device="cpu", also=["stl"])
+
+
+def test_a_folder_that_another_process_predicts_into_is_locked(model, scans, tmp_path):
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(LockedError, match="another process predicts into it"):
+        predict_files(scans, model, tmp_path / "out", device="cpu")
+
+
 def test_a_single_file_is_a_case(model, scans, tmp_path):
-    run = predict(model, scans / "two.nii.gz", tmp_path / "out", device="cpu")
+    run = predict_files(scans / "two.nii.gz", model, tmp_path / "out", device="cpu")
     assert [case.case_id for case in run.cases] == ["two"] and not run.failed
 
 
 def test_one_label_asked_for_is_the_only_one_in_the_output(model, scans, tmp_path):
-    predict(model, scans / "one.nii.gz", tmp_path / "out", device="cpu", labels=["organ 1"])
+    predict_files(scans / "one.nii.gz", model, tmp_path / "out", device="cpu", labels=["organ 1"])
     assert read_json(tmp_path / "out" / "labels.json")["labels"] == {"organ 1": 3}
     assert set(np.unique(nib.load(tmp_path / "out" / "one.nii.gz").dataobj)) <= {0, 3}
 
@@ -94,7 +179,7 @@ def test_nothing_usable_raises_with_every_problem_and_still_reports(model, scans
     for name in ("one", "two"):
         (scans / f"{name}.nii.gz").unlink()
     with pytest.raises(DatasetError, match="None of the 1 cases") as caught:
-        predict(model, scans, tmp_path / "out", device="cpu")
+        predict_files(scans, model, tmp_path / "out", device="cpu")
     assert [problem.case_id for problem in caught.value.problems] == ["cut"]
     assert not read_json(tmp_path / "out" / "run.json")["cases"][0]["is_done"]
 
@@ -107,40 +192,48 @@ def test_channels_on_different_grids_fail_that_case_alone(tiny_plans, save_scan,
             array = rng.normal(size=(3, 20, 20)).astype(np.float32)
             path = tmp_path / "scans" / f"{case}_{channel:04d}.nii.gz"
             save_scan(path, array, spacing_zyx_mm=(3.0, spacing_mm, spacing_mm))
-    run = predict(tmp_path / "model.safetensors", tmp_path / "scans", tmp_path / "out", device="cpu")
-    assert names_in(tmp_path / "out") == ["good.nii.gz", *TABLES, "run.json", "statistics.csv"]
+    run = predict_files(tmp_path / "scans", tmp_path / "model.safetensors", tmp_path / "out", device="cpu")
+    assert names_in(tmp_path / "out") == [
+        *JOURNAL,
+        "good.nii.gz",
+        *TABLES,
+        "preview",
+        "report.html",
+        "run.json",
+        "statistics.csv",
+    ]
     assert "bad_0000.nii.gz and bad_0001.nii.gz differ in spacing_zyx_mm" in run.failed[0].message
 
 
 def test_settings_change_inference_alone(model, scans, tmp_path):
     one = scans / "one.nii.gz"
-    predict(model, one, tmp_path / "out", device="cpu", settings=["inference.window_overlap=0.25"])
+    predict_files(one, model, tmp_path / "out", device="cpu", settings=["inference.window_overlap=0.25"])
     assert read_json(tmp_path / "out" / "run.json")["inference"]["window_overlap"] == 0.25
     with pytest.raises(UsageError, match="only inference"):
-        predict(model, one, tmp_path / "out", device="cpu", settings=["network.refiner_stride=2"])
+        predict_files(one, model, tmp_path / "out", device="cpu", settings=["network.refiner_stride=2"])
     with pytest.raises(PlanError, match="window_overlap"):
-        predict(model, one, tmp_path / "out", device="cpu", settings=["inference.window_overlap=2"])
+        predict_files(one, model, tmp_path / "out", device="cpu", settings=["inference.window_overlap=2"])
 
 
 def test_inputs_are_never_overwritten(model, scans):
     before = {name: (scans / name).read_bytes() for name in names_in(scans)}
     with pytest.raises(UsageError, match="inputs are never overwritten"):
-        predict(model, scans, scans, device="cpu")
+        predict_files(scans, model, scans, device="cpu")
     with pytest.raises(UsageError, match="inputs are never overwritten"):
-        predict(model, scans / "one.nii.gz", scans / ".." / "scans", device="cpu")
+        predict_files(scans / "one.nii.gz", model, scans / ".." / "scans", device="cpu")
     assert {name: (scans / name).read_bytes() for name in names_in(scans)} == before
 
 
 def test_an_output_that_cannot_be_written_is_found_before_the_work(model, scans, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("a file, not a folder")
     with pytest.raises(UsageError, match="cannot be written"):
-        predict(model, scans, tmp_path / "file", device="cpu")
+        predict_files(scans, model, tmp_path / "file", device="cpu")
     with pytest.raises(UsageError, match="cannot be written"):
-        predict(model, scans, tmp_path / "file" / "below", device="cpu")
+        predict_files(scans, model, tmp_path / "file" / "below", device="cpu")
     if os.geteuid() != 0:  # root may write everywhere
         (tmp_path / "closed").mkdir(mode=0o500)
         with pytest.raises(UsageError, match="cannot be written"):
-            predict(model, scans, tmp_path / "closed", device="cpu")
+            predict_files(scans, model, tmp_path / "closed", device="cpu")
 
 
 def test_a_case_that_needs_more_memory_than_there_is_fails_alone(model, scans, tmp_path, monkeypatch):
@@ -154,7 +247,7 @@ def test_a_case_that_needs_more_memory_than_there_is_fails_alone(model, scans, t
         return real(self, channels)
 
     monkeypatch.setattr(Predictor, "predict_scans", predict_scans)
-    run = predict(model, scans, tmp_path / "out", device="cpu")
+    run = predict_files(scans, model, tmp_path / "out", device="cpu")
     assert {case.case_id for case in run.failed} == {"one", "cut"}
     assert (tmp_path / "out" / "two.nii.gz").is_file() and not (tmp_path / "out" / "one.nii.gz").exists()
 
@@ -167,21 +260,21 @@ def test_clicks_help_the_case_they_name_alone_and_are_refused_where_they_can_do_
     taking = tmp_path / "taking.safetensors"
     save_model(build_network(plans).eval(), plans, taking)
     clicks = {"one": {"organ 0": OrganClicks(inside=((5, 6, 2),), box=((2, 2, 0), (18, 15, 3)))}}
-    predict(taking, scans, tmp_path / "text", device="cpu")
-    predict(taking, scans, tmp_path / "both", device="cpu", clicks=clicks)
+    predict_files(scans, taking, tmp_path / "text", device="cpu")
+    predict_files(scans, taking, tmp_path / "both", device="cpu", clicks=clicks)
     one, two = (
         [np.asarray(nib.load(tmp_path / out / name).dataobj) for out in ("text", "both")]
         for name in ("one.nii.gz", "two.nii.gz")
     )
     assert np.array_equal(*two) and not np.array_equal(*one)
     with pytest.raises(UsageError, match="this model takes none"):
-        predict(model, scans, tmp_path / "none", device="cpu", clicks=clicks)
+        predict_files(scans, model, tmp_path / "none", device="cpu", clicks=clicks)
     with pytest.raises(UsageError, match="there is no case 'three'"):
-        predict(taking, scans, tmp_path / "none", device="cpu", clicks={"three": clicks["one"]})
+        predict_files(scans, taking, tmp_path / "none", device="cpu", clicks={"three": clicks["one"]})
     assert not (tmp_path / "none").exists()
     for wrong in ({"one": {"heart": clicks["one"]["organ 0"]}}, {"one": clicks["one"]["organ 0"]}):
         with pytest.raises(UsageError, match=r"'heart' is not among|give organs by name"):
-            predict(taking, scans, tmp_path / "none", device="cpu", clicks=wrong)
+            predict_files(scans, taking, tmp_path / "none", device="cpu", clicks=wrong)
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])

@@ -44,7 +44,7 @@ def test_prediction_lies_on_the_input_grid_in_all_48_orientations(tiny_plans, br
     assert len(ORIENTATIONS) == 48
     for permutation, signs in ORIENTATIONS if slice_axis == "z" else ORIENTATIONS[::7]:
         scan, expected = make_scan(orient(permutation, signs), (7, 10, 12))
-        labels = predictor.predict_scans([scan])
+        labels = predictor.predict_scans([scan]).labels_zyx
         assert labels.shape == (7, 10, 12)
         assert np.array_equal(labels, expected.astype(labels.dtype)), (permutation, signs)
 
@@ -62,7 +62,7 @@ def test_prediction_of_an_oblique_scan_with_other_spacing_comes_back_on_its_grid
     middle = tuple(slice(size // 4, max(1, size - size // 4)) for size in shape)
     array[middle] = 3.0
     scan = Scan(array, ImageGeometry.from_affine(shape, affine))
-    labels = make_predictor(plans, brightness_as_logit).predict_scans([scan])
+    labels = make_predictor(plans, brightness_as_logit).predict_scans([scan]).labels_zyx
     assert labels.shape == shape
     assert np.mean((labels == 1) == (array > 1)) > 0.85
     assert (labels == 1).any() and (labels == 0).any()
@@ -76,7 +76,7 @@ def test_prediction_of_a_cropped_scan_is_background_outside_and_has_the_datasets
     array[3, 15:20, 15:20] = 5
     scan = Scan(array, ImageGeometry.from_spacing((6, 40, 40), (3.0, 1.0, 1.0)))
     plans = tiny_plans(3)
-    labels = Predictor((brightness_as_logit,), plans, (2,), CPU).predict_scans([scan])
+    labels = Predictor((brightness_as_logit,), plans, (2,), CPU).predict_scans([scan]).labels_zyx
     assert set(np.unique(labels)) == {0, 5}  # the third organ's value
     assert np.array_equal(labels == 5, array == 5)
 
@@ -91,7 +91,7 @@ def test_prediction_removes_specks_of_the_organs_that_the_plan_names(
     scan = Scan(array, ImageGeometry.from_spacing(array.shape, (3.0, 1.0, 1.0)))
     plans = tiny_plans(1, data={"target_spacing_zyx_mm": [3, 1, 1], "crop_to_nonzero": False})
     plans = plans.model_copy(update={"inference": plans.inference.model_copy(update={"one_piece_organs": organs})})
-    labels = make_predictor(plans, brightness_as_logit).predict_scans([scan])
+    labels = make_predictor(plans, brightness_as_logit).predict_scans([scan]).labels_zyx
     assert ndimage.label(labels)[1] == num_pieces
     assert (labels[3, 30:33, 30:33] == 1).all() == (num_pieces == 2)
 
@@ -121,7 +121,10 @@ def test_predictions_of_a_real_network_are_the_same_each_time(model, rng):
         rng.normal(size=(3, 40, 36)).astype(np.float32), ImageGeometry.from_spacing((3, 40, 36), (3.0, 1.0, 1.0))
     )
     predictor = load_predictor(model, device=CPU)
-    one, other = predictor.predict_scans([scan]), load_predictor(model, device=CPU).predict_scans([scan])
+    one, other = (
+        predictor.predict_scans([scan]).labels_zyx,
+        load_predictor(model, device=CPU).predict_scans([scan]).labels_zyx,
+    )
     assert one.shape == (3, 40, 36) and np.array_equal(one, other) and set(np.unique(one)) <= {0, 1, 3, 5}
 
 

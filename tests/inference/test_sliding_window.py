@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from autoseg.inference import sliding_window
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.build import build_network
+from autoseg.network.cores import Cores
 from autoseg.network.neighbours import neighbour_numbers
 from autoseg.training.sampling import cut_slices
 
@@ -132,6 +134,20 @@ def test_slices_are_made_one_batch_at_a_time(tiny_plans, brightness_as_logit):
     )
     next(slices)
     assert calls == [4]
+
+
+@pytest.mark.parametrize(("organs", "num_cores", "expected"), [((0,), 1, 4), ((0, 1, 2), 1, 2), ((0, 1, 2), 3, 3)])
+def test_many_organs_make_batches_smaller_but_leave_no_core_idle(tiny_plans, monkeypatch, organs, num_cores, expected):
+    monkeypatch.setitem(sliding_window.MAPS_BYTES, "cpu", 4 * 32 * 32 * 8)  # eight maps
+    calls = []
+
+    def network(images, organs, **_rest):
+        calls.append(len(images))
+        return SimpleNamespace(logits=torch.zeros(len(images), 1 + len(organs), 32, 32))
+
+    image, cores = np.zeros((1, 12, 32, 32), np.float32), Cores(num=num_cores, pool=None)
+    list(predict_slices([network], image, plans=tiny_plans(3), organs=organs, device=CPU, cores=cores))
+    assert sum(calls) == 12 and max(calls) * (1 if num_cores == 1 else num_cores) == expected
 
 
 @pytest.mark.parametrize("order", ["outwards", "ascending", "similarity"])

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from autoseg.inference import specks
 from autoseg.inference.specks import remove_specks
 
 
@@ -46,3 +48,20 @@ def test_a_label_map_that_is_a_reversed_view_is_changed_in_place():
     stored[0, 0, 0], stored[0, 2:5, 2:5] = 300, 300
     assert remove_specks(stored[:, ::-1], values=[300], least_share=0.5) == 1
     assert stored[0, 0, 0] == 0 and (stored == 300).sum() == 9
+
+
+@pytest.mark.parametrize("slab_voxels", [1, 3 * 144, 10_000])
+def test_pieces_are_joined_across_slabs_as_in_the_whole_map(slab_voxels, monkeypatch, rng):
+    monkeypatch.setattr(specks, "SLAB_VOXELS", slab_voxels)  # single planes; three planes; all ten
+    noise = ndimage.gaussian_filter(rng.normal(size=(3, 10, 12, 12)), (0, 1, 1, 1))
+    labels = np.where(noise.max(0) > 0.1, np.array([2, 5, 300])[noise.argmax(0)], 0).astype(np.uint16)
+    expected = labels.copy()
+    for value in (2, 300):
+        pieces, count = ndimage.label(labels == value, structure=np.ones((3, 3, 3)))
+        sizes = np.bincount(pieces.ravel())[1:]
+        assert count > 2
+        for number, size in enumerate(sizes, start=1):
+            if size < 0.3 * sizes.max():
+                expected[pieces == number] = 0
+    assert remove_specks(labels, values=[2, 300], least_share=0.3) == (labels == 0).sum() - (noise.max(0) <= 0.1).sum()
+    assert np.array_equal(labels, expected)

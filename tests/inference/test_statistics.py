@@ -8,9 +8,9 @@ from autoseg.geometry import ImageGeometry
 from autoseg.inference.statistics import OrganStatistics, format_statistics, measure_organs
 
 
-def measure(labels, image, *, names, spacing=(2.0, 0.5, 1.0)):
+def measure(labels, image, *, names, spacing=(2.0, 0.5, 1.0), **more):
     geometry = ImageGeometry.from_spacing(labels.shape, spacing)
-    return measure_organs(labels, image, geometry=geometry, names=names)
+    return measure_organs(labels, image, geometry=geometry, names=names, **more)
 
 
 def test_volume_intensity_and_box_of_a_box():
@@ -69,5 +69,13 @@ def test_csv_has_a_row_an_organ_and_no_formula():
     organs = measure(labels, labels, names={1: "=1+1", 2: "liver, left"})
     header, one, other = csv.reader(io.StringIO(format_statistics([("-case\n", organs)])))
     assert header[:4] == ["case", "organ", "label", "voxels"]
-    assert one == ["'-case\\n", "'=1+1", "1", "1", "0.001", "1", "0", "0", "0", "0", "0", "0", "yes"]
-    assert other == ["'-case\\n", "liver, left", "2", "0", "0", "", "", "", "", "", "", "", "no"]
+    assert one == ["'-case\\n", "'=1+1", "1", "1", "0.001", "1", "0", "0", "0", "0", "0", "0", "yes", ""]
+    assert other == ["'-case\\n", "liver, left", "2", "0", "0", "", "", "", "", "", "", "", "no", ""]
+
+
+def test_what_the_network_expects_stands_beside_the_organs_that_are_there():
+    labels = np.array([[[1]]], np.uint8)
+    organs = measure(labels, labels, names={1: "liver", 2: "spleen"}, expected_dice={1: 0.9134, 2: None})
+    assert [organ.expected_dice for organ in organs] == [0.9134, None]
+    _, one, other = csv.reader(io.StringIO(format_statistics([("case", organs)])))
+    assert (one[-1], other[-1]) == ("0.913", "")

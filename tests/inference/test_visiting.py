@@ -28,7 +28,7 @@ def test_slices_are_visited_in_the_planned_order(order, expected):
 def test_every_slice_asked_for_is_visited_once(order, slices):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(2, 12, 40, 24)).astype(np.float32)
-    assert sorted(visiting_order(image, slices, order=order)) == list(slices)
+    assert sorted(visiting_order(image[:, slices.start : slices.stop], slices, order=order)) == list(slices)
 
 
 def test_comparison_is_correlation_and_blind_to_brightness():

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from autoseg.errors import CheckpointError
 from autoseg.network import model_file
 from autoseg.network.build import build_network
-from autoseg.network.model_file import load_model, save_model
+from autoseg.network.model_file import load_model, load_models, pack_models, save_model
 
 
 @pytest.fixture
@@ -254,3 +254,51 @@ def test_the_form_of_the_network_belongs_to_the_version_of_the_file(tiny_plans):
     form = "\n".join(sorted(f"{name} {tuple(t.shape)}" for name, t in tensors if not name.startswith("text.")))
     digest = hashlib.sha256(form.encode()).hexdigest()[:16]
     assert (model_file.FORMAT_VERSION, digest) == (5, "02b0590a38ede114")
+
+
+def test_packed_folds_are_the_networks_of_their_files_in_order(make_network, tmp_path):
+    paths = []
+    for fold in range(3):
+        torch.manual_seed(fold)
+        network, plans = make_network(2)
+        paths.append(tmp_path / f"{fold}.safetensors")
+        save_model(network, plans, paths[-1])
+    pack_models(paths, tmp_path / "packed.safetensors")
+    networks, packed_plans = load_models(tmp_path / "packed.safetensors")
+    assert packed_plans == plans and len(networks) == 3
+    for network, path in zip(networks, paths, strict=True):
+        expected = load_model(path)[0].state_dict()
+        assert network.state_dict().keys() == expected.keys()
+        assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
+    with pytest.raises(CheckpointError, match="holds the models of 3 folds"):
+        load_model(tmp_path / "packed.safetensors")
+    pack_models([tmp_path / "packed.safetensors", paths[0]], tmp_path / "more.safetensors")
+    assert len(load_models(tmp_path / "more.safetensors")[0]) == 4
+
+
+def test_one_packed_model_is_the_file_of_that_model(saved, tmp_path):
+    _, _, path = saved
+    pack_models([path], tmp_path / "packed.safetensors")
+    assert (tmp_path / "packed.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_models_of_other_plans_are_not_packed_together(make_network, saved, tmp_path):
+    network, plans = make_network(2)
+    save_model(network, plans, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other.safetensors was trained under another plan than .*model"):
+        pack_models([saved[2], tmp_path / "other.safetensors"], tmp_path / "packed.safetensors")
+    assert not (tmp_path / "packed.safetensors").exists()
+
+
+def test_a_packed_file_that_lost_a_folds_tensor_is_refused(saved, tmp_path):
+    _, _, path = saved
+    pack_models([path, path], tmp_path / "packed.safetensors")
+    tensors = load_file(tmp_path / "packed.safetensors")
+    gone = next(key for key in tensors if key.startswith("fold_1.refiner"))
+    with safe_open(tmp_path / "packed.safetensors", framework="pt") as file:
+        card = json.loads(file.metadata()[model_file.METADATA_KEY])
+    del tensors[gone]
+    card["sha256"] = model_file.content_hash(tensors, plans=card["plans"])
+    save_file(tensors, tmp_path / "packed.safetensors", metadata={model_file.METADATA_KEY: json.dumps(card)})
+    with pytest.raises(CheckpointError, match="the weights do not fit"):
+        load_models(tmp_path / "packed.safetensors")

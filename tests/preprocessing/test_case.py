@@ -8,13 +8,8 @@ from autoseg.errors import DatasetError, GeometryError
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import Scan
 from autoseg.plans import ChannelPlan, DataPlan, OrganPlan
-from autoseg.preprocessing.case import (
-    CaseTransform,
-    index_dtype,
-    preprocess_case,
-    to_organ_indices,
-    undo_preprocessing,
-)
+from autoseg.preprocessing.case import index_dtype, preprocess_case, to_organ_indices, undo_preprocessing
+from autoseg.preprocessing.transform import CaseTransform
 
 VALUES = (3, 7, 200)
 SPACING_ZYX = (2.0, 1.0, 1.5)

@@ -3,11 +3,15 @@ import pytest
 from scipy import ndimage
 
 from autoseg.plans import ChannelPlan
-from autoseg.preprocessing.normalisation import fill_holes, normalise
+from autoseg.preprocessing.normalisation import fill_holes, measure_scaling, scale
 
 ZSCORE = ChannelPlan(name="T1", scheme="zscore")
 MASKED = ChannelPlan(name="T1", scheme="zscore", only_inside_mask=True)
 CT = ChannelPlan(name="CT", scheme="ct", clip_low=-100, clip_high=300, mean=50, standard_deviation=25)
+
+
+def normalise(image: np.ndarray, *, plan: ChannelPlan, mask: np.ndarray | None = None) -> np.ndarray:
+    return scale(image, measure_scaling(image, plan=plan, mask=mask), mask=mask)
 
 
 def test_normalise_ct_clips_then_scales() -> None:
@@ -45,6 +49,21 @@ def test_normalise_large_intensities_keep_precision() -> None:
     result = normalise(image, plan=ZSCORE)
     expected = (image.astype(np.float64) - image.mean(dtype=np.float64)) / image.std(dtype=np.float64)
     np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_measure_scaling_takes_every_part_of_a_large_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg.preprocessing.normalisation.PART_VALUES", 24)
+    image = np.random.default_rng(0).integers(0, 900, (7, 3, 4)).astype(np.int16)  # parts of two slices, and one left
+    scaling = measure_scaling(image, plan=ZSCORE)
+    np.testing.assert_allclose([scaling.mean, scaling.deviation], [image.mean(), image.std()], rtol=1e-6)
+
+
+def test_scale_of_some_slices_is_that_of_the_whole_image() -> None:
+    image = np.random.default_rng(0).normal(50, 9, (6, 4, 4)).astype(np.float32)
+    mask = image > 45
+    scaling = measure_scaling(image, plan=MASKED, mask=mask)
+    whole = scale(image, scaling, mask=mask)
+    np.testing.assert_array_equal(scale(image[2:4], scaling, mask=mask[2:4]), whole[2:4])
 
 
 def test_fill_holes_equals_scipy_and_leaves_bays_open() -> None:

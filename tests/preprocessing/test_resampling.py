@@ -6,13 +6,20 @@ from autoseg.errors import PlanError
 from autoseg.preprocessing import resampling
 from autoseg.preprocessing.resampling import (
     apply_taps,
+    axis_taps,
     cubic_taps,
     linear_taps,
     resample_image,
     resample_labels,
     resampled_shape,
     spline_orders,
+    taps_between,
 )
+
+
+def resample(image: np.ndarray, shape: tuple[int, int, int], *, orders: tuple[int, int, int]) -> np.ndarray:
+    sizes = zip(image.shape, shape, orders, strict=True)
+    return resample_image(image, [axis_taps(old, new, order=order) for old, new, order in sizes])
 
 
 def scipy_positions(shape: tuple[int, ...], new_shape: tuple[int, ...]) -> np.ndarray:
@@ -59,25 +66,25 @@ def test_resample_image_cubic_equals_scipy(new_shape: tuple[int, int, int], monk
     monkeypatch.setattr(resampling, "BLOCK_VALUES", 50)  # several blocks, of unequal size
     image = np.random.default_rng(0).normal(size=(6, 9, 11)).astype(np.float32)
     expected = ndimage.map_coordinates(image, scipy_positions(image.shape, new_shape), order=3, mode="mirror")
-    np.testing.assert_allclose(resample_image(image, new_shape, orders=(3, 3, 3)), expected, atol=2e-5)
+    np.testing.assert_allclose(resample(image, new_shape, orders=(3, 3, 3)), expected, atol=2e-5)
 
 
 def test_resample_image_linear_along_a_coarse_axis_does_not_mix_beyond_neighbours() -> None:
     image = np.zeros((5, 4, 4), np.float32)
     image[2] = 1
-    result = resample_image(image, (10, 4, 4), orders=(1, 3, 3))
+    result = resample(image, (10, 4, 4), orders=(1, 3, 3))
     np.testing.assert_allclose(result[:, 0, 0], [0, 0, 0, 0.25, 0.75, 0.75, 0.25, 0, 0, 0], atol=1e-6)
 
 
 def test_resample_image_of_unchanged_shape_is_the_image() -> None:
     image = np.ones((2, 3, 4), np.float32)
-    assert resample_image(image, (2, 3, 4), orders=(3, 3, 3)) is image
+    assert resample(image, (2, 3, 4), orders=(3, 3, 3)) is image
 
 
 def test_resample_image_reads_flipped_integer_views() -> None:
     image = np.arange(24, dtype=np.int16).reshape(2, 3, 4)[::-1, :, ::-1]
-    expected = resample_image(np.ascontiguousarray(image), (4, 5, 4), orders=(3, 3, 3))
-    np.testing.assert_array_equal(resample_image(image, (4, 5, 4), orders=(3, 3, 3)), expected)
+    expected = resample(np.ascontiguousarray(image), (4, 5, 4), orders=(3, 3, 3))
+    np.testing.assert_array_equal(resample(image, (4, 5, 4), orders=(3, 3, 3)), expected)
 
 
 @pytest.mark.parametrize("new_shape", [(12, 9, 16), (4, 5, 6), (7, 20, 3)])
@@ -97,6 +104,25 @@ def test_resample_labels_equals_argmax_of_linear_maps(new_shape: tuple[int, int,
     np.testing.assert_array_equal(result[clear], values[maps.argmax(0)][clear])
 
 
+@pytest.mark.parametrize("n_out", [150, 70, 33])
+@pytest.mark.parametrize("order", [1, 3])
+def test_taps_between_give_some_slices_of_the_whole(n_out: int, order: int) -> None:
+    image = np.random.default_rng(0).normal(size=(100, 3, 4)).astype(np.float32)
+    taps = axis_taps(100, n_out, order=order)
+    assert taps is not None
+    whole = apply_taps(image, taps, axis=0)
+    for start, stop in ((0, 5), (n_out // 2, n_out // 2 + 1), (n_out - 7, n_out), (0, n_out)):
+        part, first, last = taps_between(taps, start, stop, n_in=100)
+        np.testing.assert_allclose(apply_taps(image[first:last], part, axis=0), whole[start:stop], atol=1e-6)
+
+
+def test_taps_between_reads_no_more_of_a_long_axis_than_the_margin() -> None:
+    taps = axis_taps(1000, 2000, order=3)
+    assert taps is not None
+    _, first, last = taps_between(taps, 1000, 1010, n_in=1000)
+    assert 480 <= first < 500 and 505 < last <= 525
+
+
 def test_resample_labels_on_a_tie_takes_the_smaller_value() -> None:
     labels = np.array([5, 2], np.uint8).reshape(1, 1, 2)
     assert resample_labels(labels, (1, 1, 1)).item() == 2
@@ -109,4 +135,4 @@ def test_resample_labels_of_unchanged_shape_is_the_map() -> None:
 
 def test_resample_to_an_impossible_size_names_the_spacing() -> None:
     with pytest.raises(PlanError, match=r"target_spacing_zyx_mm.*100000 x 100000 x 100000"):
-        resample_image(np.zeros((2, 2, 2), np.float32), (100_000,) * 3, orders=(3, 3, 3))
+        resample(np.zeros((2, 2, 2), np.float32), (100_000,) * 3, orders=(3, 3, 3))

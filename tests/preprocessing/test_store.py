@@ -8,8 +8,9 @@ import pytest
 
 from autoseg.errors import DatasetError
 from autoseg.geometry import ImageGeometry
-from autoseg.preprocessing.case import CaseTransform, PreprocessedCase
+from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import CaseStore
+from autoseg.preprocessing.transform import CaseTransform
 
 SHAPE = (2, 40, 30, 20)
 

@@ -9,8 +9,9 @@ import torch
 
 from autoseg.geometry import ImageGeometry
 from autoseg.plans import Plans
-from autoseg.preprocessing.case import CaseTransform, PreprocessedCase
+from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import CaseStore
+from autoseg.preprocessing.transform import CaseTransform
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,8 +6,9 @@ import torch
 
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import read_labels
-from autoseg.preprocessing.case import CaseTransform, PreprocessedCase
+from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import CaseStore
+from autoseg.preprocessing.transform import CaseTransform
 from autoseg.training.validation import mean_dice, validate_case, write_validation_map
 
 CPU = torch.device("cpu")

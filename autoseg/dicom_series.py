@@ -1,0 +1,129 @@
+"""A folder of DICOM files that make one volume, as a scan.
+
+Owns: `read_series`, `find_series`, and the checks that a series is whole. Nothing of a file but its voxels, its place
+and its modality is looked at, so that no text about the patient can reach an output.
+Does not own: other scan files (`image_io.py`).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+
+from autoseg.errors import GeometryError, ScanFileError, printable
+from autoseg.files import file_sha256
+from autoseg.geometry import ImageGeometry
+from autoseg.image_in_memory import from_simpleitk
+from autoseg.image_io import Scan
+from autoseg.scan_bytes import display_name
+
+PREAMBLE_BYTES = 128  # before the letters DICM
+MODALITY, ORIENTATION, POSITION = "0008|0060", "0020|0037", "0020|0032"
+UNEVEN_SHARE = 0.1  # of the distance between slices; scanners round positions
+TURNED = 1e-3  # a direction cosine may differ by as much within a series
+
+
+def is_dicom(path: Path) -> bool:
+    """Say whether a regular file begins as DICOM files do."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(PREAMBLE_BYTES + 4)[PREAMBLE_BYTES:] == b"DICM"
+    except OSError:
+        return False
+
+
+def find_series(folder: Path) -> list[Path]:
+    """Find the folder itself, if it holds DICOM files, or else those folders inside it that do."""
+    if _files(folder):
+        return [folder]
+    return [child for child in sorted(folder.iterdir()) if child.is_dir() and _files(child)]
+
+
+def series_sha256(folder: Path) -> str:
+    """Return a digest of the bytes of all files of a series."""
+    return hashlib.sha256("".join(file_sha256(path) for path in _files(folder)).encode()).hexdigest()
+
+
+def read_series(folder: Path) -> tuple[Scan, str]:
+    """Read the one series of a folder, in Hounsfield units for CT.
+
+    Returns:
+        The scan, and its modality in small letters, such as "ct" or "mr".
+
+    Raises:
+        ScanFileError: There is not exactly one series, a file is damaged, or a slice is missing.
+    """
+    name = display_name(folder)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:  # SimpleITK ends the process over such a path
+        raise ScanFileError(f"{name}: the folder's name is not UTF-8. Rename it.") from None
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        raise ScanFileError(
+            f"{name} holds {len(series)} DICOM series; expected one. Put each series into a folder of its own."
+        )
+    paths = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    left_over = {path.name for path in _files(folder)} - {Path(path).name for path in paths} - {"DICOMDIR"}
+    if left_over:
+        raise ScanFileError(
+            f"{name}: {printable(min(left_over))} is damaged, or no slice ({len(left_over)} such files). Copy it again, "
+            "or take it out of the folder."
+        )
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(paths)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:  # SimpleITK's own and only error class
+        reason = printable(str(error).strip().splitlines()[-1])
+        raise ScanFileError(f"{name}: the DICOM series cannot be read: {reason}. Export it again.") from error
+    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != 3:
+        raise ScanFileError(f"{name}: expected grey slices that make a volume.")
+    if len(paths) > 1:
+        _check_whole(reader, len(paths), name=name)
+    array, affine = from_simpleitk(image, name=name)
+    try:
+        geometry = ImageGeometry.from_affine(array.shape, affine)
+    except GeometryError as error:
+        raise ScanFileError(f"{name}: {error}") from error
+    return Scan(array, geometry), _tag(reader, 0, MODALITY).lower()
+
+
+def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -> None:
+    """Refuse slices that do not lie behind each other at one distance, or not in one direction."""
+    try:
+        turns = np.array([_numbers(_tag(reader, index, ORIENTATION)) for index in range(num_files)])
+        places = np.array([_numbers(_tag(reader, index, POSITION)) for index in range(num_files)])
+    except ValueError:
+        turns = places = np.zeros(0)
+    if turns.shape != (num_files, 6) or places.shape != (num_files, 3):
+        raise ScanFileError(f"{name}: a file does not say where its slice lies. Export the series again.")
+    if np.abs(turns - turns[0]).max() > TURNED:
+        raise ScanFileError(f"{name}: its slices are turned against each other. Put each series into its own folder.")
+    along = places @ np.cross(turns[0, :3], turns[0, 3:])
+    steps = np.abs(np.diff(along))
+    usual = float(np.median(steps))
+    off = np.flatnonzero(np.abs(steps - usual) > UNEVEN_SHARE * usual)
+    if usual == 0 or len(off):
+        where = int(off[0]) if len(off) else 0
+        raise ScanFileError(
+            f"{name}: slices {where + 1} and {where + 2} of {num_files} lie {steps[where]:.4g} mm apart, others "
+            f"{usual:.4g} mm: a slice is missing, or there are two of one. Export the series again."
+        )
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and is_dicom(path)]
+
+
+def _tag(reader: sitk.ImageSeriesReader, index: int, tag: str) -> str:
+    return str(reader.GetMetaData(index, tag)).strip() if reader.HasMetaDataKey(index, tag) else ""
+
+
+def _numbers(text: str) -> Sequence[float]:
+    return [float(part) for part in text.split("\\")]

@@ -1,0 +1,92 @@
+"""The files of one predicted case.
+
+Owns: which they are, and that they are written.
+Does not own: their forms (`image_io.py`, `preview.py`, `viewer_slices.py`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.files import file_sha256, write_bytes, write_json
+from autoseg.image_io import Scan, write_label_map, write_scan
+from autoseg.inference.predictor import PredictedCase, Predictor
+from autoseg.inference.preview import draw_preview
+from autoseg.inference.seg_nrrd import write_seg_nrrd
+from autoseg.inference.statistics import OrganStatistics, measure_organs
+from autoseg.inference.viewer_slices import pack_slices
+from autoseg.preprocessing.case import UNSURE
+
+PREVIEW_FOLDER = "preview"
+ALSO = ("uncertainty", "seg.nrrd", "masks")  # files of a case that are written when they are asked for
+NAME_LETTERS = 60  # of an organ, in a file's name
+
+
+def write_case(
+    output: Path,
+    case_id: str,
+    scan: Scan,
+    predicted: PredictedCase,
+    *,
+    predictor: Predictor,
+    also: Sequence[str] = (),
+) -> tuple[dict[str, str], tuple[OrganStatistics, ...]]:
+    """Write the label map, the preview and the slices for the report, and what else is asked for.
+
+    Args:
+        output: The run's folder.
+        case_id: Names the files.
+        scan: The case's first channel.
+        predicted: What the network said.
+        predictor: Gives names and values.
+        also: Of `ALSO`.
+
+    Returns:
+        SHA-256 by file name, relative to the folder; and the organs in numbers.
+
+    Raises:
+        ScanFileError: The label map cannot be written.
+        OSError: Another file cannot be written.
+    """
+    names, labels, geometry = predictor.names, predicted.labels_zyx, scan.geometry
+    organs = measure_organs(
+        labels, scan.array_zyx, geometry=geometry, names=names, expected_dice=predicted.expected_dice
+    )
+    write_label_map(output / label_map_name(case_id), labels, geometry=geometry, names=names)
+    write_bytes(output / preview_name(case_id), draw_preview(scan, labels, organs))
+    packed = pack_slices(scan, labels, values=sorted(names), slice_axis=predictor.plans.data.slice_axis)
+    write_json(output / slices_name(case_id), packed)
+    written = [label_map_name(case_id), preview_name(case_id), slices_name(case_id)]
+    if predicted.uncertainty_zyx is not None:
+        written.append(f"uncertainty/{case_id}.nii.gz")
+        percent = np.rint(predicted.uncertainty_zyx * np.float32(100 / UNSURE)).astype(np.uint8)
+        write_scan(output / written[-1], percent, geometry=geometry)
+    if "seg.nrrd" in also:
+        written.append(f"{case_id}.seg.nrrd")
+        write_seg_nrrd(output / written[-1], labels, geometry=geometry, names=names)
+    if "masks" in also:
+        for value, name in sorted(names.items()):
+            written.append(f"masks/{case_id}/{value}_{_file_word(name)}.nii.gz")
+            write_label_map(output / written[-1], labels == value, geometry=geometry, names={1: name})
+    return {name: file_sha256(output / name) for name in written}, organs
+
+
+def _file_word(name: str) -> str:
+    """Turn an organ's name into a part of a file name: letters and digits of any script, else underscores."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name)[:NAME_LETTERS]
+
+
+def label_map_name(case_id: str) -> str:
+    """Name the label map."""
+    return f"{case_id}.nii.gz"
+
+
+def preview_name(case_id: str) -> str:
+    """Name the picture."""
+    return f"{PREVIEW_FOLDER}/{case_id}.png"
+
+
+def slices_name(case_id: str) -> str:
+    """Name the slices that the report shows."""
+    return f"{PREVIEW_FOLDER}/{case_id}.json"

@@ -1,0 +1,132 @@
+"""What a prediction will take, before it is made: time, memory and disk of each case, from headers and one test batch.
+
+Owns: `estimate_cases`, and the table of `--dry-run`.
+
+The network is timed on noise; that a crop to the scan's content may save some of it is not known before a scan is read.
+"""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoseg.dataset import CaseFiles
+from autoseg.errors import AutosegError, printable
+from autoseg.geometry import ImageGeometry
+from autoseg.image_io import bytes_in_memory, read_header
+from autoseg.inference.predictor import Predictor
+from autoseg.inference.sliding_window import predict_slices
+from autoseg.inference.tiles import tile
+from autoseg.network.cores import side_by_side
+from autoseg.preprocessing.slices import BLOCK_BYTES
+from autoseg.preprocessing.transform import make_transform
+
+SECONDS_A_VOXEL = 6e-8  # reading, resampling, writing: 5 s for a CT of 512 x 512 x 300 voxels
+SECONDS_A_CASE = 0.3  # preview and report
+LABEL_BYTES = 1.0  # a voxel; two where values are over 255
+BLOCKS_HELD = 4  # of preprocessed slices, while one is made
+DISK_BYTES_A_VOXEL = 0.01  # packed label maps; noise would take more
+DISK_BYTES_A_CASE = 600_000  # preview and slices for the report
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one case.
+
+    Attributes:
+        case_id: Its name.
+        shape_zyx: Of the scan.
+        seconds: On this machine, as it is now.
+        memory_bytes: The process's largest resident size.
+        disk_bytes: Of all files of the case.
+        fault: Why it cannot be predicted, or "".
+    """
+
+    case_id: str
+    shape_zyx: tuple[int, int, int] = (0, 0, 0)
+    seconds: float = 0.0
+    memory_bytes: float = 0.0
+    disk_bytes: float = 0.0
+    fault: str = ""
+
+
+def estimate_cases(predictor: Predictor, cases: Sequence[CaseFiles]) -> list[Estimate]:
+    """Estimate every case; only headers are read, and nothing is written."""
+    seconds_a_window = _time_a_window(predictor)
+    base = _peak_bytes()
+    estimates = []
+    for case in cases:
+        try:
+            estimates.append(_estimate(predictor, case, seconds_a_window=seconds_a_window, base_bytes=base))
+        except (AutosegError, OSError) as error:
+            estimates.append(Estimate(case.case_id, fault=str(error)))
+    return estimates
+
+
+def format_estimates(estimates: Sequence[Estimate]) -> str:
+    """Lay estimates out as a table, the sum and the largest last."""
+    rows = [("case", "voxels (x, y, z)", "minutes", "memory", "disk")]
+    for one in estimates:
+        shape = " x ".join(str(size) for size in reversed(one.shape_zyx))
+        facts = (shape, f"{one.seconds / 60:.1f}", _size(one.memory_bytes), _size(one.disk_bytes))
+        rows.append((printable(one.case_id), *(facts if not one.fault else (printable(one.fault), "", "", ""))))
+    good = [one for one in estimates if not one.fault]
+    total = (f"{sum(one.seconds for one in good) / 60:.1f}", _size(max((one.memory_bytes for one in good), default=0)))
+    rows.append((f"{len(good)} cases", "", *total, _size(sum(one.disk_bytes for one in good))))
+    widths = [max(len(row[column]) for row in rows if column != 1 or row[2]) for column in range(5)]
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _estimate(predictor: Predictor, case: CaseFiles, *, seconds_a_window: float, base_bytes: float) -> Estimate:
+    path = case.image_paths[0]
+    if path.is_dir():
+        return Estimate(case.case_id, fault="a DICOM series is not looked at before it is read")
+    geometry = read_header(path)
+    voxels = math.prod(geometry.shape_zyx)
+    windows = _count_windows(predictor, geometry)
+    scan_bytes = sum(bytes_in_memory(one) for one in dict.fromkeys(case.image_paths))
+    label_bytes = voxels * LABEL_BYTES * (2 if max(predictor.names) > 255 else 1)
+    return Estimate(
+        case.case_id,
+        geometry.shape_zyx,
+        seconds=windows * seconds_a_window + voxels * SECONDS_A_VOXEL + SECONDS_A_CASE,
+        memory_bytes=base_bytes + scan_bytes + label_bytes + BLOCKS_HELD * BLOCK_BYTES,
+        disk_bytes=voxels * DISK_BYTES_A_VOXEL + DISK_BYTES_A_CASE,
+    )
+
+
+def _count_windows(predictor: Predictor, geometry: ImageGeometry) -> int:
+    shape = make_transform(geometry, filled=None, plan=predictor.plans.data).resampled_shape
+    return shape[0] * len(tile(shape[1:], plans=predictor.plans).corners)
+
+
+def _time_a_window(predictor: Predictor) -> float:
+    """Predict noise twice, and time the second."""
+    plans = predictor.plans
+    count = plans.inference.slices_per_batch
+    shape = (len(plans.data.channels), count, plans.network.window_rows_px, plans.network.window_columns_px)
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    seconds = 0.0
+    with side_by_side(predictor.device) as cores:
+        for _ in range(2):
+            start = time.monotonic()
+            maps = predict_slices(
+                predictor.networks, image, plans=plans, organs=predictor.organs, device=predictor.device, cores=cores
+            )
+            for _map in maps:
+                pass
+            seconds = time.monotonic() - start
+    return seconds / count
+
+
+def _peak_bytes() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) if sys.platform == "darwin" else 1024.0 * peak
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

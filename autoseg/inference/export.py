@@ -1,0 +1,37 @@
+"""`autoseg.export`: one file out of all that predicts in a run folder.
+
+Owns: nothing but the way from a run folder to that file; its form is `network/model_file.py`'s.
+"""
+
+from pathlib import Path
+
+from autoseg.errors import UsageError
+from autoseg.inference.predictor import find_model_files
+from autoseg.network.model_file import pack_models
+
+
+def export(run_folder: Path | str, file: Path | str) -> int:
+    """Pack the models of a run folder into one file, which predicts as the folder does.
+
+    Args:
+        run_folder: With the model trained on all cases, or with folds, whose average is meant.
+        file: Ends in `.safetensors`.
+
+    Returns:
+        The number of models in it.
+
+    Raises:
+        UsageError: The name has another ending, or it cannot be written.
+        CheckpointError: There is no model, one is damaged, or they were trained under different plans.
+    """
+    file = Path(file)
+    if file.suffix != ".safetensors":
+        raise UsageError(f"--export {file}: expected a name that ends in .safetensors.")
+    paths = find_model_files(Path(run_folder))
+    try:
+        pack_models(paths, file)
+    except OSError as error:
+        raise UsageError(
+            f"--export {file} cannot be written: {error.strerror or error}. Choose another place."
+        ) from error
+    return len(paths)

@@ -1,0 +1,124 @@
+"""What is done in an output folder, so that the same command goes on where it stopped.
+
+Owns: `Journal`, a line a finished case in `cases.jsonl`, and how such a case is known again: by what went into it and
+what came out of it, never by the mere existence of a file.
+Does not own: what a case's files are, or how they are made.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoseg.dataset import CaseFiles
+from autoseg.files import file_sha256
+from autoseg.inference.statistics import OrganStatistics
+
+JOURNAL_NAME = "cases.jsonl"
+
+log = logging.getLogger("autoseg")
+
+
+@dataclass(frozen=True)
+class FinishedCase:
+    """A case that was written whole.
+
+    Attributes:
+        case_id: Its name.
+        key: What went into it: scans, model, settings.
+        files: SHA-256 by file name in the output folder.
+        seconds: Time it took.
+        message: What was odd.
+        organs: What its label map says in numbers.
+    """
+
+    case_id: str
+    key: str
+    files: dict[str, str]
+    seconds: float
+    message: str
+    organs: tuple[OrganStatistics, ...]
+
+
+class Journal:
+    """The finished cases of an output folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what earlier runs finished; a line that a kill cut off counts as not written."""
+        self._path = folder / JOURNAL_NAME
+        self._cases: dict[str, FinishedCase] = {}
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            content = b""
+        for line in content.splitlines():
+            case = _parse(line)
+            if case is not None:
+                self._cases[case.case_id] = case
+        self._ends_in_line = not content or content.endswith(b"\n")
+
+    def find(self, case_id: str, *, key: str) -> FinishedCase | None:
+        """Return the case if the same went into it and every file of it is still as it was written."""
+        case = self._cases.get(case_id)
+        if case is None or case.key != key:
+            return None
+        for name, digest in case.files.items():
+            path = self._path.parent / name
+            if not path.is_file() or file_sha256(path) != digest:
+                log.warning("%s: %s has changed since it was written; it is made anew.", case_id, name)
+                return None
+        return case
+
+    def add(self, case: FinishedCase) -> None:
+        """Write a case down, on the disk before this returns.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        line = json.dumps(dataclasses.asdict(case), allow_nan=False)
+        with self._path.open("ab") as file:
+            file.write((b"" if self._ends_in_line else b"\n") + line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._ends_in_line = True
+        self._cases[case.case_id] = case
+
+
+def case_key(case: CaseFiles, recipe: str, *, clicks: object = None) -> str:
+    """Return a digest of all that decides a case's label map: bytes of its scans, recipe, clicks.
+
+    Raises:
+        OSError: A scan cannot be read.
+    """
+    digest = hashlib.sha256(json.dumps([recipe, repr(clicks), case.volumes]).encode())
+    for path in case.image_paths:
+        digest.update(_sha256(path).encode())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_dir():
+        return file_sha256(path)
+    from autoseg.dicom_series import series_sha256  # SimpleITK loads only for DICOM
+
+    return series_sha256(path)
+
+
+def _parse(line: bytes) -> FinishedCase | None:
+    try:
+        content = json.loads(line)
+        content["organs"] = tuple(_parse_organ(organ) for organ in content["organs"])
+        return FinishedCase(**content)
+    except (ValueError, KeyError, TypeError):
+        log.debug("a line of %s cannot be read and is passed over", JOURNAL_NAME)
+        return None
+
+
+def _parse_organ(content: dict[str, Any]) -> OrganStatistics:
+    box = content["box_ijk"]
+    content["box_ijk"] = None if box is None else tuple((first, last) for first, last in box)
+    return OrganStatistics(**content)

@@ -1,0 +1,80 @@
+import pytest
+
+from autoseg.dataset import CaseFiles
+from autoseg.files import file_sha256
+from autoseg.inference.journal import JOURNAL_NAME, FinishedCase, Journal, case_key
+from autoseg.inference.statistics import OrganStatistics
+
+LIVER = OrganStatistics("liver", 1, 6, 0.006, 25.0, ((3, 3), (2, 4), (1, 2)), touches_border=False)
+SPLEEN = OrganStatistics("spleen", 3, 0, 0.0, None, None, touches_border=False)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """Write a label map and give its record."""
+
+    def make(case_id: str = "one", content: bytes = b"labels") -> FinishedCase:
+        (tmp_path / f"{case_id}.nii.gz").write_bytes(content)
+        files = {f"{case_id}.nii.gz": file_sha256(tmp_path / f"{case_id}.nii.gz")}
+        return FinishedCase(case_id, "key", files, seconds=1.5, message="odd", organs=(LIVER, SPLEEN))
+
+    return make
+
+
+def test_a_finished_case_is_found_again_by_another_run(finished, tmp_path):
+    for case_id in ("one", "two", "not utf-8 \udcff"):
+        Journal(tmp_path).add(finished(case_id))
+    for case_id in ("one", "two", "not utf-8 \udcff"):
+        assert Journal(tmp_path).find(case_id, key="key") == finished(case_id)
+    assert Journal(tmp_path).find("three", key="key") is None
+
+
+def test_another_key_or_a_changed_or_missing_file_makes_a_case_due(finished, tmp_path):
+    Journal(tmp_path).add(finished())
+    assert Journal(tmp_path).find("one", key="other") is None
+    (tmp_path / "one.nii.gz").write_bytes(b"Labels")
+    assert Journal(tmp_path).find("one", key="key") is None
+    (tmp_path / "one.nii.gz").unlink()
+    assert Journal(tmp_path).find("one", key="key") is None
+
+
+def test_the_last_record_of_a_case_counts(finished, tmp_path):
+    Journal(tmp_path).add(finished())
+    Journal(tmp_path).add(finished(content=b"later"))
+    assert Journal(tmp_path).find("one", key="key") == finished(content=b"later")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 20, -2, -1])
+def test_a_line_that_was_cut_off_costs_its_case_alone(finished, tmp_path, kept):
+    Journal(tmp_path).add(finished("one"))
+    path = tmp_path / JOURNAL_NAME
+    whole = path.read_bytes()
+    Journal(tmp_path).add(finished("two"))
+    path.write_bytes(whole + path.read_bytes()[len(whole) :][:kept])
+    journal = Journal(tmp_path)
+    assert journal.find("one", key="key") == finished("one")
+    is_whole = kept == -1  # all but the end of the line
+    assert (journal.find("two", key="key") is not None) == is_whole
+    journal.add(finished("three"))
+    for case_id in ("one", "three"):
+        assert Journal(tmp_path).find(case_id, key="key") == finished(case_id)
+
+
+@pytest.mark.parametrize("line", [b"[]", b"1", b'{"organs": [], "more": 1}', b'{"organs": 3}', b"\xff"])
+def test_a_line_that_means_nothing_is_passed_over(finished, tmp_path, line):
+    (tmp_path / JOURNAL_NAME).write_bytes(line + b"\n")
+    Journal(tmp_path).add(finished())
+    assert Journal(tmp_path).find("one", key="key") == finished()
+
+
+def test_the_key_goes_by_content_and_not_by_place(tmp_path):
+    for name, content in (("a/x.nii", b"1"), ("b/y.nii", b"1"), ("b/z.nii", b"2")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    one, same, other = (
+        CaseFiles(case_id="c", image_paths=(tmp_path / name,), label_path=None, patient_id="c")
+        for name in ("a/x.nii", "b/y.nii", "b/z.nii")
+    )
+    assert case_key(one, "recipe") == case_key(same, "recipe")
+    assert len({case_key(one, "recipe"), case_key(other, "recipe"), case_key(one, "another")}) == 3
+    assert case_key(one, "recipe", clicks={"liver": 1}) != case_key(one, "recipe")
