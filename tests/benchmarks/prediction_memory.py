@@ -1,0 +1,123 @@
+"""Peak memory of `autoseg_predict` on one large CT: by number of organs and by number of slices.
+
+    python tests/benchmarks/prediction_memory.py -o docs/results/prediction_memory.json
+
+The scan is made here: int16, 512 x 512 px, smooth noise in Hounsfield units. The model has new weights, so that its
+label maps are noise too: every organ is everywhere, which is the worst that can be asked of what follows the network.
+Each run is a process of its own; its peak is what the system counted as resident.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from autoseg.geometry import ImageGeometry
+from autoseg.image_io import write_scan
+from autoseg.network.build import build_network
+from autoseg.network.model_file import save_model
+from autoseg.network.stored_text import StoredText
+from autoseg.plans import Plans
+
+SIDE = 512
+SPACING_ZYX_MM = (1.0, 0.8, 0.8)
+SENTENCES = 6
+
+
+def make_model(path: Path, *, num_organs: int, target_zyx_mm: tuple[float, ...]) -> None:
+    """Write a model as `autoseg_plan` plans one for a CT on a CPU, with new weights."""
+    organs = [{"name": f"organ {k}", "value": k + 1, "sentences": ["."] * SENTENCES} for k in range(num_organs)]
+    plans = Plans.model_validate(
+        {
+            "dataset_name": "noise",
+            "device": {"kind": "cpu", "memory_gib": 16},
+            "data": {
+                "channels": [
+                    {"name": "CT", "scheme": "ct", "clip_low": -150, "clip_high": 250, "standard_deviation": 90}
+                ],
+                "organs": organs,
+                "target_spacing_zyx_mm": target_zyx_mm,
+                "slice_axis": "z",
+            },
+            "network": {
+                "backbone": "nano",
+                "image_size_px": 64,
+                "window_rows_px": 256,
+                "window_columns_px": 256,
+                "refiner_stride": 2,
+                "refiner_channels": [16, 32, 64, 128, 256],
+            },
+            "training": {},
+            "inference": {"one_piece_organs": [organ["name"] for organ in organs]},
+        }
+    )
+    torch.manual_seed(0)
+    channels = plans.network.feature_channels
+    text = StoredText(torch.randn(num_organs, SENTENCES, channels), torch.ones(num_organs, SENTENCES, dtype=torch.bool))
+    save_model(build_network(plans, text=text).eval(), plans, path)
+
+
+def make_scan(path: Path, *, num_slices: int) -> int:
+    """Write a scan; returns the bytes of its voxels."""
+    rng = np.random.default_rng(0)
+    block = ndimage.gaussian_filter(rng.normal(size=(32, SIDE, SIDE)).astype(np.float32), (1, 4, 4))
+    block = (block / block.std() * 120).astype(np.int16)
+    array = np.concatenate([block] * -(-num_slices // len(block)))[:num_slices]
+    write_scan(path, array, geometry=ImageGeometry.from_spacing(array.shape, SPACING_ZYX_MM))
+    return int(array.nbytes)
+
+
+def measure(scan: Path, model: Path, output: Path) -> dict[str, float]:
+    """Predict in a process of its own; returns peak resident memory and time."""
+    command = [sys.executable, "-m", "autoseg.cli.predict", "-m", str(model), "-i", str(scan), "-o", str(output)]
+    start = time.monotonic()
+    process = subprocess.Popen([*command, "--device", "cpu"])
+    _, status, usage = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return {"peak_mib": round(usage.ru_maxrss / 1024), "seconds": round(time.monotonic() - start)}
+
+
+def main() -> None:
+    """Measure and write the JSON after each run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, default=600)
+    parser.add_argument("--organs", type=int, default=14)
+    parser.add_argument("--target", type=float, nargs=3, default=SPACING_ZYX_MM, help="z y x, mm")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    runs: list[dict[str, Any]] = []
+    sizes = [(arguments.slices, arguments.organs), (arguments.slices, 2 * arguments.organs)]
+    sizes.append((2 * arguments.slices, arguments.organs))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for num_slices, num_organs in sizes:
+            scan, model = folder / f"{num_slices}.nii.gz", folder / f"{num_organs}.safetensors"
+            num_bytes = make_scan(scan, num_slices=num_slices)
+            make_model(model, num_organs=num_organs, target_zyx_mm=tuple(arguments.target))
+            run = measure(scan, model, folder / f"{num_slices}_{num_organs}")
+            runs.append({"slices": num_slices, "organs": num_organs, "scan_mib": num_bytes >> 20, **run})
+            print(runs[-1])
+            content = {
+                "side_px": SIDE,
+                "spacing_zyx_mm": SPACING_ZYX_MM,
+                "target_zyx_mm": arguments.target,
+                "runs": runs,
+                "date": date.today().isoformat(),
+                "machine": f"{os.cpu_count()} cores, torch {torch.__version__}",
+            }
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
