@@ -71,8 +71,8 @@ def read_series(folder: Path) -> tuple[Scan, str]:
     left_over = {path.name for path in _files(folder)} - {Path(path).name for path in paths} - {"DICOMDIR"}
     if left_over:
         raise ScanFileError(
-            f"{name}: {printable(min(left_over))} is damaged, or no slice ({len(left_over)} such files). Copy it again, "
-            "or take it out of the folder."
+            f"{name}: {printable(min(left_over))} is damaged, or no slice ({len(left_over)} such files). Copy it "
+            "again, or take it out of the folder."
         )
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(paths)

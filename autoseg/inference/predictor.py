@@ -5,7 +5,8 @@ Does not own: reading and writing (`command.py`), the window (`sliding_window.py
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.image_io import Scan
-from autoseg.inference.clicks import OrganClicks, place_clicks
+from autoseg.inference.clicks import OrganClicks, PlacedClicks, place_clicks
 from autoseg.inference.confidence import no_confidence
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
@@ -24,7 +25,7 @@ from autoseg.network.model import AutosegNetwork
 from autoseg.network.model_file import MODEL_FILE_NAME, load_models
 from autoseg.plans import Plans, apply_settings
 from autoseg.preprocessing.case import undo_preprocessing
-from autoseg.preprocessing.slices import prepare_slices
+from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
 
 log = logging.getLogger("autoseg")
 
@@ -82,14 +83,61 @@ class Predictor:
             clicks: What a user points at, by the organ's name; for models whose plan has `network.takes_clicks`.
             with_uncertainty: Also say how unsure each voxel is.
 
+        Where the device's memory is full, fewer slices are taken at a time, and at last the CPU is tried.
+
         Raises:
             UsageError: The model takes no clicks, or a click is on no organ asked for or outside the scan.
+            torch.OutOfMemoryError: Nothing of that was enough.
         """
         self.check_clicks(clicks or {})
         image = prepare_slices(channels, plan=self.plans.data)
-        values = [self.plans.data.organs[k].value for k in self.organs]
-        names = [self.plans.data.organs[k].name for k in self.organs]
+        names = list(self.names.values())
         placed = place_clicks(clicks, names=names, transform=image.transform) if clicks else None
+        message = ""
+        with closing(self._ladder()) as ladder:
+            for rung in ladder:
+                if message:
+                    log.warning("the device's memory was full; trying %s (%s)", rung.effort, message)
+                try:
+                    return rung._predict_slices(image, clicks=placed, with_uncertainty=with_uncertainty)
+                except torch.OutOfMemoryError as error:
+                    message = str(error).partition("\n")[0]  # not the error, whose frames hold what filled the memory
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        raise torch.OutOfMemoryError(f"{message} Even one slice at a time was too much; ask for fewer organs.")
+
+    @property
+    def effort(self) -> str:
+        """What is tried, in words."""
+        count = self.plans.inference.slices_per_batch
+        return f"{count} {'slice' if count == 1 else 'slices'} at a time on {self.device}"
+
+    def _ladder(self) -> Iterator["Predictor"]:
+        """Give this predictor, then what needs less memory: half as many slices again and again, at last the CPU.
+
+        Close it when the last one is done with: the networks go back to where they were.
+        """
+        yield self
+        rung = self
+        while rung.plans.inference.slices_per_batch > 1:
+            half = {"slices_per_batch": rung.plans.inference.slices_per_batch // 2}
+            plans = rung.plans.model_copy(update={"inference": rung.plans.inference.model_copy(update=half)})
+            rung = replace(rung, plans=plans)
+            yield rung
+        if self.device.type == "cpu":
+            return
+        try:
+            for network in self.networks:
+                network.cpu()
+            yield replace(self, device=torch.device("cpu"))
+        finally:
+            for network in self.networks:
+                network.to(self.device)
+
+    def _predict_slices(
+        self, image: PreparedSlices, *, clicks: PlacedClicks | None, with_uncertainty: bool
+    ) -> "PredictedCase":
+        values = [self.plans.data.organs[k].value for k in self.organs]
         confidence = no_confidence(len(values))
         uncertainty = np.zeros(image.transform.original.shape_zyx, np.uint8) if with_uncertainty else None
         with side_by_side(self.device) as cores:
@@ -99,12 +147,14 @@ class Predictor:
                 plans=self.plans,
                 organs=self.organs,
                 device=self.device,
-                clicks=placed,
+                clicks=clicks,
                 cores=cores,
             )
-            slices = confidence.watch(slices)
             labels = undo_preprocessing(
-                slices, transform=image.transform, organ_values=values, uncertainty_zyx=uncertainty
+                confidence.watch(slices),
+                transform=image.transform,
+                organ_values=values,
+                uncertainty_zyx=uncertainty,
             )
         clean_labels(labels, plans=self.plans)
         return PredictedCase(labels, dict(zip(values, confidence.expected_dice(), strict=True)), uncertainty)

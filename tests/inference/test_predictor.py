@@ -1,4 +1,6 @@
 import itertools
+from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,6 +96,83 @@ def test_prediction_removes_specks_of_the_organs_that_the_plan_names(
     labels = make_predictor(plans, brightness_as_logit).predict_scans([scan]).labels_zyx
     assert ndimage.label(labels)[1] == num_pieces
     assert (labels[3, 30:33, 30:33] == 1).all() == (num_pieces == 2)
+
+
+class FullMemory(torch.nn.Module):
+    """Says "organ" where a pixel is bright; more than `most` slices at once are too many, on CUDA any number is."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.sizes, self.moves = most, [], []
+
+    def forward(self, images, organs, **_rest):
+        self.sizes.append(len(images))
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("full.\nmore words")
+        pixel = images[:, images.shape[1] // 2].unsqueeze(1)
+        return SimpleNamespace(logits=torch.cat([torch.zeros_like(pixel), pixel], dim=1))
+
+    def to(self, device):
+        self.moves.append(str(device))
+        return self
+
+    def cpu(self):
+        return self.to("cpu")
+
+
+def make_bright_scan():
+    image = np.full((6, 32, 32), -9, np.float32)
+    image[2:4, 8:20, 8:20] = 9
+    return Scan(image, ImageGeometry.from_spacing(image.shape, (3.0, 1.0, 1.0)))
+
+
+@pytest.mark.parametrize(("most", "tried"), [(4, [4]), (3, [4, 2]), (1, [4, 2, 1])])
+def test_a_full_memory_makes_batches_smaller_and_the_result_stays(tiny_plans, caplog, most, tried):
+    plans = tiny_plans(1, data={"target_spacing_zyx_mm": [3, 1, 1], "crop_to_nonzero": False})
+    network = FullMemory(most)
+    labels = Predictor((network,), plans, (0,), CPU).predict_scans([make_bright_scan()]).labels_zyx
+    expected = Predictor((FullMemory(9),), plans, (0,), CPU).predict_scans([make_bright_scan()]).labels_zyx
+    assert np.array_equal(labels, expected) and labels.any()
+    assert network.sizes[: len(tried)] == tried
+    assert [record.message for record in caplog.records] == [
+        f"the device's memory was full; trying {n} {'slice' if n == 1 else 'slices'} at a time on cpu (full.)"
+        for n in tried[1:]
+    ]
+
+
+def test_a_memory_that_is_full_later_begins_the_case_anew(tiny_plans):
+    plans = tiny_plans(1, data={"target_spacing_zyx_mm": [3, 1, 1], "crop_to_nonzero": False})
+    network, calls = FullMemory(9), []
+
+    def full_at_the_second(images, organs, **rest):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("full")
+        return network(images, organs, **rest)
+
+    labels = Predictor((full_at_the_second,), plans, (0,), CPU).predict_scans([make_bright_scan()]).labels_zyx
+    assert calls == [4, 2, 2, 2, 2] and labels.any()
+
+
+def test_one_slice_that_is_too_much_is_an_error_that_says_so(tiny_plans):
+    plans = tiny_plans(1, data={"target_spacing_zyx_mm": [3, 1, 1], "crop_to_nonzero": False})
+    with pytest.raises(torch.OutOfMemoryError, match=r"full\. Even one slice at a time was too much"):
+        Predictor((FullMemory(0),), plans, (0,), CPU).predict_scans([make_bright_scan()])
+
+
+def test_the_cpu_is_the_last_rung_and_the_networks_go_back(tiny_plans):
+    network = FullMemory(9)
+    predictor = Predictor((network,), tiny_plans(1), (0,), torch.device("meta"))
+    with closing(predictor._ladder()) as ladder:
+        rungs = list(itertools.islice(ladder, 4))
+        assert [rung.effort for rung in rungs] == [
+            "4 slices at a time on meta",
+            "2 slices at a time on meta",
+            "1 slice at a time on meta",
+            "4 slices at a time on cpu",
+        ]
+        assert network.moves == ["cpu"]
+    assert network.moves == ["cpu", "meta"]
 
 
 @pytest.fixture(scope="module")
