@@ -25,6 +25,7 @@ from autoseg.errors import GeometryError
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # (start, stop) of each axis, zyx
 
 SPACING_TOLERANCE = 1e-3  # relative; NIfTI stores float32, and writers round spacing to a few digits
+MM3_PER_ML = 1000.0
 SAME_PLACE_VOXELS = 0.1  # two grids whose corners are nearer than this share of a voxel are one grid
 
 
@@ -74,6 +75,11 @@ class ImageGeometry:
         affine = np.diag([*(float(size) for size in reversed(tuple(spacing_zyx_mm))), 1.0])
         affine[:3, 3] = origin_xyz_mm
         return cls.from_affine(shape_zyx, affine)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres."""
+        return float(np.prod(self.spacing_zyx_mm)) / MM3_PER_ML
 
     @property
     def affine_array(self) -> np.ndarray:

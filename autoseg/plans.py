@@ -224,6 +224,14 @@ class TrainingPlan(_Part):
     augmentation: AugmentationPlan = AugmentationPlan()
 
 
+class OrganCleaning(_Part):
+    """Which detached pieces of an organ are taken for specks and removed from a label map."""
+
+    organ: str = Field(min_length=1, max_length=200, description="its name")
+    least_share: float = Field(0.0, ge=0, le=1, description="of the largest piece, under which a piece goes")
+    least_ml: float = Field(0.0, ge=0, le=1e6, description="volume under which a piece goes, the largest too")
+
+
 class InferencePlan(_Part):
     """What may change at prediction without new weights."""
 
@@ -234,8 +242,7 @@ class InferencePlan(_Part):
     slab_slices: int = Field(
         32, ge=1, le=4096, description="with a memory only: slices whose order is free, held at once"
     )
-    one_piece_organs: tuple[str, ...] = Field((), description="organs of which small detached pieces are removed")
-    speck_share: float = Field(0.1, ge=0, le=1, description="of the largest piece, under which a piece is removed")
+    cleaning: tuple[OrganCleaning, ...] = Field((), description="organs of which small detached pieces are removed")
 
 
 class Reason(_Part):
@@ -292,12 +299,15 @@ class Plans(_Part):
         return self
 
     @model_validator(mode="after")
-    def _one_piece_organs_are_known(self) -> "Plans":
+    def _cleaned_organs_are_known(self) -> "Plans":
         known = [organ.name for organ in self.data.organs]
-        for name in self.inference.one_piece_organs:
+        cleaned = [cleaning.organ for cleaning in self.inference.cleaning]
+        for name in cleaned:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1) or known[:1]
-                raise ValueError(f"inference.one_piece_organs: no organ is called {name!r}; did you mean {near[0]!r}?")
+                raise ValueError(f"inference.cleaning: no organ is called {name!r}; did you mean {near[0]!r}?")
+            if cleaned.count(name) > 1:
+                raise ValueError(f"inference.cleaning: {name!r} stands there twice")
         return self
 
 

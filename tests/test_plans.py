@@ -3,7 +3,7 @@ import json
 import pytest
 
 from autoseg.errors import PlanError
-from autoseg.plans import Plans, apply_overlay, apply_settings, parse_plans, read_plans, write_plans
+from autoseg.plans import OrganCleaning, Plans, apply_overlay, apply_settings, parse_plans, read_plans, write_plans
 
 
 def test_write_plans_read_plans_gives_the_same_object(plans, tmp_path):
@@ -73,11 +73,14 @@ def test_plans_a_step_takes_whole_clips_where_there_is_a_memory(plans, memory, b
     assert (changed.clip_slices, changed.slices_per_step) == (clip, step)
 
 
-def test_plans_one_piece_organs_must_be_organs(plans):
+def test_plans_cleaned_organs_must_be_organs_and_stand_there_once(plans):
     first = plans.data.organs[0].name
-    assert apply_settings(plans, [f'inference.one_piece_organs=["{first}"]']).inference.one_piece_organs == (first,)
+    changed = apply_settings(plans, [f'inference.cleaning=[{{"organ": "{first}", "least_ml": 2}}]'])
+    assert changed.inference.cleaning == (OrganCleaning(organ=first, least_ml=2.0),)
     with pytest.raises(PlanError, match=f"no organ is called '{first}x'; did you mean '{first}'"):
-        apply_settings(plans, [f'inference.one_piece_organs=["{first}x"]'])
+        apply_settings(plans, [f'inference.cleaning=[{{"organ": "{first}x"}}]'])
+    with pytest.raises(PlanError, match=f"'{first}' stands there twice"):
+        apply_settings(plans, [f'inference.cleaning=[{{"organ": "{first}"}}, {{"organ": "{first}"}}]'])
 
 
 def test_apply_overlay_unknown_name_shows_the_nearest(plans):

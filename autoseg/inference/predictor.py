@@ -5,7 +5,7 @@ Does not own: reading and writing (`command.py`), the window (`sliding_window.py
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ class Predictor:
 
     Attributes:
         networks: One, or one a fold, which are averaged.
-        plans: Of the first; the others' agree in all that decides the outputs.
+        plans: Of one of them; the others' agree in all that decides the outputs, but perhaps in what is a speck.
         organs: (K) positions in the plan of the organs asked for.
         device: Where the networks are.
     """
@@ -112,7 +112,7 @@ class Predictor:
         count = self.plans.inference.slices_per_batch
         return f"{count} {'slice' if count == 1 else 'slices'} at a time on {self.device}"
 
-    def _ladder(self) -> Iterator["Predictor"]:
+    def _ladder(self) -> Generator["Predictor", None, None]:
         """Give this predictor, then what needs less memory: half as many slices again and again, at last the CPU.
 
         Close it when the last one is done with: the networks go back to where they were.
@@ -156,7 +156,7 @@ class Predictor:
                 organ_values=values,
                 uncertainty_zyx=uncertainty,
             )
-        clean_labels(labels, plans=self.plans)
+        clean_labels(labels, plans=self.plans, geometry=image.transform.original)
         return PredictedCase(labels, dict(zip(values, confidence.expected_dice(), strict=True)), uncertainty)
 
 
@@ -198,6 +198,7 @@ def load_predictor(
     for _networks, other in loaded[1:]:
         if other.data != plans.data or other.network != plans.network:
             raise CheckpointError(f"{model}: the folds were trained under different plans. Name one fold's model file.")
+    plans = max((other for _, other in loaded), key=_num_validated)  # of equals the first
     names = [organ.name for organ in plans.data.organs]
     unknown = [label for label in labels if label not in names]
     if unknown:
@@ -222,6 +223,13 @@ def with_settings(predictor: Predictor, settings: Sequence[str]) -> Predictor:
         if not setting.startswith("inference."):
             raise UsageError(f"--set {setting}: at prediction only inference.* may be changed.")
     return replace(predictor, plans=apply_settings(predictor.plans, settings))
+
+
+def _num_validated(plans: Plans) -> int:
+    """Return the number of cases that a model's choice of specks was made on; each fold's knows those before it."""
+    reason = plans.reasons.get("inference.cleaning")
+    count = 0 if reason is None else reason.facts.get("num_cases", 0)
+    return count if isinstance(count, int) else 0
 
 
 def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:

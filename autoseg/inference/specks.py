@@ -1,12 +1,12 @@
-"""Pieces of an organ that lie apart from the rest of it and are small beside it.
+"""Pieces of an organ that lie apart from the rest of it and are small.
 
-Owns: their removal from a finished label map. Which organs are meant to be in one piece is the plan's affair.
+Owns: the numbering of pieces, and their removal from a finished label map. What is small is the plan's affair.
 
 Pieces are numbered a slab of planes at a time and joined where slabs meet, so that no array of the scan's size is made
 beside the map itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,35 +14,57 @@ import cc3d
 import numpy as np
 from scipy import ndimage, sparse
 
+from autoseg.geometry import ImageGeometry
 from autoseg.plans import Plans
 
 FULL_CONNECTIVITY: Final = 26  # voxels that touch by a corner are connected, as in the fingerprint
 SLAB_VOXELS = 1 << 23  # numbered at once: 32 MiB
 
 
-def clean_labels(labels_zyx: np.ndarray, *, plans: Plans) -> None:
-    """Remove specks, in place, of the organs that the plan says are in one piece."""
-    whole = [organ.value for organ in plans.data.organs if organ.name in plans.inference.one_piece_organs]
-    remove_specks(labels_zyx, values=whole, least_share=plans.inference.speck_share)
+@dataclass(frozen=True)
+class Least:
+    """What a piece of an organ needs to stay.
+
+    Attributes:
+        share: Of the voxels of the organ's largest piece.
+        voxels: Of any piece.
+    """
+
+    share: float = 0.0
+    voxels: float = 0.0
 
 
-def remove_specks(labels_zyx: np.ndarray, *, values: Sequence[int], least_share: float) -> int:
-    """Turn an organ's small detached pieces into background, in place.
+def clean_labels(labels_zyx: np.ndarray, *, plans: Plans, geometry: ImageGeometry) -> None:
+    """Remove what the plan takes for specks, in place."""
+    values = {organ.name: organ.value for organ in plans.data.organs}
+    voxel_ml = geometry.voxel_ml
+    rules = {values[c.organ]: Least(c.least_share, c.least_ml / voxel_ml) for c in plans.inference.cleaning}
+    remove_specks(labels_zyx, rules)
+
+
+def number_pieces(organs: np.ndarray) -> tuple[np.ndarray, int]:
+    """Number the connected pieces of all organs of a label map: an array from 1, 0 for background; and their count."""
+    numbers, count = cc3d.connected_components(organs, connectivity=FULL_CONNECTIVITY, return_N=True)
+    return numbers, count
+
+
+def remove_specks(labels_zyx: np.ndarray, rules: Mapping[int, Least]) -> int:
+    """Turn small detached pieces of organs into background, in place.
 
     Args:
         labels_zyx: Label map; changed.
-        values: Of the organs that are looked at.
-        least_share: A piece with fewer voxels than this share of the organ's largest piece goes.
+        rules: What a piece needs to stay, by the organ's value; other organs are not looked at.
 
     Returns:
         The number of voxels that became background.
     """
+    values = sorted(rules)
     boxes = [box for box in ndimage.find_objects(labels_zyx, max_label=max(values, default=0)) or [] if box is not None]
     if not boxes:
         return 0
     spans = [(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)]
     part = labels_zyx[tuple(slice(*span) for span in spans)]
-    is_small = _find_small(part, values=values, least_share=least_share)
+    is_small = _find_small(part, rules)
     removed = 0
     if is_small.any():
         for slab in _slabs(part, values=values):
@@ -80,16 +102,16 @@ def _slabs(labels: np.ndarray, *, values: Sequence[int]) -> Iterator[_Slab]:
     for start in range(0, len(labels), step):
         slab = labels[start : start + step]
         organs = np.ascontiguousarray(looked_at[slab])
-        numbers, count = cc3d.connected_components(organs, connectivity=FULL_CONNECTIVITY, return_N=True)
+        numbers, count = number_pieces(organs)
         yield _Slab(slab, organs, numbers, count, first)
         first += count
 
 
-def _find_small(labels: np.ndarray, *, values: Sequence[int], least_share: float) -> np.ndarray:
+def _find_small(labels: np.ndarray, rules: Mapping[int, Least]) -> np.ndarray:
     """Say of each numbered piece whether it belongs to a whole that is small: (1 + pieces), the first one False."""
     sizes, organs, meetings = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], [np.zeros((2, 0), np.int64)]
     before: _Slab | None = None
-    for slab in _slabs(labels, values=values):
+    for slab in _slabs(labels, values=sorted(rules)):
         sizes.append(np.bincount(slab.numbers.ravel(), minlength=slab.count + 1)[1:])
         organ = np.zeros(slab.count + 1, np.int64)
         organ[slab.numbers.ravel()] = slab.organs.ravel()
@@ -104,7 +126,11 @@ def _find_small(labels: np.ndarray, *, values: Sequence[int], least_share: float
     size = np.bincount(whole, weights=size)[whole]
     largest = np.zeros(organ.max(initial=0) + 1)
     np.maximum.at(largest, organ, size)
-    is_small: np.ndarray = size < least_share * largest[organ]
+    share, voxels = np.zeros(largest.size), np.zeros(largest.size)
+    for value, least in rules.items():
+        if value < largest.size:
+            share[value], voxels[value] = least.share, least.voxels
+    is_small: np.ndarray = (size < share[organ] * largest[organ]) | (size < voxels[organ])
     is_small[0] = False
     return is_small
 

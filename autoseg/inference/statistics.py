@@ -21,7 +21,6 @@ COLUMNS = (
     *("i_first", "i_last", "j_first", "j_last", "k_first", "k_last", "touches_border"),
     "expected_dice",
 )
-MM3_PER_ML = 1000.0
 FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet would compute a cell that begins so
 
 Span = tuple[int, int]
@@ -70,7 +69,6 @@ def measure_organs(
         expected_dice: Of the network, by label value.
     """
     boxes = ndimage.find_objects(labels_zyx)  # by value, from 1 to the largest
-    voxel_ml = float(np.prod(geometry.spacing_zyx_mm)) / MM3_PER_ML
     counts, sums = _count_and_sum(labels_zyx, image_zyx, num_values=len(boxes) + 1)
     found = []
     for value, name in sorted(names.items()):
@@ -83,7 +81,7 @@ def measure_organs(
         touches = any(part.start == 0 or part.stop == size for part, size in zip(box, labels_zyx.shape, strict=True))
         mean = float(sums[value]) / voxels
         dice = (expected_dice or {}).get(value)
-        found.append(OrganStatistics(name, value, voxels, voxels * voxel_ml, mean, (i, j, k), touches, dice))
+        found.append(OrganStatistics(name, value, voxels, voxels * geometry.voxel_ml, mean, (i, j, k), touches, dice))
     return tuple(found)
 
 

@@ -25,7 +25,9 @@ from autoseg.plans import Plans, parse_plans
 if TYPE_CHECKING:
     from autoseg.network.clip_image import ClipImageTower
 
-FORMAT_VERSION = 5  # 1: before the memory; 2, 3: before SAM 2's tensors, a gate for presence; 4: slices mirrored too
+FORMAT_VERSION = (
+    6  # 1: before the memory; 2, 3: before SAM 2's tensors, a gate for presence; 4, 5: other inference plans
+)
 METADATA_KEY = "autoseg"
 MODEL_FILE_NAME = "model.safetensors"
 FOLD = "fold_"  # begins the tensors' names in a packed file: fold_0.refiner...

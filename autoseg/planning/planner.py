@@ -240,5 +240,5 @@ def _plan_inference(
     )
     names = {organ.name for organ in data.organs}
     pieces = {name: counts for name, counts in fingerprint.organ_pieces().items() if name in names}
-    one_piece = reasons.keep("inference.one_piece_organs", rules_training.choose_one_piece_organs(pieces))
-    return InferencePlan(mirror_axes=axes, slices_per_batch=slices, one_piece_organs=one_piece)
+    cleaning = reasons.keep("inference.cleaning", rules_training.choose_cleaning(pieces))
+    return InferencePlan(mirror_axes=axes, slices_per_batch=slices, cleaning=cleaning)

@@ -12,7 +12,7 @@ from autoseg.descriptions import mentions_side
 from autoseg.planning.choice import Choice
 from autoseg.planning.memory_model import MODEL_NOTE, estimate_training_gib, usable_gib
 from autoseg.planning.rules_data import AXES
-from autoseg.plans import Axis, Backbone, Device, NetworkPlan
+from autoseg.plans import Axis, Backbone, Device, NetworkPlan, OrganCleaning
 
 PlanAxis = Literal["slice", "row", "column"]
 InPlaneAxis = Literal["row", "column"]
@@ -23,6 +23,7 @@ MAX_ORGANS_PER_STEP = {"cpu": 16, "cuda": 32}
 MAX_FOLDS = 5
 ONE_PIECE_LEAST_CASES = 8
 ONE_PIECE_SHARE = 0.9
+SPECK_SHARE = 0.1
 # words whose presence on both sides tells two organs apart along a canonical axis
 OPPOSITES: tuple[tuple[Axis, frozenset[str], frozenset[str]], ...] = (
     ("y", frozenset({"anterior", "ventral"}), frozenset({"posterior", "dorsal"})),
@@ -132,8 +133,8 @@ def choose_inference_mirror_axes(training_axes: tuple[PlanAxis, ...]) -> Choice[
     return Choice(value, rule, {"training_mirror_axes": list(training_axes)})
 
 
-def choose_one_piece_organs(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple[str, ...]]:
-    """Choose the organs of which prediction removes small pieces that lie apart.
+def choose_cleaning(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple[OrganCleaning, ...]]:
+    """Choose the organs of which prediction removes small pieces that lie apart, until a validation has shown better.
 
     Args:
         pieces: For each organ the number of its connected pieces in every case that holds it.
@@ -143,10 +144,13 @@ def choose_one_piece_organs(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple
         for name, counts in pieces.items()
         if len(counts) >= ONE_PIECE_LEAST_CASES
     }
-    value = tuple(name for name, share in shares.items() if share >= ONE_PIECE_SHARE)
+    value = tuple(
+        OrganCleaning(organ=name, least_share=SPECK_SHARE) for name, share in shares.items() if share >= ONE_PIECE_SHARE
+    )
     rule = (
-        f"Organs that are in one piece in at least {ONE_PIECE_SHARE:.0%} of their reference label maps, of which there "
-        f"are at least {ONE_PIECE_LEAST_CASES}."
+        f"Pieces under {SPECK_SHARE:.0%} of the largest one, of organs that are in one piece in at least "
+        f"{ONE_PIECE_SHARE:.0%} of their reference label maps, of which there are at least {ONE_PIECE_LEAST_CASES}. "
+        "Validation after training replaces it by what raises its Dice, if anything does."
     )
     facts = {"share_in_one_piece": {name: round(share, 3) for name, share in shares.items()}}
     return Choice(value, rule, facts)

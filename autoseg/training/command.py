@@ -13,12 +13,14 @@ import filelock
 from autoseg.errors import LockedError, UsageError
 from autoseg.files import read_json, write_json
 from autoseg.network.device import choose_device
+from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
+from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, dice_after, read_pieces, write_pieces
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import FoldData, Length, train_fold
-from autoseg.training.validation import CaseDice, mean_dice, write_validation_map
+from autoseg.training.validation import CaseDice, clean_validation_map, mean_dice, write_validation_map
 
 log = logging.getLogger("autoseg")
 
@@ -124,21 +126,50 @@ def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
 
 
 def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> CaseDice:
-    """Predict every case that was left out, with mirroring as in prediction; write label maps and `summary.json`."""
+    """Predict every case that was left out, with mirroring as in prediction; write label maps and `summary.json`.
+
+    What raises Dice when it is removed from them is removed from the maps, and by the model from then on.
+    """
     if data.seen_in_training or not data.monitored:
         log.info("every case was trained on, so there is none to validate on; --fold 0 leaves a fifth out")
+        _clean_as_validated(state, data, plans=plans)
         return {}
     device = next(state.averaged.parameters()).device
     folder = data.folder / "validation"
     cases: dict[str, CaseDice] = {}
+    pieces: dict[str, dict[str, OrganPieces]] = {}
     for case_id in track(data.monitored, what="validating"):
-        cases[case_id] = write_validation_map(
+        cases[case_id], pieces[case_id] = write_validation_map(
             state.averaged, data.store, case_id, plans=plans, device=device, folder=folder
         )
+    write_pieces(folder, pieces)
+    plans = _clean_as_validated(state, data, plans=plans)
+    for case_id in cases:
+        clean_validation_map(folder / f"{case_id}.nii.gz", plans=plans)
     means = mean_dice(list(cases.values()))
-    summary: dict[str, Any] = {"grid": "preprocessed", "mean_dice": means, "cases": cases}
+    cleaned = mean_dice([dice_after(own, plans.inference.cleaning) for own in pieces.values()])
+    summary: dict[str, Any] = {
+        "grid": "preprocessed",
+        "mean_dice": cleaned,
+        "mean_dice_uncleaned": means,
+        "cases": cases,
+    }
     write_json(folder / "summary.json", summary)
-    return means
+    return cleaned
+
+
+def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> Plans:
+    """Write the model once more with what all validations of the run so far say of specks; a user's own rules stay."""
+    pieces = read_pieces(data.folder.parent)
+    if not pieces or any("inference.cleaning" in change for change in plans.changes):
+        return plans
+    names = [organ.name for organ in plans.data.organs]
+    chosen, reason = choose_cleaning(pieces, names=names, planned=plans.inference.cleaning)
+    inference = plans.inference.model_copy(update={"cleaning": chosen})
+    reasons = {**plans.reasons, "inference.cleaning": reason}
+    plans = plans.model_copy(update={"inference": inference, "reasons": reasons})
+    save_model(state.averaged, plans, data.folder / MODEL_FILE_NAME)
+    return plans
 
 
 def _announce(data: FoldData, plans: Plans, length: Length, *, device: str) -> None:

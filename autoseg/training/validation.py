@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoseg.image_io import write_label_map
+from autoseg.geometry import MM3_PER_ML
+from autoseg.image_io import read_labels, write_label_map
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.case import undo_preprocessing
 from autoseg.preprocessing.store import CaseStore
+from autoseg.training.cleaning_choice import OrganPieces, list_pieces
 
 CaseDice = dict[str, float | None]
 
@@ -42,22 +44,35 @@ def validate_case(
 
 def write_validation_map(
     network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
-) -> CaseDice:
-    """Write a case's label map on the scan's own grid, and return what `validate_case` does, from one prediction.
+) -> tuple[CaseDice, dict[str, OrganPieces]]:
+    """Write a case's label map on the scan's own grid, from one prediction, nothing removed from it.
 
-    The map is cleaned as in prediction; the Dice is that of the network alone.
+    Returns:
+        What `validate_case` does, and the pieces of each organ on the preprocessed grid.
     """
     counts = _new_counts(plans)
-    slices = _predict(network, store, case_id, plans=plans, device=device)
+    reference = store.open_labels(case_id)
+    winners = np.zeros(reference.shape, reference.dtype)
+    slices = _keeping(_predict(network, store, case_id, plans=plans, device=device), winners)
     transform = store.read_transform(case_id)
     values = [organ.value for organ in plans.data.organs]
-    labels = undo_preprocessing(
-        _counting(slices, store.open_labels(case_id), counts), transform=transform, organ_values=values
-    )
-    clean_labels(labels, plans=plans)
+    labels = undo_preprocessing(_counting(slices, reference, counts), transform=transform, organ_values=values)
     names = {organ.value: organ.name for organ in plans.data.organs}
     write_label_map(folder / f"{case_id}.nii.gz", labels, geometry=transform.original, names=names)
-    return _dice(counts, plans)
+    voxel_ml = float(np.prod(plans.data.target_spacing_zyx_mm)) / MM3_PER_ML
+    organs = [organ.name for organ in plans.data.organs]
+    pieces = list_pieces(winners, np.asarray(reference[:]), names=organs, voxel_ml=voxel_ml)
+    return _dice(counts, plans), pieces
+
+
+def clean_validation_map(path: Path, *, plans: Plans) -> None:
+    """Remove from a label map that was written what the plan takes for specks."""
+    scan = read_labels(path)
+    labels = scan.array_zyx.copy()
+    clean_labels(labels, plans=plans, geometry=scan.geometry)
+    if not np.array_equal(labels, scan.array_zyx):
+        names = {organ.value: organ.name for organ in plans.data.organs}
+        write_label_map(path, labels, geometry=scan.geometry, names=names)
 
 
 def mean_dice(cases: Sequence[CaseDice]) -> CaseDice:
@@ -95,6 +110,13 @@ def _counting(slices: Iterable[np.ndarray], labels: np.ndarray, counts: np.ndarr
         reference, predicted = reference[is_known], probs.argmax(axis=0)[is_known]
         for row, values in enumerate((reference[reference == predicted], predicted, reference)):
             counts[row] += np.bincount(values, minlength=counts.shape[1])
+        yield probs
+
+
+def _keeping(slices: Iterable[np.ndarray], winners: np.ndarray) -> Iterator[np.ndarray]:
+    """Pass the maps of slices on, and write into `winners` which is the largest at each pixel."""
+    for number, probs in enumerate(slices):
+        winners[number] = probs.argmax(axis=0)
         yield probs
 
 

@@ -28,7 +28,7 @@ from autoseg.preprocessing.store import CaseStore
 from autoseg.training import trainer
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import FoldData, Length, train_fold
-from autoseg.training.validation import write_validation_map
+from autoseg.training.validation import clean_validation_map, write_validation_map
 
 CPU = torch.device("cpu")
 ALL_STEPS = 10**9  # the time ends a run, not its steps
@@ -75,6 +75,7 @@ def main() -> None:
         references.mkdir()
         for case in left_out:
             write_validation_map(state.averaged, store, case, plans=plans, device=CPU, folder=maps)
+            clean_validation_map(maps / f"{case}.nii.gz", plans=plans)
             (references / f"{case}.nii.gz").symlink_to((arguments.references / f"{case}.nii.gz").resolve())
         scored = evaluate(maps, references)
     record = {

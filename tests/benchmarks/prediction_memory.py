@@ -58,7 +58,7 @@ def make_model(path: Path, *, num_organs: int, target_zyx_mm: tuple[float, ...])
                 "refiner_channels": [16, 32, 64, 128, 256],
             },
             "training": {},
-            "inference": {"one_piece_organs": [organ["name"] for organ in organs]},
+            "inference": {"cleaning": [{"organ": organ["name"], "least_share": 0.1} for organ in organs]},
         }
     )
     torch.manual_seed(0)

@@ -140,7 +140,7 @@ def predict_peer(network: nn.Module, plans: Plans, images: Path, output: Path) -
             [network], prepared.image, plans=plans, organs=range(len(values)), device=torch.device("cpu")
         )
         labels = undo_preprocessing(slices, transform=prepared.transform, organ_values=values)
-        clean_labels(labels, plans=plans)
+        clean_labels(labels, plans=plans, geometry=prepared.transform.original)
         write_label_map(output / f"{case}.nii.gz", labels, geometry=scans[0].geometry, names=names)
 
 

@@ -13,6 +13,7 @@ from autoseg.image_io import Scan
 from autoseg.inference.predictor import Predictor, find_model_files, load_predictor
 from autoseg.network.build import build_network
 from autoseg.network.model_file import save_model
+from autoseg.plans import OrganCleaning
 
 CPU = torch.device("cpu")
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -92,7 +93,13 @@ def test_prediction_removes_specks_of_the_organs_that_the_plan_names(
     array[3, 30:33, 30:33] = 5
     scan = Scan(array, ImageGeometry.from_spacing(array.shape, (3.0, 1.0, 1.0)))
     plans = tiny_plans(1, data={"target_spacing_zyx_mm": [3, 1, 1], "crop_to_nonzero": False})
-    plans = plans.model_copy(update={"inference": plans.inference.model_copy(update={"one_piece_organs": organs})})
+    plans = plans.model_copy(
+        update={
+            "inference": plans.inference.model_copy(
+                update={"cleaning": tuple(OrganCleaning(organ=organ, least_share=0.1) for organ in organs)}
+            )
+        }
+    )
     labels = make_predictor(plans, brightness_as_logit).predict_scans([scan]).labels_zyx
     assert ndimage.label(labels)[1] == num_pieces
     assert (labels[3, 30:33, 30:33] == 1).all() == (num_pieces == 2)

@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from autoseg.inference import specks
-from autoseg.inference.specks import remove_specks
+from autoseg.inference.specks import Least, remove_specks
 
 
 def make_labels():
@@ -33,20 +33,40 @@ def test_small_pieces_of_the_named_organs_become_background(values, share, gone)
     labels, expected = make_labels(), make_labels()
     for voxel in gone:
         expected[voxel] = 0
-    assert remove_specks(labels, values=values, least_share=share) == len(gone)
+    assert remove_specks(labels, dict.fromkeys(values, Least(share=share))) == len(gone)
+    assert np.array_equal(labels, expected)
+
+
+@pytest.mark.parametrize(
+    ("rules", "gone"),
+    [
+        ({1: Least(voxels=4)}, [(2, 7, 9)]),
+        ({1: Least(voxels=2), 3: Least(voxels=2)}, [(2, 7, 9), (1, 0, 0)]),
+        ({1: Least(share=0.1), 3: Least(voxels=1)}, [(2, 7, 9)]),
+        (
+            {3: Least(voxels=7)},
+            [(1, 0, 0), *((2, row, column) for row in (0, 1) for column in (7, 8, 9))],
+        ),  # the largest too
+    ],
+)
+def test_a_piece_needs_voxels_too_where_the_rule_says_so(rules, gone):
+    labels, expected = make_labels(), make_labels()
+    for voxel in gone:
+        expected[voxel] = 0
+    assert remove_specks(labels, rules) == len(gone)
     assert np.array_equal(labels, expected)
 
 
 def test_pieces_that_touch_by_a_corner_are_one():
     labels = np.zeros((2, 4, 4), np.uint8)
     labels[0, 0:2, 0:2], labels[1, 2, 2] = 1, 1
-    assert remove_specks(labels, values=[1], least_share=1.0) == 0
+    assert remove_specks(labels, {1: Least(share=1.0)}) == 0
 
 
 def test_a_label_map_that_is_a_reversed_view_is_changed_in_place():
     stored = np.zeros((1, 5, 5), np.uint16)
     stored[0, 0, 0], stored[0, 2:5, 2:5] = 300, 300
-    assert remove_specks(stored[:, ::-1], values=[300], least_share=0.5) == 1
+    assert remove_specks(stored[:, ::-1], {300: Least(share=0.5)}) == 1
     assert stored[0, 0, 0] == 0 and (stored == 300).sum() == 9
 
 
@@ -63,5 +83,6 @@ def test_pieces_are_joined_across_slabs_as_in_the_whole_map(slab_voxels, monkeyp
         for number, size in enumerate(sizes, start=1):
             if size < 0.3 * sizes.max():
                 expected[pieces == number] = 0
-    assert remove_specks(labels, values=[2, 300], least_share=0.3) == (labels == 0).sum() - (noise.max(0) <= 0.1).sum()
+    removed = remove_specks(labels, dict.fromkeys((2, 300), Least(share=0.3)))
+    assert removed == (labels == 0).sum() - (noise.max(0) <= 0.1).sum() > 0
     assert np.array_equal(labels, expected)

@@ -30,7 +30,7 @@ RULED = {
     "training.refiner_optimiser",
     "inference.mirror_axes",
     "inference.slices_per_batch",
-    "inference.one_piece_organs",
+    "inference.cleaning",
 }
 
 

@@ -2,12 +2,12 @@ import pytest
 
 from autoseg.planning.rules_training import (
     choose_batch,
+    choose_cleaning,
     choose_inference_batch,
     choose_inference_mirror_axes,
     choose_learning_rate,
     choose_mirror_axes,
     choose_num_folds,
-    choose_one_piece_organs,
     choose_organs_per_step,
 )
 from autoseg.plans import Device, NetworkPlan
@@ -87,8 +87,9 @@ def test_inference_batch_on_cuda_is_twice_that_of_training():
     assert choose_inference_batch(4, device=CPU).value == 8
 
 
-def test_one_piece_organs_are_those_in_one_piece_in_nine_of_ten_of_enough_cases():
+def test_organs_are_cleaned_that_are_in_one_piece_in_nine_of_ten_of_enough_cases():
     pieces = {"liver": [1] * 9 + [2], "lesion": [1] * 8 + [2, 3], "few": [1] * 7, "just enough": [1] * 8, "never": []}
-    choice = choose_one_piece_organs(pieces)
-    assert choice.value == ("liver", "just enough")
+    choice = choose_cleaning(pieces)
+    assert [cleaning.organ for cleaning in choice.value] == ["liver", "just enough"]
+    assert {(cleaning.least_share, cleaning.least_ml) for cleaning in choice.value} == {(0.1, 0.0)}
     assert choice.facts["share_in_one_piece"] == {"liver": 0.9, "lesion": 0.8, "just enough": 1.0}

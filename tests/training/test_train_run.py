@@ -3,6 +3,7 @@ import pytest
 
 from autoseg.errors import DatasetError, LockedError, UsageError
 from autoseg.files import read_json, write_json
+from autoseg.network.model_file import load_model
 from autoseg.plans import apply_settings, write_plans
 from autoseg.training.command import choose_fold, train
 
@@ -27,10 +28,45 @@ def run(tiny_plans, make_store, tmp_path):
 def test_a_fold_is_validated_on_the_cases_it_left_out(run):
     result = train(run, fold="1", device="cpu")
     assert result.folder == run / "fold_1" and result.steps == 2 and result.seconds > 0
-    assert {path.name for path in (run / "fold_1" / "validation").iterdir()} == {"case_1.nii.gz", "summary.json"}
-    summary = read_json(run / "fold_1" / "validation" / "summary.json")
-    assert summary["mean_dice"] == result.dice == summary["cases"]["case_1"]
+    folder = run / "fold_1" / "validation"
+    assert {path.name for path in folder.iterdir()} == {"case_1.nii.gz", "pieces.json", "summary.json"}
+    summary = read_json(folder / "summary.json")
+    assert summary["mean_dice"] == result.dice
+    assert summary["mean_dice_uncleaned"] == summary["cases"]["case_1"]
+    for name, dice in result.dice.items():  # no rule for one case, so nothing was removed
+        assert dice == pytest.approx(summary["cases"]["case_1"][name])
     assert result.dice.keys() == {"organ 0", "organ 1"}
+
+
+def test_what_is_a_speck_is_chosen_on_all_folds_that_were_validated(run):
+    ghost = {"voxel_ml": 0.1, "reference": 400, "sizes": [390, 8], "hits": [380, 0]}
+    branch = {"voxel_ml": 0.1, "reference": 400, "sizes": [200, 180], "hits": [190, 170]}
+    for fold in "02":
+        pieces = {f"case_{fold}{n}": {"organ 0": ghost, "organ 1": branch} for n in range(2)}
+        write_json(run / f"fold_{fold}" / "validation" / "pieces.json", pieces)
+    train(run, fold="1", device="cpu")
+    for fold, num_cases in (("1", 5), ("all", 5)):
+        train(run, fold=fold, device="cpu")
+        _, plans = load_model(run / f"fold_{fold}" / "model.safetensors")
+        assert [rule.organ for rule in plans.inference.cleaning] == ["organ 0"]
+        facts = plans.reasons["inference.cleaning"].facts
+        assert facts["num_cases"] == num_cases
+        assert facts["organs"]["organ 0"]["dice_with_the_best"] > facts["organs"]["organ 0"]["dice_without"]
+    summary = read_json(run / "fold_1" / "validation" / "summary.json")
+    assert set(summary["mean_dice"]) == {"organ 0", "organ 1"}
+
+
+def test_a_users_own_rule_for_specks_stays(run, tiny_plans):
+    mine = apply_settings(
+        tiny_plans(2, training={"steps_per_epoch": 2, "epochs": 1}),
+        ['inference.cleaning=[{"organ": "organ 1", "least_ml": 3}]'],
+    )
+    write_plans(mine, run / "plans.json")
+    ghost = {"voxel_ml": 0.1, "reference": 400, "sizes": [390, 8], "hits": [380, 0]}
+    pieces = {f"case_{n}": {"organ 0": ghost, "organ 1": ghost} for n in range(4)}
+    write_json(run / "fold_0" / "validation" / "pieces.json", pieces)
+    train(run, fold="all", device="cpu")
+    assert load_model(run / "fold_all" / "model.safetensors")[1].inference.cleaning == mine.inference.cleaning
 
 
 def test_all_trains_on_every_case_and_validates_none(run):

@@ -6,10 +6,12 @@ import torch
 
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import read_labels
+from autoseg.plans import OrganCleaning
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import CaseStore
 from autoseg.preprocessing.transform import CaseTransform
-from autoseg.training.validation import mean_dice, validate_case, write_validation_map
+from autoseg.training.cleaning_choice import OrganPieces
+from autoseg.training.validation import clean_validation_map, mean_dice, validate_case, write_validation_map
 
 CPU = torch.device("cpu")
 
@@ -57,8 +59,9 @@ def test_validation_map_lies_on_the_scans_grid_with_the_datasets_values(store_wi
     labels = np.zeros((3, 32, 32), np.uint8)
     labels[1, 4:9, 4:9], labels[1, 20:25, 4:9] = 1, 3
     store, plans = store_with(labels, labels)
-    dice = write_validation_map(read_off, store, "case", plans=plans, device=CPU, folder=tmp_path / "maps")
+    dice, pieces = write_validation_map(read_off, store, "case", plans=plans, device=CPU, folder=tmp_path / "maps")
     assert dice == {"organ 0": 1.0, "organ 1": None, "organ 2": 1.0}
+    assert pieces["organ 2"] == OrganPieces(0.003, 25, (25,), (25,))  # voxels of 3 x 1 x 1 mm
     written = read_labels(tmp_path / "maps" / "case.nii.gz")
     values = np.array([0, 1, 3, 5])  # tiny plans give organ k the value 2 k + 1
     assert np.array_equal(written.array_zyx, values[labels])
@@ -69,3 +72,16 @@ def test_mean_dice_is_over_the_cases_in_which_an_organ_counts():
     cases = [{"a": 0.5, "b": None, "c": None}, {"a": 1.0, "b": 0.25, "c": None}]
     assert mean_dice(cases) == {"a": 0.75, "b": 0.25, "c": None}
     assert mean_dice([]) == {}
+
+
+def test_a_written_map_is_cleaned_by_the_plan(store_with, tmp_path):
+    labels = np.zeros((3, 32, 32), np.uint8)
+    labels[1, 4:9, 4:9], labels[1, 20, 20] = 1, 1
+    store, plans = store_with(labels, labels)
+    write_validation_map(read_off, store, "case", plans=plans, device=CPU, folder=tmp_path / "maps")
+    path = tmp_path / "maps" / "case.nii.gz"
+    assert (read_labels(path).array_zyx == 1).sum() == 26
+    cleaning = (OrganCleaning(organ="organ 0", least_share=0.1),)
+    plans = plans.model_copy(update={"inference": plans.inference.model_copy(update={"cleaning": cleaning})})
+    clean_validation_map(path, plans=plans)
+    assert (read_labels(path).array_zyx == 1).sum() == 25
