@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoseg.evaluation import evaluate
     from autoseg.inference.clicks import OrganClicks
-    from autoseg.inference.command import predict_files
-    from autoseg.inference.export import export
-    from autoseg.inference.in_memory import Prediction, predict
     from autoseg.inference.predictor import load_predictor
     from autoseg.planning.command import plan
+    from autoseg.prediction.command import predict_files
+    from autoseg.prediction.export import export
+    from autoseg.prediction.in_memory import Prediction, predict
     from autoseg.training.command import train
 
 __all__ = [
@@ -42,11 +42,11 @@ _HOMES = {
     "OrganClicks": "autoseg.inference.clicks",
     "evaluate": "autoseg.evaluation",
     "plan": "autoseg.planning.command",
-    "Prediction": "autoseg.inference.in_memory",
-    "export": "autoseg.inference.export",
+    "Prediction": "autoseg.prediction.in_memory",
+    "export": "autoseg.prediction.export",
     "load_predictor": "autoseg.inference.predictor",
-    "predict": "autoseg.inference.in_memory",
-    "predict_files": "autoseg.inference.command",
+    "predict": "autoseg.prediction.in_memory",
+    "predict_files": "autoseg.prediction.command",
     "train": "autoseg.training.command",
 }
 

@@ -50,6 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "network": {"errors", "files", "hub", "plans", "progress"},
     "evaluation": GROUND | DATASET,
     "inference": GROUND | DATASET | {"network", "plans", "preprocessing"},
+    "outputs": GROUND | DATASET | {"inference", "plans", "preprocessing"},
+    "prediction": GROUND | DATASET | {"inference", "network", "outputs", "plans", "preprocessing"},
     "training": GROUND | DATASET | {"evaluation", "hub", "inference", "network", "plans", "preprocessing"},
 }
 OPEN_TO_ALL = {"cli", "demo", "__init__"}
@@ -63,11 +65,11 @@ DOORS: dict[str, tuple[str, ...]] = {
     "blosc2": ("preprocessing/store.py",),
     "matplotlib": ("training/progress_plot.py", "evaluation/overlay.py"),
     "tqdm": ("progress.py",),
-    "PIL": ("pictures.py", "inference/preview.py"),
-    "jinja2": ("inference/report.py",),
+    "PIL": ("pictures.py", "outputs/preview.py"),
+    "jinja2": ("outputs/report.py",),
     "cc3d": ("inference/specks.py",),
     "acvl_utils": ("inference/tiles.py",),
-    "torch": ("network/", "inference/", "training/", "cli/"),
+    "torch": ("network/", "inference/", "outputs/run_files.py", "prediction/", "training/", "cli/"),
     "torchvision": ("network/",),
 }
 

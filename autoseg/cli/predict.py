@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _estimate(arguments)
-    from autoseg.inference.command import predict_files  # torch loads only when there is work
+    from autoseg.prediction.command import predict_files  # torch loads only when there is work
 
     run = predict_files(
         arguments.input,
@@ -79,8 +79,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _estimate(arguments: argparse.Namespace) -> int:
-    from autoseg.inference.command import estimate_files
-    from autoseg.inference.estimate import format_estimates
+    from autoseg.prediction.command import estimate_files
+    from autoseg.prediction.estimate import format_estimates
 
     estimates = estimate_files(
         arguments.input,

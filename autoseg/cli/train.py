@@ -58,7 +58,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from autoseg.inference.export import export
+    from autoseg.prediction.export import export
 
     count = export(arguments.run, arguments.export)
     print(f"{count} {'model is' if count == 1 else 'models are'} in {arguments.export}")

@@ -90,7 +90,7 @@ def run_tour(
         UsageError: The folder holds something else, or a demo of another size.
         AutosegError: A step cannot be done.
     """
-    from autoseg.inference.command import predict_files  # here, not above: torch loads while the user can read already
+    from autoseg.prediction.command import predict_files  # here, not above: torch loads while the user can read already
     from autoseg.training.command import train
 
     start = time.monotonic()

@@ -7,7 +7,7 @@ from PIL import Image
 
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import Scan
-from autoseg.inference.viewer_slices import MOST_PX, MOST_SLICES, choose_slices, pack_slices
+from autoseg.outputs.viewer_slices import MOST_PX, MOST_SLICES, choose_slices, pack_slices
 
 
 def picture_of(url: str) -> np.ndarray:

@@ -9,9 +9,9 @@ import pytest
 
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import Scan
-from autoseg.inference import report
-from autoseg.inference.report import ReportedCase, choose_viewed, format_report
-from autoseg.inference.viewer_slices import pack_slices
+from autoseg.outputs import report
+from autoseg.outputs.report import ReportedCase, choose_viewed, format_report
+from autoseg.outputs.viewer_slices import pack_slices
 
 NASTY = "</script><script>alert(1)</script>&\x1b[31m"
 

@@ -4,7 +4,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import read_scan, write_label_map
-from autoseg.inference.seg_nrrd import write_seg_nrrd
+from autoseg.outputs.seg_nrrd import write_seg_nrrd
 
 AFFINE = np.array([[0, -1.5, 0, 5], [0, 0, 2.5, -7], [-1.0, 0, 0, 9], [0, 0, 0, 1]])
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from autoseg.files import read_json, write_json, write_text
-from autoseg.inference.case_files import slices_name
 from autoseg.inference.predictor import Predictor
-from autoseg.inference.report import ReportedCase, choose_viewed, format_report
-from autoseg.inference.statistics import OrganStatistics, format_statistics
+from autoseg.outputs.case_files import slices_name
+from autoseg.outputs.report import ReportedCase, choose_viewed, format_report
+from autoseg.outputs.statistics import OrganStatistics, format_statistics
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from autoseg.errors import DatasetError, LockedError, PlanError, UsageError
 from autoseg.files import read_json
 from autoseg.image_io import read_scan
 from autoseg.inference.clicks import PlacedClicks, Span
-from autoseg.inference.command import predict_files
-from autoseg.inference.in_memory import predict
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.build import build_network
 from autoseg.network.model_file import save_model
+from autoseg.prediction.command import predict_files
+from autoseg.prediction.in_memory import predict
 
 TABLES = ("labels.ctbl", "labels.json", "labels.tsv")
 JOURNAL = (".lock", "cases.jsonl")

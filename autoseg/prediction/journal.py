@@ -16,7 +16,7 @@ from typing import Any
 
 from autoseg.dataset import CaseFiles
 from autoseg.files import file_sha256
-from autoseg.inference.statistics import OrganStatistics
+from autoseg.outputs.statistics import OrganStatistics
 
 JOURNAL_NAME = "cases.jsonl"
 

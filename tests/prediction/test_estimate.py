@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from autoseg.dataset import CaseFiles
-from autoseg.inference import estimate
-from autoseg.inference.estimate import Estimate, estimate_cases, format_estimates
 from autoseg.inference.predictor import Predictor
 from autoseg.network.build import build_network
+from autoseg.prediction import estimate
+from autoseg.prediction.estimate import Estimate, estimate_cases, format_estimates
 
 
 @pytest.fixture

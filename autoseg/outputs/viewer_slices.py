@@ -12,7 +12,7 @@ import numpy as np
 
 from autoseg.geometry import canonical_axis_map, reorient
 from autoseg.image_io import Scan
-from autoseg.inference.preview import turn
+from autoseg.outputs.preview import turn
 from autoseg.pictures import as_grey, encode, fit, grey_range, organ_places, resize
 from autoseg.plans import Axis
 

@@ -1,5 +1,5 @@
 from autoseg.evaluation.label_names import read_dataset_labels
-from autoseg.inference.label_tables import format_ctbl, format_tsv, name_labels, write_label_tables
+from autoseg.outputs.label_tables import format_ctbl, format_tsv, name_labels, write_label_tables
 
 NAMES = {7: "left kidney", 2: "liver"}
 

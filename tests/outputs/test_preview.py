@@ -7,8 +7,8 @@ from PIL import Image
 from autoseg.colours import as_bytes, organ_colour
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import Scan
-from autoseg.inference.preview import GAP_PX, PANEL_PX, count_labelled, draw_preview
-from autoseg.inference.statistics import measure_organs
+from autoseg.outputs.preview import GAP_PX, PANEL_PX, count_labelled, draw_preview
+from autoseg.outputs.statistics import measure_organs
 
 
 def draw(labels, names, affine=None):

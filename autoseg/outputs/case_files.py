@@ -12,10 +12,10 @@ import numpy as np
 from autoseg.files import file_sha256, write_bytes, write_json
 from autoseg.image_io import Scan, write_label_map, write_scan
 from autoseg.inference.predictor import PredictedCase, Predictor
-from autoseg.inference.preview import draw_preview
-from autoseg.inference.seg_nrrd import write_seg_nrrd
-from autoseg.inference.statistics import OrganStatistics, measure_organs
-from autoseg.inference.viewer_slices import pack_slices
+from autoseg.outputs.preview import draw_preview
+from autoseg.outputs.seg_nrrd import write_seg_nrrd
+from autoseg.outputs.statistics import OrganStatistics, measure_organs
+from autoseg.outputs.viewer_slices import pack_slices
 from autoseg.preprocessing.case import UNSURE
 
 PREVIEW_FOLDER = "preview"

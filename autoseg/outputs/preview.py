@@ -16,7 +16,7 @@ from autoseg.colours import as_bytes, organ_colour
 from autoseg.errors import printable
 from autoseg.geometry import canonical_axis_map, reorient
 from autoseg.image_io import Scan
-from autoseg.inference.statistics import OrganStatistics
+from autoseg.outputs.statistics import OrganStatistics
 from autoseg.pictures import as_grey, encode, fit, grey_range, organ_places, paint, resize
 
 PANEL_PX = 300

@@ -98,4 +98,4 @@ def _script_json(content: Any) -> str:
 
 
 def _template() -> str:
-    return files("autoseg.inference").joinpath("report.html").read_text(encoding="utf-8")
+    return files("autoseg.outputs").joinpath("report.html").read_text(encoding="utf-8")

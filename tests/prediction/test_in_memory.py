@@ -6,9 +6,9 @@ import torch
 
 import autoseg
 from autoseg.errors import GeometryError, UsageError
-from autoseg.inference.command import predict_files
 from autoseg.network.build import build_network
 from autoseg.network.model_file import save_model
+from autoseg.prediction.command import predict_files
 
 AFFINE = np.array([[0, -1.0, 0, 5], [0, 0, 2.5, -7], [-1.0, 0, 0, 9], [0, 0, 0, 1]])
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from autoseg.geometry import ImageGeometry
-from autoseg.inference.statistics import OrganStatistics, format_statistics, measure_organs
+from autoseg.outputs.statistics import OrganStatistics, format_statistics, measure_organs
 
 
 def measure(labels, image, *, names, spacing=(2.0, 0.5, 1.0), **more):

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from autoseg.inference.overlap import overlap
+from autoseg.prediction.overlap import overlap
 
 
 def run(items, *, log=None, may=lambda _item: True, fail=()):

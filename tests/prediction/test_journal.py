@@ -2,8 +2,8 @@ import pytest
 
 from autoseg.dataset import CaseFiles
 from autoseg.files import file_sha256
-from autoseg.inference.journal import JOURNAL_NAME, FinishedCase, Journal, case_key
-from autoseg.inference.statistics import OrganStatistics
+from autoseg.outputs.statistics import OrganStatistics
+from autoseg.prediction.journal import JOURNAL_NAME, FinishedCase, Journal, case_key
 
 LIVER = OrganStatistics("liver", 1, 6, 0.006, 25.0, ((3, 3), (2, 4), (1, 2)), touches_border=False)
 SPLEEN = OrganStatistics("spleen", 3, 0, 0.0, None, None, touches_border=False)

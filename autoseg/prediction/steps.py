@@ -1,0 +1,159 @@
+"""The way of a case through a run: read, predicted, written, each while its neighbours are at another step.
+
+Owns: `predict_cases`, and what happens to a case that cannot be predicted.
+Does not own: the threads (`overlap.py`), what was done before (`journal.py`), the files (`outputs/`).
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from autoseg.dataset import CaseFiles, read_channels
+from autoseg.errors import AutosegError, GeometryError
+from autoseg.geometry import grids_differ
+from autoseg.image_io import Scan, read_header
+from autoseg.inference.clicks import OrganClicks
+from autoseg.inference.predictor import PredictedCase, Predictor
+from autoseg.outputs.case_files import write_case
+from autoseg.outputs.run_files import CaseStatus
+from autoseg.prediction.journal import FinishedCase, Journal, case_key
+from autoseg.prediction.overlap import overlap
+from autoseg.progress import tell, track
+
+MOST_VOXELS_READ_AHEAD = 64_000_000  # of a case, all channels: 128 to 256 MB; larger ones have the memory to themselves
+
+log = logging.getLogger("autoseg")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to every case.
+
+    Attributes:
+        predictor: The model.
+        output: Folder for the files.
+        recipe: All but the scans that decides these files, in words.
+        clicks: By case and organ.
+        also: Files of `ALSO` that are written too.
+        journal: Of the folder.
+    """
+
+    predictor: Predictor
+    output: Path
+    recipe: str
+    clicks: Mapping[str, Mapping[str, OrganClicks]]
+    also: tuple[str, ...]
+    journal: Journal
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A case on its way in.
+
+    Attributes:
+        key: What goes into it.
+        earlier: Its record, if an earlier run finished it.
+        channels: Else its scans.
+        seconds: What that took.
+    """
+
+    key: str
+    earlier: FinishedCase | None
+    channels: tuple[Scan, ...]
+    seconds: float
+
+
+def predict_cases(cases: Sequence[CaseFiles], job: Job) -> Iterator[CaseStatus]:
+    """Predict what an earlier run has not finished; each case is written down as it ends.
+
+    What is wrong with a case is its own affair: its status says so, and the others are predicted.
+    """
+    steps = overlap(
+        cases,
+        read=partial(_read, job=job),
+        work=partial(_predict, job=job),
+        write=partial(_write, job=job),
+        may_read_ahead=_is_small,
+        expected=(AutosegError, OSError, MemoryError, torch.OutOfMemoryError),
+    )
+    for case, done in track(steps, what="predicting", total=len(cases)):
+        if isinstance(done, BaseException):
+            log.warning("%s: not predicted: %s", case.case_id, done)
+            yield CaseStatus(case.case_id, is_done=False, message=str(done))
+        else:
+            if not done.was_done:
+                found = sum(organ.num_voxels > 0 for organ in done.organs)
+                tell("%s: %d of %d organs in %.1f s", case.case_id, found, len(done.organs), done.seconds)
+            yield done
+
+
+def _read(case: CaseFiles, *, job: Job) -> _Read:
+    start = time.monotonic()
+    key = case_key(case, job.recipe, clicks=job.clicks.get(case.case_id))
+    earlier = job.journal.find(case.case_id, key=key)
+    channels = read_case(case) if earlier is None else ()
+    return _Read(key, earlier, channels, time.monotonic() - start)
+
+
+def _predict(case: CaseFiles, given: _Read, *, job: Job) -> tuple[_Read, PredictedCase | None, float]:
+    """Predict a case that is not done; the number is the seconds until here."""
+    if given.earlier is not None:
+        return given, None, 0.0
+    start = time.monotonic()
+    clicks = job.clicks.get(case.case_id)
+    predicted = job.predictor.predict_scans(given.channels, clicks=clicks, with_uncertainty="uncertainty" in job.also)
+    return given, predicted, given.seconds + time.monotonic() - start
+
+
+def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, job: Job) -> CaseStatus:
+    """Write all that belongs to a case, and at last that it is done."""
+    given, predicted, seconds = made
+    start = time.monotonic()
+    done = given.earlier
+    if predicted is not None:
+        files, organs = write_case(
+            job.output, case.case_id, given.channels[0], predicted, predictor=job.predictor, also=job.also
+        )
+        message = "; ".join(warning for channel in given.channels for warning in channel.warnings)
+        seconds += time.monotonic() - start
+        done = FinishedCase(case.case_id, given.key, files, seconds, message, organs)
+        job.journal.add(done)
+    assert done is not None
+    return CaseStatus(
+        case.case_id,
+        is_done=True,
+        was_done=given.earlier is not None,
+        seconds=done.seconds,
+        message=done.message,
+        organs=done.organs,
+    )
+
+
+def _is_small(case: CaseFiles) -> bool:
+    """Say whether a case may be held beside another one; what cannot be read is small."""
+    try:
+        sizes = [math.prod(read_header(path).shape_zyx) for path in case.image_paths if path.is_file()]
+    except (AutosegError, OSError):
+        return True
+    return len(sizes) == len(case.image_paths) and sum(sizes) <= MOST_VOXELS_READ_AHEAD
+
+
+def read_case(case: CaseFiles) -> tuple[Scan, ...]:
+    """Read a case's channels and check that they lie on one grid.
+
+    Raises:
+        AutosegError: A file cannot be read, or the channels' grids differ.
+    """
+    channels = read_channels(case)
+    for path, channel in zip(case.image_paths[1:], channels[1:], strict=True):
+        names = (case.image_paths[0].name, path.name)
+        difference = grids_differ(channels[0].geometry, channel.geometry, names=names)
+        if difference is not None:
+            raise GeometryError(difference)
+    return channels
