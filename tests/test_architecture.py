@@ -20,7 +20,7 @@ GROUND = {
     "scan_bytes",
     "text_header",
 }
-GROUND |= {"dicom_series", "image_in_memory", "workers"}
+GROUND |= {"dicom_series", "image_in_memory", "ranks", "workers"}
 DATASET = {"dataset", "dataset_labels", "dataset_layouts", "scans_to_predict"}
 # what each part may import besides itself
 ALLOWED: dict[str, set[str]] = {
@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": {"errors"},
     "geometry": {"errors"},
     "workers": {"errors", "progress"},
+    "ranks": {"errors"},
     "scan_bytes": {"errors"},
     "nifti_header": {"errors", "geometry"},
     "text_header": {"errors", "geometry", "nifti_header"},
@@ -47,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "descriptions": {"errors", "files"},
     "preprocessing": GROUND | DATASET | {"plans"},
     "planning": GROUND | DATASET | {"descriptions", "hub", "hub_address", "plans", "preprocessing"},
-    "network": {"errors", "files", "hub", "plans", "progress"},
+    "network": {"errors", "files", "hub", "plans", "progress", "ranks"},
     "evaluation": GROUND | DATASET,
     "inference": GROUND | DATASET | {"network", "plans", "preprocessing"},
     "outputs": GROUND | DATASET | {"inference", "plans", "preprocessing"},
@@ -69,7 +70,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "jinja2": ("outputs/report.py",),
     "cc3d": ("inference/specks.py",),
     "acvl_utils": ("inference/tiles.py",),
-    "torch": ("network/", "inference/", "outputs/run_files.py", "prediction/", "training/", "cli/"),
+    "torch": ("network/", "inference/", "outputs/run_files.py", "prediction/", "training/", "cli/", "ranks.py"),
     "torchvision": ("network/",),
 }
 

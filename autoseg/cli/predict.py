@@ -54,6 +54,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _estimate(arguments)
     from autoseg.prediction.command import predict_files  # torch loads only when there is work
+    from autoseg.ranks import leads
 
     run = predict_files(
         arguments.input,
@@ -65,6 +66,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         also=arguments.also,
         settings=arguments.settings,
     )
+    if not leads():
+        return EXIT_DONE  # the first rank speaks for all
     done = len(run.cases) - len(run.failed)
     before = sum(case.was_done for case in run.cases)
     earlier = f" ({before} of them by an earlier run)" if before else ""

@@ -9,16 +9,19 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from autoseg.errors import UsageError
+from autoseg.ranks import local_rank
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device; auto is CUDA where there is one.
+    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device; auto is CUDA where there is one, this rank's own.
 
     Raises:
         UsageError: The name is unknown, or CUDA is asked for and not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank():
+        name = f"cuda:{local_rank()}"  # of several processes on a machine each has a GPU of its own
     if name != "cpu" and not name.startswith("cuda"):
         raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:<number>.")
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -21,8 +21,10 @@ from autoseg.outputs.case_files import ALSO
 from autoseg.outputs.label_tables import write_label_tables
 from autoseg.outputs.run_files import CaseStatus, PredictionRun, write_run
 from autoseg.prediction.estimate import Estimate, estimate_cases
+from autoseg.prediction.gather import gather
 from autoseg.prediction.journal import Journal
 from autoseg.prediction.steps import Job, predict_cases
+from autoseg.ranks import Ranks, join_ranks
 from autoseg.scan_bytes import display_name
 from autoseg.scans_to_predict import find_cases
 
@@ -40,6 +42,8 @@ def predict_files(
     also: Sequence[str] = (),
 ) -> PredictionRun:
     """Segment a scan or a folder of scans and write a label map for each.
+
+    Under torchrun each process takes a share of the cases, and the first one writes what is written once.
 
     Args:
         inputs: A scan, a folder of scans, a DICOM series, a `.csv` table of cases, or several of these (`find_cases`).
@@ -70,15 +74,17 @@ def predict_files(
     cases, problems = find_cases(paths, channel_names=predictor.channel_names)
     _refuse_output_over_input(cases, output)
     _refuse_clicks_on_nothing(clicks or {}, cases, predictor)
-    with _own_folder(output):
-        _write_names(predictor, output)
-        statuses = [CaseStatus(p.case_id, is_done=False, message=p.message) for p in problems if p.is_error]
+    with join_ranks() as ranks, _own_folder(output, ranks):
+        if ranks.leads:
+            _write_names(predictor, output)
         recipe = _describe_recipe(predictor, find_model_files(model, fold=fold), also=also)
-        job = Job(predictor, output, recipe, clicks or {}, tuple(also), Journal(output))
-        statuses += predict_cases(cases, job)
-        run = PredictionRun(output=output, cases=tuple(statuses))
-        write_run(run, predictor, model=model.name)
-    if not any(case.is_done for case in run.cases):
+        job = Job(predictor, output, recipe, clicks or {}, tuple(also), Journal(output, rank=ranks.rank))
+        statuses = gather(list(predict_cases(ranks.share(cases), job)), ranks, output=output)
+        bad = [CaseStatus(p.case_id, is_done=False, message=p.message) for p in problems if p.is_error]
+        run = PredictionRun(output=output, cases=tuple(bad + statuses if ranks.leads else statuses))
+        if ranks.leads:
+            write_run(run, predictor, model=model.name)
+    if ranks.leads and not any(case.is_done for case in run.cases):
         raise DatasetError(
             f"None of the {len(run.cases)} cases in {', '.join(map(display_name, paths))} could be predicted.",
             problems=[Problem(case.case_id, case.message) for case in run.failed],
@@ -137,11 +143,11 @@ def _refuse_clicks_on_nothing(
 
 
 @contextmanager
-def _own_folder(output: Path) -> Iterator[None]:
-    """Hold the output folder for this process alone."""
+def _own_folder(output: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold the output folder for this process, and those started with it, alone."""
     with _writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / ".lock")
+        lock = FileLock(output / (".lock" if ranks.leads else f".lock-{ranks.rank}"))
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -45,21 +45,22 @@ class FinishedCase:
 
 
 class Journal:
-    """The finished cases of an output folder."""
+    """The finished cases of an output folder; each rank that works on it writes a file of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, rank: int = 0) -> None:
         """Read what earlier runs finished; a line that a kill cut off counts as not written."""
-        self._path = folder / JOURNAL_NAME
+        self._path = folder / (JOURNAL_NAME.replace(".", f".{rank}.", 1) if rank else JOURNAL_NAME)
         self._cases: dict[str, FinishedCase] = {}
-        try:
-            content = self._path.read_bytes()
-        except FileNotFoundError:
-            content = b""
-        for line in content.splitlines():
-            case = _parse(line)
-            if case is not None:
-                self._cases[case.case_id] = case
-        self._ends_in_line = not content or content.endswith(b"\n")
+        self._ends_in_line = True
+        paths = folder.glob(JOURNAL_NAME.replace(".", "*.", 1))
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):  # the latest word on a case counts
+            content = path.read_bytes()
+            for line in content.splitlines():
+                case = _parse(line)
+                if case is not None:
+                    self._cases[case.case_id] = case
+            if path == self._path:
+                self._ends_in_line = not content or content.endswith(b"\n")
 
     def find(self, case_id: str, *, key: str) -> FinishedCase | None:
         """Return the case if the same went into it and every file of it is still as it was written."""
@@ -111,14 +112,19 @@ def _sha256(path: Path) -> str:
 def _parse(line: bytes) -> FinishedCase | None:
     try:
         content = json.loads(line)
-        content["organs"] = tuple(_parse_organ(organ) for organ in content["organs"])
+        content["organs"] = tuple(parse_organ(organ) for organ in content["organs"])
         return FinishedCase(**content)
     except (ValueError, KeyError, TypeError):
         log.debug("a line of %s cannot be read and is passed over", JOURNAL_NAME)
         return None
 
 
-def _parse_organ(content: dict[str, Any]) -> OrganStatistics:
+def parse_organ(content: dict[str, Any]) -> OrganStatistics:
+    """Make the numbers of an organ from their plain values.
+
+    Raises:
+        ValueError, KeyError, TypeError: They are something else.
+    """
     box = content["box_ijk"]
     content["box_ijk"] = None if box is None else tuple((first, last) for first, last in box)
     return OrganStatistics(**content)

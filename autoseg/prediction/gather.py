@@ -1,0 +1,43 @@
+"""What became of the cases of every rank, brought to the one that leads.
+
+Owns: `gather`. Ranks may be on several machines, so it goes through the output folder, which all of them write to.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from autoseg.files import read_json, write_json
+from autoseg.outputs.run_files import CaseStatus
+from autoseg.prediction.journal import parse_organ
+from autoseg.ranks import Ranks
+
+
+def gather(statuses: Sequence[CaseStatus], ranks: Ranks, *, output: Path) -> list[CaseStatus]:
+    """Wait for all ranks; return the statuses of all of them where this one leads, else its own.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    if ranks.size == 1:
+        return list(statuses)
+    if not ranks.leads:
+        write_json(_path(output, ranks.rank), [dataclasses.asdict(status) for status in statuses])
+    ranks.wait()
+    if not ranks.leads:
+        return list(statuses)
+    together = list(statuses)
+    for rank in range(1, ranks.size):
+        path = _path(output, rank)
+        together += [_parse(content) for content in read_json(path)]
+        path.unlink()
+    return sorted(together, key=lambda status: status.case_id)
+
+
+def _path(output: Path, rank: int) -> Path:
+    return output / f".rank-{rank}.json"
+
+
+def _parse(content: dict[str, Any]) -> CaseStatus:
+    return CaseStatus(**{**content, "organs": tuple(parse_organ(organ) for organ in content["organs"])})
