@@ -15,6 +15,8 @@ from typing import Any
 
 from autoseg.errors import UsageError
 
+TEMPORARY_PREFIX = ".writing-"
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -25,7 +27,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix="".join(path.suffixes[-2:]) or ".tmp")
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=TEMPORARY_PREFIX, suffix="".join(path.suffixes[-2:]) or ".tmp"
+    )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -68,6 +72,13 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} does not exist.") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {error}. Repair the file.") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in a folder and below; nobody else may be writing there."""
+    for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+        if path.is_file():
+            path.unlink()
 
 
 def file_sha256(path: Path) -> str:

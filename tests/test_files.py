@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from autoseg.errors import UsageError
-from autoseg.files import atomic_path, file_sha256, read_json, write_bytes, write_json, write_text
+from autoseg.files import atomic_path, file_sha256, read_json, remove_leftovers, write_bytes, write_json, write_text
 
 
 def test_write_json_read_json_gives_the_same(tmp_path):
@@ -76,6 +76,13 @@ def test_read_json_missing_file_and_folder_are_errors(tmp_path):
         read_json(tmp_path / "none.json")
     with pytest.raises(UsageError, match="cannot be read"):
         read_json(tmp_path)
+
+
+def test_remove_leftovers_takes_what_a_killed_process_was_writing(tmp_path):
+    for name in ("a.nii.gz", ".writing-x.nii.gz", "below/.writing-y.png", "below/b.png"):
+        write_text(tmp_path / name, "content")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.nii.gz", "b.png", "below"]
 
 
 def test_file_sha256_of_more_than_one_piece(tmp_path):

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from autoseg.dataset import CaseFiles
 from autoseg.errors import DatasetError, LockedError, Problem, UsageError
-from autoseg.files import file_sha256
+from autoseg.files import file_sha256, remove_leftovers
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import Predictor, find_model_files, load_predictor, with_settings
 from autoseg.outputs.case_files import ALSO
@@ -155,6 +155,8 @@ def _own_folder(output: Path, ranks: Ranks) -> Iterator[None]:
                 f"-o {output}: another process predicts into it. Wait for it, or choose another folder."
             ) from None
     with lock:
+        if ranks.size == 1:
+            remove_leftovers(output)
         yield
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoseg.errors import DatasetError, UsageError
-from autoseg.files import read_json
+from autoseg.files import TEMPORARY_PREFIX, read_json
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.transform import CaseTransform
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import blosc2
 
 STORE_VERSION = 1
-TEMPORARY_PREFIX = ".writing-"
 CHUNK_BYTES = 4 << 20  # a chunk is the unit of the file; its blocks are the slices, and only those asked for are read
 
 
