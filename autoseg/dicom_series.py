@@ -16,12 +16,14 @@ from autoseg.errors import GeometryError, ScanFileError, printable
 from autoseg.files import file_sha256
 from autoseg.geometry import ImageGeometry
 from autoseg.image_in_memory import from_simpleitk
-from autoseg.image_io import Scan
+from autoseg.image_io import Scan, replace_not_finite
+from autoseg.nifti_header import check_shear, check_spacing_range
 from autoseg.scan_bytes import display_name
 
 PREAMBLE_BYTES = 128  # before the letters DICM
 MODALITY, ORIENTATION, POSITION = "0008|0060", "0020|0037", "0020|0032"
 UNEVEN_SHARE = 0.1  # of the distance between slices; scanners round positions
+MOST_SIDEWAYS_MM = 0.5
 TURNED = 1e-3  # a direction cosine may differ by as much within a series
 
 
@@ -40,7 +42,7 @@ def find_series(folder: Path) -> list[Path]:
     """Find the folder itself, if it holds DICOM files, or else those folders inside it that do."""
     if _files(folder):
         return [folder]
-    return [child for child in sorted(folder.iterdir()) if child.is_dir() and _files(child)]
+    return [child for child in _list(folder) if child.is_dir() and _files(child)]
 
 
 def series_sha256(folder: Path) -> str:
@@ -91,7 +93,13 @@ def read_series(folder: Path) -> tuple[Scan, str]:
         geometry = ImageGeometry.from_affine(array.shape, affine)
     except GeometryError as error:
         raise ScanFileError(f"{name}: {error}") from error
-    return Scan(array, geometry), _tag(reader, 0, MODALITY).lower()
+    warnings: list[str] = []
+    check_spacing_range(geometry, name=name)
+    check_shear(geometry, name=name, warnings=warnings)
+    if array.dtype.kind == "f":
+        array, more = replace_not_finite(array.astype(np.float32, copy=False), name=name)
+        warnings += more
+    return Scan(array, geometry, tuple(warnings)), _tag(reader, 0, MODALITY).lower()
 
 
 def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -> None:
@@ -105,10 +113,17 @@ def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -
         raise ScanFileError(f"{name}: a file does not say where its slice lies. Export the series again.")
     if np.abs(turns - turns[0]).max() > TURNED:
         raise ScanFileError(f"{name}: its slices are turned against each other. Put each series into its own folder.")
-    along = places @ np.cross(turns[0, :3], turns[0, 3:])
-    steps = np.abs(np.diff(along))
+    normal = np.cross(turns[0, :3], turns[0, 3:])
+    along = places @ normal
+    sideways = np.linalg.norm(places - places[0] - np.outer(along - along[0], normal), axis=1).max()
+    if sideways > MOST_SIDEWAYS_MM:
+        raise ScanFileError(
+            f"{name}: its slices move sideways by up to {sideways:.3g} mm, as with a tilted gantry. Convert the series "
+            "with a tool that straightens it, such as dcm2niix."
+        )
+    steps = np.diff(along) * np.sign(along[-1] - along[0])
     usual = float(np.median(steps))
-    off = np.flatnonzero(np.abs(steps - usual) > UNEVEN_SHARE * usual)
+    off = np.flatnonzero(np.abs(steps - usual) > UNEVEN_SHARE * abs(usual))
     if usual == 0 or len(off):
         where = int(off[0]) if len(off) else 0
         raise ScanFileError(
@@ -118,7 +133,15 @@ def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and is_dicom(path)]
+    return [path for path in _list(folder) if is_dicom(path)]
+
+
+def _list(folder: Path) -> list[Path]:
+    """List a folder; one that may not be read holds nothing for us."""
+    try:
+        return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    except OSError:
+        return []
 
 
 def _tag(reader: sitk.ImageSeriesReader, index: int, tag: str) -> str:

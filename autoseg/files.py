@@ -75,8 +75,8 @@ def read_json(path: Path) -> Any:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a folder and below; nobody else may be writing there."""
-    for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+    """Remove the temporary files that a killed process left in a folder; nobody else may be writing there."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_file():
             path.unlink()
 

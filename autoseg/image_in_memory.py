@@ -32,6 +32,8 @@ def as_scan(image: Any, *, name: str = "the image") -> Scan:
     if isinstance(image, Scan):
         return image
     if hasattr(image, "dataobj") and hasattr(image, "affine"):
+        if image.affine is None:
+            raise UsageError(f"{name} has no affine. {EXPECTED}")
         array, affine = np.asanyarray(image.dataobj), np.asarray(image.affine, np.float64)
         array_zyx = _three_axes(array, name=name).transpose(2, 1, 0)
     elif hasattr(image, "GetDirection") and hasattr(image, "GetSpacing"):
@@ -52,7 +54,7 @@ def as_scan(image: Any, *, name: str = "the image") -> Scan:
     array_zyx, warnings = replace_not_finite(array_zyx, name=name)
     try:
         geometry = ImageGeometry.from_affine(array_zyx.shape, affine)
-    except ValueError as error:
+    except (GeometryError, ValueError) as error:
         raise GeometryError(f"{name}: {error}") from error
     return Scan(array_zyx, geometry, warnings)
 

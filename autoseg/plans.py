@@ -245,6 +245,9 @@ class InferencePlan(_Part):
     cleaning: tuple[OrganCleaning, ...] = Field((), description="organs of which small detached pieces are removed")
 
 
+SET_BY = "Set by"  # begins the reason of a value that a user chose
+
+
 class Reason(_Part):
     """Why the planner chose a value."""
 

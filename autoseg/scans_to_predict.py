@@ -5,6 +5,7 @@ Does not own: what makes a case whole (`dataset_layouts.py`), what is in its fil
 """
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,14 +47,15 @@ def find_cases(inputs: Path | Sequence[Path], *, channel_names: Sequence[str]) -
         own, more = _find_in(path, channel_names=channel_names)
         cases += own
         problems += more
-    names = [case.case_id.casefold() for case in cases]
-    twice = [case.case_id for case in cases if names.count(case.case_id.casefold()) > 1] if len(paths) > 1 else []
+    cases = list(dict.fromkeys(cases))  # each file of `scans/*.nii.gz` stands for its whole case
+    counts = Counter(case.case_id.casefold() for case in cases)
+    twice = [case.case_id for case in cases if counts[case.case_id.casefold()] > 1]
     if twice:
         raise DatasetError(
             f"two of the inputs hold a case {twice[0]!r:.80}; their label maps would have one name. Predict them into "
             "different folders."
         )
-    return tuple(cases), tuple(problems)
+    return tuple(cases), tuple(dict.fromkeys(problems))
 
 
 def _find_in(path: Path, *, channel_names: Sequence[str]) -> Found:
@@ -84,7 +86,8 @@ def _find_series(folder: Path) -> tuple[CaseFiles, ...]:
     """Give each DICOM series of a folder, or the one that it is, as a case that has the name of its folder."""
     from autoseg.dicom_series import find_series
 
-    return tuple(CaseFiles(path.resolve().name, (path,), None, path.name) for path in find_series(folder))
+    names = {path: path.name if path != folder else path.resolve().name for path in find_series(folder)}
+    return tuple(CaseFiles(name, (path,), None, name) for path, name in names.items())
 
 
 def _with_other_channels(path: Path, *, num_channels: int) -> list[Path]:
@@ -110,14 +113,14 @@ def _read_table(path: Path, *, channel_names: Sequence[str]) -> dict[str, Candid
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DatasetError(f"{name} is no table: {error}. Expected comma-separated text in UTF-8.") from error
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise DatasetError(f"{name} cannot be read as a table: {error}. Expected comma-separated text.") from error
     columns = [_find_column(rows, index, channel, name=name) for index, channel in enumerate(channel_names)]
     candidates: dict[str, Candidate] = {}
     for number, row in enumerate(rows, start=2):
         case_id = (row.get(CASE_COLUMN) or "").strip()
         files = [(row[column] or "").strip() for column in columns]
-        if not case_id or not all(files) or Path(case_id).name != case_id:
+        if not all(files) or case_id in ("", "..") or "\0" in case_id or Path(case_id).name != case_id:
             raise DatasetError(f"{name}, row {number}: expected a name of a case and a path for each channel.")
         if case_id in candidates:
             raise DatasetError(f"{name}, row {number}: the case {case_id!r:.80} stands there twice.")

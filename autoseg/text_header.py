@@ -39,6 +39,7 @@ NRRD_TYPES = {
     "float": "f4",
     "double": "f8",
 }
+UNITS_MM = {"mm": 1.0, "millimeter": 1.0, "um": 1e-3, "\u00b5m": 1e-3, "microns": 1e-3, "cm": 10.0, "m": 1000.0}
 NRRD_PACKINGS = {"raw": None, "gzip": GZIP, "gz": GZIP}
 MHA_TYPES = {
     **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"},
@@ -58,9 +59,8 @@ def parse_nrrd_header(head: bytes, *, name: str) -> StoredImage:
     Raises:
         ScanFileError: A header that cannot be true, or an image that is not one volume of grey values in this file.
     """
-    text, found, _ = head.partition(b"\n\n")
-    if not found:
-        text, found, _ = head.partition(b"\r\n\r\n")
+    ends = [(head.find(empty), empty) for empty in (b"\n\n", b"\r\n\r\n") if empty in head]
+    text, found, _ = head.partition(min(ends)[1]) if ends else (head, b"", b"")  # the voxels may hold the other one
     if not found:
         raise ScanFileError(f"{name} ends inside its NRRD header. Copy or download it again.")
     fields = {}
@@ -83,15 +83,18 @@ def parse_nrrd_header(head: bytes, *, name: str) -> StoredImage:
         raise ScanFileError(f"{name}: its sizes are {fields['sizes']!r:.60}; expected one volume of grey values.")
     kept = [axis for axis in range(len(vectors)) if axis not in scalar]
     turn, warnings = _nrrd_space(fields, name)
+    turn = turn * _nrrd_unit_mm(fields, name)
     origin = np.zeros(3)
     if "space origin" in fields:
         origin = _vector(fields["space origin"], name, is_plane=_is_plane(fields))
     return _stored(
         name,
         sizes=[sizes[axis] for axis in kept],
-        steps=[turn @ vectors[axis] for axis in kept],
+        steps=[turn @ vector for vector in vectors if vector is not None],
         origin=turn @ origin,
-        dtype=_dtype(NRRD_TYPES, _field(fields, "type", name).lower(), name, big=fields.get("endian") == "big"),
+        dtype=_dtype(
+            NRRD_TYPES, _field(fields, "type", name).lower(), name, big=fields.get("endian", "").lower() == "big"
+        ),
         packing=NRRD_PACKINGS[encoding],
         offset=len(text) + len(found),
         warnings=warnings,
@@ -121,7 +124,7 @@ def parse_mha_header(head: bytes, *, name: str) -> StoredImage:
         raise ScanFileError(f"{name}: its voxels lie in another file. Save header and voxels as one .mha file.")
     if fields.get("ElementNumberOfChannels", "1") != "1":
         raise ScanFileError(f"{name} holds several values in each voxel; expected grey values.")
-    if fields.get("BinaryData", "True").lower() != "true":
+    if not _is_true(fields, "BinaryData", default="True"):
         raise ScanFileError(f"{name} stores its voxels as text. Save it with binary data.")
     sizes = _numbers(fields, "DimSize", name)
     sizes, extra = sizes[:3], sizes[3:]
@@ -138,14 +141,14 @@ def parse_mha_header(head: bytes, *, name: str) -> StoredImage:
     space = min(3, count)
     axes = np.reshape(matrix, (count, count))[: len(sizes), :space]  # a row an axis of the array
     steps = [LPS_TO_RAS[:space, :space] @ axis * step for axis, step in zip(axes, spacing, strict=False)]
-    order = [fields.get(key, "False").lower() for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")]
+    is_big = any(_is_true(fields, key) for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
     return _stored(
         name,
         sizes=sizes,
         steps=[np.append(step, [0.0] * (3 - space)) for step in steps],
         origin=LPS_TO_RAS @ np.append(origin[:space], [0.0] * (3 - space)),
-        dtype=_dtype(MHA_TYPES, _field(fields, "ElementType", name), name, big="true" in order),
-        packing=ZLIB if fields.get("CompressedData", "False").lower() == "true" else None,
+        dtype=_dtype(MHA_TYPES, _field(fields, "ElementType", name), name, big=is_big),
+        packing=ZLIB if _is_true(fields, "CompressedData") else None,
         offset=offset,
         warnings=[],
     )
@@ -209,8 +212,23 @@ def _nrrd_space(fields: _Fields, name: str) -> tuple[np.ndarray, list[str]]:
     return LPS_TO_RAS, ["the header says nothing of the patient's axes; left, posterior, superior are taken."]
 
 
+def _is_true(fields: _Fields, key: str, *, default: str = "False") -> bool:
+    """Read a truth value of MetaImage, which writes True, true, T or 1."""
+    return fields.get(key, default)[:1].lower() in ("t", "1")
+
+
 def _is_plane(fields: _Fields) -> bool:
     return fields.get("space dimension") == "2"
+
+
+def _nrrd_unit_mm(fields: _Fields, name: str) -> float:
+    """Give the millimetres of the file's unit of length."""
+    units = {word.strip('"').lower() for word in fields.get("space units", "mm").split()} - {"", "???", "none"}
+    if len(units) > 1 or not units <= UNITS_MM.keys():
+        raise ScanFileError(
+            f"{name}: space units is {fields['space units']!r:.60}; expected mm, um, cm or m for all axes."
+        )
+    return UNITS_MM[units.pop()] if units else 1.0
 
 
 def _dtype(types: Mapping[str, str], word: str, name: str, *, big: bool) -> np.dtype:

@@ -71,6 +71,7 @@ def save_dicom() -> Callable[..., None]:
         series: str = "1.2.3",
         spacing_xyz_mm: tuple[float, float, float] = (1.0, 2.0, 4.0),
         origin_lps_mm: tuple[float, float, float] = (-10.0, -20.0, 30.0),
+        sideways_mm: float = 0.0,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         writer = sitk.ImageFileWriter()
@@ -78,7 +79,11 @@ def save_dicom() -> Callable[..., None]:
         for number, plane in enumerate(array_zyx):
             image = sitk.GetImageFromArray(plane[None].astype(np.int16))
             image.SetSpacing(spacing_xyz_mm)
-            place = (*origin_lps_mm[:2], origin_lps_mm[2] + number * spacing_xyz_mm[2])
+            place = (
+                origin_lps_mm[0],
+                origin_lps_mm[1] + number * sideways_mm,
+                origin_lps_mm[2] + number * spacing_xyz_mm[2],
+            )
             tags = {
                 "0008|0060": modality,
                 "0010|0010": "DOE^JANE",

@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "text_header": {"errors", "geometry", "nifti_header"},
     "image_io": {"errors", "files", "geometry", "nifti_header", "scan_bytes", "text_header"},
     "image_in_memory": {"errors", "geometry", "image_io"},
-    "dicom_series": {"errors", "files", "geometry", "image_in_memory", "image_io", "scan_bytes"},
+    "dicom_series": {"errors", "files", "geometry", "image_in_memory", "image_io", "nifti_header", "scan_bytes"},
     "dataset_labels": GROUND,
     "dataset_layouts": GROUND,
     "dataset": GROUND | {"dataset_labels", "dataset_layouts"},

@@ -83,3 +83,30 @@ def test_folders_of_series_are_cases_to_predict(save_dicom, array, tmp_path) -> 
     assert [case.case_id for case in one] == ["a"]
     with pytest.raises(DatasetError, match="no DICOM series"):
         find_cases(tmp_path / "scans", channel_names=["T1", "T2"])
+
+
+def test_a_tilted_gantry_is_refused_since_no_right_angled_grid_holds_its_slices(save_dicom, array, tmp_path) -> None:
+    save_dicom(tmp_path / "series", array, sideways_mm=0.4)
+    with pytest.raises(ScanFileError, match=r"its slices move sideways by up to 1.6 mm"):
+        read_series(tmp_path / "series")
+
+
+def test_a_fractional_slope_gives_float32(save_dicom, array, tmp_path) -> None:
+    save_dicom(tmp_path / "series", array)
+    slope = bytes.fromhex("2800531002000000")  # tag and length; the writer takes whole numbers alone
+    for path in (tmp_path / "series").iterdir():
+        content = path.read_bytes()
+        assert content.count(slope + b"1 ") == 1
+        path.write_bytes(content.replace(slope + b"1 ", slope + b".5"))
+    scan, _ = read_series(tmp_path / "series")
+    assert scan.array_zyx.dtype == np.float32
+    np.testing.assert_array_equal(scan.array_zyx, array * np.float32(0.5))
+
+
+def test_series_that_links_name_alike_elsewhere_are_two_cases(save_dicom, array, tmp_path) -> None:
+    (tmp_path / "scans").mkdir()
+    for number in (1, 2):
+        save_dicom(tmp_path / f"store{number}" / "ct", array)
+        (tmp_path / "scans" / f"patient{number}").symlink_to(tmp_path / f"store{number}" / "ct")
+    cases, _ = find_cases(tmp_path / "scans", channel_names=["CT"])
+    assert [case.case_id for case in cases] == ["patient1", "patient2"]

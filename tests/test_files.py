@@ -79,10 +79,11 @@ def test_read_json_missing_file_and_folder_are_errors(tmp_path):
 
 
 def test_remove_leftovers_takes_what_a_killed_process_was_writing(tmp_path):
-    for name in ("a.nii.gz", ".writing-x.nii.gz", "below/.writing-y.png", "below/b.png"):
+    for name in ("a.nii.gz", ".writing-x.nii.gz", "other/.writing-y.png"):
         write_text(tmp_path / name, "content")
     remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.nii.gz", "b.png", "below"]
+    remove_leftovers(tmp_path / "absent")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".writing-y.png", "a.nii.gz", "other"]
 
 
 def test_file_sha256_of_more_than_one_piece(tmp_path):

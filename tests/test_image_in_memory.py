@@ -47,6 +47,7 @@ def test_single_slices_and_single_volumes_are_taken(rng):
         ((np.zeros((3, 3, 3)), np.eye(3)), r"affine has the shape \(3, 3\)"),
         ((np.zeros((3, 3, 3, 2)), np.eye(4)), r"has the shape \(3, 3, 3, 2\); expected three axes"),
         ((np.zeros((3, 3, 3), complex), np.eye(4)), "holds complex128; expected grey values"),
+        (nib.Nifti1Image(np.zeros((3, 3, 3), np.int16), None), "has no affine"),
         (sitk.Image([4, 5], sitk.sitkInt16), "has 2 axes"),
         (sitk.Image([4, 5, 6], sitk.sitkVectorUInt8, 3), "expected grey values of three"),
     ],
@@ -57,7 +58,7 @@ def test_what_is_no_grey_volume_is_refused(image, message):
 
 
 def test_impossible_grids_and_too_many_nan_are_refused():
-    with pytest.raises(GeometryError):
+    with pytest.raises(GeometryError, match="the image: the affine"):
         as_scan((np.zeros((3, 3, 3)), np.zeros((4, 4))))
     with pytest.raises(ScanFileError, match="channel 1: 27 of 27 voxels are NaN"):
         as_scan((np.full((3, 3, 3), np.nan), np.eye(4)), name="channel 1")

@@ -82,6 +82,12 @@ def test_find_cases_several_inputs_are_one_run(make: Make) -> None:
         find_cases([root / "in", root / "more"], channel_names=("CT",))
 
 
+def test_find_cases_every_file_of_a_case_is_that_case_once(make: Make) -> None:
+    root = make("in/a_0000.nii.gz", "in/a_0001.nii.gz", "in/b_0000.nii.gz", "in/b_0001.nii.gz")
+    cases, problems = find_cases(sorted((root / "in").iterdir()), channel_names=("T1", "T2"))
+    assert [case.case_id for case in cases] == ["a", "b"] and not problems
+
+
 def test_find_cases_a_table_names_the_channels_of_each_case(make: Make) -> None:
     root = make("x/one.nii.gz", "y/two.nii.gz", "z.nii.gz")
     for header in ("case,T1,T2", "T2,case,T1", "case,0,1", "\ufeffcase,0000,0001"):
@@ -111,8 +117,9 @@ def test_find_cases_a_file_that_a_table_names_in_vain_is_that_cases_problem(make
         ("case,CT\np\n", "row 2: expected a name of a case and a path"),
         ("case,CT\n,one.nii.gz\n", "row 2: expected a name"),
         ("case,CT\n../../p,one.nii.gz\n", "row 2: expected a name"),
+        ("case,CT\n..,one.nii.gz\n", "row 2: expected a name"),
         ("case,CT\np,one.nii.gz\np,one.nii.gz\n", "row 3: the case 'p' stands there twice"),
-        ('case,CT\n"p,one.nii.gz\n', "is no table"),
+        ('case,CT\n"p,one.nii.gz\n', "cannot be read as a table"),
     ],
 )
 def test_find_cases_a_table_that_cannot_be_used_says_why(make: Make, text: str, message: str) -> None:

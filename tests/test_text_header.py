@@ -129,6 +129,40 @@ def test_an_nrrd_header_that_cannot_be_used_says_why(put, old, new, message) -> 
         read_scan(path)
 
 
+def test_an_nrrd_with_windows_lines_whose_voxels_hold_an_empty_line(put) -> None:
+    text = NRRD.format(space="LPS", endian="little").replace("\n", "\r\n")
+    scan = read_scan(put(text.encode() + b"\n" * 48, "a.nrrd", pack=False))
+    assert (scan.array_zyx == 0x0A0A).all()
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("um", 1e-3), ("cm", 10), ("m", 1000)])
+def test_the_unit_of_an_nrrd_is_heeded(put, unit, factor) -> None:
+    text = NRRD.format(space="RAS", endian="little").replace(
+        "kinds:", f'space units: "{unit}" "{unit}" "{unit}"\nkinds:'
+    )
+    path = put(text.encode() + bytes(48), "a.nrrd", pack=False)
+    if factor == 1000:  # voxels of metres
+        with pytest.raises(ScanFileError, match="spacing_zyx_mm"):
+            read_scan(path)
+        return
+    geometry = read_scan(path).geometry
+    np.testing.assert_allclose(geometry.spacing_zyx_mm, np.array((4, 3, 2)) * factor)
+    np.testing.assert_allclose(geometry.origin_xyz_mm, np.array((10, 20, 30)) * factor)
+
+
+def test_an_unknown_unit_is_refused(put) -> None:
+    text = NRRD.format(space="RAS", endian="little").replace("kinds:", 'space units: "mm" "mm" "s"\nkinds:')
+    with pytest.raises(ScanFileError, match="space units is"):
+        read_scan(put(text.encode() + bytes(48), "a.nrrd", pack=False))
+
+
+@pytest.mark.parametrize("word", ["True", "true", "T", "1"])
+def test_a_metaimage_may_say_true_in_many_ways(put, word) -> None:
+    text = MHA.replace("BinaryDataByteOrderMSB = False", f"BinaryDataByteOrderMSB = {word}")
+    scan = read_scan(put(text.encode() + np.arange(24, dtype=">u2").tobytes(), "a.mha", pack=False))
+    assert scan.array_zyx[1, 2, 1] == 11
+
+
 def test_an_nrrd_without_axes_is_taken_for_lps_with_a_warning(put) -> None:
     text = "NRRD0001\ntype: uchar\ndimension: 3\nsizes: 2 3 4\nspacings: 1 2 3\nencoding: raw\n\n"
     scan = read_scan(put(text.encode() + bytes(24), "a.nrrd", pack=False))

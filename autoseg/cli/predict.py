@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.cli.common import build_parser, run_command
-from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, Problem, format_problems
+from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, Problem, format_problems, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     earlier = f" ({before} of them by an earlier run)" if before else ""
     print(
         f"{done} of {len(run.cases)} cases predicted{earlier}; label maps, previews, statistics.csv and run.json "
-        f"are in {run.output}; open report.html there"
+        f"are in {printable(str(run.output))}; open report.html there"
     )
     if not run.failed:
         return EXIT_DONE
@@ -92,6 +92,7 @@ def _estimate(arguments: argparse.Namespace) -> int:
         labels=arguments.labels,
         fold=arguments.fold,
         settings=arguments.settings,
+        also=arguments.also,
     )
     print(format_estimates(estimates))
     return EXIT_SOME_CASES_FAILED if any(one.fault for one in estimates) else EXIT_DONE

@@ -17,9 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         example="autoseg_train RUN --max-minutes 10",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder made by autoseg_plan")
-    parser.add_argument(
-        "--fold", default="all", help="all: train on every case; 0, 1, ..: leave a fold out (default: all)"
-    )
+    parser.add_argument("--fold", help="all: train on every case; 0, 1, ..: leave a fold out (default: all)")
     parser.add_argument("--epochs", type=int, metavar="N", help="length in epochs (default: the plan's)")
     parser.add_argument("--max-minutes", type=float, metavar="M", help="length in minutes of training instead")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda (default: auto)")
@@ -30,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--export",
         type=Path,
         metavar="FILE",
-        help="train nothing: pack what is trained, all folds if there are several, into one .safetensors file",
+        help="train nothing: pack the model trained on all cases, or else all folds, into one .safetensors file",
     )
     return run_command(parser, _train, argv)
 
@@ -42,7 +40,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     result = train(
         arguments.run,
-        fold=arguments.fold,
+        fold=arguments.fold or "all",
         epochs=arguments.epochs,
         max_minutes=arguments.max_minutes,
         device=arguments.device,
@@ -60,7 +58,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from autoseg.prediction.export import export
 
-    count = export(arguments.run, arguments.export)
+    count = export(arguments.run, arguments.export, fold=arguments.fold)
     print(f"{count} {'model is' if count == 1 else 'models are'} in {arguments.export}")
     print(f"next: autoseg_predict -m {arguments.export} -i SCANS -o PREDICTIONS")
     return EXIT_DONE

@@ -26,6 +26,7 @@ from autoseg.workers import default_num_workers
 MAX_LABEL_VALUE = 65535
 MAX_WORKERS = 4  # each holds two label maps and the masks of an organ
 VALUES_SHOWN = 8
+SLICER_COPY = ".seg"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,10 @@ def _label_maps(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
         paths = sorted(path for path in folder.iterdir() if is_scan_name(path.name))
     except OSError as error:
         raise UsageError(f"{_shown(folder)} cannot be listed: {error.strerror}. Check its permissions.") from error
+    stems = {scan_stem(path) for path in paths}
     for path in paths:
+        if scan_stem(path).endswith(SLICER_COPY) and scan_stem(path).removesuffix(SLICER_COPY) in stems:
+            continue  # case.seg.nrrd beside case.nii.gz is the same once more, for 3D Slicer
         other = found.setdefault(scan_stem(path), path)
         if other != path:
             message = f"{folder.name} holds both {other.name} and {path.name}; used the first. Remove one of them."

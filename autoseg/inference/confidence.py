@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autoseg.errors import CheckpointError
+
 
 @dataclass(frozen=True)
 class Confidence:
@@ -26,14 +28,24 @@ class Confidence:
     everywhere: np.ndarray
 
     def watch(self, slices: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Pass maps (1 + K, R, W) of probabilities on, and add them up."""
+        """Pass maps (1 + K, R, W) of probabilities on, and add them up.
+
+        Raises:
+            CheckpointError: They are not finite.
+        """
         for probs in slices:
             winners = probs.argmax(axis=0).ravel()
             best = probs.max(axis=0).ravel()
             num_maps = len(self.pixels)
+            total = probs.sum(axis=(1, 2), dtype=np.float64)
+            if not np.isfinite(total).all():
+                raise CheckpointError(
+                    "the network's output is not finite: the model is damaged, or half precision is too narrow for it. "
+                    "Copy the model again, or predict with --device cpu."
+                )
             np.add(self.pixels, np.bincount(winners, minlength=num_maps), out=self.pixels)
             np.add(self.inside, np.bincount(winners, weights=best, minlength=num_maps), out=self.inside)
-            np.add(self.everywhere, probs.sum(axis=(1, 2), dtype=np.float64), out=self.everywhere)
+            np.add(self.everywhere, total, out=self.everywhere)
             yield probs
 
     def expected_dice(self) -> list[float | None]:

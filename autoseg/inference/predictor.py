@@ -22,10 +22,12 @@ from autoseg.inference.specks import clean_labels
 from autoseg.network.cores import side_by_side
 from autoseg.network.device import choose_device
 from autoseg.network.model import AutosegNetwork
-from autoseg.network.model_file import MODEL_FILE_NAME, load_models
+from autoseg.network.model_file import MODEL_FILE_NAME, load_models, most_validated
 from autoseg.plans import Plans, apply_settings
 from autoseg.preprocessing.case import undo_preprocessing
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
+
+CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # what torch says where there is no class of errors for it
 
 log = logging.getLogger("autoseg")
 
@@ -100,7 +102,9 @@ class Predictor:
                     log.warning("the device's memory was full; trying %s (%s)", rung.effort, message)
                 try:
                     return rung._predict_slices(image, clicks=placed, with_uncertainty=with_uncertainty)
-                except torch.OutOfMemoryError as error:
+                except RuntimeError as error:  # the parent of OutOfMemoryError, which torch raises on a GPU alone
+                    if not isinstance(error, torch.OutOfMemoryError) and CPU_IS_FULL not in str(error):
+                        raise
                     message = str(error).partition("\n")[0]  # not the error, whose frames hold what filled the memory
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -198,7 +202,7 @@ def load_predictor(
     for _networks, other in loaded[1:]:
         if other.data != plans.data or other.network != plans.network:
             raise CheckpointError(f"{model}: the folds were trained under different plans. Name one fold's model file.")
-    plans = max((other for _, other in loaded), key=_num_validated)  # of equals the first
+    plans = most_validated([other for _, other in loaded])
     names = [organ.name for organ in plans.data.organs]
     unknown = [label for label in labels if label not in names]
     if unknown:
@@ -223,13 +227,6 @@ def with_settings(predictor: Predictor, settings: Sequence[str]) -> Predictor:
         if not setting.startswith("inference."):
             raise UsageError(f"--set {setting}: at prediction only inference.* may be changed.")
     return replace(predictor, plans=apply_settings(predictor.plans, settings))
-
-
-def _num_validated(plans: Plans) -> int:
-    """Return the number of cases that a model's choice of specks was made on; each fold's knows those before it."""
-    reason = plans.reasons.get("inference.cleaning")
-    count = 0 if reason is None else reason.facts.get("num_cases", 0)
-    return count if isinstance(count, int) else 0
 
 
 def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:

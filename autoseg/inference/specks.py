@@ -58,6 +58,9 @@ def remove_specks(labels_zyx: np.ndarray, rules: Mapping[int, Least]) -> int:
     Returns:
         The number of voxels that became background.
     """
+    rules = {
+        value: rule for value, rule in rules.items() if value <= np.iinfo(labels_zyx.dtype).max
+    }  # others are absent
     values = sorted(rules)
     boxes = [box for box in ndimage.find_objects(labels_zyx, max_label=max(values, default=0)) or [] if box is not None]
     if not boxes:

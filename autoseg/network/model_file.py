@@ -83,9 +83,25 @@ def pack_models(paths: Sequence[Path], packed: Path) -> None:
     for path, (_tensors, other) in zip(paths, models, strict=True):
         if other.data != plans.data or other.network != plans.network:
             raise CheckpointError(f"{path} was trained under another plan than {paths[0]}. Pack folds of one run.")
+    plans = most_validated([other for _, other in models])
     parts = [part for tensors, _ in models for part in _unpack(tensors)]
     tensors = {f"{FOLD}{n}.{key}": value for n, part in enumerate(parts) for key, value in part.items()}
     _write_model_file(parts[0] if len(parts) == 1 else tensors, plans, packed)
+
+
+def most_validated(plans: Sequence[Plans]) -> Plans:
+    """Return the plan whose choice of specks was made on the most cases; of equals the first.
+
+    The plans of a run's folds agree in all that decides a network's output; what is a speck, each fold chose on its own
+    validation and those before it.
+    """
+
+    def num_cases(one: Plans) -> int:
+        reason = one.reasons.get("inference.cleaning")
+        count = 0 if reason is None else reason.facts.get("num_cases", 0)
+        return count if isinstance(count, int) else 0
+
+    return max(plans, key=num_cases)
 
 
 def _unpack(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

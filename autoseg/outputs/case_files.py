@@ -18,7 +18,8 @@ from autoseg.outputs.statistics import OrganStatistics, measure_organs
 from autoseg.outputs.viewer_slices import pack_slices
 from autoseg.preprocessing.case import UNSURE
 
-PREVIEW_FOLDER = "preview"
+PREVIEW_FOLDER, UNCERTAINTY_FOLDER, MASKS_FOLDER = "preview", "uncertainty", "masks"
+FOLDERS = (PREVIEW_FOLDER, UNCERTAINTY_FOLDER)  # and one a case in that of the masks
 ALSO = ("uncertainty", "seg.nrrd", "masks")  # files of a case that are written when they are asked for
 NAME_LETTERS = 60  # of an organ, in a file's name
 
@@ -59,15 +60,15 @@ def write_case(
     write_json(output / slices_name(case_id), packed)
     written = [label_map_name(case_id), preview_name(case_id), slices_name(case_id)]
     if predicted.uncertainty_zyx is not None:
-        written.append(f"uncertainty/{case_id}.nii.gz")
-        percent = np.rint(predicted.uncertainty_zyx * np.float32(100 / UNSURE)).astype(np.uint8)
-        write_scan(output / written[-1], percent, geometry=geometry)
+        written.append(f"{UNCERTAINTY_FOLDER}/{case_id}.nii.gz")
+        percent = np.rint(np.arange(UNSURE + 1) * (100 / UNSURE)).astype(np.uint8)
+        write_scan(output / written[-1], percent[predicted.uncertainty_zyx], geometry=geometry)
     if "seg.nrrd" in also:
         written.append(f"{case_id}.seg.nrrd")
         write_seg_nrrd(output / written[-1], labels, geometry=geometry, names=names)
     if "masks" in also:
         for value, name in sorted(names.items()):
-            written.append(f"masks/{case_id}/{value}_{_file_word(name)}.nii.gz")
+            written.append(f"{MASKS_FOLDER}/{case_id}/{value}_{_file_word(name)}.nii.gz")
             write_label_map(output / written[-1], labels == value, geometry=geometry, names={1: name})
     return {name: file_sha256(output / name) for name in written}, organs
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from autoseg.errors import printable
 from autoseg.files import read_json, write_json, write_text
 from autoseg.inference.predictor import Predictor
 from autoseg.outputs.case_files import slices_name
@@ -96,12 +97,19 @@ def _describe(run: PredictionRun, predictor: Predictor, *, model: str) -> dict[s
         "autoseg": version("autoseg"),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "model": model,
+        "model": printable(model),
         "device": str(predictor.device),
         "labels": {str(value): name for value, name in predictor.names.items()},
         "inference": predictor.plans.inference.model_dump(mode="json"),
         "cases": [
-            {**{name: fact for name, fact in vars(case).items() if name != "organs"}, "quality": case.quality}
+            {
+                "case_id": printable(case.case_id),
+                "is_done": case.is_done,
+                "was_done": case.was_done,
+                "seconds": case.seconds,
+                "quality": case.quality,
+                "message": printable(case.message),
+            }
             for case in run.cases
         ],
     }

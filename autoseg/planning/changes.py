@@ -17,7 +17,7 @@ from autoseg.files import read_json
 from autoseg.planning.explain import find_reason, flatten
 from autoseg.planning.fingerprint import Fingerprint
 from autoseg.planning.planner import Given, make_plans
-from autoseg.plans import Device, Plans, Reason, apply_overlay, apply_settings
+from autoseg.plans import SET_BY, Device, Plans, Reason, apply_overlay, apply_settings
 
 
 def plan_with_changes(
@@ -98,5 +98,5 @@ def _with_reasons(plans: Plans, *, planned: Plans, sources: dict[str, str]) -> P
         facts = {"planned": values.get(field)}
         if owner is not None:
             facts["planned_because"] = planned.reasons[owner].rule
-        reasons[field] = Reason(rule=f"Set by {source}, not by the planner."[:2000], facts=facts)
+        reasons[field] = Reason(rule=f"{SET_BY} {source}, not by the planner."[:2000], facts=facts)
     return plans.model_copy(update={"reasons": reasons})

@@ -17,7 +17,7 @@ from autoseg.errors import DatasetError, LockedError, Problem, UsageError
 from autoseg.files import file_sha256, remove_leftovers
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import Predictor, find_model_files, load_predictor, with_settings
-from autoseg.outputs.case_files import ALSO
+from autoseg.outputs.case_files import ALSO, FOLDERS, MASKS_FOLDER
 from autoseg.outputs.label_tables import write_label_tables
 from autoseg.outputs.run_files import CaseStatus, PredictionRun, write_run
 from autoseg.prediction.estimate import Estimate, estimate_cases
@@ -69,21 +69,27 @@ def predict_files(
     unknown = [name for name in also if name not in ALSO]
     if unknown:
         raise UsageError(f"--also {unknown[0]!r:.40}: expected {', '.join(ALSO)}.")
+    digests = [file_sha256(path) for path in find_model_files(model, fold=fold)]  # before it is loaded: see `Journal`
     predictor = with_settings(load_predictor(model, labels=labels, device=device, fold=fold), settings)
     paths = _as_paths(inputs)
     cases, problems = find_cases(paths, channel_names=predictor.channel_names)
     _refuse_output_over_input(cases, output)
     _refuse_clicks_on_nothing(clicks or {}, cases, predictor)
+    recipe = _describe_recipe(predictor, digests, also=also)
     with join_ranks() as ranks, _own_folder(output, ranks):
-        if ranks.leads:
-            _write_names(predictor, output)
-        recipe = _describe_recipe(predictor, find_model_files(model, fold=fold), also=also)
-        job = Job(predictor, output, recipe, clicks or {}, tuple(also), Journal(output, rank=ranks.rank))
-        statuses = gather(list(predict_cases(ranks.share(cases), job)), ranks, output=output)
-        bad = [CaseStatus(p.case_id, is_done=False, message=p.message) for p in problems if p.is_error]
-        run = PredictionRun(output=output, cases=tuple(bad + statuses if ranks.leads else statuses))
-        if ranks.leads:
-            write_run(run, predictor, model=model.name)
+        with _writing(output):
+            if ranks.leads:
+                write_label_tables(output, predictor.names)  # first: a folder that cannot be written shows itself
+            journal = Journal(output, rank=ranks.rank)
+        job = Job(predictor, output, recipe, clicks or {}, tuple(also), journal)
+        statuses = list(predict_cases(ranks.share(cases), job))
+        with _writing(output):
+            statuses = gather(statuses, ranks, output=output)
+            if ranks.leads:
+                statuses = [*_bad_cases(problems), *statuses]
+            run = PredictionRun(output=output, cases=tuple(statuses))
+            if ranks.leads:
+                write_run(run, predictor, model=model.name)
     if ranks.leads and not any(case.is_done for case in run.cases):
         raise DatasetError(
             f"None of the {len(run.cases)} cases in {', '.join(map(display_name, paths))} could be predicted.",
@@ -100,6 +106,7 @@ def estimate_files(
     labels: Sequence[str] = (),
     fold: str | None = None,
     settings: Sequence[str] = (),
+    also: Sequence[str] = (),
 ) -> list[Estimate]:
     """Say what `predict_files` would take for each case, with the same arguments; nothing is written.
 
@@ -108,23 +115,31 @@ def estimate_files(
     """
     predictor = with_settings(load_predictor(model, labels=labels, device=device, fold=fold), settings)
     cases, problems = find_cases(_as_paths(inputs), channel_names=predictor.channel_names)
-    faults = [Estimate(problem.case_id, fault=problem.message) for problem in problems if problem.is_error]
-    return [*estimate_cases(predictor, cases), *faults]
+    faults = [Estimate(case.case_id, fault=case.message) for case in _bad_cases(problems)]
+    return [*estimate_cases(predictor, cases, also=also), *faults]
 
 
 def _as_paths(inputs: Path | str | Sequence[Path | str]) -> list[Path]:
     return [Path(inputs)] if isinstance(inputs, str | Path) else [Path(path) for path in inputs]
 
 
-def _describe_recipe(predictor: Predictor, model_files: Sequence[Path], *, also: Sequence[str]) -> str:
+def _describe_recipe(predictor: Predictor, digests: Sequence[str], *, also: Sequence[str]) -> str:
     plan = predictor.plans.inference.model_dump(mode="json")
-    digests = [file_sha256(path) for path in model_files]
     return json.dumps([version("autoseg"), digests, plan, predictor.organs, predictor.device.type, sorted(also)])
 
 
+def _bad_cases(problems: Sequence[Problem]) -> list[CaseStatus]:
+    """Give each case that cannot be read one status, with all that is wrong with it."""
+    messages: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.is_error:
+            messages.setdefault(problem.case_id, []).append(problem.message)
+    return [CaseStatus(case_id, is_done=False, message=" ".join(own)) for case_id, own in messages.items()]
+
+
 def _refuse_output_over_input(cases: Sequence[CaseFiles], output: Path) -> None:
-    paths = [path.resolve() for case in cases for path in case.image_paths]
-    folders = {folder for path in paths for folder in ((path, path.parent) if path.is_dir() else (path.parent,))}
+    paths = [path for case in cases for path in case.image_paths]
+    folders = {folder for path in paths for folder in (path.resolve(), path.resolve().parent, path.parent.resolve())}
     if output.resolve() in folders:
         raise UsageError(f"-o {output}: the scans lie there; inputs are never overwritten. Choose another folder.")
 
@@ -155,15 +170,12 @@ def _own_folder(output: Path, ranks: Ranks) -> Iterator[None]:
                 f"-o {output}: another process predicts into it. Wait for it, or choose another folder."
             ) from None
     with lock:
-        if ranks.size == 1:
-            remove_leftovers(output)
+        if ranks.leads:
+            with _writing(output):
+                for folder in (output, *(output / name for name in FOLDERS), *(output / MASKS_FOLDER).glob("*/")):
+                    remove_leftovers(folder)
+        ranks.wait()
         yield
-
-
-def _write_names(predictor: Predictor, output: Path) -> None:
-    """Write names and colours before all else: a folder that cannot be written shows itself before the work."""
-    with _writing(output):
-        write_label_tables(output, predictor.names)
 
 
 @contextmanager

@@ -6,13 +6,13 @@ The network is timed on noise; that a crop to the scan's content may save some o
 """
 
 import math
-import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from autoseg.dataset import CaseFiles
 from autoseg.errors import AutosegError, printable
@@ -30,6 +30,7 @@ SECONDS_A_CASE = 0.3  # preview and report
 LABEL_BYTES = 1.0  # a voxel; two where values are over 255
 BLOCKS_HELD = 4  # of preprocessed slices, while one is made
 DISK_BYTES_A_VOXEL = 0.01  # packed label maps; noise would take more
+USUAL_BASE_BYTES = 1.3e9  # of a process that has loaded torch and predicted a window
 DISK_BYTES_A_CASE = 600_000  # preview and slices for the report
 
 
@@ -44,6 +45,7 @@ class Estimate:
         memory_bytes: The process's largest resident size.
         disk_bytes: Of all files of the case.
         fault: Why it cannot be predicted, or "".
+        note: Why nothing is known of it, or "".
     """
 
     case_id: str
@@ -52,16 +54,24 @@ class Estimate:
     memory_bytes: float = 0.0
     disk_bytes: float = 0.0
     fault: str = ""
+    note: str = ""
 
 
-def estimate_cases(predictor: Predictor, cases: Sequence[CaseFiles]) -> list[Estimate]:
-    """Estimate every case; only headers are read, and nothing is written."""
+def estimate_cases(predictor: Predictor, cases: Sequence[CaseFiles], *, also: Sequence[str] = ()) -> list[Estimate]:
+    """Estimate every case; only headers are read, and nothing is written.
+
+    Args:
+        predictor: The model.
+        cases: To predict.
+        also: Files of `ALSO`; what is written of an organ or a voxel more counts as one more label map.
+    """
     seconds_a_window = _time_a_window(predictor)
     base = _peak_bytes()
     estimates = []
     for case in cases:
         try:
-            estimates.append(_estimate(predictor, case, seconds_a_window=seconds_a_window, base_bytes=base))
+            one = _estimate(predictor, case, seconds_a_window=seconds_a_window, base_bytes=base)
+            estimates.append(_with_more(one, also) if also else one)
         except (AutosegError, OSError) as error:
             estimates.append(Estimate(case.case_id, fault=str(error)))
     return estimates
@@ -73,8 +83,9 @@ def format_estimates(estimates: Sequence[Estimate]) -> str:
     for one in estimates:
         shape = " x ".join(str(size) for size in reversed(one.shape_zyx))
         facts = (shape, f"{one.seconds / 60:.1f}", _size(one.memory_bytes), _size(one.disk_bytes))
-        rows.append((printable(one.case_id), *(facts if not one.fault else (printable(one.fault), "", "", ""))))
-    good = [one for one in estimates if not one.fault]
+        words = printable(one.fault or one.note)
+        rows.append((printable(one.case_id), *((words, "", "", "") if words else facts)))
+    good = [one for one in estimates if not (one.fault or one.note)]
     total = (f"{sum(one.seconds for one in good) / 60:.1f}", _size(max((one.memory_bytes for one in good), default=0)))
     rows.append((f"{len(good)} cases", "", *total, _size(sum(one.disk_bytes for one in good))))
     widths = [max(len(row[column]) for row in rows if column != 1 or row[2]) for column in range(5)]
@@ -84,7 +95,7 @@ def format_estimates(estimates: Sequence[Estimate]) -> str:
 def _estimate(predictor: Predictor, case: CaseFiles, *, seconds_a_window: float, base_bytes: float) -> Estimate:
     path = case.image_paths[0]
     if path.is_dir():
-        return Estimate(case.case_id, fault="a DICOM series is not looked at before it is read")
+        return Estimate(case.case_id, note="a DICOM series; not known before it is read")
     geometry = read_header(path)
     voxels = math.prod(geometry.shape_zyx)
     windows = _count_windows(predictor, geometry)
@@ -99,31 +110,55 @@ def _estimate(predictor: Predictor, case: CaseFiles, *, seconds_a_window: float,
     )
 
 
+def _with_more(one: Estimate, also: Sequence[str]) -> Estimate:
+    voxels = math.prod(one.shape_zyx)
+    unsure = voxels if "uncertainty" in also else 0
+    return replace(
+        one, memory_bytes=one.memory_bytes + unsure, disk_bytes=one.disk_bytes + voxels * DISK_BYTES_A_VOXEL * len(also)
+    )
+
+
 def _count_windows(predictor: Predictor, geometry: ImageGeometry) -> int:
     shape = make_transform(geometry, filled=None, plan=predictor.plans.data).resampled_shape
     return shape[0] * len(tile(shape[1:], plans=predictor.plans).corners)
 
 
 def _time_a_window(predictor: Predictor) -> float:
-    """Predict noise twice, and time the second."""
+    """Predict noise twice, and time the second; fewer slices at once where the memory is full."""
     plans = predictor.plans
+    shape = (len(plans.data.channels), 1, plans.network.window_rows_px, plans.network.window_columns_px)
     count = plans.inference.slices_per_batch
-    shape = (len(plans.data.channels), count, plans.network.window_rows_px, plans.network.window_columns_px)
-    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    seconds = 0.0
+    while True:
+        image = np.random.default_rng(0).normal(size=(shape[0], count, *shape[2:])).astype(np.float32)
+        try:
+            return min(_predict_seconds(predictor, image) for _ in range(2)) / count
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+            count //= 2
+
+
+def _predict_seconds(predictor: Predictor, image: np.ndarray) -> float:
+    start = time.monotonic()
     with side_by_side(predictor.device) as cores:
-        for _ in range(2):
-            start = time.monotonic()
-            maps = predict_slices(
-                predictor.networks, image, plans=plans, organs=predictor.organs, device=predictor.device, cores=cores
-            )
-            for _map in maps:
-                pass
-            seconds = time.monotonic() - start
-    return seconds / count
+        maps = predict_slices(
+            predictor.networks,
+            image,
+            plans=predictor.plans,
+            organs=predictor.organs,
+            device=predictor.device,
+            cores=cores,
+        )
+        for _map in maps:
+            pass
+    return time.monotonic() - start
 
 
 def _peak_bytes() -> float:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return USUAL_BASE_BYTES
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) if sys.platform == "darwin" else 1024.0 * peak
 

@@ -10,12 +10,13 @@ from autoseg.inference.predictor import find_model_files
 from autoseg.network.model_file import pack_models
 
 
-def export(run_folder: Path | str, file: Path | str) -> int:
+def export(run_folder: Path | str, file: Path | str, *, fold: str | None = None) -> int:
     """Pack the models of a run folder into one file, which predicts as the folder does.
 
     Args:
-        run_folder: With the model trained on all cases, or with folds, whose average is meant.
+        run_folder: With the model trained on all cases, or else with folds, whose average is meant.
         file: Ends in `.safetensors`.
+        fold: That one alone: "all", "0", ..
 
     Returns:
         The number of models in it.
@@ -27,7 +28,7 @@ def export(run_folder: Path | str, file: Path | str) -> int:
     file = Path(file)
     if file.suffix != ".safetensors":
         raise UsageError(f"--export {file}: expected a name that ends in .safetensors.")
-    paths = find_model_files(Path(run_folder))
+    paths = find_model_files(Path(run_folder), fold=fold)
     try:
         pack_models(paths, file)
     except OSError as error:

@@ -4,11 +4,12 @@ Owns: `gather`. Ranks may be on several machines, so it goes through the output 
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autoseg.files import read_json, write_json
+from autoseg.files import read_json, write_text
 from autoseg.outputs.run_files import CaseStatus
 from autoseg.prediction.journal import parse_organ
 from autoseg.ranks import Ranks
@@ -23,7 +24,8 @@ def gather(statuses: Sequence[CaseStatus], ranks: Ranks, *, output: Path) -> lis
     if ranks.size == 1:
         return list(statuses)
     if not ranks.leads:
-        write_json(_path(output, ranks.rank), [dataclasses.asdict(status) for status in statuses])
+        content = json.dumps([dataclasses.asdict(status) for status in statuses], allow_nan=False)  # names of any bytes
+        write_text(_path(output, ranks.rank), content)
     ranks.wait()
     if not ranks.leads:
         return list(statuses)

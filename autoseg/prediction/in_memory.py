@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from autoseg.errors import GeometryError
+from autoseg.errors import GeometryError, UsageError
 from autoseg.geometry import ImageGeometry, grids_differ
 from autoseg.image_in_memory import as_scan, in_order_of
 from autoseg.image_io import read_scan, write_label_map
@@ -71,7 +71,7 @@ def predict(
             scan; a list of them, one a channel, for models of several channels.
         model: A `model.safetensors` or a run folder; or a `Predictor`, which is not loaded again for each image.
         device: auto, cpu or cuda; counts for nothing where `model` is a `Predictor`.
-        labels: Names of the organs asked for; none means all.
+        labels: Names of the organs asked for; none means all. A `Predictor` is asked when it is loaded.
         settings: Changes such as "inference.window_overlap=0.25".
         clicks: Points and boxes by organ, voxels (i, j, k).
         uncertainty: Also say how unsure the model is of each voxel.
@@ -80,6 +80,8 @@ def predict(
         AutosegError: The image, the model or an argument cannot be used.
     """
     images = list(image) if isinstance(image, list) else [image]
+    if labels and isinstance(model, Predictor):
+        raise UsageError("labels: this predictor knows already which organs are asked for. Load it with these labels.")
     loaded = model if isinstance(model, Predictor) else load_predictor(model, labels=labels, device=device)
     predictor = with_settings(loaded, settings)
     channels = [

@@ -10,9 +10,12 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from autoseg.dataset import CaseFiles
 from autoseg.files import file_sha256
@@ -63,16 +66,27 @@ class Journal:
                 self._ends_in_line = not content or content.endswith(b"\n")
 
     def find(self, case_id: str, *, key: str) -> FinishedCase | None:
-        """Return the case if the same went into it and every file of it is still as it was written."""
+        """Return the case if the same went into it and every file of it is still as it was written.
+
+        Else what an earlier run wrote of it is removed: old masks beside a new label map, or an old map of a case that
+        now fails, would be taken for results.
+        """
         case = self._cases.get(case_id)
-        if case is None or case.key != key:
+        if case is None:
             return None
-        for name, digest in case.files.items():
-            path = self._path.parent / name
-            if not path.is_file() or file_sha256(path) != digest:
-                log.warning("%s: %s has changed since it was written; it is made anew.", case_id, name)
-                return None
-        return case
+        changed = [name for name, digest in case.files.items() if not self._holds(name, digest)]
+        if case.key == key and not changed:
+            return case
+        if case.key == key:
+            log.warning("%s: %s has changed since it was written; it is made anew.", case_id, changed[0])
+        for name in case.files:
+            if not (Path(name).is_absolute() or ".." in Path(name).parts):  # the journal is a file like any other
+                (self._path.parent / name).unlink(missing_ok=True)
+        return None
+
+    def _holds(self, name: str, digest: str) -> bool:
+        path = self._path.parent / name
+        return path.is_file() and file_sha256(path) == digest
 
     def add(self, case: FinishedCase) -> None:
         """Write a case down, on the disk before this returns.
@@ -81,8 +95,9 @@ class Journal:
             OSError: It cannot be written.
         """
         line = json.dumps(dataclasses.asdict(case), allow_nan=False)
+        begin, self._ends_in_line = b"" if self._ends_in_line else b"\n", False  # until the line is whole
         with self._path.open("ab") as file:
-            file.write((b"" if self._ends_in_line else b"\n") + line.encode() + b"\n")
+            file.write(begin + line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self._ends_in_line = True
@@ -95,10 +110,21 @@ def case_key(case: CaseFiles, recipe: str, *, clicks: object = None) -> str:
     Raises:
         OSError: A scan cannot be read.
     """
-    digest = hashlib.sha256(json.dumps([recipe, repr(clicks), case.volumes]).encode())
+    digest = hashlib.sha256(json.dumps([recipe, _plain(clicks), case.volumes]).encode())
     for path in case.image_paths:
         digest.update(_sha256(path).encode())
     return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Turn clicks into what JSON holds: arrays and tuples are lists, whole numbers of any type are numbers."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(one) for one in value]
+    return value if value is None else int(value)
 
 
 def _sha256(path: Path) -> str:

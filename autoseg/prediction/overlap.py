@@ -68,4 +68,5 @@ def _attempt(expected: tuple[type[BaseException], ...], step: Callable[..., Any]
     try:
         return step(*values)
     except expected as error:
+        error.__traceback__ = error.__context__ = error.__cause__ = None  # their frames hold the scan
         return error

@@ -5,6 +5,7 @@ their Dice and keeps one only where it raises it. Works on numbers of voxels alo
 Does not own: the removal (`inference/specks.py`).
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from autoseg.files import read_json, write_json
 from autoseg.inference.specks import number_pieces
-from autoseg.plans import OrganCleaning, Reason
+from autoseg.plans import OrganCleaning, Plans, Reason
 
 LEAST_CASES = 3  # that hold the organ, or where it was found; fewer say nothing
 LEAST_GAIN = 1e-4  # in mean Dice
@@ -94,18 +95,25 @@ def list_pieces(
     return pieces
 
 
-def write_pieces(folder: Path, cases: Mapping[str, CasePieces]) -> None:
-    """Write the pieces of a fold's cases into its folder of validation."""
+def write_pieces(folder: Path, cases: Mapping[str, CasePieces], *, plans: Plans) -> None:
+    """Write the pieces of a fold's cases into its folder of validation, with the plan that they belong to."""
     content = {case: {name: own.to_json() for name, own in pieces.items()} for case, pieces in cases.items()}
-    write_json(folder / PIECES_NAME, content)
+    write_json(folder / PIECES_NAME, {"plan": _plan_digest(plans), "cases": content})
 
 
-def read_pieces(run_folder: Path) -> list[CasePieces]:
-    """Read the pieces of all folds of a run that were validated."""
+def read_pieces(run_folder: Path, *, plans: Plans) -> list[CasePieces]:
+    """Read the pieces of all folds of a run that were validated; those of another plan count for nothing."""
     found: list[CasePieces] = []
     for path in sorted(run_folder.glob(f"fold_*/validation/{PIECES_NAME}")):
-        found += [{name: OrganPieces.from_json(own) for name, own in case.items()} for case in read_json(path).values()]
+        content = read_json(path)
+        if content["plan"] == _plan_digest(plans):
+            cases = content["cases"].values()
+            found += [{name: OrganPieces.from_json(own) for name, own in case.items()} for case in cases]
     return found
+
+
+def _plan_digest(plans: Plans) -> str:
+    return hashlib.sha256((plans.data.model_dump_json() + plans.network.model_dump_json()).encode()).hexdigest()
 
 
 def dice_after(case: CasePieces, rules: Sequence[OrganCleaning]) -> dict[str, float | None]:

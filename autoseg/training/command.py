@@ -14,7 +14,7 @@ from autoseg.errors import LockedError, UsageError
 from autoseg.files import read_json, write_json
 from autoseg.network.device import choose_device
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
-from autoseg.plans import Plans, read_plans
+from autoseg.plans import SET_BY, Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
 from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, dice_after, read_pieces, write_pieces
@@ -142,7 +142,7 @@ def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> Cas
         cases[case_id], pieces[case_id] = write_validation_map(
             state.averaged, data.store, case_id, plans=plans, device=device, folder=folder
         )
-    write_pieces(folder, pieces)
+    write_pieces(folder, pieces, plans=plans)
     plans = _clean_as_validated(state, data, plans=plans)
     for case_id in cases:
         clean_validation_map(folder / f"{case_id}.nii.gz", plans=plans)
@@ -160,8 +160,9 @@ def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> Cas
 
 def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> Plans:
     """Write the model once more with what all validations of the run so far say of specks; a user's own rules stay."""
-    pieces = read_pieces(data.folder.parent)
-    if not pieces or any("inference.cleaning" in change for change in plans.changes):
+    pieces = read_pieces(data.folder.parent, plans=plans)
+    planned = plans.reasons.get("inference.cleaning")
+    if not pieces or (planned is not None and planned.rule.startswith(SET_BY)):
         return plans
     names = [organ.name for organ in plans.data.organs]
     chosen, reason = choose_cleaning(pieces, names=names, planned=plans.inference.cleaning)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from autoseg.errors import CheckpointError
 from autoseg.inference.confidence import no_confidence
 
 
@@ -38,3 +39,8 @@ def test_expected_dice_is_the_mean_of_what_happens_when_the_probabilities_are_ri
         truth = rng.random(4000) < probs
         dice.append(2 * (truth & predicted).sum() / (truth.sum() + predicted.sum()))
     assert confidence.expected_dice()[0] == pytest.approx(np.mean(dice), abs=3e-3)
+
+
+def test_maps_that_are_not_finite_end_the_case():
+    with pytest.raises(CheckpointError, match="not finite"):
+        list(no_confidence(1).watch(maps([0.5, float("nan")])))

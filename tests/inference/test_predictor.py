@@ -161,6 +161,20 @@ def test_a_memory_that_is_full_later_begins_the_case_anew(tiny_plans):
     assert calls == [4, 2, 2, 2, 2] and labels.any()
 
 
+def test_a_full_memory_of_the_machine_counts_too_and_other_errors_do_not(tiny_plans):
+    plans = tiny_plans(1, data={"target_spacing_zyx_mm": [3, 1, 1], "crop_to_nonzero": False})
+    for message, calls in (("[..] DefaultCPUAllocator: can't allocate memory: you tried ..", 3), ("shapes differ", 1)):
+        seen = []
+
+        def network(images, _organs, *, message=message, seen=seen, **_rest):
+            seen.append(len(images))
+            raise RuntimeError(message)
+
+        with pytest.raises(RuntimeError, match=r"Even one slice|shapes differ"):
+            Predictor((network,), plans, (0,), CPU).predict_scans([make_bright_scan()])
+        assert len(seen) == calls
+
+
 def test_one_slice_that_is_too_much_is_an_error_that_says_so(tiny_plans):
     plans = tiny_plans(1, data={"target_spacing_zyx_mm": [3, 1, 1], "crop_to_nonzero": False})
     with pytest.raises(torch.OutOfMemoryError, match=r"full\. Even one slice at a time was too much"):

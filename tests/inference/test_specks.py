@@ -86,3 +86,8 @@ def test_pieces_are_joined_across_slabs_as_in_the_whole_map(slab_voxels, monkeyp
     removed = remove_specks(labels, dict.fromkeys((2, 300), Least(share=0.3)))
     assert removed == (labels == 0).sum() - (noise.max(0) <= 0.1).sum() > 0
     assert np.array_equal(labels, expected)
+
+
+def test_a_rule_for_a_value_that_the_maps_type_cannot_hold_asks_for_nothing():
+    labels = make_labels()
+    assert remove_specks(labels, {300: Least(share=1.0), 1: Least(voxels=2)}) == 1

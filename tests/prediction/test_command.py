@@ -205,6 +205,53 @@ def test_channels_on_different_grids_fail_that_case_alone(tiny_plans, save_scan,
     assert "bad_0000.nii.gz and bad_0001.nii.gz differ in spacing_zyx_mm" in run.failed[0].message
 
 
+def test_a_case_with_two_faults_is_one_failed_case_with_both(tiny_plans, save_scan, tmp_path):
+    plans = tiny_plans(1, num_channels=3)
+    save_model(build_network(plans).eval(), plans, tmp_path / "model.safetensors")
+    for channel in range(3):
+        save_scan(tmp_path / "scans" / f"good_{channel:04d}.nii.gz", np.zeros((3, 20, 20), np.float32))
+    save_scan(tmp_path / "scans" / "bad_0001.nii.gz", np.zeros((3, 20, 20), np.float32))
+    run = predict_files(tmp_path / "scans", tmp_path / "model.safetensors", tmp_path / "out", device="cpu")
+    [failed] = run.failed
+    assert failed.case_id == "bad" and "channel 0000" in failed.message and "channel 0002" in failed.message
+
+
+def test_a_case_that_now_fails_leaves_no_label_map_of_before(model, scans, tmp_path):
+    out = tmp_path / "out"
+    predict_files(scans, model, out, device="cpu", also=["masks"])
+    (scans / "one.nii.gz").write_bytes(b"no scan any more")
+    run = predict_files(scans, model, out, device="cpu")
+    assert {case.case_id for case in run.failed} == {"cut", "one"}
+    assert not (out / "one.nii.gz").exists() and (out / "two.nii.gz").exists()
+    assert not list((out / "masks").rglob("*.nii.gz")), "the other case's masks were of another run too"
+
+
+def test_a_scan_whose_name_is_not_utf8_is_predicted_and_reported(model, scans, tmp_path):
+    odd = os.fsdecode(b"caf\xe9.nii.gz")
+    (scans / "one.nii.gz").rename(scans / odd)
+    run = predict_files(scans, model, tmp_path / "out", device="cpu")
+    assert len(run.cases) == 3 and len(run.failed) == 1
+    assert (tmp_path / "out" / odd).is_file()
+    names = {case["case_id"] for case in read_json(tmp_path / "out" / "run.json")["cases"]}
+    assert names == {"caf\\udce9", "cut", "two"}
+
+
+def test_a_disk_that_is_full_at_the_end_is_no_bug_of_ours(model, scans, tmp_path, monkeypatch):
+    def write_run(*_arguments, **_more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("autoseg.prediction.command.write_run", write_run)
+    with pytest.raises(UsageError, match="cannot be written: No space left"):
+        predict_files(scans, model, tmp_path / "out", device="cpu")
+
+
+def test_scans_that_are_links_are_never_replaced_by_their_label_maps(model, scans, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "one.nii.gz").symlink_to(scans / "one.nii.gz")
+    with pytest.raises(UsageError, match="inputs are never overwritten"):
+        predict_files(tmp_path / "links", model, tmp_path / "links", device="cpu")
+
+
 def test_settings_change_inference_alone(model, scans, tmp_path):
     one = scans / "one.nii.gz"
     predict_files(one, model, tmp_path / "out", device="cpu", settings=["inference.window_overlap=0.25"])

@@ -1,7 +1,11 @@
+import dataclasses
+
+import numpy as np
 import pytest
 
 from autoseg.dataset import CaseFiles
 from autoseg.files import file_sha256
+from autoseg.inference.clicks import OrganClicks
 from autoseg.outputs.statistics import OrganStatistics
 from autoseg.prediction.journal import JOURNAL_NAME, FinishedCase, Journal, case_key
 
@@ -31,11 +35,35 @@ def test_a_finished_case_is_found_again_by_another_run(finished, tmp_path):
 
 def test_another_key_or_a_changed_or_missing_file_makes_a_case_due(finished, tmp_path):
     Journal(tmp_path).add(finished())
-    assert Journal(tmp_path).find("one", key="other") is None
+    assert Journal(tmp_path).find("two", key="key") is None and (tmp_path / "one.nii.gz").exists()
     (tmp_path / "one.nii.gz").write_bytes(b"Labels")
     assert Journal(tmp_path).find("one", key="key") is None
-    (tmp_path / "one.nii.gz").unlink()
+    assert not (tmp_path / "one.nii.gz").exists(), "what is made anew must not leave its old self behind if it fails"
     assert Journal(tmp_path).find("one", key="key") is None
+    Journal(tmp_path).add(finished())
+    assert Journal(tmp_path).find("one", key="other") is None and not (tmp_path / "one.nii.gz").exists()
+
+
+def test_a_journal_that_names_files_elsewhere_removes_none_of_them(finished, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    files = {"../mine.txt": "0", str(tmp_path / "mine.txt"): "0"}
+    Journal(tmp_path / "out").add(dataclasses.replace(finished(), files=files))
+    assert Journal(tmp_path / "out").find("one", key="other") is None
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_clicks_of_arrays_and_of_numbers_are_told_apart(tmp_path):
+    (tmp_path / "x.nii").write_bytes(b"1")
+    case = CaseFiles(case_id="c", image_paths=(tmp_path / "x.nii",), label_path=None, patient_id="c")
+    points = np.arange(3000).reshape(-1, 3)
+    moved = points.copy()
+    moved[500, 1] += 1
+    one, same, other = (
+        case_key(case, "r", clicks={"liver": OrganClicks(inside=inside)})
+        for inside in (points, [tuple(point) for point in points.tolist()], moved)
+    )
+    assert one == same != other
 
 
 def test_the_last_record_of_a_case_counts(finished, tmp_path):
@@ -77,4 +105,4 @@ def test_the_key_goes_by_content_and_not_by_place(tmp_path):
     )
     assert case_key(one, "recipe") == case_key(same, "recipe")
     assert len({case_key(one, "recipe"), case_key(other, "recipe"), case_key(one, "another")}) == 3
-    assert case_key(one, "recipe", clicks={"liver": 1}) != case_key(one, "recipe")
+    assert case_key(one, "recipe", clicks={"liver": OrganClicks(inside=((1, 2, 3),))}) != case_key(one, "recipe")

@@ -4,7 +4,8 @@ import pytest
 from autoseg.errors import DatasetError, LockedError, UsageError
 from autoseg.files import read_json, write_json
 from autoseg.network.model_file import load_model
-from autoseg.plans import apply_settings, write_plans
+from autoseg.plans import Reason, apply_settings, read_plans, write_plans
+from autoseg.training.cleaning_choice import OrganPieces, write_pieces
 from autoseg.training.command import choose_fold, train
 
 SPLITS = [
@@ -12,6 +13,10 @@ SPLITS = [
     {"train": ["case_0", "case_2"], "validation": ["case_1"]},
     {"train": ["case_0", "case_1"], "validation": ["case_2"]},
 ]
+
+
+GHOST = OrganPieces(0.1, 400, (390, 8), (380, 0))
+BRANCH = OrganPieces(0.1, 400, (200, 180), (190, 170))
 
 
 @pytest.fixture
@@ -39,11 +44,13 @@ def test_a_fold_is_validated_on_the_cases_it_left_out(run):
 
 
 def test_what_is_a_speck_is_chosen_on_all_folds_that_were_validated(run):
-    ghost = {"voxel_ml": 0.1, "reference": 400, "sizes": [390, 8], "hits": [380, 0]}
-    branch = {"voxel_ml": 0.1, "reference": 400, "sizes": [200, 180], "hits": [190, 170]}
+    pieces = {"organ 0": GHOST, "organ 1": BRANCH}
+    plans = read_plans(run / "plans.json")
     for fold in "02":
-        pieces = {f"case_{fold}{n}": {"organ 0": ghost, "organ 1": branch} for n in range(2)}
-        write_json(run / f"fold_{fold}" / "validation" / "pieces.json", pieces)
+        folder = run / f"fold_{fold}" / "validation"
+        write_pieces(folder, {f"case_{fold}{n}": pieces for n in range(2)}, plans=plans)
+    other = apply_settings(plans, ["network.feature_channels=32"])
+    write_pieces(run / "fold_7" / "validation", {f"case_7{n}": {"old organ": GHOST} for n in range(9)}, plans=other)
     train(run, fold="1", device="cpu")
     for fold, num_cases in (("1", 5), ("all", 5)):
         train(run, fold=fold, device="cpu")
@@ -61,10 +68,12 @@ def test_a_users_own_rule_for_specks_stays(run, tiny_plans):
         tiny_plans(2, training={"steps_per_epoch": 2, "epochs": 1}),
         ['inference.cleaning=[{"organ": "organ 1", "least_ml": 3}]'],
     )
+    mine = mine.model_copy(
+        update={"reasons": {"inference.cleaning": Reason(rule="Set by my.json, not by the planner.")}}
+    )
     write_plans(mine, run / "plans.json")
-    ghost = {"voxel_ml": 0.1, "reference": 400, "sizes": [390, 8], "hits": [380, 0]}
-    pieces = {f"case_{n}": {"organ 0": ghost, "organ 1": ghost} for n in range(4)}
-    write_json(run / "fold_0" / "validation" / "pieces.json", pieces)
+    pieces = {f"case_{n}": {"organ 0": GHOST, "organ 1": GHOST} for n in range(4)}
+    write_pieces(run / "fold_0" / "validation", pieces, plans=mine)
     train(run, fold="all", device="cpu")
     assert load_model(run / "fold_all" / "model.safetensors")[1].inference.cleaning == mine.inference.cleaning
 
