@@ -272,6 +272,25 @@ def test_undo_takes_slices_one_after_the_other_and_holds_no_more_than_a_few() ->
     assert len(peaks) == 20 and max(peaks) <= 4
 
 
+def test_undo_holds_no_label_map_before_the_last_slice_has_come() -> None:
+    import tracemalloc
+
+    shape = (200, 96, 96)
+    held: list[int] = []
+
+    def produce():
+        for number in range(shape[0]):
+            maps = np.zeros((2, *shape[1:]), np.float32)
+            maps[1, number % 60 : number % 60 + 30, 20:70] = 1
+            yield maps
+            held.append(tracemalloc.get_traced_memory()[0])
+
+    tracemalloc.start()
+    labels = undo_preprocessing(produce(), transform=make_transform(shape, shape), organ_values=[7])
+    tracemalloc.stop()
+    assert max(held) < labels.nbytes / 2 and (labels == 7).sum() == shape[0] * 30 * 50
+
+
 def test_case_transform_survives_json() -> None:
     geometry = ImageGeometry.from_affine((3, 4, 5), affine_of((2, 0, 1), (1, -1, -1)), header=b"\x00\xff geometry")
     transform = CaseTransform(geometry, ((0, 3), (1, 4), (2, 5)), "x", (7, 8, 9))
