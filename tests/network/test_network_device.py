@@ -8,8 +8,20 @@ from autoseg.network.device import choose_device, convolution_precision, has_fas
 @pytest.mark.parametrize("is_there", [True, False])
 def test_auto_takes_cuda_where_there_is_one(monkeypatch, is_there):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device("auto") == torch.device("cuda" if is_there else "cpu")
     assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_each_process_of_a_machine_takes_the_gpu_of_its_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
+    assert choose_device("cuda:0") == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UsageError, match="torch sees 2 CUDA devices"):
+        choose_device("auto")
 
 
 def test_cuda_asked_for_and_not_there_is_refused(monkeypatch):
