@@ -146,7 +146,7 @@ def test_refiner_stages_follow_window_and_smallest_organ(window, width, device, 
 )
 def test_memory_slices_follow_correlation_and_extent(correlation, extent, slices):
     choice = choose_memory_slices(np.array([correlation]), extents_slices=[extent])
-    assert choice.value == 0 and "not measured yet" in choice.rule
+    assert choice.value == 0 and "gained nothing" in choice.rule
     assert choice.facts["best_memory_slices"] == slices
 
 
