@@ -25,7 +25,8 @@ from autoseg.network.cores import side_by_side
 from autoseg.preprocessing.slices import BLOCK_BYTES
 from autoseg.preprocessing.transform import make_transform
 
-SECONDS_A_VOXEL = 6e-8  # reading, resampling, writing: 5 s for a CT of 512 x 512 x 300 voxels
+# Rough, and not fitted to measurements yet; on a CPU the network's time, which is measured, is nearly all.
+SECONDS_A_VOXEL = 6e-8  # reading, resampling, writing
 SECONDS_A_CASE = 0.3  # preview and report
 LABEL_BYTES = 1.0  # a voxel; two where values are over 255
 BLOCKS_HELD = 4  # of preprocessed slices, while one is made
@@ -124,12 +125,12 @@ def _count_windows(predictor: Predictor, geometry: ImageGeometry) -> int:
 
 
 def _time_a_window(predictor: Predictor) -> float:
-    """Predict noise twice, and time the second; fewer slices at once where the memory is full."""
+    """Predict noise twice, and take the quicker; fewer slices at once where the memory is full."""
     plans = predictor.plans
-    shape = (len(plans.data.channels), 1, plans.network.window_rows_px, plans.network.window_columns_px)
+    window = (plans.network.window_rows_px, plans.network.window_columns_px)
     count = plans.inference.slices_per_batch
     while True:
-        image = np.random.default_rng(0).normal(size=(shape[0], count, *shape[2:])).astype(np.float32)
+        image = np.random.default_rng(0).normal(size=(len(plans.data.channels), count, *window)).astype(np.float32)
         try:
             return min(_predict_seconds(predictor, image) for _ in range(2)) / count
         except torch.OutOfMemoryError:
