@@ -17,6 +17,7 @@ from autoseg.errors import CheckpointError, UsageError
 from autoseg.image_io import Scan
 from autoseg.inference.clicks import OrganClicks, PlacedClicks, place_clicks
 from autoseg.inference.confidence import no_confidence
+from autoseg.inference.file_labels import undo_preprocessing
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
 from autoseg.network.cores import side_by_side
@@ -24,7 +25,6 @@ from autoseg.network.device import choose_device
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.model_file import MODEL_FILE_NAME, load_models, most_validated
 from autoseg.plans import Plans, apply_settings
-from autoseg.preprocessing.case import undo_preprocessing
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
 
 CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # what torch says where there is no class of errors for it
@@ -142,7 +142,7 @@ class Predictor:
         self, image: PreparedSlices, *, clicks: PlacedClicks | None, with_uncertainty: bool
     ) -> "PredictedCase":
         values = [self.plans.data.organs[k].value for k in self.organs]
-        confidence = no_confidence(len(values))
+        confidence = no_confidence(len(values), device=self.device)
         uncertainty = np.zeros(image.transform.original.shape_zyx, np.uint8) if with_uncertainty else None
         with side_by_side(self.device) as cores:
             slices = predict_slices(

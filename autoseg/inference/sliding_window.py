@@ -2,7 +2,8 @@
 
 Owns: `predict_slices`, one probability map a slice, in order, nothing of size (organs x scan); the memories of a case,
 which end with it.
-Does not own: how a scan becomes slices and back (`preprocessing/case.py`), which slice is visited next (`visiting.py`).
+Does not own: how a scan becomes slices (`slices_on_device.py`) and maps a label map (`file_labels.py`), which slice is
+visited next (`visiting.py`).
 
 Legend: S slices, B of them at once, C channels, N neighbouring slices, K organs asked for, R x W a slice, r x w the
 window.
@@ -12,12 +13,14 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import EllipsisType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from autoseg.inference.clicks import PlacedClicks
+from autoseg.inference.slices_on_device import bring_to
 from autoseg.inference.tiles import Corner, Tiles, gaussian_weight, tile
 from autoseg.inference.visiting import visiting_order
 from autoseg.network.clicks import Clicks
@@ -43,7 +46,7 @@ def predict_slices(
     device: torch.device,
     clicks: PlacedClicks | None = None,
     cores: Cores = ONE_CORE,
-) -> Iterator[np.ndarray]:
+) -> Iterator[Tensor]:
     """Predict a case slice by slice.
 
     Args:
@@ -56,22 +59,26 @@ def predict_slices(
         cores: Share the slices of a batch.
 
     Yields:
-        S arrays (1 + K, R, W) of probabilities, background first, float32.
+        S maps (1 + K, R, W) of probabilities, background first, float32, on the device.
     """
     tiles = tile(image.shape[2:], plans=plans)
     weight = torch.from_numpy(gaussian_weight(tiles.window)).to(device)
     asked = torch.tensor(list(organs), device=device)
     banks: Banks = {}
     size = _slices_at_once(tiles, plans=plans, num_organs=len(asked), cores=cores, device=device)
-    for slab in _slabs(image.shape[1], size=plans.inference.slab_slices if plans.network.memory_slices else size):
-        near = _read_with_neighbours(image, slab, reach=plans.network.neighbours)
-        order: Sequence[int] = slab
+    for near in _slabs(
+        image,
+        size=plans.inference.slab_slices if plans.network.memory_slices else size,
+        reach=plans.network.neighbours,
+        device=device,
+    ):
+        order: Sequence[int] = near.slab
         if plans.network.memory_slices:
-            order = visiting_order(near.own, slab, order=plans.inference.visiting_order)
-        maps: dict[int, np.ndarray] = {}
-        for start in range(0, len(slab), size):
+            order = visiting_order(near.own, near.slab, order=plans.inference.visiting_order)
+        maps: dict[int, Tensor] = {}
+        for start in range(0, len(near.slab), size):
             numbers = order[start : start + size]
-            images = torch.from_numpy(tiles.pad(near.stack(numbers)))
+            images = tiles.pad(near.stack(numbers))
             pointed = None if clicks is None else partial(clicks.in_window, numbers, tiles)
             predict = partial(
                 _predict_window,
@@ -83,14 +90,18 @@ def predict_slices(
                 cores=cores,
                 pointed=pointed,
             )
-            maps.update(zip(numbers, _blend(images.to(device), tiles, predict=predict, weight=weight), strict=True))
-        yield from (maps[number] for number in slab)
+            maps.update(zip(numbers, _blend(images, tiles, predict=predict, weight=weight), strict=True))
+        yield from (maps.pop(number) for number in near.slab)
 
 
-def _slabs(num_slices: int, *, size: int) -> Iterator[range]:
+def _slabs(image: np.ndarray | PreparedSlices, *, size: int, reach: int, device: torch.device) -> Iterator["_Near"]:
     """Cut a case into slices whose maps are held together: a slab where the memory orders them freely, else a batch."""
-    for start in range(0, num_slices, size):
-        yield range(start, min(num_slices, start + size))
+    num_slices = image.shape[1]
+    slabs = [range(start, min(num_slices, start + size)) for start in range(0, num_slices, size)]
+    spans = [(max(0, slab.start - reach), min(num_slices, slab.stop + reach)) for slab in slabs]
+    slices = bring_to(device, image).read_ahead(spans)
+    for slab, (first, _last), near in zip(slabs, spans, slices, strict=True):
+        yield _Near(near, first, slab, num_slices, reach)
 
 
 def _slices_at_once(tiles: Tiles, *, plans: Plans, num_organs: int, cores: Cores, device: torch.device) -> int:
@@ -99,22 +110,28 @@ def _slices_at_once(tiles: Tiles, *, plans: Plans, num_organs: int, cores: Cores
     return max(1, min(plans.inference.slices_per_batch, max(cores.num, MAPS_BYTES[device.type] // map_bytes)))
 
 
-def _blend(
-    images: Tensor, tiles: Tiles, *, predict: Callable[[Tensor, Corner], Tensor], weight: Tensor
-) -> Iterator[np.ndarray]:
+@torch.inference_mode()
+def _blend(images: Tensor, tiles: Tiles, *, predict: Callable[[Tensor, Corner], Tensor], weight: Tensor) -> Tensor:
     """Predict the windows of padded slices and average them where they overlap, their middles counting more."""
+    inner = _box(tiles.before, tiles.shape)
+    if len(tiles.corners) == 1:
+        return predict(images, tiles.corners[0])[inner]
     total: Tensor | None = None
     norm = torch.zeros(tiles.padded, device=images.device)
     for corner in tiles.corners:
-        rows, columns = (slice(start, start + size) for start, size in zip(corner, tiles.window, strict=True))
-        probs = predict(images[..., rows, columns], corner)  # (B, 1 + K, r, w)
+        window = _box(corner, tiles.window)
+        probs = predict(images[window], corner)  # (B, 1 + K, r, w)
         if total is None:
             total = torch.zeros(*probs.shape[:2], *tiles.padded, device=images.device)
-        total[..., rows, columns] += weight * probs
-        norm[rows, columns] += weight
+        total[window] += weight * probs
+        norm[window] += weight
     assert total is not None
-    rows, columns = (slice(b, b + s) for b, s in zip(tiles.before, tiles.shape, strict=True))
-    yield from (total / norm)[..., rows, columns].cpu().numpy()
+    return (total / norm)[inner]
+
+
+def _box(start: Corner, size: tuple[int, int]) -> tuple[EllipsisType, slice, slice]:
+    (row, column), (rows, columns) = start, size
+    return ..., slice(row, row + rows), slice(column, column + columns)
 
 
 def _predict_window(
@@ -181,31 +198,26 @@ class _Near:
     """The slices of a slab and those around it.
 
     Attributes:
-        slices: (C, n, R, W).
+        slices: (C, n, R, W), on the device.
         first: Number of the first of them in the case.
         slab: The slab's own numbers.
         num_slices: Of the case.
         reach: Neighbours on each side that the network is shown.
     """
 
-    slices: np.ndarray
+    slices: Tensor
     first: int
     slab: range
     num_slices: int
     reach: int
 
     @property
-    def own(self) -> np.ndarray:
+    def own(self) -> Tensor:
         """The slab without what is around it."""
         return self.slices[:, self.slab.start - self.first : self.slab.stop - self.first]
 
-    def stack(self, positions: Sequence[int]) -> np.ndarray:
+    def stack(self, positions: Sequence[int]) -> Tensor:
         """Stack slices of the slab with their neighbours: (B, N * C, R, W)."""
         numbers = neighbour_numbers(np.array(positions), num_slices=self.num_slices, reach=self.reach)  # (B, N)
-        stacked = self.slices[:, numbers - self.first].astype(np.float32, copy=False)  # (C, B, N, R, W)
-        return stacked.transpose(1, 2, 0, 3, 4).reshape(len(numbers), -1, *self.slices.shape[2:])
-
-
-def _read_with_neighbours(image: np.ndarray | PreparedSlices, slab: range, *, reach: int) -> _Near:
-    first, last = max(0, slab.start - reach), min(image.shape[1], slab.stop + reach)
-    return _Near(np.asarray(image[:, first:last]), first, slab, image.shape[1], reach)
+        stacked = self.slices[:, torch.from_numpy(numbers - self.first)]  # (C, B, N, R, W)
+        return stacked.permute(1, 2, 0, 3, 4).flatten(1, 2)

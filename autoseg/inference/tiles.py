@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from torch import Tensor
 
 from autoseg.plans import Plans
 
@@ -36,9 +37,9 @@ class Tiles:
     before: tuple[int, int]
     corners: tuple[Corner, ...]
 
-    def pad(self, batch: np.ndarray) -> np.ndarray:
+    def pad(self, batch: Tensor) -> Tensor:
         """Pad (B, N * C, R, W) with zeros to the padded size, the slice in the middle."""
-        padded: np.ndarray = pad_nd_image(batch, self.padded)
+        padded: Tensor = pad_nd_image(batch, self.padded)
         return padded
 
 

@@ -8,15 +8,15 @@ Source: CRISP-SAM2, similarity-sorted slices; SAM 2 goes through frames as they 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from autoseg.plans import VisitingOrder
 
 PICTURE_PX = 16
 
 
-def visiting_order(image: np.ndarray, slices: Sequence[int], *, order: VisitingOrder) -> list[int]:
+def visiting_order(image: Tensor, slices: Sequence[int], *, order: VisitingOrder) -> list[int]:
     """Order some slices of a case.
 
     Args:
@@ -40,9 +40,8 @@ def visiting_order(image: np.ndarray, slices: Sequence[int], *, order: VisitingO
     return [numbers[i] for i in places]
 
 
-def compare_slices(image: np.ndarray) -> np.ndarray:
+def compare_slices(image: Tensor) -> np.ndarray:
     """Correlate all slices of (C, S, R, W) with each other as pictures of 16 x 16 px: (S, S), -1 to 1."""
-    stacked = torch.from_numpy(np.ascontiguousarray(image.swapaxes(0, 1), dtype=np.float32))  # (S, C, R, W)
-    pictures = F.adaptive_avg_pool2d(stacked, PICTURE_PX).flatten(1)
+    pictures = F.adaptive_avg_pool2d(image.transpose(0, 1), PICTURE_PX).flatten(1)  # (S, C * 256)
     pictures = F.normalize(pictures - pictures.mean(dim=1, keepdim=True), dim=1)
-    return (pictures @ pictures.T).numpy()
+    return (pictures @ pictures.T).cpu().numpy()

@@ -11,12 +11,12 @@ import numpy as np
 
 from autoseg.files import file_sha256, write_bytes, write_json
 from autoseg.image_io import Scan, write_label_map, write_scan
+from autoseg.inference.file_labels import UNSURE
 from autoseg.inference.predictor import PredictedCase, Predictor
 from autoseg.outputs.preview import draw_preview
 from autoseg.outputs.seg_nrrd import write_seg_nrrd
 from autoseg.outputs.statistics import OrganStatistics, measure_organs
 from autoseg.outputs.viewer_slices import pack_slices
-from autoseg.preprocessing.case import UNSURE
 
 PREVIEW_FOLDER, UNCERTAINTY_FOLDER, MASKS_FOLDER = "preview", "uncertainty", "masks"
 FOLDERS = (PREVIEW_FOLDER, UNCERTAINTY_FOLDER)  # and one a case in that of the masks

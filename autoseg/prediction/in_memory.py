@@ -16,9 +16,9 @@ from autoseg.geometry import ImageGeometry, grids_differ
 from autoseg.image_in_memory import as_scan, in_order_of
 from autoseg.image_io import read_scan, write_label_map
 from autoseg.inference.clicks import OrganClicks
+from autoseg.inference.file_labels import UNSURE
 from autoseg.inference.predictor import Predictor, load_predictor, with_settings
 from autoseg.outputs.statistics import OrganStatistics, measure_organs
-from autoseg.preprocessing.case import UNSURE
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from autoseg.geometry import MM3_PER_ML
 from autoseg.image_io import read_labels, write_label_map
+from autoseg.inference.file_labels import undo_preprocessing
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
-from autoseg.preprocessing.case import undo_preprocessing
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training.cleaning_choice import OrganPieces, list_pieces
 
@@ -91,7 +92,7 @@ def _predict(
     *,
     plans: Plans,
     device: torch.device,
-) -> Iterator[np.ndarray]:
+) -> Iterator[Tensor]:
     image = np.asarray(store.open_image(case_id)[:])
     organs = range(len(plans.data.organs))
     return predict_slices([network], image, plans=plans, organs=organs, device=device)
@@ -102,22 +103,27 @@ def _new_counts(plans: Plans) -> np.ndarray:
     return np.zeros((3, len(plans.data.organs) + 1), dtype=np.int64)
 
 
-def _counting(slices: Iterable[np.ndarray], labels: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
+def _counting(slices: Iterable[Tensor], labels: np.ndarray, counts: np.ndarray) -> Iterator[Tensor]:
     """Pass the maps of slices on, and add their voxels to `counts`; ignored voxels count nowhere."""
     for number, probs in enumerate(slices):
         reference = np.asarray(labels[number])
         is_known = reference != np.iinfo(reference.dtype).max
-        reference, predicted = reference[is_known], probs.argmax(axis=0)[is_known]
+        reference, predicted = reference[is_known], _winners(probs)[is_known]
         for row, values in enumerate((reference[reference == predicted], predicted, reference)):
             counts[row] += np.bincount(values, minlength=counts.shape[1])
         yield probs
 
 
-def _keeping(slices: Iterable[np.ndarray], winners: np.ndarray) -> Iterator[np.ndarray]:
+def _keeping(slices: Iterable[Tensor], winners: np.ndarray) -> Iterator[Tensor]:
     """Pass the maps of slices on, and write into `winners` which is the largest at each pixel."""
     for number, probs in enumerate(slices):
-        winners[number] = probs.argmax(axis=0)
+        winners[number] = _winners(probs)
         yield probs
+
+
+def _winners(probs: Tensor) -> np.ndarray:
+    winners: np.ndarray = probs.max(dim=0).indices.cpu().numpy()
+    return winners
 
 
 def _dice(counts: np.ndarray, plans: Plans) -> CaseDice:

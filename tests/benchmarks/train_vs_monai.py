@@ -31,12 +31,13 @@ from torch import nn
 from autoseg.dataset import read_dataset
 from autoseg.evaluation import Evaluation, evaluate
 from autoseg.image_io import read_scan, write_label_map
+from autoseg.inference.file_labels import undo_preprocessing
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
 from autoseg.network.device import convolution_precision
 from autoseg.network.model import NetworkOutput
 from autoseg.plans import Plans, read_plans
-from autoseg.preprocessing.case import preprocess_case, undo_preprocessing
+from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training.core_processes import cut_batch
 from autoseg.training.losses import dice_loss, one_hot, soft_cross_entropy

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from autoseg.errors import CheckpointError
 from autoseg.inference.confidence import no_confidence
@@ -7,7 +8,7 @@ from autoseg.inference.confidence import no_confidence
 
 def maps(*organ_probs):
     """Give slices of one organ: (2, 1, n) each, background first."""
-    return [np.array([[1 - np.array(probs)], [probs]], np.float32) for probs in organ_probs]
+    return [torch.tensor(np.array([[1 - np.array(probs)], [probs]]), dtype=torch.float32) for probs in organ_probs]
 
 
 def test_maps_pass_unchanged_and_one_that_is_sure_expects_a_dice_of_one():
@@ -25,7 +26,7 @@ def test_expected_dice_of_three_pixels_by_hand():
 
 def test_an_organ_that_wins_nowhere_expects_nothing():
     confidence = no_confidence(2)
-    list(confidence.watch([np.array([[[0.5]], [[0.2]], [[0.3]]], np.float32)]))
+    list(confidence.watch([torch.tensor([[[0.5]], [[0.2]], [[0.3]]])]))
     assert confidence.expected_dice() == [None, None]
 
 

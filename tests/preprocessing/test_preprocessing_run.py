@@ -139,9 +139,11 @@ def _kill_after(num_calls: int) -> None:
 
 @pytest.mark.data
 def test_real_scans_come_back_as_they_were(tmp_path: Path) -> None:
+    import torch
+
     from autoseg.dataset import read_dataset
     from autoseg.image_io import read_labels
-    from autoseg.preprocessing.case import undo_preprocessing
+    from autoseg.inference.file_labels import undo_preprocessing
 
     folder = Path(__file__).parents[2] / "../shared/data/hippocampus_mri"
     if not folder.is_dir():
@@ -160,6 +162,6 @@ def test_real_scans_come_back_as_they_were(tmp_path: Path) -> None:
     for case in some:
         assert case.label_path is not None
         indices = store.open_labels(case.case_id)[:]
-        maps = (np.stack([plane == k for k in range(len(values) + 1)]).astype(np.float32) for plane in indices)
+        maps = (torch.from_numpy(np.stack([plane == k for k in range(len(values) + 1)])).float() for plane in indices)
         result = undo_preprocessing(maps, transform=store.read_transform(case.case_id), organ_values=values)
         np.testing.assert_array_equal(result, read_labels(case.label_path).array_zyx)
