@@ -20,7 +20,7 @@ GROUND = {
     "scan_bytes",
     "text_header",
 }
-GROUND |= {"dicom_series", "image_in_memory", "ranks", "workers"}
+GROUND |= {"dicom_series", "image_in_memory", "machine", "ranks", "workers"}
 DATASET = {"dataset", "dataset_labels", "dataset_layouts", "scans_to_predict"}
 # what each part may import besides itself
 ALLOWED: dict[str, set[str]] = {
@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "geometry": {"errors"},
     "workers": {"errors", "progress"},
     "ranks": {"errors"},
+    "machine": set(),
     "scan_bytes": {"errors"},
     "nifti_header": {"errors", "geometry"},
     "text_header": {"errors", "geometry", "nifti_header"},

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from autoseg.errors import CheckpointError, UsageError
+from autoseg.geometry import ImageGeometry
 from autoseg.image_io import Scan
 from autoseg.inference.clicks import OrganClicks, PlacedClicks, place_clicks
 from autoseg.inference.confidence import no_confidence
@@ -78,18 +79,34 @@ class Predictor:
         clicks: Mapping[str, OrganClicks] | None = None,
         with_uncertainty: bool = False,
     ) -> "PredictedCase":
-        """Segment one case.
+        """Segment one case: `find_labels`, then `finish`.
 
         Args:
             channels: One scan a channel, on one grid, in the plan's order.
             clicks: What a user points at, by the organ's name; for models whose plan has `network.takes_clicks`.
             with_uncertainty: Also say how unsure each voxel is.
 
-        Where the device's memory is full, fewer slices are taken at a time, and at last the CPU is tried.
-
         Raises:
             UsageError: The model takes no clicks, or a click is on no organ asked for or outside the scan.
-            torch.OutOfMemoryError: Nothing of that was enough.
+            torch.OutOfMemoryError: Not even a slice at a time found room.
+        """
+        return self.finish(self.find_labels(channels, clicks=clicks, with_uncertainty=with_uncertainty))
+
+    def finish(self, case: "PredictedCase") -> "PredictedCase":
+        """Remove specks from a case that `find_labels` gave, in place; the network is not needed, nor its device."""
+        clean_labels(case.labels_zyx, plans=self.plans, geometry=case.geometry)
+        return case
+
+    def find_labels(
+        self,
+        channels: Sequence[Scan],
+        *,
+        clicks: Mapping[str, OrganClicks] | None = None,
+        with_uncertainty: bool = False,
+    ) -> "PredictedCase":
+        """Take a case through the network; arguments and errors as `predict_scans`.
+
+        Where the device's memory is full, fewer slices are taken at a time, and at last the CPU is tried.
         """
         self.check_clicks(clicks or {})
         image = prepare_slices(channels, plan=self.plans.data)
@@ -160,8 +177,8 @@ class Predictor:
                 organ_values=values,
                 uncertainty_zyx=uncertainty,
             )
-        clean_labels(labels, plans=self.plans, geometry=image.transform.original)
-        return PredictedCase(labels, dict(zip(values, confidence.expected_dice(), strict=True)), uncertainty)
+        expected_dice = dict(zip(values, confidence.expected_dice(), strict=True))
+        return PredictedCase(labels, image.transform.original, expected_dice, uncertainty)
 
 
 @dataclass(frozen=True)
@@ -170,11 +187,13 @@ class PredictedCase:
 
     Attributes:
         labels_zyx: The label map on the grid of the first scan, with the dataset's own values.
+        geometry: That grid.
         expected_dice: By label value, how good the network holds the organ's mask to be; None where it found none.
         uncertainty_zyx: On the same grid, uint8: 0 sure, 255 the winner has no probability left; None unless asked for.
     """
 
     labels_zyx: np.ndarray
+    geometry: ImageGeometry
     expected_dice: dict[int, float | None]
     uncertainty_zyx: np.ndarray | None = None
 

@@ -115,9 +115,11 @@ def _find_small(labels: np.ndarray, rules: Mapping[int, Least]) -> np.ndarray:
     sizes, organs, meetings = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], [np.zeros((2, 0), np.int64)]
     before: _Slab | None = None
     for slab in _slabs(labels, values=sorted(rules)):
-        sizes.append(np.bincount(slab.numbers.ravel(), minlength=slab.count + 1)[1:])
+        is_organ = slab.numbers > 0  # few of the voxels; numpy counts int64 alone, which would be made of all of them
+        numbers = slab.numbers[is_organ]
+        sizes.append(np.bincount(numbers, minlength=slab.count + 1)[1:])
         organ = np.zeros(slab.count + 1, np.int64)
-        organ[slab.numbers.ravel()] = slab.organs.ravel()
+        organ[numbers] = slab.organs[is_organ]
         organs.append(organ[1:])
         if before is not None:
             meetings.append(_meetings(before, slab))

@@ -8,15 +8,12 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Literal
 
 from autoseg.errors import UsageError
+from autoseg.machine import find_cpu_memory_gib
 from autoseg.plans import Device
 
-GIB = 2**30
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-FALLBACK_CPU_GIB = 8.0  # where the system does not tell
 NVIDIA_SMI_SECONDS = 20
 
 
@@ -42,22 +39,6 @@ def find_device(kind: Literal["auto", "cpu", "cuda"], *, memory_gib: float | Non
     if gpu_gib is not None and (kind == "cuda" or _is_torch_for_gpus()):
         return Device(kind="cuda", memory_gib=memory_gib or gpu_gib)
     return Device(kind="cpu", memory_gib=memory_gib or find_cpu_memory_gib())
-
-
-def find_cpu_memory_gib() -> float:
-    """Return the memory that this process may use: the machine's, or the container's limit where that is lower."""
-    try:
-        sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    except (AttributeError, ValueError, OSError):
-        return FALLBACK_CPU_GIB
-    for path in CGROUP_LIMITS:
-        try:
-            text = path.read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            sizes.append(int(text))
-    return max(0.1, round(min(sizes) / GIB, 1))
 
 
 def find_gpu_memory_gib() -> float | None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ class Journal:
         self._path = folder / (JOURNAL_NAME.replace(".", f".{rank}.", 1) if rank else JOURNAL_NAME)
         self._cases: dict[str, FinishedCase] = {}
         self._ends_in_line = True
+        self._one_at_a_time = threading.Lock()  # cases are written side by side
         paths = folder.glob(JOURNAL_NAME.replace(".", "*.", 1))
         for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):  # the latest word on a case counts
             content = path.read_bytes()
@@ -95,13 +97,14 @@ class Journal:
             OSError: It cannot be written.
         """
         line = json.dumps(dataclasses.asdict(case), allow_nan=False)
-        begin, self._ends_in_line = b"" if self._ends_in_line else b"\n", False  # until the line is whole
-        with self._path.open("ab") as file:
-            file.write(begin + line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._ends_in_line = True
-        self._cases[case.case_id] = case
+        with self._one_at_a_time:
+            begin, self._ends_in_line = b"" if self._ends_in_line else b"\n", False  # until the line is whole
+            with self._path.open("ab") as file:
+                file.write(begin + line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self._ends_in_line = True
+            self._cases[case.case_id] = case
 
 
 def case_key(case: CaseFiles, recipe: str, *, clicks: object = None) -> str:

@@ -1,8 +1,9 @@
-"""Three things at once: the next item is read and the last one written while one is worked on.
+"""Three things at once: the next items are read and the last ones written while one is worked on.
 
 Owns: `overlap`. Its threads read and write; the work stays in the caller's.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -20,7 +21,8 @@ def overlap(
     read: Callable[[Item], Read],
     work: Callable[[Item, Read], Made],
     write: Callable[[Item, Made], Written],
-    may_read_ahead: Callable[[Item], bool],
+    threads: int,
+    may_hold: Callable[[Sequence[Item]], bool],
     expected: tuple[type[BaseException], ...],
 ) -> Iterator[tuple[Item, Written | BaseException]]:
     """Take every item through three steps.
@@ -29,8 +31,9 @@ def overlap(
         items: In the order in which they come out.
         read: First step, in a thread of its own.
         work: Second step.
-        write: Third step, in a thread of its own; when an item is worked on, at most the one before is still written.
-        may_read_ahead: Whether an item may be read while another is held; else its turn waits until that is written.
+        write: Third step, in a thread of its own.
+        threads: So many items are read ahead at once, and so many written.
+        may_hold: Whether these items may be in memory together: read, worked on or being written. One alone always may.
         expected: Errors that end an item and no more; they are yielded in place of what `write` returns.
 
     Yields:
@@ -38,29 +41,49 @@ def overlap(
         what was begun to be written is written.
     """
     attempt = partial(_attempt, expected)
-    with ThreadPoolExecutor(1, "reading") as reading, ThreadPoolExecutor(1, "writing") as writing:
-        ahead: Future[Any] | None = None
-        last: tuple[Item, Future[Any]] | None = None
-        for number, item in enumerate(items):
-            if ahead is None:
-                if last is not None:
-                    yield last[0], last[1].result()
-                    last = None
-                ahead = reading.submit(attempt, read, item)
-            found, ahead = ahead.result(), None
-            if number + 1 < len(items) and may_read_ahead(item) and may_read_ahead(items[number + 1]):
-                ahead = reading.submit(attempt, read, items[number + 1])
+    waiting = deque(items)
+    coming: deque[tuple[Item, Future[Any]]] = deque()
+    leaving: deque[tuple[Item, Future[Any]]] = deque()
+    with ThreadPoolExecutor(threads, "reading") as reading, ThreadPoolExecutor(threads, "writing") as writing:
+
+        def read_ahead(*at_work: Item) -> None:
+            while waiting and len(coming) < threads:
+                held = [*at_work, *(item for item, _ in leaving), *(item for item, _ in coming)]
+                if held and not may_hold([*held, waiting[0]]):
+                    return
+                coming.append((waiting[0], reading.submit(attempt, read, waiting[0])))
+                waiting.popleft()
+
+        while waiting or coming:
+            while leaving and (len(leaving) >= threads or leaving[0][1].done()):
+                yield _result(leaving.popleft())
+            read_ahead()
+            if not coming:  # there is no room for the next one before the last one is written
+                yield _result(leaving.popleft())
+                continue
+            item, future = coming.popleft()
+            read_ahead(item)
+            found = future.result()
+            del future
             made = found if isinstance(found, BaseException) else attempt(work, item, found)
-            if last is not None:
-                yield last[0], last[1].result()
-                last = None
             if isinstance(made, BaseException):
-                yield item, made
+                leaving.append((item, _done(made)))
             else:
-                last = item, writing.submit(attempt, write, item, made)
+                leaving.append((item, writing.submit(attempt, write, item, made)))
             del found, made  # a scan must not outlive its turn
-        if last is not None:
-            yield last[0], last[1].result()
+        while leaving:
+            yield _result(leaving.popleft())
+
+
+def _result(leaving: tuple[Item, Future[Any]]) -> tuple[Item, Any]:
+    item, future = leaving
+    return item, future.result()
+
+
+def _done(value: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
 
 
 def _attempt(expected: tuple[type[BaseException], ...], step: Callable[..., Any], *values: Any) -> Any:

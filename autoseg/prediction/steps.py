@@ -20,13 +20,19 @@ from autoseg.geometry import grids_differ
 from autoseg.image_io import Scan, read_header
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import PredictedCase, Predictor
+from autoseg.machine import find_cpu_memory_gib
 from autoseg.outputs.case_files import write_case
 from autoseg.outputs.run_files import CaseStatus
 from autoseg.prediction.journal import FinishedCase, Journal, case_key
 from autoseg.prediction.overlap import overlap
 from autoseg.progress import tell, track
+from autoseg.workers import default_num_workers
 
-MOST_VOXELS_READ_AHEAD = 64_000_000  # of a case, all channels: 128 to 256 MB; larger ones have the memory to themselves
+MOST_VOXELS_HELD = 128_000_000  # of several cases, all channels; a larger one has the memory to itself
+BYTES_A_VOXEL_HELD = (
+    32  # that a machine with a GPU has: scan, label map and what is made of them take some six of these
+)
+MOST_THREADS = 4
 
 log = logging.getLogger("autoseg")
 
@@ -79,7 +85,8 @@ def predict_cases(cases: Sequence[CaseFiles], job: Job) -> Iterator[CaseStatus]:
         read=partial(_read, job=job),
         work=partial(_predict, job=job),
         write=partial(_write, job=job),
-        may_read_ahead=_is_small,
+        threads=_threads(job.predictor.device),
+        may_hold=_Room(job.predictor.device).is_enough,
         expected=(AutosegError, OSError, MemoryError, torch.OutOfMemoryError),
     )
     for case, done in track(steps, what="predicting", total=len(cases)):
@@ -107,7 +114,7 @@ def _predict(case: CaseFiles, given: _Read, *, job: Job) -> tuple[_Read, Predict
         return given, None, 0.0
     start = time.monotonic()
     clicks = job.clicks.get(case.case_id)
-    predicted = job.predictor.predict_scans(given.channels, clicks=clicks, with_uncertainty="uncertainty" in job.also)
+    predicted = job.predictor.find_labels(given.channels, clicks=clicks, with_uncertainty="uncertainty" in job.also)
     return given, predicted, given.seconds + time.monotonic() - start
 
 
@@ -118,7 +125,12 @@ def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, 
     done = given.earlier
     if predicted is not None:
         files, organs = write_case(
-            job.output, case.case_id, given.channels[0], predicted, predictor=job.predictor, also=job.also
+            job.output,
+            case.case_id,
+            given.channels[0],
+            job.predictor.finish(predicted),
+            predictor=job.predictor,
+            also=job.also,
         )
         message = "; ".join(warning for channel in given.channels for warning in channel.warnings)
         seconds += time.monotonic() - start
@@ -135,13 +147,35 @@ def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, 
     )
 
 
-def _is_small(case: CaseFiles) -> bool:
-    """Say whether a case may be held beside another one; what cannot be read is small."""
-    try:
-        sizes = [math.prod(read_header(path).shape_zyx) for path in case.image_paths if path.is_file()]
-    except (AutosegError, OSError):
-        return True
-    return len(sizes) == len(case.image_paths) and sum(sizes) <= MOST_VOXELS_READ_AHEAD
+class _Room:
+    """How many cases may be in memory together."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Give a GPU, which a single reader would let wait, a share of the machine's memory."""
+        self._most = MOST_VOXELS_HELD
+        if device.type == "cuda":
+            self._most = max(self._most, int(find_cpu_memory_gib() * 2**30) // BYTES_A_VOXEL_HELD)
+        self._sizes: dict[str, int] = {}
+
+    def is_enough(self, cases: Sequence[CaseFiles]) -> bool:
+        """Say whether there is room for all channels of these cases."""
+        return sum(map(self._size, cases)) <= self._most
+
+    def _size(self, case: CaseFiles) -> int:
+        """Count the voxels of a case; what cannot be read has none."""
+        if case.case_id not in self._sizes:
+            try:
+                sizes = [math.prod(read_header(path).shape_zyx) for path in case.image_paths if path.is_file()]
+                complete = len(sizes) == len(case.image_paths)  # the size of a DICOM series is not known yet
+                self._sizes[case.case_id] = sum(sizes) if complete else self._most
+            except (AutosegError, OSError):
+                self._sizes[case.case_id] = 0
+        return self._sizes[case.case_id]
+
+
+def _threads(device: torch.device) -> int:
+    """Read and write one case beside that at work; a GPU is so fast that it needs more, where there are the cores."""
+    return min(MOST_THREADS, max(1, default_num_workers() // 4)) if device.type == "cuda" else 1
 
 
 def read_case(case: CaseFiles) -> tuple[Scan, ...]:

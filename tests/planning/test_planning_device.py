@@ -3,8 +3,7 @@ import importlib.metadata
 import pytest
 
 from autoseg.errors import UsageError
-from autoseg.planning import device as device_module
-from autoseg.planning.device import find_cpu_memory_gib, find_device, find_gpu_memory_gib
+from autoseg.planning.device import find_device, find_gpu_memory_gib
 
 
 @pytest.fixture
@@ -53,13 +52,3 @@ def test_cuda_elsewhere_needs_its_memory(fake_gpu):
 def test_an_impossible_memory_is_a_usage_error(memory_gib):
     with pytest.raises(UsageError, match="memory"):
         find_device("cpu", memory_gib=memory_gib)
-
-
-def test_cpu_memory_is_the_containers_limit_where_that_is_lower(monkeypatch, tmp_path):
-    limit, unlimited = tmp_path / "memory.max", tmp_path / "other"
-    limit.write_text(f"{2**29}\n")
-    unlimited.write_text("max\n")
-    monkeypatch.setattr(device_module, "CGROUP_LIMITS", (unlimited, limit, tmp_path / "absent"))
-    assert find_cpu_memory_gib() == 0.5
-    monkeypatch.setattr(device_module, "CGROUP_LIMITS", (unlimited,))
-    assert find_cpu_memory_gib() > 0.5

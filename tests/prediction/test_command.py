@@ -286,14 +286,14 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(model, scans,
 def test_a_case_that_needs_more_memory_than_there_is_fails_alone(model, scans, tmp_path, monkeypatch):
     from autoseg.inference.predictor import Predictor
 
-    real = Predictor.predict_scans
+    real = Predictor.find_labels
 
-    def predict_scans(self, channels, **_rest):
+    def find_labels(self, channels, **_rest):
         if channels[0].geometry.shape_zyx == (4, 20, 24):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, channels)
 
-    monkeypatch.setattr(Predictor, "predict_scans", predict_scans)
+    monkeypatch.setattr(Predictor, "find_labels", find_labels)
     run = predict_files(scans, model, tmp_path / "out", device="cpu")
     assert {case.case_id for case in run.failed} == {"one", "cut"}
     assert (tmp_path / "out" / "two.nii.gz").is_file() and not (tmp_path / "out" / "one.nii.gz").exists()

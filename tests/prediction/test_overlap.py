@@ -5,7 +5,15 @@ import pytest
 from autoseg.prediction.overlap import overlap
 
 
-def run(items, *, log=None, may=lambda _item: True, fail=()):
+def always(_items):
+    return True
+
+
+def never(_items):
+    return False
+
+
+def run(items, *, log=None, may=always, threads=1, fail=()):
     """Take numbers through three steps that write down what they do; `fail` names (step, item) that raise."""
     log = [] if log is None else log
 
@@ -21,17 +29,19 @@ def run(items, *, log=None, may=lambda _item: True, fail=()):
             read=lambda item: step("read", item, item * 10),
             work=lambda item, found: step("work", item, found + 1),
             write=lambda item, made: step("write", item, made + 1),
-            may_read_ahead=may,
+            threads=threads,
+            may_hold=may,
             expected=(OSError,),
         )
     )
 
 
-@pytest.mark.parametrize("may", [lambda _item: True, lambda _item: False, lambda item: item % 2 == 0])
-@pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_every_item_goes_through_all_steps_in_order(count, may):
+@pytest.mark.parametrize("may", [always, never, lambda items: sum(items) < 5])
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 9])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_item_goes_through_all_steps_in_order(count, may, threads):
     log = []
-    assert run(range(count), log=log, may=may) == [(item, item * 10 + 2) for item in range(count)]
+    assert run(range(count), log=log, may=may, threads=threads) == [(item, item * 10 + 2) for item in range(count)]
     for item in range(count):
         assert [name for name, one in log if one == item] == ["read", "work", "write"]
 
@@ -58,7 +68,8 @@ def test_the_next_is_read_and_the_last_is_written_while_one_is_worked_on():
             read=lambda item: read.set() if item == 2 else None,
             work=work,
             write=lambda item, _made: written.set() if item == 0 else None,
-            may_read_ahead=lambda _item: True,
+            threads=1,
+            may_hold=always,
             expected=(),
         )
     )
@@ -66,7 +77,7 @@ def test_the_next_is_read_and_the_last_is_written_while_one_is_worked_on():
 
 def test_what_must_not_be_read_ahead_waits_until_the_last_is_written():
     log = []
-    run(range(3), log=log, may=lambda _item: False)
+    run(range(3), log=log, may=never)
     assert log == [(name, item) for item in range(3) for name in ("read", "work", "write")]
 
 
@@ -84,8 +95,46 @@ def test_an_unexpected_error_is_raised_after_what_was_begun_is_written():
                 read=lambda item: item,
                 work=work,
                 write=lambda item, _made: written.append(item),
-                may_read_ahead=lambda _item: True,
+                threads=1,
+                may_hold=always,
                 expected=(OSError,),
             )
         )
     assert written == [0]
+
+
+def test_no_more_is_held_than_may_be():
+    held, most = set(), []
+
+    def hold(item):
+        held.add(item)
+        most.append(len(held))
+
+    list(
+        overlap(
+            range(12),
+            read=hold,
+            work=lambda item, _found: item,
+            write=lambda item, _made: held.discard(item),
+            threads=4,
+            may_hold=lambda items: len(items) <= 3,
+            expected=(),
+        )
+    )
+    assert max(most) == 3 and not held
+
+
+def test_several_are_read_and_written_at_once():
+    readers, writers = threading.Barrier(3), threading.Barrier(3)  # each lets three pass together, or breaks
+
+    list(
+        overlap(
+            range(3),
+            read=lambda _item: readers.wait(10),
+            work=lambda item, _found: item,
+            write=lambda _item, _made: writers.wait(10),
+            threads=3,
+            may_hold=always,
+            expected=(),
+        )
+    )
