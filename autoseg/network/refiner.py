@@ -32,22 +32,37 @@ class RefinedMap:
     coarse_logits: Tensor | None
 
 
-class ConvBlock(nn.Module):
-    """Two 3 x 3 convolutions, each with instance normalisation and a leaky rectifier.
+class ChannelNorm(nn.GroupNorm):
+    """Instance normalisation, written as one group a channel: the same numbers, in half the time on a CPU.
 
-    The normalisation is written as one group a channel: the same numbers as InstanceNorm2d, computed in half the time
-    on a CPU.
+    On a GPU it stays in the precision of its input, where autocast would widen the largest maps of all and narrow them
+    again; the sums inside are in full precision all the same.
     """
+
+    def __init__(self, channels: int) -> None:
+        """Build for `channels` channels."""
+        super().__init__(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each channel of each slice, (B, C, h, w)."""
+        if not x.is_cuda:
+            return super().forward(x)
+        with torch.autocast("cuda", enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class ConvBlock(nn.Module):
+    """Two 3 x 3 convolutions, each with instance normalisation and a leaky rectifier."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         """Build from `inputs` to `outputs` channels."""
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
-            nn.GroupNorm(outputs, outputs),
+            ChannelNorm(outputs),
             nn.LeakyReLU(0.1, inplace=True),
             nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False),
-            nn.GroupNorm(outputs, outputs),
+            ChannelNorm(outputs),
             nn.LeakyReLU(0.1, inplace=True),
         )
 
