@@ -1,7 +1,7 @@
 """A folder of DICOM files that make one volume, as a scan.
 
-Owns: `read_series`, `find_series`, and the checks that a series is whole. Nothing of a file but its voxels, its place
-and its modality is looked at, so that no text about the patient can reach an output.
+Owns: `read_series`, `series_files`, `find_series`, and the checks that a series is whole. Nothing of a file but its
+voxels, its place and its modality is looked at, so that no text about the patient can reach an output.
 Does not own: other scan files (`image_io.py`).
 """
 
@@ -50,14 +50,11 @@ def series_sha256(folder: Path) -> str:
     return hashlib.sha256("".join(file_sha256(path) for path in _files(folder)).encode()).hexdigest()
 
 
-def read_series(folder: Path) -> tuple[Scan, str]:
-    """Read the one series of a folder, in Hounsfield units for CT.
-
-    Returns:
-        The scan, and its modality in small letters, such as "ct" or "mr".
+def series_files(folder: Path) -> list[Path]:
+    """List the files of the one series of a folder, in the order of the planes that `read_series` gives.
 
     Raises:
-        ScanFileError: There is not exactly one series, a file is damaged, or a slice is missing.
+        ScanFileError: There is not exactly one series, or a file beside it.
     """
     name = display_name(folder)
     try:
@@ -76,6 +73,19 @@ def read_series(folder: Path) -> tuple[Scan, str]:
             f"{name}: {printable(min(left_over))} is damaged, or no slice ({len(left_over)} such files). Copy it "
             "again, or take it out of the folder."
         )
+    return [Path(path) for path in paths]
+
+
+def read_series(folder: Path) -> tuple[Scan, str]:
+    """Read the one series of a folder, in Hounsfield units for CT.
+
+    Returns:
+        The scan, and its modality in small letters, such as "ct" or "mr".
+
+    Raises:
+        ScanFileError: There is not exactly one series, a file is damaged, or a slice is missing.
+    """
+    name, paths = display_name(folder), list(map(str, series_files(folder)))
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(paths)
     reader.MetaDataDictionaryArrayUpdateOn()

@@ -89,6 +89,7 @@ def save_dicom() -> Callable[..., None]:
                 "0010|0010": "DOE^JANE",
                 "0020|000e": series,
                 "0020|000d": "1.2",
+                "0020|0052": "1.2.9",
                 "0008|0018": f"{series}.{number + 1}",
                 "0020|0013": str(number),
                 "0020|0032": "\\".join(map(str, place)),

@@ -28,13 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the label maps")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda (default: auto)")
     parser.add_argument("--labels", nargs="+", default=[], metavar="NAME", help="only these organs (default: all)")
+    parser.add_argument(
+        "--organ",
+        nargs="+",
+        default=[],
+        metavar="NAME=TEXT",
+        dest="organs",
+        help='also organs that the model was not trained on, by a description, such as --organ "thymus=It lies ..."',
+    )
     parser.add_argument("--fold", help="of a run folder, the model of one fold: all, 0, 1, ..")
     parser.add_argument(
         "--also",
         nargs="+",
         default=[],
         metavar="WHAT",
-        help="more files a case: uncertainty (a voxel, in per cent), seg.nrrd (for 3D Slicer), masks (one an organ)",
+        help="more files a case: uncertainty (a voxel, in per cent), probabilities (an organ), seg.nrrd (for 3D "
+        "Slicer), seg.dcm (DICOM, for series; needs autoseg[dicom]), masks (one an organ)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="predict nothing: print time, memory and disk that each case would take"
@@ -62,6 +71,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.output,
         device=arguments.device,
         labels=arguments.labels,
+        organs=_read_organs(arguments.organs),
         fold=arguments.fold,
         also=arguments.also,
         settings=arguments.settings,
@@ -81,6 +91,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     return EXIT_SOME_CASES_FAILED
 
 
+def _read_organs(words: Sequence[str]) -> dict[str, str]:
+    """Part NAME=TEXT; a name alone has no text."""
+    parts = (word.partition("=") for word in words)
+    return {name.strip(): text.strip() for name, _, text in parts}
+
+
 def _estimate(arguments: argparse.Namespace) -> int:
     from autoseg.prediction.command import estimate_files
     from autoseg.prediction.estimate import format_estimates
@@ -90,6 +106,7 @@ def _estimate(arguments: argparse.Namespace) -> int:
         arguments.model,
         device=arguments.device,
         labels=arguments.labels,
+        organs=_read_organs(arguments.organs),
         fold=arguments.fold,
         settings=arguments.settings,
         also=arguments.also,

@@ -16,14 +16,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from autoseg.descriptions.modality import Modality
 from autoseg.descriptions.names import mentions_side, name_tokens
 from autoseg.files import read_json
 
-__all__ = ["Description", "Modality", "Structure", "describe_organ", "known_names", "known_structures", "mentions_side"]
-
-Modality = Literal["ct", "mri", "unknown"]
+__all__ = ["Description", "Structure", "describe_organ", "known_names", "known_structures", "mentions_side"]
 
 FILES = ("abdomen", "thorax", "heart", "vessels", "muscles", "brain", "hippocampus", "skeleton")
 TEXT_FIELDS = ("what", "where", "shape", "ct", "mri", "confused_with")

@@ -28,25 +28,30 @@ class Confidence:
     inside: Tensor
     everywhere: Tensor
 
-    def watch(self, slices: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pass maps (1 + K, R, W) of probabilities on, and add them up.
+    def watch(self, maps: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pass maps (n, 1 + K, R, W) of probabilities on, and add them up.
 
         Raises:
             CheckpointError: They are not finite. On a GPU, which is not waited for, only the end tells.
         """
-        for probs in slices:
-            best = probs.amax(dim=0)
-            step = len(probs) if probs.is_cuda else 1  # a CPU's cache holds one map
-            for start in range(0, len(probs), step):
-                part = slice(start, start + step)
-                is_best = (probs[part] == best).to(probs.dtype)
-                self.pixels[part] += is_best.sum(dim=(1, 2))
-                self.inside[part] += torch.einsum("krw,krw->k", is_best, probs[part])
-                self.everywhere[part] += probs[part].sum(dim=(1, 2))
-            if not probs.is_cuda:
+        for probs in maps:
+            if probs.is_cuda:
+                self._add(probs, slice(None), best=probs.amax(dim=1, keepdim=True))
+            else:  # one map after the other, which the cache holds
+                for one in probs.split(1):
+                    best = one.amax(dim=1, keepdim=True)
+                    for number in range(one.shape[1]):
+                        self._add(one, slice(number, number + 1), best=best)
                 self._check()
             yield probs
         self._check()
+
+    def _add(self, probs: Tensor, part: slice, *, best: Tensor) -> None:
+        """Add some of the maps of some slices; `best` is (n, 1, R, W)."""
+        is_best = (probs[:, part] == best).to(probs.dtype)
+        self.pixels[part] += is_best.sum(dim=(0, 2, 3))
+        self.inside[part] += torch.einsum("nkrw,nkrw->k", is_best, probs[:, part])
+        self.everywhere[part] += probs[:, part].sum(dim=(0, 2, 3))
 
     def expected_dice(self) -> list[float | None]:
         """Return for each organ the Dice that is to be expected if every probability is right; None where it is absent.

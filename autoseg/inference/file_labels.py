@@ -9,7 +9,7 @@ Symbols: K organs, S slices, R rows, W columns of the preprocessed grid.
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,27 +22,31 @@ from autoseg.preprocessing.transform import CaseTransform
 
 PACKING_LEVEL = 1  # of label planes: to a tenth of their size or less, in about a millisecond for 512 x 512
 UNSURE = 255  # stands for no probability at all
+PLANES_ON_CPU, PLANES_ON_GPU = 1, 16  # of the file, worked on at once
 
 
 def undo_preprocessing(
-    slices: Iterable[Tensor],
+    maps: Iterable[Tensor],
     *,
     transform: CaseTransform,
     organ_values: Sequence[int],
     uncertainty_zyx: np.ndarray | None = None,
+    percent_kzyx: np.ndarray | None = None,
 ) -> np.ndarray:
     """Bring the network's maps to the grid of the file, as a label map with the dataset's values.
 
-    The maps are interpolated linearly and the largest wins, one slice of the file at a time: three preprocessed slices
-    of all organs are the most that is held, never (organs x full grid). Labels are packed until the last map has come,
-    so that the full label map does not stand beside the network at work.
+    The maps are interpolated linearly and the largest wins, one slice of the file at a time, or a few on a GPU: what
+    comes at once and as much again is the most that is held, never (organs x full grid). Labels are packed until the
+    last map has come, so that the full label map does not stand beside the network at work.
 
     Args:
-        slices: One (1 + K, R, W) map per preprocessed slice, in order, background first; logits or probs, any float.
+        maps: (n, 1 + K, R, W) of the next n preprocessed slices, any n, background first; logits or probs, any float.
         transform: What `preprocess_case` did.
         organ_values: The K values of the organs in the dataset.
         uncertainty_zyx: uint8 on the file grid, to be filled: 0 where the winner has the whole probability, up to 255
             where it has none. Needs maps of probabilities.
+        percent_kzyx: uint8, (K, ..) on the file grid, to be filled with the organs' probabilities in per cent; outside
+            the crop box it stays as it is.
 
     Returns:
         uint8, or uint16 for values over 255, on the file grid; background outside the crop box. A tie is won by the
@@ -52,139 +56,205 @@ def undo_preprocessing(
         GeometryError: The number or the shape of the maps is not that of the preprocessed grid.
     """
     values = np.array([0, *organ_values], np.uint8 if max(organ_values, default=0) <= 255 else np.uint16)
-    unsure = None if uncertainty_zyx is None else transform.view(uncertainty_zyx)
-    packed: list[Future[bytes]] = []
+    targets = _Targets(
+        None if uncertainty_zyx is None else transform.view(uncertainty_zyx),
+        None if percent_kzyx is None else [transform.view(one) for one in percent_kzyx],
+    )
+    checked = _checked(maps, transform=transform, num_maps=len(values))
+    packed: list[Future[list[bytes]]] = []
+    number = 0
     with ThreadPoolExecutor(1, "packing") as packing:  # and waits for a GPU, while the next maps are asked for
-        for number, plane in enumerate(_planes(slices, transform=transform, num_maps=len(values))):
-            target = None if unsure is None else unsure[number]
-            packed.append(packing.submit(_pack, plane.bring(with_uncertainty=target is not None), values, target))
-    return _unpack([plane.result() for plane in packed], values.dtype, transform=transform)
+        for planes in _planes(checked, transform=transform, keep_maps=percent_kzyx is not None):
+            part = targets.part(number, number + len(planes.winners))
+            packed.append(packing.submit(_pack, planes.bring(with_uncertainty=part.unsure is not None), values, part))
+            number += len(planes.winners)
+    return _unpack([plane for planes in packed for plane in planes.result()], values.dtype, transform=transform)
 
 
 @dataclass(frozen=True)
-class _Plane:
-    """One slice of the file, cropped.
+class _Targets:
+    """What is filled beside the labels, slice axis first.
 
     Attributes:
-        winners: (rows, columns) uint8 or int32, which of the maps is the largest.
-        largest: (rows, columns) its value.
+        unsure: (planes, rows, columns), or None.
+        percent: K of the same, or None.
+    """
+
+    unsure: np.ndarray | None
+    percent: list[np.ndarray] | None
+
+    def part(self, start: int, stop: int) -> "_Targets":
+        """Cut out some planes."""
+        return _Targets(
+            None if self.unsure is None else self.unsure[start:stop],
+            None if self.percent is None else [one[start:stop] for one in self.percent],
+        )
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """Some slices of the file, cropped.
+
+    Attributes:
+        winners: (n, rows, columns) uint8 or int32, which of the maps is the largest.
+        largest: (n, rows, columns) its value.
+        maps: (n, 1 + K, rows, columns) all of them, where they are wanted too, or None.
     """
 
     winners: Tensor
     largest: Tensor
+    maps: Tensor | None = None
 
     def bring(self, *, with_uncertainty: bool) -> "_Arriving":
         """Begin to bring to the host what is needed there."""
-        unsure = ((1 - self.largest).clamp(0, 1) * UNSURE).round().to(torch.uint8) if with_uncertainty else None
-        winners, unsure = _begin_copy(self.winners), None if unsure is None else _begin_copy(unsure)
+        unsure = _begin_copy(_as_bytes(1 - self.largest, whole=UNSURE)) if with_uncertainty else None
+        percent = None if self.maps is None else _begin_copy(_as_bytes(self.maps[:, 1:], whole=100))
+        winners = _begin_copy(self.winners)
         done = torch.cuda.Event() if self.winners.is_cuda else None
         if done is not None:
             done.record()
-        return _Arriving(winners, unsure, done)
+        return _Arriving(winners, unsure, percent, done)
 
 
 @dataclass(frozen=True)
 class _Arriving:
-    """What of a plane is on its way to the host.
+    """What of planes is on its way to the host.
 
     Attributes:
         winners: Which of the maps.
         unsure: uint8, or None.
-        done: When both are there; None: they are.
+        percent: (n, K, rows, columns) uint8, or None.
+        done: When all are there; None: they are.
     """
 
     winners: Tensor
     unsure: Tensor | None
+    percent: Tensor | None
     done: torch.cuda.Event | None
 
 
-def _planes(slices: Iterable[Tensor], *, transform: CaseTransform, num_maps: int) -> Iterator[_Plane]:
-    """Give the slices of the file, one after the other, each as soon as the maps around it have come."""
+def _planes(maps: Iterable[Tensor], *, transform: CaseTransform, keep_maps: bool) -> Iterator[_Planes]:
+    """Give the slices of the file in order, each as soon as the maps around it have come."""
     along = linear_taps(transform.resampled_shape[0], transform.cropped_shape[0])
-    num_slices, rows, columns = transform.cropped_shape
-    before: Tensor | None = None
-    done = 0
-    for number, now in enumerate(_checked(slices, transform=transform, num_maps=num_maps)):
-        while done < num_slices and along.indices[1, done] == number:
-            first = now if before is None or along.indices[0, done] == number else before
-            find = _winners_at_once if now.is_cuda else _winners_one_by_one
-            yield find(first, now, share=float(along.weights[1, done]), shape=(rows, columns))
-            done += 1
-        before = now
+    num_planes, *shape = transform.cropped_shape
+    last: Tensor | None = None  # the slice before those at hand
+    start, done = 0, 0
+    for now in maps:
+        find = _winners_at_once if now.is_cuda or keep_maps else _winners_one_by_one
+        at_once = PLANES_ON_GPU if now.is_cuda else PLANES_ON_CPU
+        ready = int(np.searchsorted(along.indices[1], start + len(now)))  # planes whose both sides have come
+        while done < ready:
+            piece = slice(done, min(done + at_once, ready))
+            below, above = (
+                [
+                    last if i < start and last is not None else now[i - start]
+                    for i in along.indices[side, piece].tolist()
+                ]
+                for side in (0, 1)
+            )
+            planes = find(below, above, shares=along.weights[1, piece], shape=(shape[0], shape[1]))
+            yield planes if keep_maps else replace(planes, maps=None)
+            done = piece.stop
+        start += len(now)
+        last = now[-1].clone()  # a copy, or it would keep all of them
+    assert done == num_planes
 
 
-def _winners_one_by_one(first: Tensor, second: Tensor, *, share: float, shape: tuple[int, int]) -> _Plane:
-    """Interpolate between two slices of maps (1 + K, R, W), then in-plane; `share` is the part of the second slice.
+def _winners_one_by_one(
+    below: Sequence[Tensor], above: Sequence[Tensor], *, shares: np.ndarray, shape: tuple[int, int]
+) -> _Planes:
+    """Interpolate between two slices of maps (1 + K, R, W) each, then in-plane, and find the largest.
 
     One map after the other, which a CPU's cache holds. One that is nowhere above the background stays so under
     interpolation and is passed over: most of many.
+
+    Args:
+        below: The slice before the plane; one plane at a time.
+        above: The slice after it.
+        shares: Of the slice after it.
+        shape: Rows and columns wanted.
     """
-    largest = _interpolate(first[:1], second[:1], share=share, shape=shape)[0]
+    (first,), (second,), share = below, above, float(shares[0])
+    largest = _interpolate(first[:1], second[:1], shares=share, shape=shape)[0]
     dtype = _winner_type(len(first))
     winners = torch.zeros(shape, dtype=dtype)
     for number in range(1, len(first)):
         pair = (first, second) if share > 0 else (first,)
         if any(bool((maps[number] > maps[0]).any()) for maps in pair):
-            one = _interpolate(first[number, None], second[number, None], share=share, shape=shape)[0]
+            one = _interpolate(first[number, None], second[number, None], shares=share, shape=shape)[0]
             winners = winners.maximum((one > largest) * torch.tensor(number, dtype=dtype))  # a later winner beat all
             largest = largest.maximum(one)
-    return _Plane(winners, largest)
+    return _Planes(winners[None], largest[None])
 
 
-def _winners_at_once(first: Tensor, second: Tensor, *, share: float, shape: tuple[int, int]) -> _Plane:
-    """Do the same in a few large steps, and without a question to wait for, as a GPU wants it."""
-    maps = _interpolate(first, second, share=share, shape=shape)
-    largest = maps.amax(dim=0)
-    dtype = _winner_type(len(maps))
-    from_last = torch.arange(len(maps), 0, -1, dtype=dtype, device=maps.device)  # the first of several largest wins
-    place = ((maps == largest) * from_last[:, None, None]).amax(dim=0)  # 0: not even the largest is, it is NaN
-    return _Plane(torch.where(place > 0, len(maps) - place, 0).to(dtype), largest)
+def _winners_at_once(
+    below: Sequence[Tensor], above: Sequence[Tensor], *, shares: np.ndarray, shape: tuple[int, int]
+) -> _Planes:
+    """Do the same for several planes in a few large steps, and without a question to wait for, as a GPU wants it."""
+    first = torch.stack(list(below))
+    second = torch.stack(list(above)) if shares.any() else first
+    parts = torch.from_numpy(np.ascontiguousarray(shares)).to(first.device)[:, None, None, None]
+    maps = _interpolate(first, second, shares=parts if shares.any() else 0.0, shape=shape)  # (n, 1 + K, r, w)
+    largest = maps.amax(dim=1)
+    dtype = _winner_type(maps.shape[1])
+    from_last = torch.arange(maps.shape[1], 0, -1, dtype=dtype, device=maps.device)  # the first of several wins
+    place = ((maps == largest[:, None]) * from_last[:, None, None]).amax(dim=1)  # 0: not even the largest is, it is NaN
+    return _Planes(torch.where(place > 0, maps.shape[1] - place, 0).to(dtype), largest, maps)
 
 
-def _interpolate(first: Tensor, second: Tensor, *, share: float, shape: tuple[int, int]) -> Tensor:
+def _interpolate(first: Tensor, second: Tensor, *, shares: float | Tensor, shape: tuple[int, int]) -> Tensor:
+    """Mix maps (.., R, W) of two slices, `shares` of the second ones, and bring them to a shape in-plane."""
     maps = first.float()
-    if share > 0:
-        maps = maps.lerp(second.float(), share)
-    if maps.shape[1:] == shape:
+    if isinstance(shares, Tensor) or shares > 0:
+        maps = maps.lerp(second.float(), shares)
+    if maps.shape[-2:] == shape:
         return maps
-    return F.interpolate(maps[None], size=shape, mode="bilinear", align_corners=False)[0]
+    batch = maps if maps.ndim == 4 else maps[None]
+    return F.interpolate(batch, size=shape, mode="bilinear", align_corners=False).view(*maps.shape[:-2], *shape)
 
 
 def _winner_type(num_maps: int) -> torch.dtype:
     return torch.uint8 if num_maps <= 255 else torch.int32
 
 
-def _checked(slices: Iterable[Tensor], *, transform: CaseTransform, num_maps: int) -> Iterator[Tensor]:
+def _checked(maps: Iterable[Tensor], *, transform: CaseTransform, num_maps: int) -> Iterator[Tensor]:
     """Pass the maps on, and refuse a wrong shape or number of them."""
     num_slices, rows, columns = transform.resampled_shape
     expected, count = (num_maps, rows, columns), 0
-    for maps in slices:
-        if maps.shape != expected or count == num_slices:
+    for some in maps:
+        if some.shape[1:] != expected or count + len(some) > num_slices:
             raise GeometryError(
-                f"slice {count} of the prediction has the shape {tuple(maps.shape)}; "
+                f"slices {count} to {count + len(some) - 1} of the prediction have the shape {tuple(some.shape[1:])}; "
                 f"expected {num_slices} slices {expected}."
             )
-        count += 1
-        yield maps
+        count += len(some)
+        yield some
     if count != num_slices:
         raise GeometryError(f"the prediction ended after {count} of {num_slices} slices.")
 
 
-def _begin_copy(plane: Tensor) -> Tensor:
+def _as_bytes(shares: Tensor, *, whole: int) -> Tensor:
+    """Round shares to uint8; 1 becomes `whole`."""
+    return (shares.clamp(0, 1) * whole).round().to(torch.uint8)
+
+
+def _begin_copy(planes: Tensor) -> Tensor:
     """Copy to the host without waiting; what is there already is not copied."""
-    if not plane.is_cuda:
-        return plane
-    return torch.empty(plane.shape, dtype=plane.dtype, pin_memory=True).copy_(plane, non_blocking=True)
+    if not planes.is_cuda:
+        return planes
+    return torch.empty(planes.shape, dtype=planes.dtype, pin_memory=True).copy_(planes, non_blocking=True)
 
 
-def _pack(plane: _Arriving, values: np.ndarray, uncertainty: np.ndarray | None) -> bytes:
-    """Wait for a plane, write down how unsure it is, and pack its labels."""
-    if plane.done is not None:
-        plane.done.synchronize()
-    if uncertainty is not None:
-        assert plane.unsure is not None
-        uncertainty[...] = plane.unsure.numpy()
-    return zlib.compress(values[plane.winners.numpy()].tobytes(), PACKING_LEVEL)
+def _pack(planes: _Arriving, values: np.ndarray, targets: _Targets) -> list[bytes]:
+    """Wait for planes, fill what is filled beside the labels, and pack these."""
+    if planes.done is not None:
+        planes.done.synchronize()
+    if targets.unsure is not None and planes.unsure is not None:
+        targets.unsure[...] = planes.unsure.numpy()
+    if targets.percent is not None and planes.percent is not None:
+        for number, target in enumerate(targets.percent):
+            target[...] = planes.percent[:, number].numpy()
+    return [zlib.compress(values[plane].tobytes(), PACKING_LEVEL) for plane in planes.winners.numpy()]
 
 
 def _unpack(planes: Sequence[bytes], dtype: np.dtype, *, transform: CaseTransform) -> np.ndarray:

@@ -5,6 +5,9 @@ Does not own: reading and writing (`command.py`), the window (`sliding_window.py
 """
 
 import logging
+import math
+import os
+import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -78,6 +81,7 @@ class Predictor:
         *,
         clicks: Mapping[str, OrganClicks] | None = None,
         with_uncertainty: bool = False,
+        scratch: Path | None = None,
     ) -> "PredictedCase":
         """Segment one case: `find_labels`, then `finish`.
 
@@ -85,12 +89,17 @@ class Predictor:
             channels: One scan a channel, on one grid, in the plan's order.
             clicks: What a user points at, by the organ's name; for models whose plan has `network.takes_clicks`.
             with_uncertainty: Also say how unsure each voxel is.
+            scratch: Also give the probability of each organ at each voxel; this folder's disk holds these arrays, a
+                byte for each, until they are let go.
 
         Raises:
+            OSError: There is no room in `scratch`.
             UsageError: The model takes no clicks, or a click is on no organ asked for or outside the scan.
             torch.OutOfMemoryError: Not even a slice at a time found room.
         """
-        return self.finish(self.find_labels(channels, clicks=clicks, with_uncertainty=with_uncertainty))
+        return self.finish(
+            self.find_labels(channels, clicks=clicks, with_uncertainty=with_uncertainty, scratch=scratch)
+        )
 
     def finish(self, case: "PredictedCase") -> "PredictedCase":
         """Remove specks from a case that `find_labels` gave, in place; the network is not needed, nor its device."""
@@ -103,6 +112,7 @@ class Predictor:
         *,
         clicks: Mapping[str, OrganClicks] | None = None,
         with_uncertainty: bool = False,
+        scratch: Path | None = None,
     ) -> "PredictedCase":
         """Take a case through the network; arguments and errors as `predict_scans`.
 
@@ -118,7 +128,9 @@ class Predictor:
                 if message:
                     log.warning("the device's memory was full; trying %s (%s)", rung.effort, message)
                 try:
-                    return rung._predict_slices(image, clicks=placed, with_uncertainty=with_uncertainty)
+                    return rung._predict_slices(
+                        image, clicks=placed, with_uncertainty=with_uncertainty, scratch=scratch
+                    )
                 except RuntimeError as error:  # the parent of OutOfMemoryError, which torch raises on a GPU alone
                     if not isinstance(error, torch.OutOfMemoryError) and CPU_IS_FULL not in str(error):
                         raise
@@ -156,13 +168,15 @@ class Predictor:
                 network.to(self.device)
 
     def _predict_slices(
-        self, image: PreparedSlices, *, clicks: PlacedClicks | None, with_uncertainty: bool
+        self, image: PreparedSlices, *, clicks: PlacedClicks | None, with_uncertainty: bool, scratch: Path | None
     ) -> "PredictedCase":
         values = [self.plans.data.organs[k].value for k in self.organs]
         confidence = no_confidence(len(values), device=self.device)
-        uncertainty = np.zeros(image.transform.original.shape_zyx, np.uint8) if with_uncertainty else None
+        shape = image.transform.original.shape_zyx
+        uncertainty = np.zeros(shape, np.uint8) if with_uncertainty else None
+        percent = None if scratch is None else _zeros_on_disk((len(values), *shape), folder=scratch)
         with side_by_side(self.device) as cores:
-            slices = predict_slices(
+            maps = predict_slices(
                 self.networks,
                 image,
                 plans=self.plans,
@@ -172,13 +186,14 @@ class Predictor:
                 cores=cores,
             )
             labels = undo_preprocessing(
-                confidence.watch(slices),
+                confidence.watch(maps),
                 transform=image.transform,
                 organ_values=values,
                 uncertainty_zyx=uncertainty,
+                percent_kzyx=percent,
             )
         expected_dice = dict(zip(values, confidence.expected_dice(), strict=True))
-        return PredictedCase(labels, image.transform.original, expected_dice, uncertainty)
+        return PredictedCase(labels, image.transform.original, expected_dice, uncertainty, percent)
 
 
 @dataclass(frozen=True)
@@ -189,6 +204,7 @@ class PredictedCase:
         labels_zyx: The label map on the grid of the first scan, with the dataset's own values.
         geometry: That grid.
         expected_dice: By label value, how good the network holds the organ's mask to be; None where it found none.
+        percent_kzyx: uint8, (K, ..) on the same grid, the organs' probabilities in per cent; None unless asked for.
         uncertainty_zyx: On the same grid, uint8: 0 sure, 255 the winner has no probability left; None unless asked for.
     """
 
@@ -196,6 +212,20 @@ class PredictedCase:
     geometry: ImageGeometry
     expected_dice: dict[int, float | None]
     uncertainty_zyx: np.ndarray | None = None
+    percent_kzyx: np.ndarray | None = None
+
+
+def _zeros_on_disk(shape: tuple[int, ...], *, folder: Path) -> np.ndarray:
+    """Make an array of bytes in a file that has no name and goes with the array.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(math.prod(shape))
+        if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+        return np.memmap(file, np.uint8, mode="r+", shape=shape)
 
 
 def load_predictor(

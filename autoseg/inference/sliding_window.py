@@ -47,7 +47,7 @@ def predict_slices(
     clicks: PlacedClicks | None = None,
     cores: Cores = ONE_CORE,
 ) -> Iterator[Tensor]:
-    """Predict a case slice by slice.
+    """Predict a case, some slices at a time.
 
     Args:
         networks: One, or the models of several folds, which are averaged.
@@ -59,7 +59,7 @@ def predict_slices(
         cores: Share the slices of a batch.
 
     Yields:
-        S maps (1 + K, R, W) of probabilities, background first, float32, on the device.
+        Maps (n, 1 + K, R, W) of probabilities of the next n slices, background first, float32, on the device.
     """
     tiles = tile(image.shape[2:], plans=plans)
     weight = torch.from_numpy(gaussian_weight(tiles.window)).to(device)
@@ -75,7 +75,7 @@ def predict_slices(
         order: Sequence[int] = near.slab
         if plans.network.memory_slices:
             order = visiting_order(near.own, near.slab, order=plans.inference.visiting_order)
-        maps: dict[int, Tensor] = {}
+        maps: list[Tensor] = []
         for start in range(0, len(near.slab), size):
             numbers = order[start : start + size]
             images = tiles.pad(near.stack(numbers))
@@ -90,8 +90,15 @@ def predict_slices(
                 cores=cores,
                 pointed=pointed,
             )
-            maps.update(zip(numbers, _blend(images, tiles, predict=predict, weight=weight), strict=True))
-        yield from (maps.pop(number) for number in near.slab)
+            maps.append(_blend(images, tiles, predict=predict, weight=weight))
+        yield maps.pop() if len(maps) == 1 else _in_order(maps, order)
+
+
+def _in_order(maps: list[Tensor], order: Sequence[int]) -> Tensor:
+    """Join maps of slices that were visited in some order, ascending; the list is emptied on the way."""
+    slices = [one for part in maps for one in part]
+    maps.clear()
+    return torch.stack([slices[place] for place in np.argsort(order)])
 
 
 def _slabs(image: np.ndarray | PreparedSlices, *, size: int, reach: int, device: torch.device) -> Iterator["_Near"]:

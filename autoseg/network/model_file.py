@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoseg.errors import CheckpointError, PlanError
 from autoseg.files import atomic_path
 from autoseg.network.build import build_network
+from autoseg.network.learned_text import LearnedText
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.stored_text import StoredText
 from autoseg.plans import Plans, parse_plans
@@ -25,16 +26,16 @@ from autoseg.plans import Plans, parse_plans
 if TYPE_CHECKING:
     from autoseg.network.clip_image import ClipImageTower
 
-FORMAT_VERSION = (
-    6  # 1: before the memory; 2, 3: before SAM 2's tensors, a gate for presence; 4, 5: other inference plans
-)
+FORMAT_VERSION = 7  # 1: before the memory; 2, 3: before SAM 2's tensors, a gate for presence; 4, 5: other inference
+# plans; 6: no text tower
 METADATA_KEY = "autoseg"
 MODEL_FILE_NAME = "model.safetensors"
+READER = "reader."  # begins the names of the text tower's tensors, which only text about other organs needs
 FOLD = "fold_"  # begins the tensors' names in a packed file: fold_0.refiner...
 
 
 def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
-    """Write a model; the text tower is replaced by what it says of the plan's organs."""
+    """Write a model; the text tower is replaced by what it says of the plan's organs, and kept to read of others."""
     was_training = network.training
     network.eval()
     with torch.no_grad():
@@ -43,6 +44,7 @@ def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
     network.train(was_training)
     tensors = {key: value for key, value in network.state_dict().items() if not key.startswith("text.")}
     tensors |= {"text.vectors": vectors, "text.is_sentence": is_sentence}
+    tensors |= {READER + key: value for key, value in _reader_state(network.text).items()}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     _write_model_file(tensors, plans, path)
 
@@ -104,6 +106,16 @@ def most_validated(plans: Sequence[Plans]) -> Plans:
     return max(plans, key=num_cases)
 
 
+def _reader_state(text: nn.Module) -> dict[str, Tensor]:
+    if isinstance(text, StoredText):
+        return text.reader
+    if isinstance(text, LearnedText):
+        return {}
+    from autoseg.network.text_encoder import reader_state  # with open_clip, which such a network has loaded already
+
+    return reader_state(text)
+
+
 def _unpack(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """Part the tensors of a packed file by fold; those of a single model are one part."""
     if not any(key.startswith(FOLD) for key in tensors):
@@ -124,7 +136,7 @@ def _make_network(
         image_tower=_stored_image_tower(tensors, plans, source=source),
     )
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict({key: value for key, value in tensors.items() if not key.startswith(READER)})
     except RuntimeError as error:  # torch names keys and shapes that differ
         raise CheckpointError(f"{source}: the weights do not fit the plan inside: {error}") from error
     return network.to(device or torch.device("cpu")).eval()
@@ -174,7 +186,8 @@ def _stored_text(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -
             f"{source} has text vectors of {vectors.shape[0]} organs and shape {tuple(vectors.shape)}; its plan has "
             f"{wanted[0]} organs and width {wanted[1]}. Copy it again."
         )
-    return StoredText(vectors, is_sentence.bool())
+    reader = {key.removeprefix(READER): value for key, value in tensors.items() if key.startswith(READER)}
+    return StoredText(vectors, is_sentence.bool(), reader=reader)
 
 
 def _stored_image_tower(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -> "ClipImageTower | None":

@@ -18,9 +18,17 @@ from autoseg.outputs.seg_nrrd import write_seg_nrrd
 from autoseg.outputs.statistics import OrganStatistics, measure_organs
 from autoseg.outputs.viewer_slices import pack_slices
 
-PREVIEW_FOLDER, UNCERTAINTY_FOLDER, MASKS_FOLDER = "preview", "uncertainty", "masks"
-FOLDERS = (PREVIEW_FOLDER, UNCERTAINTY_FOLDER)  # and one a case in that of the masks
-ALSO = ("uncertainty", "seg.nrrd", "masks")  # files of a case that are written when they are asked for
+PREVIEW_FOLDER, UNCERTAINTY_FOLDER = "preview", "uncertainty"
+MASKS_FOLDER, PROBABILITIES_FOLDER = "masks", "probabilities"
+FOLDERS = (PREVIEW_FOLDER, UNCERTAINTY_FOLDER)
+FOLDERS_OF_CASES = (MASKS_FOLDER, PROBABILITIES_FOLDER)  # with a folder a case, and a file an organ in it
+ALSO = (
+    "uncertainty",
+    "probabilities",
+    "seg.nrrd",
+    "seg.dcm",
+    "masks",
+)  # files of a case that are written when they are asked for
 NAME_LETTERS = 60  # of an organ, in a file's name
 
 
@@ -32,6 +40,7 @@ def write_case(
     *,
     predictor: Predictor,
     also: Sequence[str] = (),
+    series: Path | None = None,
 ) -> tuple[dict[str, str], tuple[OrganStatistics, ...]]:
     """Write the label map, the preview and the slices for the report, and what else is asked for.
 
@@ -42,15 +51,24 @@ def write_case(
         predicted: What the network said.
         predictor: Gives names and values.
         also: Of `ALSO`.
+        series: Folder of the DICOM series that the case is, for "seg.dcm".
 
     Returns:
         SHA-256 by file name, relative to the folder; and the organs in numbers.
 
     Raises:
-        ScanFileError: The label map cannot be written.
+        ScanFileError: The label map cannot be written, or no DICOM segmentation can refer to the series.
         OSError: Another file cannot be written.
     """
     names, labels, geometry = predictor.names, predicted.labels_zyx, scan.geometry
+    written: list[str] = []
+    if "seg.dcm" in also and series is not None:  # first: a series that lacks something fails its case as a whole
+        from autoseg.dicom_series import series_files  # SimpleITK and highdicom load only when they are asked for
+        from autoseg.outputs.dicom_seg import write_dicom_seg
+
+        path, spacing = output / f"{case_id}.seg.dcm", geometry.spacing_zyx_mm[0]
+        if write_dicom_seg(path, labels, slices=series_files(series), slice_mm=spacing, names=names):
+            written.append(path.name)
     organs = measure_organs(
         labels, scan.array_zyx, geometry=geometry, names=names, expected_dice=predicted.expected_dice
     )
@@ -58,7 +76,7 @@ def write_case(
     write_bytes(output / preview_name(case_id), draw_preview(scan, labels, organs))
     packed = pack_slices(scan, labels, values=sorted(names), slice_axis=predictor.plans.data.slice_axis)
     write_json(output / slices_name(case_id), packed)
-    written = [label_map_name(case_id), preview_name(case_id), slices_name(case_id)]
+    written += [label_map_name(case_id), preview_name(case_id), slices_name(case_id)]
     if predicted.uncertainty_zyx is not None:
         written.append(f"{UNCERTAINTY_FOLDER}/{case_id}.nii.gz")
         percent = np.rint(np.arange(UNSURE + 1) * (100 / UNSURE)).astype(np.uint8)
@@ -66,16 +84,21 @@ def write_case(
     if "seg.nrrd" in also:
         written.append(f"{case_id}.seg.nrrd")
         write_seg_nrrd(output / written[-1], labels, geometry=geometry, names=names)
+    if predicted.percent_kzyx is not None:
+        for (value, name), percent in zip(names.items(), predicted.percent_kzyx, strict=True):
+            written.append(f"{PROBABILITIES_FOLDER}/{case_id}/{_organ_file(value, name)}")
+            write_scan(output / written[-1], percent, geometry=geometry)
     if "masks" in also:
-        for value, name in sorted(names.items()):
-            written.append(f"{MASKS_FOLDER}/{case_id}/{value}_{_file_word(name)}.nii.gz")
+        for value, name in names.items():
+            written.append(f"{MASKS_FOLDER}/{case_id}/{_organ_file(value, name)}")
             write_label_map(output / written[-1], labels == value, geometry=geometry, names={1: name})
     return {name: file_sha256(output / name) for name in written}, organs
 
 
-def _file_word(name: str) -> str:
-    """Turn an organ's name into a part of a file name: letters and digits of any script, else underscores."""
-    return "".join(letter if letter.isalnum() else "_" for letter in name)[:NAME_LETTERS]
+def _organ_file(value: int, name: str) -> str:
+    """Name an organ's own file: its value, and its name in letters and digits of any script, else underscores."""
+    word = "".join(letter if letter.isalnum() else "_" for letter in name)[:NAME_LETTERS]
+    return f"{value}_{word}.nii.gz"
 
 
 def label_map_name(case_id: str) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from autoseg.dataset import LabelSet
+from autoseg.descriptions import find_modality
 from autoseg.errors import Problem
 from autoseg.geometry import ImageGeometry, corner_distance_mm, grids_differ
 from autoseg.planning.case_facts import CaseFacts, IntensityFacts
-from autoseg.planning.rules_data import find_modality
 
 CHUNK_VOXELS = 2**21  # label values are counted in chunks, since counting needs eight bytes a voxel
 UNNOTICED_MM = 1e-3  # corners nearer than this come from rounding

@@ -7,12 +7,11 @@ Does not own: the question and the connection (`descriptions/ask.py`).
 import logging
 from pathlib import Path
 
-from autoseg.descriptions import describe_organ
+from autoseg.descriptions import describe_organ, find_modality
 from autoseg.descriptions.ask import Server, ask_description
 from autoseg.errors import UsageError, printable
 from autoseg.files import read_json, write_json
 from autoseg.planning.fingerprint import Fingerprint
-from autoseg.planning.rules_data import find_modality
 from autoseg.progress import track
 
 log = logging.getLogger("autoseg")

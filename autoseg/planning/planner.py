@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from autoseg.descriptions import describe_organ
+from autoseg.descriptions import describe_organ, find_modality
 from autoseg.errors import PlanError, Problem
 from autoseg.planning import rules_data, rules_network, rules_training
 from autoseg.planning.choice import Choice
@@ -101,7 +101,7 @@ def make_plans(fingerprint: Fingerprint, *, device: Device, given: Given = Given
 
 def describe_organs(fingerprint: Fingerprint) -> tuple[tuple[OrganPlan, ...], tuple[Problem, ...]]:
     """Look up the description of every organ; the ones that nothing is known of are named in a warning each."""
-    modality = rules_data.find_modality(fingerprint.channel_names)
+    modality = find_modality(fingerprint.channel_names)
     organs, problems = [], []
     for organ in fingerprint.organs:
         found = describe_organ(organ.name, modality=modality, own_text=organ.description)
@@ -134,7 +134,7 @@ def _plan_data(fingerprint: Fingerprint, reasons: _Reasons) -> DataPlan:
     organs, unknown = describe_organs(fingerprint)
     reasons.found["data.organs"] = Reason(
         rule="All organs of the dataset, each with its own description, the known one, or a template.",
-        facts={"modality": rules_data.find_modality(fingerprint.channel_names), "unknown_organs": len(unknown)},
+        facts={"modality": find_modality(fingerprint.channel_names), "unknown_organs": len(unknown)},
     )
     spacing = reasons.keep(
         "data.target_spacing_zyx_mm",

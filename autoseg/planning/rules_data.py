@@ -1,4 +1,4 @@
-"""The rules for the data part of a plan: modality, normalisation, spacing, slice axis, crop.
+"""The rules for the data part of a plan: normalisation, spacing, slice axis, crop.
 
 Owns: one pure function a rule; each returns a `Choice`.
 Does not own: putting the choices together (`planner.py`).
@@ -7,57 +7,20 @@ The rules for spacing and normalisation are nnU-Net's (Isensee et al. 2021, Natu
 known to work.
 """
 
-import re
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
+from autoseg.descriptions import find_modality
 from autoseg.planning.case_facts import IntensityFacts
 from autoseg.planning.choice import Choice
 from autoseg.plans import Axis, ChannelPlan
 
-Modality = Literal["ct", "mri", "unknown"]
-MRI_WORDS = {
-    "mr",
-    "mri",
-    "t1",
-    "t2",
-    "t1w",
-    "t2w",
-    "t1c",
-    "t1ce",
-    "t1gd",
-    "flair",
-    "adc",
-    "dwi",
-    "swi",
-    "pd",
-    "dixon",
-    "cine",
-}
 ANISOTROPIC_SPACING_RATIO = 3.0
 ANISOTROPIC_SIZE_RATIO = 3.0
 NEARLY_ISOTROPIC_RATIO = 1.3
 MASK_FROM_REMOVED_SHARE = 0.25
 AXES: tuple[Axis, Axis, Axis] = ("z", "y", "x")
-
-
-def find_modality(channel_names: Sequence[str]) -> Modality:
-    """Tell CT from MRI by the names of all channels; a mixture or a foreign name is "unknown"."""
-    found: set[Modality] = {_modality_of(name) for name in channel_names}
-    return found.pop() if len(found) == 1 else "unknown"
-
-
-def _modality_of(channel_name: str) -> Modality:
-    words = set(re.findall(r"[a-z0-9]+", channel_name.lower()))
-    if "pet" in words:
-        return "unknown"
-    is_ct = bool(words & {"ct", "cect", "ldct", "cbct"}) or {"computed", "tomography"} <= words
-    is_mri = bool(words & MRI_WORDS) or "magnetic" in words
-    if is_ct == is_mri:  # neither, or "CT/MRI": scans of both kinds in one channel
-        return "unknown"
-    return "ct" if is_ct else "mri"
 
 
 def choose_normalisation(
@@ -70,7 +33,7 @@ def choose_normalisation(
         foreground: Intensities of the organs' voxels over the dataset.
         median_removed_share: Median share of voxels that cropping removes.
     """
-    if _modality_of(channel_name) == "ct" and foreground is not None:
+    if find_modality([channel_name]) == "ct" and foreground is not None:
         plan = ChannelPlan(
             name=channel_name,
             scheme="ct",

@@ -17,7 +17,7 @@ from autoseg.errors import DatasetError, LockedError, Problem, UsageError
 from autoseg.files import file_sha256, remove_leftovers
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import Predictor, find_model_files, load_predictor, with_settings
-from autoseg.outputs.case_files import ALSO, FOLDERS, MASKS_FOLDER
+from autoseg.outputs.case_files import ALSO, FOLDERS, FOLDERS_OF_CASES
 from autoseg.outputs.label_tables import write_label_tables
 from autoseg.outputs.run_files import CaseStatus, PredictionRun, write_run
 from autoseg.prediction.estimate import Estimate, estimate_cases
@@ -36,6 +36,7 @@ def predict_files(
     *,
     device: str = "auto",
     labels: Sequence[str] = (),
+    organs: Mapping[str, str] | None = None,
     fold: str | None = None,
     settings: Sequence[str] = (),
     clicks: Mapping[str, Mapping[str, OrganClicks]] | None = None,
@@ -53,12 +54,16 @@ def predict_files(
             settings, are kept.
         device: auto, cpu or cuda.
         labels: Names of the organs asked for; none means all.
+        organs: Descriptions by name of organs that the model was not trained on, asked for beside the others; an
+            empty one is looked up. There is a warning where one is unlike all that the model has read.
         fold: Of a run folder, the model of one fold; by default the one trained on all cases, or else
             the folds' average.
         settings: Changes such as "inference.window_overlap=0.25"; only inference may be changed.
         clicks: Points and boxes by case and organ; the other cases and organs go by their text alone.
-        also: More files for each case: "uncertainty" (how unsure each voxel is, in per cent), "seg.nrrd" (a
-            segmentation of 3D Slicer), "masks" (a file an organ).
+        also: More files for each case: "uncertainty" (how unsure each voxel is, in per cent), "probabilities" (of each
+            organ, in per cent; on the way they take a byte a voxel and organ of the output's disk), "seg.nrrd" (a
+            segmentation of 3D Slicer), "seg.dcm" (a DICOM segmentation, for DICOM series, with `autoseg[dicom]`),
+            "masks" (a file an organ).
 
     Raises:
         DatasetError: No case could be predicted; the cases' problems are in it.
@@ -71,9 +76,13 @@ def predict_files(
         raise UsageError(f"--also {unknown[0]!r:.40}: expected {', '.join(ALSO)}.")
     digests = [file_sha256(path) for path in find_model_files(model, fold=fold)]  # before it is loaded: see `Journal`
     predictor = with_settings(load_predictor(model, labels=labels, device=device, fold=fold), settings)
+    if organs:
+        predictor = _with_new_organs(predictor, organs)
     paths = _as_paths(inputs)
     cases, problems = find_cases(paths, channel_names=predictor.channel_names)
     _refuse_output_over_input(cases, output)
+    if "seg.dcm" in also:
+        _refuse_what_is_no_series(cases)
     _refuse_clicks_on_nothing(clicks or {}, cases, predictor)
     recipe = _describe_recipe(predictor, digests, also=also)
     with join_ranks() as ranks, _own_folder(output, ranks):
@@ -104,6 +113,7 @@ def estimate_files(
     *,
     device: str = "auto",
     labels: Sequence[str] = (),
+    organs: Mapping[str, str] | None = None,
     fold: str | None = None,
     settings: Sequence[str] = (),
     also: Sequence[str] = (),
@@ -114,9 +124,17 @@ def estimate_files(
         AutosegError: As `predict_files`.
     """
     predictor = with_settings(load_predictor(model, labels=labels, device=device, fold=fold), settings)
+    if organs:
+        predictor = _with_new_organs(predictor, organs)
     cases, problems = find_cases(_as_paths(inputs), channel_names=predictor.channel_names)
     faults = [Estimate(case.case_id, fault=case.message) for case in _bad_cases(problems)]
     return [*estimate_cases(predictor, cases, also=also), *faults]
+
+
+def _with_new_organs(predictor: Predictor, organs: Mapping[str, str]) -> Predictor:
+    from autoseg.inference.new_organs import with_new_organs  # open_clip loads for a second
+
+    return with_new_organs(predictor, organs)
 
 
 def _as_paths(inputs: Path | str | Sequence[Path | str]) -> list[Path]:
@@ -125,7 +143,9 @@ def _as_paths(inputs: Path | str | Sequence[Path | str]) -> list[Path]:
 
 def _describe_recipe(predictor: Predictor, digests: Sequence[str], *, also: Sequence[str]) -> str:
     plan = predictor.plans.inference.model_dump(mode="json")
-    return json.dumps([version("autoseg"), digests, plan, predictor.organs, predictor.device.type, sorted(also)])
+    organs = [predictor.plans.data.organs[k] for k in predictor.organs]
+    asked = [[organ.name, organ.value, organ.sentences] for organ in organs]
+    return json.dumps([version("autoseg"), digests, plan, asked, predictor.device.type, sorted(also)])
 
 
 def _bad_cases(problems: Sequence[Problem]) -> list[CaseStatus]:
@@ -142,6 +162,18 @@ def _refuse_output_over_input(cases: Sequence[CaseFiles], output: Path) -> None:
     folders = {folder for path in paths for folder in (path.resolve(), path.resolve().parent, path.parent.resolve())}
     if output.resolve() in folders:
         raise UsageError(f"-o {output}: the scans lie there; inputs are never overwritten. Choose another folder.")
+
+
+def _refuse_what_is_no_series(cases: Sequence[CaseFiles]) -> None:
+    from autoseg.outputs.dicom_seg import load_highdicom
+
+    load_highdicom()
+    files = [case.image_paths[0] for case in cases if not case.image_paths[0].is_dir()]
+    if files:
+        raise UsageError(
+            f"--also seg.dcm: {display_name(files[0])} is no DICOM series, so a DICOM segmentation has nothing to "
+            "refer to. Give the folder of the series, or ask for seg.nrrd."
+        )
 
 
 def _refuse_clicks_on_nothing(
@@ -172,7 +204,8 @@ def _own_folder(output: Path, ranks: Ranks) -> Iterator[None]:
     with lock:
         if ranks.leads:
             with _writing(output):
-                for folder in (output, *(output / name for name in FOLDERS), *(output / MASKS_FOLDER).glob("*/")):
+                inner = [folder for name in FOLDERS_OF_CASES for folder in (output / name).glob("*/")]
+                for folder in (output, *(output / name for name in FOLDERS), *inner):
                     remove_leftovers(folder)
         ranks.wait()
         yield

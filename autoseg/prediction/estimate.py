@@ -64,7 +64,7 @@ def estimate_cases(predictor: Predictor, cases: Sequence[CaseFiles], *, also: Se
     Args:
         predictor: The model.
         cases: To predict.
-        also: Files of `ALSO`; what is written of an organ or a voxel more counts as one more label map.
+        also: Files of `ALSO`; each file more counts as one more label map.
     """
     seconds_a_window = _time_a_window(predictor)
     base = _peak_bytes()
@@ -72,7 +72,7 @@ def estimate_cases(predictor: Predictor, cases: Sequence[CaseFiles], *, also: Se
     for case in cases:
         try:
             one = _estimate(predictor, case, seconds_a_window=seconds_a_window, base_bytes=base)
-            estimates.append(_with_more(one, also) if also else one)
+            estimates.append(_with_more(one, also, num_organs=len(predictor.organs)) if also else one)
         except (AutosegError, OSError) as error:
             estimates.append(Estimate(case.case_id, fault=str(error)))
     return estimates
@@ -111,11 +111,15 @@ def _estimate(predictor: Predictor, case: CaseFiles, *, seconds_a_window: float,
     )
 
 
-def _with_more(one: Estimate, also: Sequence[str]) -> Estimate:
+def _with_more(one: Estimate, also: Sequence[str], *, num_organs: int) -> Estimate:
     voxels = math.prod(one.shape_zyx)
     unsure = voxels if "uncertainty" in also else 0
+    on_the_way = voxels * num_organs if "probabilities" in also else 0  # bytes, until they are packed
+    files = sum(num_organs if name in ("masks", "probabilities") else 1 for name in also)
     return replace(
-        one, memory_bytes=one.memory_bytes + unsure, disk_bytes=one.disk_bytes + voxels * DISK_BYTES_A_VOXEL * len(also)
+        one,
+        memory_bytes=one.memory_bytes + unsure,
+        disk_bytes=one.disk_bytes + voxels * DISK_BYTES_A_VOXEL * files + on_the_way,
     )
 
 

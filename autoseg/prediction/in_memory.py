@@ -60,6 +60,7 @@ def predict(
     *,
     device: str = "auto",
     labels: Sequence[str] = (),
+    organs: Mapping[str, str] | None = None,
     settings: Sequence[str] = (),
     clicks: Mapping[str, OrganClicks] | None = None,
     uncertainty: bool = False,
@@ -72,6 +73,7 @@ def predict(
         model: A `model.safetensors` or a run folder; or a `Predictor`, which is not loaded again for each image.
         device: auto, cpu or cuda; counts for nothing where `model` is a `Predictor`.
         labels: Names of the organs asked for; none means all. A `Predictor` is asked when it is loaded.
+        organs: Descriptions by name of organs that the model was not trained on, as for `predict_files`.
         settings: Changes such as "inference.window_overlap=0.25".
         clicks: Points and boxes by organ, voxels (i, j, k).
         uncertainty: Also say how unsure the model is of each voxel.
@@ -83,6 +85,10 @@ def predict(
     if labels and isinstance(model, Predictor):
         raise UsageError("labels: this predictor knows already which organs are asked for. Load it with these labels.")
     loaded = model if isinstance(model, Predictor) else load_predictor(model, labels=labels, device=device)
+    if organs:
+        from autoseg.inference.new_organs import with_new_organs  # open_clip loads for a second
+
+        loaded = with_new_organs(loaded, organs)
     predictor = with_settings(loaded, settings)
     channels = [
         read_scan(Path(one)) if isinstance(one, str | Path) else as_scan(one, name=f"channel {number}")

@@ -114,7 +114,12 @@ def _predict(case: CaseFiles, given: _Read, *, job: Job) -> tuple[_Read, Predict
         return given, None, 0.0
     start = time.monotonic()
     clicks = job.clicks.get(case.case_id)
-    predicted = job.predictor.find_labels(given.channels, clicks=clicks, with_uncertainty="uncertainty" in job.also)
+    predicted = job.predictor.find_labels(
+        given.channels,
+        clicks=clicks,
+        with_uncertainty="uncertainty" in job.also,
+        scratch=job.output if "probabilities" in job.also else None,
+    )
     return given, predicted, given.seconds + time.monotonic() - start
 
 
@@ -131,6 +136,7 @@ def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, 
             job.predictor.finish(predicted),
             predictor=job.predictor,
             also=job.also,
+            series=case.image_paths[0] if case.image_paths[0].is_dir() else None,
         )
         message = "; ".join(warning for channel in given.channels for warning in channel.warnings)
         seconds += time.monotonic() - start

@@ -37,8 +37,8 @@ def validate_case(
     An organ that is neither in the reference nor predicted has None; one that only one of both holds has 0.
     """
     counts = _new_counts(plans)
-    slices = _predict(network, store, case_id, plans=plans, device=device)
-    for _maps in _counting(slices, store.open_labels(case_id), counts):
+    maps = _predict(network, store, case_id, plans=plans, device=device)
+    for _maps in _counting(maps, store.open_labels(case_id), counts):
         pass
     return _dice(counts, plans)
 
@@ -54,10 +54,10 @@ def write_validation_map(
     counts = _new_counts(plans)
     reference = store.open_labels(case_id)
     winners = np.zeros(reference.shape, reference.dtype)
-    slices = _keeping(_predict(network, store, case_id, plans=plans, device=device), winners)
+    maps = _keeping(_predict(network, store, case_id, plans=plans, device=device), winners)
     transform = store.read_transform(case_id)
     values = [organ.value for organ in plans.data.organs]
-    labels = undo_preprocessing(_counting(slices, reference, counts), transform=transform, organ_values=values)
+    labels = undo_preprocessing(_counting(maps, reference, counts), transform=transform, organ_values=values)
     names = {organ.value: organ.name for organ in plans.data.organs}
     write_label_map(folder / f"{case_id}.nii.gz", labels, geometry=transform.original, names=names)
     voxel_ml = float(np.prod(plans.data.target_spacing_zyx_mm)) / MM3_PER_ML
@@ -103,10 +103,12 @@ def _new_counts(plans: Plans) -> np.ndarray:
     return np.zeros((3, len(plans.data.organs) + 1), dtype=np.int64)
 
 
-def _counting(slices: Iterable[Tensor], labels: np.ndarray, counts: np.ndarray) -> Iterator[Tensor]:
+def _counting(maps: Iterable[Tensor], labels: np.ndarray, counts: np.ndarray) -> Iterator[Tensor]:
     """Pass the maps of slices on, and add their voxels to `counts`; ignored voxels count nowhere."""
-    for number, probs in enumerate(slices):
-        reference = np.asarray(labels[number])
+    start = 0
+    for probs in maps:
+        reference = np.asarray(labels[start : start + len(probs)])
+        start += len(probs)
         is_known = reference != np.iinfo(reference.dtype).max
         reference, predicted = reference[is_known], _winners(probs)[is_known]
         for row, values in enumerate((reference[reference == predicted], predicted, reference)):
@@ -114,15 +116,17 @@ def _counting(slices: Iterable[Tensor], labels: np.ndarray, counts: np.ndarray) 
         yield probs
 
 
-def _keeping(slices: Iterable[Tensor], winners: np.ndarray) -> Iterator[Tensor]:
+def _keeping(maps: Iterable[Tensor], winners: np.ndarray) -> Iterator[Tensor]:
     """Pass the maps of slices on, and write into `winners` which is the largest at each pixel."""
-    for number, probs in enumerate(slices):
-        winners[number] = _winners(probs)
+    start = 0
+    for probs in maps:
+        winners[start : start + len(probs)] = _winners(probs)
+        start += len(probs)
         yield probs
 
 
 def _winners(probs: Tensor) -> np.ndarray:
-    winners: np.ndarray = probs.max(dim=0).indices.cpu().numpy()
+    winners: np.ndarray = probs.max(dim=1).indices.cpu().numpy()
     return winners
 
 

@@ -1,10 +1,14 @@
 """Peak memory of `autoseg_predict` on one large CT: by number of organs and by number of slices.
 
-    python tests/benchmarks/prediction_memory.py -o docs/results/prediction_memory.json
+    python tests/benchmarks/prediction_memory.py --nnunet -o docs/results/prediction_memory.json
 
 The scan is made here: int16, 512 x 512 px, smooth noise in Hounsfield units. The model has new weights, so that its
 label maps are noise too: every organ is everywhere, which is the worst that can be asked of what follows the network.
 Each run is a process of its own; its peak is what the system counted as resident.
+
+With `--nnunet` nnU-Net's 3d_fullres predicts the first scan too, as it planned it for this very scan, but with few
+channels a stage: it would take hours on a CPU, and what it holds besides maps of all organs is little. Its peak is the
+proportional set size of its processes, sampled.
 """
 
 import argparse
@@ -18,12 +22,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import nnunet_peer
 import numpy as np
 import torch
+from large_scans import ORGANS, draw_labels
+from plan_vs_nnunet import tree_kib
 from scipy import ndimage
 
 from autoseg.geometry import ImageGeometry
-from autoseg.image_io import write_scan
+from autoseg.image_io import write_label_map, write_scan
 from autoseg.network.build import build_network
 from autoseg.network.model_file import save_model
 from autoseg.network.stored_text import StoredText
@@ -87,12 +94,40 @@ def measure(scan: Path, model: Path, output: Path) -> dict[str, float]:
     return {"peak_mib": round(usage.ru_maxrss / 1024), "seconds": round(time.monotonic() - start)}
 
 
+def measure_nnunet(scan: Path, folder: Path, *, num_slices: int, num_organs: int) -> dict[str, Any]:
+    """Let nnU-Net plan for one scan and predict it; what became of it is said where it does not survive."""
+    images, labels = folder / "images", folder / "labels"
+    for one in (images, labels):
+        one.mkdir(parents=True)
+    (images / "scan_0000.nii.gz").symlink_to(scan)
+    drawn = draw_labels(np.random.default_rng(0), (num_slices, SIDE, SIDE))
+    geometry = ImageGeometry.from_spacing(drawn.shape, SPACING_ZYX_MM)
+    write_label_map(labels / "scan.nii.gz", drawn, geometry=geometry, names=ORGANS)
+    organs = {k + 1: f"organ {k}" for k in range(num_organs)}
+    planned = nnunet_peer.plan(folder / "nnunet", images, labels, organs=organs, num_workers=1)
+    configuration = planned["configurations"]["3d_fullres"]
+    stages = len(configuration["architecture"]["arch_kwargs"]["features_per_stage"])
+    features = [min(4 * 2**stage, 32) for stage in range(stages)]
+    nnunet_peer.make_model(folder / "nnunet", planned, num_organs=num_organs, features=features)
+    command = nnunet_peer.predict_command(images, folder / "out", device="cpu", workers=1)
+    start, peak_kib = time.monotonic(), 0
+    process = subprocess.Popen(command, env=nnunet_peer.environment(folder / "nnunet"), stdout=sys.stderr)
+    while process.poll() is None:
+        peak_kib = max(peak_kib, tree_kib(process.pid))
+        time.sleep(0.2)
+    facts = {"patch_size": configuration["patch_size"], "features": features, "exit_code": process.returncode}
+    survived = process.returncode == 0 and (folder / "out" / "scan.nii.gz").is_file()
+    seconds = round(time.monotonic() - start)
+    return {**facts, "survived": survived, "peak_mib": round(peak_kib / 1024), "seconds": seconds}
+
+
 def main() -> None:
     """Measure and write the JSON after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=600)
     parser.add_argument("--organs", type=int, default=14)
     parser.add_argument("--target", type=float, nargs=3, default=SPACING_ZYX_MM, help="z y x, mm")
+    parser.add_argument("--nnunet", action="store_true", help="needs nnunetv2")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     runs: list[dict[str, Any]] = []
@@ -106,17 +141,28 @@ def main() -> None:
             make_model(model, num_organs=num_organs, target_zyx_mm=tuple(arguments.target))
             run = measure(scan, model, folder / f"{num_slices}_{num_organs}")
             runs.append({"slices": num_slices, "organs": num_organs, "scan_mib": num_bytes >> 20, **run})
-            print(runs[-1])
-            content = {
-                "side_px": SIDE,
-                "spacing_zyx_mm": SPACING_ZYX_MM,
-                "target_zyx_mm": arguments.target,
-                "runs": runs,
-                "date": date.today().isoformat(),
-                "machine": f"{os.cpu_count()} cores, torch {torch.__version__}",
-            }
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+            print(runs[-1], flush=True)
+            write_results(arguments, runs, peer=None)
+        if arguments.nnunet:
+            facts = {"num_slices": arguments.slices, "num_organs": arguments.organs}
+            peer = measure_nnunet(folder / f"{arguments.slices}.nii.gz", folder / "peer", **facts)
+            print(peer)
+            write_results(arguments, runs, peer=peer)
+
+
+def write_results(arguments: argparse.Namespace, runs: list[dict[str, Any]], *, peer: dict[str, Any] | None) -> None:
+    """Write the JSON with what is known so far."""
+    content = {
+        "side_px": SIDE,
+        "spacing_zyx_mm": SPACING_ZYX_MM,
+        "target_zyx_mm": arguments.target,
+        "runs": runs,
+        "nnunet": peer,
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores, torch {torch.__version__}",
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -137,10 +137,10 @@ def predict_peer(network: nn.Module, plans: Plans, images: Path, output: Path) -
         case = first.name.removesuffix("_0000.nii.gz")
         scans = [read_scan(path) for path in sorted(images.glob(f"{case}_0*.nii.gz"))]
         prepared = preprocess_case(scans, plan=plans.data)
-        slices = predict_slices(
+        maps = predict_slices(
             [network], prepared.image, plans=plans, organs=range(len(values)), device=torch.device("cpu")
         )
-        labels = undo_preprocessing(slices, transform=prepared.transform, organ_values=values)
+        labels = undo_preprocessing(maps, transform=prepared.transform, organ_values=values)
         clean_labels(labels, plans=plans, geometry=prepared.transform.original)
         write_label_map(output / f"{case}.nii.gz", labels, geometry=scans[0].geometry, names=names)
 

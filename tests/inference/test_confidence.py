@@ -7,8 +7,8 @@ from autoseg.inference.confidence import no_confidence
 
 
 def maps(*organ_probs):
-    """Give slices of one organ: (2, 1, n) each, background first."""
-    return [torch.tensor(np.array([[1 - np.array(probs)], [probs]]), dtype=torch.float32) for probs in organ_probs]
+    """Give slices of one organ: (1, 2, 1, n) each, background first."""
+    return [torch.tensor(np.array([[[1 - np.array(probs)], [probs]]]), dtype=torch.float32) for probs in organ_probs]
 
 
 def test_maps_pass_unchanged_and_one_that_is_sure_expects_a_dice_of_one():
@@ -24,9 +24,17 @@ def test_expected_dice_of_three_pixels_by_hand():
     assert confidence.expected_dice() == [pytest.approx(2 * (0.9 + 0.7) / (2 + 0.9 + 0.7 + 0.2))]
 
 
+def test_all_maps_added_at_once_as_on_a_gpu_give_the_same(rng):
+    probs = torch.from_numpy(rng.normal(size=(3, 4, 6, 5))).float().softmax(dim=1)
+    one_by_one, at_once = no_confidence(3), no_confidence(3)
+    list(one_by_one.watch([probs[:2], probs[2:]]))
+    at_once._add(probs, slice(None), best=probs.amax(dim=1, keepdim=True))
+    assert one_by_one.expected_dice() == pytest.approx(at_once.expected_dice())
+
+
 def test_an_organ_that_wins_nowhere_expects_nothing():
     confidence = no_confidence(2)
-    list(confidence.watch([torch.tensor([[[0.5]], [[0.2]], [[0.3]]])]))
+    list(confidence.watch([torch.tensor([[[[0.5]], [[0.2]], [[0.3]]]])]))
     assert confidence.expected_dice() == [None, None]
 
 

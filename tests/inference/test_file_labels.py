@@ -70,8 +70,11 @@ def one_hot_slices(labels: np.ndarray, num_organs: int) -> list[np.ndarray]:
     return [np.stack([plane == k for k in range(num_organs + 1)]).astype(np.float32) for plane in labels]
 
 
-def undo(slices, **facts) -> np.ndarray:
-    return undo_preprocessing((torch.from_numpy(maps) for maps in slices), **facts)
+def undo(slices, *, at_once=1, **facts) -> np.ndarray:
+    """Give the maps of so many slices at once."""
+    slices = list(slices)
+    batches = (np.stack(slices[start : start + at_once]) for start in range(0, len(slices), at_once))
+    return undo_preprocessing(map(torch.from_numpy, batches), **facts)
 
 
 @pytest.fixture(params=["one by one", "at once"])
@@ -79,6 +82,7 @@ def either_way(request, monkeypatch) -> None:
     """As a CPU finds the winners, and as a GPU does."""
     if request.param == "at once":
         monkeypatch.setattr(file_labels, "_winners_one_by_one", file_labels._winners_at_once)
+        monkeypatch.setattr(file_labels, "PLANES_ON_CPU", 3)
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> list[float]:
@@ -149,7 +153,8 @@ def test_preprocess_a_single_slice_scan_and_back() -> None:
 
 @pytest.mark.parametrize("resampled", [(5, 7, 9), (3, 4, 4), (9, 12, 5), (1, 1, 1), (6, 4, 8), (5, 3, 9)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_undo_equals_interpolating_whole_maps_at_once(either_way, resampled, dtype) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_undo_equals_interpolating_whole_maps_at_once(either_way, resampled, dtype, at_once) -> None:
     shape = (5, 7, 9)
     rng = np.random.default_rng(2)
     maps = ndimage.gaussian_filter(rng.normal(size=(4, *resampled)), (0, 1, 1, 1)).astype(dtype)
@@ -157,7 +162,7 @@ def test_undo_equals_interpolating_whole_maps_at_once(either_way, resampled, dty
     positions = np.stack(np.meshgrid(*axes, indexing="ij"))
     whole = np.stack([ndimage.map_coordinates(one.astype(np.float64), positions, order=1) for one in maps])
     slices = (np.ascontiguousarray(maps[:, index]) for index in range(resampled[0]))
-    result = undo(slices, transform=make_transform(shape, resampled), organ_values=VALUES)
+    result = undo(slices, at_once=at_once, transform=make_transform(shape, resampled), organ_values=VALUES)
     top = np.sort(whole, axis=0)
     clear = top[-1] - top[-2] > 1e-5
     assert clear.mean() > 0.95
@@ -212,12 +217,25 @@ def test_undo_writes_down_what_the_winner_lacks_of_all_probability(either_way) -
     assert labels.tolist() == [[[0, 4]]] and unsure.tolist() == [[[round(25.5), 102]]]
 
 
+@pytest.mark.parametrize("slice_axis", ["z", "y", "x"])
+def test_undo_fills_in_the_probability_of_each_organ(either_way, slice_axis) -> None:
+    shape = (3, 4, 5)
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), shape).astype(np.float32)  # (z, y, x, 3)
+    axis = "zyx".index(slice_axis)
+    slices = np.moveaxis(probs, axis, 0).transpose(0, 3, 1, 2)  # (S, 3, R, W)
+    percent = np.full((2, *shape), 7, np.uint8)
+    transform = make_transform(shape, slices.shape[:1] + slices.shape[2:], slice_axis)
+    labels = undo(slices, at_once=2, transform=transform, organ_values=[4, 5], percent_kzyx=percent)
+    np.testing.assert_array_equal(percent, np.rint(100 * probs[..., 1:]).transpose(3, 0, 1, 2))
+    np.testing.assert_array_equal(labels, np.array([0, 4, 5])[probs.argmax(-1)])
+
+
 def test_undo_takes_slices_one_after_the_other_and_holds_no_more_than_a_few() -> None:
     alive: list[int] = []
 
     def produce():
         for _ in range(20):
-            maps = torch.zeros(3, 4, 4)
+            maps = torch.zeros(1, 3, 4, 4)
             alive.append(1)
             weakref.finalize(maps, alive.append, -1)
             yield maps
@@ -235,12 +253,12 @@ def test_undo_holds_no_label_map_before_the_last_slice_has_come() -> None:
 
     def produce():
         for number in range(shape[0]):
-            maps = np.zeros((2, *shape[1:]), np.float32)
-            maps[1, number % 60 : number % 60 + 30, 20:70] = 1
+            maps = torch.zeros(1, 2, *shape[1:])
+            maps[0, 1, number % 60 : number % 60 + 30, 20:70] = 1
             yield maps
             held.append(tracemalloc.get_traced_memory()[0])
 
     tracemalloc.start()
-    labels = undo(produce(), transform=make_transform(shape, shape), organ_values=[7])
+    labels = undo_preprocessing(produce(), transform=make_transform(shape, shape), organ_values=[7])
     tracemalloc.stop()
     assert max(held) < labels.nbytes / 2 and (labels == 7).sum() == shape[0] * 30 * 50

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def predict(network, image, plans, organs=(0,)):
     networks = network if isinstance(network, list) else [network]
-    return np.stack(list(predict_slices(networks, image, plans=plans, organs=organs, device=CPU)))
+    return torch.cat(list(predict_slices(networks, image, plans=plans, organs=organs, device=CPU))).numpy()
 
 
 def softmax(*logits):
@@ -206,6 +206,6 @@ def test_each_window_is_encoded_once_whatever_the_number_of_organs(tiny_plans, r
     seen = []
     network.image_encoder.register_forward_hook(lambda _module, args, _output: seen.append(len(args[0])))
     image = rng.normal(size=(1, 5, 40, 32)).astype(np.float32)
-    maps = list(predict_slices([network], image, plans=plans, organs=range(num_organs), device=CPU))
-    assert len(maps) == 5 and maps[0].shape == (1 + num_organs, 40, 32)
+    maps = torch.cat(list(predict_slices([network], image, plans=plans, organs=range(num_organs), device=CPU)))
+    assert maps.shape == (5, 1 + num_organs, 40, 32)
     assert sum(seen) == 5 * 2

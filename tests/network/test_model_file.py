@@ -128,6 +128,7 @@ def test_saving_leaves_the_network_in_training_and_the_text_tower_out(make_netwo
     assert network.training
     keys = set(load_file(tmp_path / "m.safetensors"))
     assert {key for key in keys if key.startswith("text.")} == {"text.vectors", "text.is_sentence"}
+    assert any(key.startswith("reader.tower.") for key in keys)  # kept beside it, for text about other organs
 
 
 def test_loading_needs_neither_open_clip_nor_the_checkpoint_that_training_began_from(saved, tmp_path, monkeypatch):
@@ -253,7 +254,7 @@ def test_the_form_of_the_network_belongs_to_the_version_of_the_file(tiny_plans):
     tensors = build_network(plans).state_dict().items()
     form = "\n".join(sorted(f"{name} {tuple(t.shape)}" for name, t in tensors if not name.startswith("text.")))
     digest = hashlib.sha256(form.encode()).hexdigest()[:16]
-    assert (model_file.FORMAT_VERSION, digest) == (6, "02b0590a38ede114")
+    assert (model_file.FORMAT_VERSION, digest) == (7, "02b0590a38ede114")
 
 
 def test_packed_folds_are_the_networks_of_their_files_in_order(make_network, tmp_path):

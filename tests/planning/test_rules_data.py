@@ -7,31 +7,12 @@ from autoseg.planning.rules_data import (
     choose_normalisation,
     choose_slice_axis,
     choose_target_spacing,
-    find_modality,
     to_slice_order,
 )
 
 
 def sizes(*rows):
     return np.array(rows)
-
-
-@pytest.mark.parametrize(
-    ("names", "modality"),
-    [
-        (["CT"], "ct"),
-        (["ct_venous"], "ct"),
-        (["Computed Tomography"], "ct"),
-        (["FLAIR", "T1 contrast-enhanced"], "mri"),
-        (["MRI"], "mri"),
-        (["CT", "MRI"], "unknown"),
-        (["PET/CT"], "unknown"),
-        (["CT/MRI"], "unknown"),
-        (["spectral"], "unknown"),
-    ],
-)
-def test_find_modality_reads_channel_names(names, modality):
-    assert find_modality(names) == modality
 
 
 def test_normalisation_of_ct_takes_the_foreground_of_the_dataset():

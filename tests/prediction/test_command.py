@@ -143,6 +143,18 @@ def test_uncertainty_is_written_in_per_cent_on_the_scans_grid(model, scans, tmp_
     assert values.max() > 5
 
 
+def test_probabilities_are_written_in_per_cent_an_organ_and_leave_nothing_behind(model, scans, tmp_path):
+    predict_files(scans / "two.nii.gz", model, tmp_path / "out", device="cpu", also=["probabilities"])
+    folder = tmp_path / "out" / "probabilities" / "two"
+    assert names_in(folder) == ["1_organ_0.nii.gz", "3_organ_1.nii.gz"]
+    percent = np.stack([np.asarray(nib.load(path).dataobj) for path in sorted(folder.iterdir())])
+    labels = np.asarray(nib.load(tmp_path / "out" / "two.nii.gz").dataobj)
+    assert percent.min() >= 0 and percent.sum(axis=0).max() <= 101
+    for value, own in zip((1, 3), percent, strict=True):
+        assert (own[labels == value] >= 33).all()  # of three, the largest
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(("tmp", ".writing"))]
+
+
 def test_masks_and_a_segmentation_of_slicer_are_written_when_asked_for(model, scans, tmp_path):
     one, out = scans / "one.nii.gz", tmp_path / "out"
     predict_files(one, model, out, device="cpu", also=["masks", "seg.nrrd"])
@@ -154,7 +166,9 @@ def test_masks_and_a_segmentation_of_slicer_are_written_when_asked_for(model, sc
     assert predict_files(one, model, out, device="cpu", also=["seg.nrrd", "masks"]).cases[0].was_done
     (out / "masks" / "one" / "1_organ_0.nii.gz").unlink()
     assert not predict_files(one, model, out, device="cpu", also=["seg.nrrd", "masks"]).cases[0].was_done
-    with pytest.raises(UsageError, match=r"--also 'stl': expected uncertainty, seg\.nrrd, masks"):
+    with pytest.raises(
+        UsageError, match=r"--also 'stl': expected uncertainty, probabilities, seg\.nrrd, seg\.dcm, masks"
+    ):
         predict_files(one, model, out, device="cpu", also=["stl"])
 
 
@@ -334,7 +348,19 @@ def test_what_is_clicked_in_one_slice_leaves_the_others_alone_whatever_the_batch
 
     def run(clicks):
         device = torch.device("cpu")
-        return np.stack(list(predict_slices([network], image, plans=plans, organs=[0], device=device, clicks=clicks)))
+        maps = predict_slices([network], image, plans=plans, organs=[0], device=device, clicks=clicks)
+        return torch.cat(list(maps)).numpy()
 
     text, clicked = run(None), run(PlacedClicks((points,), (None,)))
     assert np.allclose(text[1:], clicked[1:], atol=1e-5) and not np.allclose(text[0], clicked[0], atol=1e-3)
+
+
+def test_an_organ_by_its_description_is_in_every_output_and_makes_the_cases_due(model, scans, tmp_path):
+    out = tmp_path / "out"
+    predict_files(scans / "one.nii.gz", model, out, device="cpu")
+    run = predict_files(scans / "one.nii.gz", model, out, device="cpu", organs={"thymus": "It is soft."})
+    assert [case.was_done for case in run.cases] == [False]
+    assert [organ.name for organ in run.cases[0].organs] == ["organ 0", "organ 1", "thymus"]
+    assert '"thymus": 4' in (out / "labels.json").read_text().replace("\n", "")
+    again = predict_files(scans / "one.nii.gz", model, out, device="cpu", organs={"thymus": "It is hard."})
+    assert [case.was_done for case in again.cases] == [False]

@@ -162,6 +162,6 @@ def test_real_scans_come_back_as_they_were(tmp_path: Path) -> None:
     for case in some:
         assert case.label_path is not None
         indices = store.open_labels(case.case_id)[:]
-        maps = (torch.from_numpy(np.stack([plane == k for k in range(len(values) + 1)])).float() for plane in indices)
+        maps = [torch.from_numpy(np.stack([indices == k for k in range(len(values) + 1)], axis=1)).float()]
         result = undo_preprocessing(maps, transform=store.read_transform(case.case_id), organ_values=values)
         np.testing.assert_array_equal(result, read_labels(case.label_path).array_zyx)
