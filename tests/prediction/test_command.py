@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -13,9 +14,11 @@ from autoseg.errors import DatasetError, LockedError, PlanError, UsageError
 from autoseg.files import read_json
 from autoseg.image_io import read_scan
 from autoseg.inference.clicks import PlacedClicks, Span
+from autoseg.inference.predictor import Predictor
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.build import build_network
 from autoseg.network.model_file import save_model
+from autoseg.prediction import command
 from autoseg.prediction.command import predict_files
 from autoseg.prediction.in_memory import predict
 
@@ -364,3 +367,25 @@ def test_an_organ_by_its_description_is_in_every_output_and_makes_the_cases_due(
     assert '"thymus": 4' in (out / "labels.json").read_text().replace("\n", "")
     again = predict_files(scans / "one.nii.gz", model, out, device="cpu", organs={"thymus": "It is hard."})
     assert [case.was_done for case in again.cases] == [False]
+
+
+def test_specks_are_removed_from_files_and_from_images_in_memory(model, tiny_plans, save_scan, tmp_path, monkeypatch):
+    """The network says "organ" where the image is bright: in a box, and in one voxel far from it."""
+
+    def brightness(images, organs, **_rest):
+        middle = images[:, images.shape[1] // 2, None]
+        return SimpleNamespace(logits=torch.cat([torch.zeros_like(middle), middle], dim=1))
+
+    array = np.zeros((4, 32, 32), np.float32)
+    array[1:3, 5:15, 5:15] = 1
+    expected = array > 0
+    array[2, 28, 28] = 1
+    scan = save_scan(tmp_path / "one.nii.gz", array, spacing_zyx_mm=(3, 1, 1))
+    cleaning = [{"organ": "organ 0", "least_share": 0.1}]
+    plans = tiny_plans(1, data={"crop_to_nonzero": False}, inference={"cleaning": cleaning})
+    predictor = Predictor((brightness,), plans, (0,), torch.device("cpu"))
+    monkeypatch.setattr(command, "load_predictor", lambda *_args, **_facts: predictor)
+    predict_files(scan, model, tmp_path / "out", device="cpu")
+    labels = np.asarray(nib.load(tmp_path / "out" / "one.nii.gz").dataobj).transpose()
+    np.testing.assert_array_equal(labels > 0, expected)
+    np.testing.assert_array_equal(predict(scan, predictor).labels_zyx > 0, expected)
