@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autoseg.cli.common import build_parser, run_command
 from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, Problem, format_problems, printable
+from autoseg.machine import give_large_blocks_back
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _estimate(arguments)
+    give_large_blocks_back()
     from autoseg.prediction.command import predict_files  # torch loads only when there is work
     from autoseg.ranks import leads
 
@@ -98,6 +100,7 @@ def _read_organs(words: Sequence[str]) -> dict[str, str]:
 
 
 def _estimate(arguments: argparse.Namespace) -> int:
+    give_large_blocks_back()  # as when it predicts, or its peak would be another
     from autoseg.prediction.command import estimate_files
     from autoseg.prediction.estimate import format_estimates
 

@@ -6,6 +6,7 @@ Does not own: the grid (`preprocessing/transform.py`).
 Symbols: K organs, S slices, R rows, W columns of the preprocessed grid.
 """
 
+import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,14 +62,17 @@ def undo_preprocessing(
         None if percent_kzyx is None else [transform.view(one) for one in percent_kzyx],
     )
     checked = _checked(maps, transform=transform, num_maps=len(values))
-    packed: list[Future[list[bytes]]] = []
+    packed = _PackedPlanes(values, targets)
+    coming: list[Future[None]] = []
     number = 0
     with ThreadPoolExecutor(1, "packing") as packing:  # and waits for a GPU, while the next maps are asked for
         for planes in _planes(checked, transform=transform, keep_maps=percent_kzyx is not None):
-            part = targets.part(number, number + len(planes.winners))
-            packed.append(packing.submit(_pack, planes.bring(with_uncertainty=part.unsure is not None), values, part))
+            arriving = planes.bring(with_uncertainty=uncertainty_zyx is not None)
+            coming.append(packing.submit(packed.add, arriving, number))
             number += len(planes.winners)
-    return _unpack([plane for planes in packed for plane in planes.result()], values.dtype, transform=transform)
+    for one in coming:
+        one.result()
+    return packed.lay_out(transform)
 
 
 @dataclass(frozen=True)
@@ -245,22 +249,44 @@ def _begin_copy(planes: Tensor) -> Tensor:
     return torch.empty(planes.shape, dtype=planes.dtype, pin_memory=True).copy_(planes, non_blocking=True)
 
 
-def _pack(planes: _Arriving, values: np.ndarray, targets: _Targets) -> list[bytes]:
-    """Wait for planes, fill what is filled beside the labels, and pack these."""
-    if planes.done is not None:
-        planes.done.synchronize()
-    if targets.unsure is not None and planes.unsure is not None:
-        targets.unsure[...] = planes.unsure.numpy()
-    if targets.percent is not None and planes.percent is not None:
-        for number, target in enumerate(targets.percent):
-            target[...] = planes.percent[:, number].numpy()
-    return [zlib.compress(values[plane].tobytes(), PACKING_LEVEL) for plane in planes.winners.numpy()]
+class _PackedPlanes:
+    """Planes of labels, packed one after the other into one block of memory.
 
+    One block, since many small ones that stay, among the network's large ones that come and go, would keep the
+    process's memory in pieces.
+    """
 
-def _unpack(planes: Sequence[bytes], dtype: np.dtype, *, transform: CaseTransform) -> np.ndarray:
-    """Lay packed planes of labels, slice by slice, onto the file grid."""
-    result = np.zeros(transform.original.shape_zyx, dtype)
-    target = transform.view(result)  # writing here writes into `result`
-    for number, plane in enumerate(planes):
-        target[number] = np.frombuffer(zlib.decompress(plane), dtype).reshape(target.shape[1:])
-    return result
+    def __init__(self, values: np.ndarray, targets: _Targets) -> None:
+        """Begin without a plane.
+
+        Args:
+            values: The dataset's value of each map.
+            targets: What is filled beside the labels.
+        """
+        self._values, self._targets = values, targets
+        self._block = bytearray()
+        self._ends: list[int] = []
+
+    def add(self, planes: _Arriving, number: int) -> None:
+        """Wait for planes, fill what is filled beside the labels, and pack these; `number` is the first one's."""
+        if planes.done is not None:
+            planes.done.synchronize()
+        targets = self._targets.part(number, number + len(planes.winners))
+        if targets.unsure is not None and planes.unsure is not None:
+            targets.unsure[...] = planes.unsure.numpy()
+        if targets.percent is not None and planes.percent is not None:
+            for organ, target in enumerate(targets.percent):
+                target[...] = planes.percent[:, organ].numpy()
+        for plane in planes.winners.numpy():
+            self._block += zlib.compress(self._values[plane].tobytes(), PACKING_LEVEL)
+            self._ends.append(len(self._block))
+
+    def lay_out(self, transform: CaseTransform) -> np.ndarray:
+        """Lay the planes, slice by slice, onto the file grid."""
+        result = np.zeros(transform.original.shape_zyx, self._values.dtype)
+        target = transform.view(result)  # writing here writes into `result`
+        with memoryview(self._block) as block:
+            for number, (start, end) in enumerate(itertools.pairwise([0, *self._ends])):
+                plane = np.frombuffer(zlib.decompress(block[start:end]), self._values.dtype)
+                target[number] = plane.reshape(target.shape[1:])
+        return result
