@@ -19,6 +19,7 @@ from autoseg.plans import Plans
 
 FULL_CONNECTIVITY: Final = 26  # voxels that touch by a corner are connected, as in the fingerprint
 SLAB_VOXELS = 1 << 23  # numbered at once: 32 MiB
+PARTS_PIECES = 1 << 20  # looked at together
 
 
 @dataclass(frozen=True)
@@ -111,45 +112,65 @@ def _slabs(labels: np.ndarray, *, values: Sequence[int]) -> Iterator[_Slab]:
 
 
 def _find_small(labels: np.ndarray, rules: Mapping[int, Least]) -> np.ndarray:
-    """Say of each numbered piece whether it belongs to a whole that is small: (1 + pieces), the first one False."""
-    sizes, organs, meetings = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], [np.zeros((2, 0), np.int64)]
+    """Say of each numbered piece whether it belongs to a whole that is small: (1 + pieces), the first one False.
+
+    Noise has millions of pieces, so what is kept of each is a few bytes.
+    """
+    sizes, organs, meetings = [np.zeros(1, np.uint32)], [np.zeros(1, labels.dtype)], [np.zeros((2, 0), np.int32)]
     before: _Slab | None = None
     for slab in _slabs(labels, values=sorted(rules)):
         is_organ = slab.numbers > 0  # few of the voxels; numpy counts int64 alone, which would be made of all of them
         numbers = slab.numbers[is_organ]
-        sizes.append(np.bincount(numbers, minlength=slab.count + 1)[1:])
-        organ = np.zeros(slab.count + 1, np.int64)
+        sizes.append(np.bincount(numbers, minlength=slab.count + 1)[1:].astype(np.uint32))
+        organ = np.zeros(slab.count + 1, labels.dtype)
         organ[numbers] = slab.organs[is_organ]
         organs.append(organ[1:])
         if before is not None:
             meetings.append(_meetings(before, slab))
         before = slab
     size, organ = np.concatenate(sizes), np.concatenate(organs)
-    one, other = np.concatenate(meetings, axis=1)
-    graph = sparse.coo_array((np.ones(one.size, bool), (one, other)), shape=(size.size, size.size))
-    _, whole = sparse.csgraph.connected_components(graph, directed=False)
-    size = np.bincount(whole, weights=size)[whole]
-    largest = np.zeros(organ.max(initial=0) + 1)
-    np.maximum.at(largest, organ, size)
-    share, voxels = np.zeros(largest.size), np.zeros(largest.size)
-    for value, least in rules.items():
-        if value < largest.size:
-            share[value], voxels[value] = least.share, least.voxels
-    is_small: np.ndarray = (size < share[organ] * largest[organ]) | (size < voxels[organ])
+    del sizes, organs
+    _add_up_wholes(size, np.concatenate(meetings, axis=1))
+    largest = np.zeros(max(rules, default=0) + 1)
+    for part in _parts(len(size)):
+        np.maximum.at(largest, organ[part], size[part])
+    least = np.zeros(len(largest))
+    for value, rule in rules.items():
+        least[value] = max(rule.share * largest[value], rule.voxels)
+    is_small = np.zeros(len(size), bool)
+    for part in _parts(len(size)):
+        is_small[part] = size[part] < least[organ[part]]
     is_small[0] = False
     return is_small
+
+
+def _add_up_wholes(size: np.ndarray, meetings: np.ndarray) -> None:
+    """Give each piece the size of the whole that it makes with those it touches, in place; `meetings` are (2, n)."""
+    touching, places = np.unique(meetings, return_inverse=True)
+    one, other = places.reshape(meetings.shape)
+    graph = sparse.coo_array((np.ones(one.size, bool), (one, other)), shape=(touching.size, touching.size))
+    _, whole = sparse.csgraph.connected_components(graph, directed=False)
+    size[touching] = np.bincount(whole, weights=size[touching])[whole]
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """Cut many pieces into parts, whose intermediate numbers are of eight bytes."""
+    for start in range(0, count, PARTS_PIECES):
+        yield slice(start, start + PARTS_PIECES)
 
 
 def _meetings(below: _Slab, above: _Slab) -> np.ndarray:
     """Find which pieces touch across the border of two slabs: (2, n) numbers among all pieces."""
     rows, columns = below.organs.shape[1:]
-    found = [np.zeros((2, 0), np.int64)]
+    found = [np.zeros(0, np.int64)]
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             here = (slice(max(0, down), rows + min(0, down)), slice(max(0, right), columns + min(0, right)))
             there = (slice(max(0, -down), rows + min(0, -down)), slice(max(0, -right), columns + min(0, -right)))
             organ = below.organs[-1][here]
             touch = (organ == above.organs[0][there]) & (organ > 0)
-            pairs = np.stack([below.numbers[-1][here][touch], above.numbers[0][there][touch]]).astype(np.int64)
-            found.append(np.unique(pairs, axis=1))
-    return np.unique(np.concatenate(found, axis=1), axis=1) + np.array([[below.first], [above.first]])
+            pairs = below.numbers[-1][here][touch].astype(np.int64) * (above.count + 1) + above.numbers[0][there][touch]
+            found.append(np.unique(pairs))  # a pair as one number
+    pairs = np.unique(np.concatenate(found))
+    one, other = np.divmod(pairs, above.count + 1)
+    return np.stack([one + below.first, other + above.first]).astype(np.int32)
