@@ -73,6 +73,7 @@ def test_a_label_map_that_is_a_reversed_view_is_changed_in_place():
 @pytest.mark.parametrize("slab_voxels", [1, 3 * 144, 10_000])
 def test_pieces_are_joined_across_slabs_as_in_the_whole_map(slab_voxels, monkeypatch, rng):
     monkeypatch.setattr(specks, "SLAB_VOXELS", slab_voxels)  # single planes; three planes; all ten
+    monkeypatch.setattr(specks, "PARTS_PIECES", 3)
     noise = ndimage.gaussian_filter(rng.normal(size=(3, 10, 12, 12)), (0, 1, 1, 1))
     labels = np.where(noise.max(0) > 0.1, np.array([2, 5, 300])[noise.argmax(0)], 0).astype(np.uint16)
     expected = labels.copy()
