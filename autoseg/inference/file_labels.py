@@ -1,7 +1,7 @@
 """The network's maps back to the scan's own grid, as a label map: the inverse of `preprocessing/case.py`.
 
-Owns: `undo_preprocessing`. It works where the maps are, on a GPU too, and brings only planes of labels to the host.
-Does not own: the grid (`preprocessing/transform.py`).
+Owns: `undo_preprocessing`: which maps make which plane of the file, and the planes' way to the host.
+Does not own: the grid (`preprocessing/transform.py`), which map wins (`winners.py`).
 
 Symbols: K organs, S slices, R rows, W columns of the preprocessed grid.
 """
@@ -10,14 +10,14 @@ import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from autoseg.errors import GeometryError
+from autoseg.inference.winners import Planes, Sides, find_winners
 from autoseg.preprocessing.resampling import linear_taps
 from autoseg.preprocessing.transform import CaseTransform
 
@@ -67,7 +67,7 @@ def undo_preprocessing(
     number = 0
     with ThreadPoolExecutor(1, "packing") as packing:  # and waits for a GPU, while the next maps are asked for
         for planes in _planes(checked, transform=transform, keep_maps=percent_kzyx is not None):
-            arriving = planes.bring(with_uncertainty=uncertainty_zyx is not None)
+            arriving = _bring(planes, with_uncertainty=uncertainty_zyx is not None)
             coming.append(packing.submit(packed.add, arriving, number))
             number += len(planes.winners)
     for one in coming:
@@ -96,31 +96,6 @@ class _Targets:
 
 
 @dataclass(frozen=True)
-class _Planes:
-    """Some slices of the file, cropped.
-
-    Attributes:
-        winners: (n, rows, columns) uint8 or int32, which of the maps is the largest.
-        largest: (n, rows, columns) its value.
-        maps: (n, 1 + K, rows, columns) all of them, where they are wanted too, or None.
-    """
-
-    winners: Tensor
-    largest: Tensor
-    maps: Tensor | None = None
-
-    def bring(self, *, with_uncertainty: bool) -> "_Arriving":
-        """Begin to bring to the host what is needed there."""
-        unsure = _begin_copy(_as_bytes(1 - self.largest, whole=UNSURE)) if with_uncertainty else None
-        percent = None if self.maps is None else _begin_copy(_as_bytes(self.maps[:, 1:], whole=100))
-        winners = _begin_copy(self.winners)
-        done = torch.cuda.Event() if self.winners.is_cuda else None
-        if done is not None:
-            done.record()
-        return _Arriving(winners, unsure, percent, done)
-
-
-@dataclass(frozen=True)
 class _Arriving:
     """What of planes is on its way to the host.
 
@@ -137,88 +112,36 @@ class _Arriving:
     done: torch.cuda.Event | None
 
 
-def _planes(maps: Iterable[Tensor], *, transform: CaseTransform, keep_maps: bool) -> Iterator[_Planes]:
+def _bring(planes: Planes, *, with_uncertainty: bool) -> _Arriving:
+    """Begin to bring to the host what is needed there."""
+    unsure = _begin_copy(_as_bytes(1 - planes.largest, whole=UNSURE)) if with_uncertainty else None
+    percent = None if planes.maps is None else _begin_copy(_as_bytes(planes.maps[:, 1:], whole=100))
+    winners = _begin_copy(planes.winners)
+    done = torch.cuda.Event() if winners is not planes.winners else None
+    if done is not None:
+        done.record()
+    return _Arriving(winners, unsure, percent, done)
+
+
+def _planes(maps: Iterable[Tensor], *, transform: CaseTransform, keep_maps: bool) -> Iterator[Planes]:
     """Give the slices of the file in order, each as soon as the maps around it have come."""
     along = linear_taps(transform.resampled_shape[0], transform.cropped_shape[0])
-    num_planes, *shape = transform.cropped_shape
+    num_planes, rows, columns = transform.cropped_shape
     last: Tensor | None = None  # the slice before those at hand
     start, done = 0, 0
     for now in maps:
-        find = _winners_at_once if now.is_cuda or keep_maps else _winners_one_by_one
         at_once = PLANES_ON_GPU if now.is_cuda else PLANES_ON_CPU
         ready = int(np.searchsorted(along.indices[1], start + len(now)))  # planes whose both sides have come
         while done < ready:
             piece = slice(done, min(done + at_once, ready))
-            below, above = (
-                [
-                    last if i < start and last is not None else now[i - start]
-                    for i in along.indices[side, piece].tolist()
-                ]
-                for side in (0, 1)
-            )
-            planes = find(below, above, shares=along.weights[1, piece], shape=(shape[0], shape[1]))
-            yield planes if keep_maps else replace(planes, maps=None)
+            places = (along.indices[:, piece] - start).tolist()  # -1 is the last one of those before
+            below, above = ([now[i] if i >= 0 or last is None else last for i in side] for side in places)
+            sides = Sides(below, above, shares=along.weights[1, piece])
+            yield find_winners(sides, shape=(rows, columns), keep_maps=keep_maps)
             done = piece.stop
         start += len(now)
         last = now[-1].clone()  # a copy, or it would keep all of them
     assert done == num_planes
-
-
-def _winners_one_by_one(
-    below: Sequence[Tensor], above: Sequence[Tensor], *, shares: np.ndarray, shape: tuple[int, int]
-) -> _Planes:
-    """Interpolate between two slices of maps (1 + K, R, W) each, then in-plane, and find the largest.
-
-    One map after the other, which a CPU's cache holds. One that is nowhere above the background stays so under
-    interpolation and is passed over: most of many.
-
-    Args:
-        below: The slice before the plane; one plane at a time.
-        above: The slice after it.
-        shares: Of the slice after it.
-        shape: Rows and columns wanted.
-    """
-    (first,), (second,), share = below, above, float(shares[0])
-    largest = _interpolate(first[:1], second[:1], shares=share, shape=shape)[0]
-    dtype = _winner_type(len(first))
-    winners = torch.zeros(shape, dtype=dtype)
-    for number in range(1, len(first)):
-        pair = (first, second) if share > 0 else (first,)
-        if any(bool((maps[number] > maps[0]).any()) for maps in pair):
-            one = _interpolate(first[number, None], second[number, None], shares=share, shape=shape)[0]
-            winners = winners.maximum((one > largest) * torch.tensor(number, dtype=dtype))  # a later winner beat all
-            largest = largest.maximum(one)
-    return _Planes(winners[None], largest[None])
-
-
-def _winners_at_once(
-    below: Sequence[Tensor], above: Sequence[Tensor], *, shares: np.ndarray, shape: tuple[int, int]
-) -> _Planes:
-    """Do the same for several planes in a few large steps, and without a question to wait for, as a GPU wants it."""
-    first = torch.stack(list(below))
-    second = torch.stack(list(above)) if shares.any() else first
-    parts = torch.from_numpy(np.ascontiguousarray(shares)).to(first.device)[:, None, None, None]
-    maps = _interpolate(first, second, shares=parts if shares.any() else 0.0, shape=shape)  # (n, 1 + K, r, w)
-    largest = maps.amax(dim=1)
-    dtype = _winner_type(maps.shape[1])
-    from_last = torch.arange(maps.shape[1], 0, -1, dtype=dtype, device=maps.device)  # the first of several wins
-    place = ((maps == largest[:, None]) * from_last[:, None, None]).amax(dim=1)  # 0: not even the largest is, it is NaN
-    return _Planes(torch.where(place > 0, maps.shape[1] - place, 0).to(dtype), largest, maps)
-
-
-def _interpolate(first: Tensor, second: Tensor, *, shares: float | Tensor, shape: tuple[int, int]) -> Tensor:
-    """Mix maps (.., R, W) of two slices, `shares` of the second ones, and bring them to a shape in-plane."""
-    maps = first.float()
-    if isinstance(shares, Tensor) or shares > 0:
-        maps = maps.lerp(second.float(), shares)
-    if maps.shape[-2:] == shape:
-        return maps
-    batch = maps if maps.ndim == 4 else maps[None]
-    return F.interpolate(batch, size=shape, mode="bilinear", align_corners=False).view(*maps.shape[:-2], *shape)
-
-
-def _winner_type(num_maps: int) -> torch.dtype:
-    return torch.uint8 if num_maps <= 255 else torch.int32
 
 
 def _checked(maps: Iterable[Tensor], *, transform: CaseTransform, num_maps: int) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from scipy import ndimage
 from autoseg.errors import GeometryError
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import Scan
-from autoseg.inference import file_labels
+from autoseg.inference import file_labels, winners
 from autoseg.inference.file_labels import undo_preprocessing
 from autoseg.plans import ChannelPlan, DataPlan, OrganPlan
 from autoseg.preprocessing.case import preprocess_case
@@ -81,7 +81,7 @@ def undo(slices, *, at_once=1, **facts) -> np.ndarray:
 def either_way(request, monkeypatch) -> None:
     """As a CPU finds the winners, and as a GPU does."""
     if request.param == "at once":
-        monkeypatch.setattr(file_labels, "_winners_one_by_one", file_labels._winners_at_once)
+        monkeypatch.setattr(winners, "find_one_by_one", winners.find_at_once)
         monkeypatch.setattr(file_labels, "PLANES_ON_CPU", 3)
 
 

@@ -1,0 +1,102 @@
+"""Which map is the largest at each pixel of a plane that lies between two slices.
+
+Owns: `find_winners`, on the device where the maps are. A GPU does it in a few large steps for several planes; a CPU map
+by map, for one.
+
+Legend: n planes, K organs, R x W a slice, r x w a plane.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The slices on both sides of n planes.
+
+    Attributes:
+        below: n maps (1 + K, R, W), background first.
+        above: n of the same.
+        shares: (n) of the slices above.
+    """
+
+    below: Sequence[Tensor]
+    above: Sequence[Tensor]
+    shares: np.ndarray
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Some slices of the file, cropped.
+
+    Attributes:
+        winners: (n, r, w) uint8 or int32, which of the maps is the largest; a tie is won by the first, NaN by the
+            background.
+        largest: (n, r, w) its value.
+        maps: (n, 1 + K, r, w) all of them, where they are wanted too, or None.
+    """
+
+    winners: Tensor
+    largest: Tensor
+    maps: Tensor | None = None
+
+
+def find_winners(sides: Sides, *, shape: tuple[int, int], keep_maps: bool = False) -> Planes:
+    """Interpolate maps linearly between slices and to `shape` in-plane, and find the largest."""
+    if len(sides.below) == 1 and not (sides.below[0].is_cuda or keep_maps):
+        return find_one_by_one(sides, shape=shape)
+    planes = find_at_once(sides, shape=shape)
+    return planes if keep_maps else replace(planes, maps=None)
+
+
+def find_one_by_one(sides: Sides, *, shape: tuple[int, int]) -> Planes:
+    """Look at one map after the other, which a CPU's cache holds, for a single plane.
+
+    One that is nowhere above the background stays so under interpolation and is passed over: most of many.
+    """
+    (first,), (second,), share = sides.below, sides.above, float(sides.shares[0])
+    largest = _interpolate(first[:1], second[:1], shares=share, shape=shape)[0]
+    dtype = _winner_type(len(first))
+    winners = torch.zeros(shape, dtype=dtype)
+    for number in range(1, len(first)):
+        pair = (first, second) if share > 0 else (first,)
+        if any(bool((maps[number] > maps[0]).any()) for maps in pair):
+            one = _interpolate(first[number, None], second[number, None], shares=share, shape=shape)[0]
+            winners = winners.maximum((one > largest) * torch.tensor(number, dtype=dtype))  # a later winner beat all
+            largest = largest.maximum(one)
+    return Planes(winners[None], largest[None])
+
+
+def find_at_once(sides: Sides, *, shape: tuple[int, int]) -> Planes:
+    """Look at all maps of all planes together, without a question that a GPU would be waited for."""
+    first = torch.stack(list(sides.below))
+    second, shares = first, None
+    if sides.shares.any():
+        second = torch.stack(list(sides.above))
+        shares = torch.from_numpy(np.ascontiguousarray(sides.shares)).to(first.device)[:, None, None, None]
+    maps = _interpolate(first, second, shares=0.0 if shares is None else shares, shape=shape)  # (n, 1 + K, r, w)
+    largest = maps.amax(dim=1)
+    dtype = _winner_type(maps.shape[1])
+    from_last = torch.arange(maps.shape[1], 0, -1, dtype=dtype, device=maps.device)  # the first of several wins
+    place = ((maps == largest[:, None]) * from_last[:, None, None]).amax(dim=1)  # 0: not even the largest is, it is NaN
+    return Planes(torch.where(place > 0, maps.shape[1] - place, 0).to(dtype), largest, maps)
+
+
+def _interpolate(first: Tensor, second: Tensor, *, shares: float | Tensor, shape: tuple[int, int]) -> Tensor:
+    """Mix maps (.., R, W) of two slices, `shares` of the second ones, and bring them to a shape in-plane."""
+    maps = first.float()
+    if isinstance(shares, Tensor) or shares > 0:
+        maps = maps.lerp(second.float(), shares)
+    if maps.shape[-2:] == shape:
+        return maps
+    batch = maps if maps.ndim == 4 else maps[None]
+    return F.interpolate(batch, size=shape, mode="bilinear", align_corners=False).view(*maps.shape[:-2], *shape)
+
+
+def _winner_type(num_maps: int) -> torch.dtype:
+    return torch.uint8 if num_maps <= 255 else torch.int32
