@@ -18,8 +18,8 @@ from autoseg.descriptions import describe_organ, find_modality, mentions_side
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.inference.predictor import Predictor
 from autoseg.network.model import AutosegNetwork
+from autoseg.network.new_text import NewText, read_new_text
 from autoseg.network.stored_text import StoredText
-from autoseg.network.text_encoder import NewText, read_new_text
 from autoseg.plans import OrganPlan, Plans
 
 LARGEST_VALUE = 65535

@@ -111,7 +111,7 @@ def _reader_state(text: nn.Module) -> dict[str, Tensor]:
         return text.reader
     if isinstance(text, LearnedText):
         return {}
-    from autoseg.network.text_encoder import reader_state  # with open_clip, which such a network has loaded already
+    from autoseg.network.new_text import reader_state  # with open_clip, which such a network has loaded already
 
     return reader_state(text)
 

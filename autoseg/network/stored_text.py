@@ -14,7 +14,7 @@ class StoredText(nn.Module):
     """Look up vectors computed earlier; the same call as `TextEncoder`.
 
     Attributes:
-        reader: The tower's weights, to read text about other organs (`text_encoder.read_new_text`); perhaps none. They
+        reader: The tower's weights, to read text about other organs (`new_text.py`); perhaps none. They
             are no part of the network, and stay where they are when it moves.
     """
 
