@@ -6,7 +6,6 @@ Does not own: the grid (`preprocessing/transform.py`), which map wins (`winners.
 Symbols: K organs, S slices, R rows, W columns of the preprocessed grid.
 """
 
-import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -205,11 +204,13 @@ class _PackedPlanes:
             self._ends.append(len(self._block))
 
     def lay_out(self, transform: CaseTransform) -> np.ndarray:
-        """Lay the planes, slice by slice, onto the file grid."""
+        """Lay the planes onto the file grid, the last one first, and let each go."""
         result = np.zeros(transform.original.shape_zyx, self._values.dtype)
         target = transform.view(result)  # writing here writes into `result`
-        with memoryview(self._block) as block:
-            for number, (start, end) in enumerate(itertools.pairwise([0, *self._ends])):
-                plane = np.frombuffer(zlib.decompress(block[start:end]), self._values.dtype)
-                target[number] = plane.reshape(target.shape[1:])
+        while self._ends:
+            self._ends.pop()
+            start = self._ends[-1] if self._ends else 0
+            plane = np.frombuffer(zlib.decompress(self._block[start:]), self._values.dtype)
+            target[len(self._ends)] = plane.reshape(target.shape[1:])
+            del self._block[start:]
         return result
