@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor
 
 from autoseg.descriptions import describe_organ, find_modality, mentions_side
@@ -81,7 +82,13 @@ def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
         value = next(free, None)
         if not name or value is None:
             raise UsageError(f"--organ {name!r:.40}: it needs a name, and a value up to {LARGEST_VALUE} that is free.")
-        planned.append(OrganPlan(name=name, value=value, sentences=found.sentences))
+        try:
+            planned.append(OrganPlan(name=name, value=value, sentences=found.sentences))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise UsageError(
+                f"--organ {name!r:.40}: {reason}. Give a shorter name, or fewer and shorter sentences."
+            ) from None
     return planned
 
 

@@ -81,7 +81,6 @@ class Predictor:
         *,
         clicks: Mapping[str, OrganClicks] | None = None,
         with_uncertainty: bool = False,
-        scratch: Path | None = None,
     ) -> "PredictedCase":
         """Segment one case: `find_labels`, then `finish`.
 
@@ -89,17 +88,12 @@ class Predictor:
             channels: One scan a channel, on one grid, in the plan's order.
             clicks: What a user points at, by the organ's name; for models whose plan has `network.takes_clicks`.
             with_uncertainty: Also say how unsure each voxel is.
-            scratch: Also give the probability of each organ at each voxel; this folder's disk holds these arrays, a
-                byte for each, until they are let go.
 
         Raises:
-            OSError: There is no room in `scratch`.
             UsageError: The model takes no clicks, or a click is on no organ asked for or outside the scan.
             torch.OutOfMemoryError: Not even a slice at a time found room.
         """
-        return self.finish(
-            self.find_labels(channels, clicks=clicks, with_uncertainty=with_uncertainty, scratch=scratch)
-        )
+        return self.finish(self.find_labels(channels, clicks=clicks, with_uncertainty=with_uncertainty))
 
     def finish(self, case: "PredictedCase") -> "PredictedCase":
         """Remove specks from a case that `find_labels` gave, in place; the network is not needed, nor its device."""
@@ -114,9 +108,15 @@ class Predictor:
         with_uncertainty: bool = False,
         scratch: Path | None = None,
     ) -> "PredictedCase":
-        """Take a case through the network; arguments and errors as `predict_scans`.
+        """Take a case through the network; arguments and errors as `predict_scans`, and one more of each.
 
         Where the device's memory is full, fewer slices are taken at a time, and at last the CPU is tried.
+
+        With `scratch` the probability of each organ at each voxel is given too: the disk of this folder holds these
+        arrays, a byte for each, until they are let go.
+
+        Raises:
+            OSError: There is no room in `scratch`.
         """
         self.check_clicks(clicks or {})
         image = prepare_slices(channels, plan=self.plans.data)

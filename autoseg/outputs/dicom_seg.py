@@ -123,9 +123,4 @@ def _find_code(name: str) -> Any:
     from pydicom.sr.codedict import codes
 
     words = [word for word in name.replace("_", " ").lower().split() if word not in SIDES]
-    keyword = "".join(word.capitalize() for word in words)
-    return (
-        getattr(codes.SCT, keyword, codes.SCT.AnatomicalStructure)
-        if keyword.isidentifier()
-        else (codes.SCT.AnatomicalStructure)
-    )
+    return getattr(codes.SCT, "".join(map(str.capitalize, words)), codes.SCT.AnatomicalStructure)

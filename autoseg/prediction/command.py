@@ -75,9 +75,7 @@ def predict_files(
     if unknown:
         raise UsageError(f"--also {unknown[0]!r:.40}: expected {', '.join(ALSO)}.")
     digests = [file_sha256(path) for path in find_model_files(model, fold=fold)]  # before it is loaded: see `Journal`
-    predictor = with_settings(load_predictor(model, labels=labels, device=device, fold=fold), settings)
-    if organs:
-        predictor = _with_new_organs(predictor, organs)
+    predictor = _load(model, labels=labels, organs=organs, device=device, fold=fold, settings=settings)
     paths = _as_paths(inputs)
     cases, problems = find_cases(paths, channel_names=predictor.channel_names)
     _refuse_output_over_input(cases, output)
@@ -123,15 +121,24 @@ def estimate_files(
     Raises:
         AutosegError: As `predict_files`.
     """
-    predictor = with_settings(load_predictor(model, labels=labels, device=device, fold=fold), settings)
-    if organs:
-        predictor = _with_new_organs(predictor, organs)
+    predictor = _load(model, labels=labels, organs=organs, device=device, fold=fold, settings=settings)
     cases, problems = find_cases(_as_paths(inputs), channel_names=predictor.channel_names)
     faults = [Estimate(case.case_id, fault=case.message) for case in _bad_cases(problems)]
     return [*estimate_cases(predictor, cases, also=also), *faults]
 
 
-def _with_new_organs(predictor: Predictor, organs: Mapping[str, str]) -> Predictor:
+def _load(
+    model: Path | str,
+    *,
+    labels: Sequence[str],
+    organs: Mapping[str, str] | None,
+    device: str,
+    fold: str | None,
+    settings: Sequence[str],
+) -> Predictor:
+    predictor = with_settings(load_predictor(model, labels=labels, device=device, fold=fold), settings)
+    if not organs:
+        return predictor
     from autoseg.inference.new_organs import with_new_organs  # open_clip loads for a second
 
     return with_new_organs(predictor, organs)

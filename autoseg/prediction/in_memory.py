@@ -85,11 +85,11 @@ def predict(
     if labels and isinstance(model, Predictor):
         raise UsageError("labels: this predictor knows already which organs are asked for. Load it with these labels.")
     loaded = model if isinstance(model, Predictor) else load_predictor(model, labels=labels, device=device)
+    predictor = with_settings(loaded, settings)
     if organs:
         from autoseg.inference.new_organs import with_new_organs  # open_clip loads for a second
 
-        loaded = with_new_organs(loaded, organs)
-    predictor = with_settings(loaded, settings)
+        predictor = with_new_organs(predictor, organs)
     channels = [
         read_scan(Path(one)) if isinstance(one, str | Path) else as_scan(one, name=f"channel {number}")
         for number, one in enumerate(images)

@@ -103,6 +103,10 @@ def test_texts_are_compared_from_the_middle_of_the_known_ones():
     [
         ({"organ 1": "It is long."}, "organ 1: the model was trained on it. Ask for it with --labels"),
         ({"no such thing": ""}, "no description of it. Give one"),
+        ({"": "It is long."}, "it needs a name"),
+        ({"n" * 201: "It is long."}, "Give a shorter name"),
+        ({"long": "It is long. " * 40}, "fewer and shorter sentences"),
+        ({"long": "l" * 1500}, "fewer and shorter sentences"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(model, organs, message):
