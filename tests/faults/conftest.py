@@ -1,0 +1,95 @@
+"""The commands in this process on small datasets, so that a fault costs a fraction of a second."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg.cli import plan, predict, train
+
+SHAPE_ZYX = (6, 20, 24)
+ORGANS = {"background": 0, "liver": 1, "spleen": 2}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended.
+
+    Attributes:
+        code: Its exit code.
+        text: All that it printed.
+    """
+
+    code: int
+    text: str
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def draw_case(number: int, *, shape_zyx: tuple[int, int, int] = SHAPE_ZYX) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an MRI of noise with two boxes, float32, and its label map, uint8."""
+    rng = np.random.default_rng(number)
+    labels = np.zeros(shape_zyx, np.uint8)
+    labels[1:4, 3:11, 3 : 11 + number % 3] = 1
+    labels[2:5, 12:18, 13:20] = 2
+    image = rng.normal(100, 10, shape_zyx) + 60 * (labels == 1) - 60 * (labels == 2)
+    return image.astype(np.float32), labels
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path, save_scan: Callable[..., Path]) -> Callable[..., Path]:
+    """Write an nnU-Net dataset of good cases `good_0`, `good_1`, ..; more is put beside them."""
+
+    def make(num_cases: int = 3, *, name: str = "data", **declared: object) -> Path:
+        root = tmp_path / name
+        for number in range(num_cases):
+            image, labels = draw_case(number)
+            save_scan(root / "imagesTr" / f"good_{number}_0000.nii.gz", image)
+            save_scan(root / "labelsTr" / f"good_{number}.nii.gz", labels)
+        content = {"channel_names": {"0": "MRI"}, "labels": ORGANS, "file_ending": ".nii.gz", **declared}
+        (root / "dataset.json").write_text(json.dumps(content))
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_file(tiny_plans: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a model of two organs and one channel, with new weights: it predicts something."""
+    import torch
+
+    from autoseg.network.build import build_network
+    from autoseg.network.model_file import save_model
+
+    torch.manual_seed(0)
+    plans = tiny_plans(2)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(build_network(plans).eval(), plans, path)
+    return path
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run `autoseg_plan`, `autoseg_train` or `autoseg_predict` by its verb: ("plan", argument, ..) -> Outcome."""
+    mains = {"plan": plan.main, "train": train.main, "predict": predict.main}
+
+    def run(verb: str, *arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = mains[verb]([*map(str, arguments), "--device", "cpu"])
+        logging.getLogger("autoseg").handlers.clear()
+        out, err = capfd.readouterr()
+        return Outcome(code, out + err)
+
+    return run
