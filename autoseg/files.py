@@ -4,6 +4,7 @@ Owns: how bytes, text and JSON reach the disk, for every module.
 Does not own: scan files (`image_io.py`, which writes through here).
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 from autoseg.errors import UsageError
 
 TEMPORARY_PREFIX = ".writing-"
+NAME_LETTERS = 40  # of a file's name that its temporary name tells; names have 255 bytes at most
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=TEMPORARY_PREFIX, suffix="".join(path.suffixes[-2:]) or ".tmp"
+        dir=path.parent, prefix=_temporary_prefix(path), suffix="".join(path.suffixes[-2:]) or ".tmp"
     )
     os.close(handle)
     temporary = Path(name)
@@ -79,6 +81,16 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_file():
             path.unlink()
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Remove what killed writers of this one file left beside it, in a folder that others may be writing to."""
+    for leftover in path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f"{TEMPORARY_PREFIX}{path.name[:NAME_LETTERS]}-"
 
 
 def file_sha256(path: Path) -> str:

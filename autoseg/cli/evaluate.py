@@ -52,7 +52,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from autoseg.evaluation import evaluate  # here, not above: --help must not wait for NumPy and SciPy
     from autoseg.evaluation.label_names import read_dataset_labels
     from autoseg.evaluation.table import table_lines
-    from autoseg.files import write_json
+    from autoseg.files import remove_leftovers_of, write_json
 
     output: Path | None = arguments.output
     if output is not None and (output.is_dir() or output.suffix != ".json"):
@@ -68,6 +68,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     print("\n".join(table_lines(evaluation)))
     if output is not None:
         try:
+            remove_leftovers_of(output)
             write_json(output, evaluation.to_json())
         except OSError as error:
             raise UsageError(f"{printable(str(output))} cannot be written: {error.strerror or error}.") from error

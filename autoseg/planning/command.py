@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from autoseg.descriptions.ask import Server
 from autoseg.errors import DatasetError, LockedError, PlanError, Problem, UsageError, format_problems
-from autoseg.files import atomic_path, read_json, write_json
+from autoseg.files import atomic_path, read_json, remove_leftovers, write_json
 from autoseg.planning.changes import plan_with_changes
 from autoseg.planning.check import DatasetCheck, check_once, shorten_paths
 from autoseg.planning.describing import add_descriptions
@@ -186,6 +186,7 @@ def _own_folder(request: PlanRequest) -> Iterator[None]:
         (folder / "probe.tmp").unlink()
         lock = FileLock(folder / ".plan.lock", timeout=0)
         with lock:
+            remove_leftovers(folder)
             yield
     except Timeout:
         raise LockedError(

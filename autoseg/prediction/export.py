@@ -6,6 +6,7 @@ Owns: nothing but the way from a run folder to that file; its form is `network/m
 from pathlib import Path
 
 from autoseg.errors import UsageError
+from autoseg.files import remove_leftovers_of
 from autoseg.inference.predictor import find_model_files
 from autoseg.network.model_file import pack_models
 
@@ -30,6 +31,7 @@ def export(run_folder: Path | str, file: Path | str, *, fold: str | None = None)
         raise UsageError(f"--export {file}: expected a name that ends in .safetensors.")
     paths = find_model_files(Path(run_folder), fold=fold)
     try:
+        remove_leftovers_of(file)
         pack_models(paths, file)
     except OSError as error:
         raise UsageError(

@@ -6,28 +6,32 @@ Does not own: how a case is made (`case.py`), nor which cases are wanted (`run.p
 
 A case is written under a temporary name and its folder renamed at the end, so it is complete or absent. Single files
 are not flushed to the disk one by one; `case.json` holds their sizes instead, so that a file cut short by a power
-failure makes the case stale rather than wrong.
+failure makes the case stale rather than wrong. It holds their SHA-256 too, which `find_damaged` compares: a blosc2
+frame has no checksum, and a flipped bit would be trained on.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autoseg.errors import DatasetError, UsageError
-from autoseg.files import TEMPORARY_PREFIX, read_json
+from autoseg.files import TEMPORARY_PREFIX, file_sha256, read_json
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.transform import CaseTransform
+from autoseg.workers import default_num_workers
 
 if TYPE_CHECKING:
     import blosc2
 
-STORE_VERSION = 1
+STORE_VERSION = 2  # 1: without SHA-256
 CHUNK_BYTES = 4 << 20  # a chunk is the unit of the file; its blocks are the slices, and only those asked for are read
 
 
@@ -63,14 +67,16 @@ class CaseStore:
         temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=TEMPORARY_PREFIX))
         try:
             temporary.chmod(0o777 & ~_umask())
-            sizes = {"image.b2nd": _write_array(temporary / "image.b2nd", case.image)}
+            frames = {"image.b2nd": _pack_array(case.image)}
             if case.labels is not None:
-                sizes["labels.b2nd"] = _write_array(temporary / "labels.b2nd", case.labels)
+                frames["labels.b2nd"] = _pack_array(case.labels)
+            sizes = {name: (temporary / name).write_bytes(frame) for name, frame in frames.items()}
             record = {
                 "version": STORE_VERSION,
                 "data_hash": data_hash,
                 "sources": list(sources),
                 "bytes": sizes,
+                "sha256": {name: hashlib.sha256(frame).hexdigest() for name, frame in frames.items()},
                 "shape": list(case.image.shape),
                 "transform": case.transform.to_json(),
                 "organ_slices": {} if case.labels is None else _organ_slices(case.labels),
@@ -127,6 +133,29 @@ class CaseStore:
         ranges = self._record(case_id)["organ_slices"]
         return {int(k): np.concatenate([np.arange(start, stop) for start, stop in ranges[k]]) for k in ranges}
 
+    def find_damaged(self, case_ids: Sequence[str]) -> Iterator[tuple[str, bool]]:
+        """Read the files of cases to their last byte, several at once; yields each case and whether it is damaged.
+
+        Raises:
+            DatasetError: A case is not there, not whole, or of another plan.
+        """
+        with ThreadPoolExecutor(default_num_workers(), "checking") as pool:
+            yield from zip(case_ids, pool.map(self._is_damaged, case_ids), strict=True)
+
+    def remove(self, case_id: str) -> None:
+        """Remove a case, so that it is made anew.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        shutil.rmtree(self._case_folder(case_id))
+        self._records.pop(case_id, None)
+
+    def _is_damaged(self, case_id: str) -> bool:
+        digests: dict[str, str] = self._record(case_id)["sha256"]
+        folder = self._case_folder(case_id)
+        return any(file_sha256(folder / name) != digest for name, digest in digests.items())
+
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half-written; nobody else may be writing."""
         for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
@@ -178,10 +207,10 @@ class CaseStore:
         return self.folder / case_id
 
 
-def _write_array(path: Path, array: np.ndarray) -> int:
-    """Write one compressed array and return the size of the file; each slice of each channel is one block.
+def _pack_array(array: np.ndarray) -> bytes:
+    """Compress one array; each slice of each channel is one block.
 
-    It is compressed in memory and written by Python, which notices a full disk. For a small array the time counts
+    It is compressed in memory, to be written by Python, which notices a full disk. For a small array the time counts
     (LZ4), for a large one its place on the disk (Zstandard takes three times as long and a third less room).
     """
     import blosc2
@@ -203,7 +232,8 @@ def _write_array(path: Path, array: np.ndarray) -> int:
         blocks=(*(1 for _ in leading), 1, rows, columns),
         contiguous=True,
     )
-    return path.write_bytes(packed.to_cframe())
+    frame: bytes = packed.to_cframe()
+    return frame
 
 
 def _organ_slices(labels: np.ndarray) -> dict[str, list[list[int]]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import filelock
 
-from autoseg.errors import LockedError, UsageError
-from autoseg.files import read_json, write_json
+from autoseg.errors import DatasetError, LockedError, Problem, UsageError
+from autoseg.files import read_json, remove_leftovers, write_json
 from autoseg.network.device import choose_device
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import SET_BY, Plans, read_plans
@@ -89,6 +89,9 @@ def train(
     except filelock.Timeout:
         raise LockedError(f"{data.folder}: another process trains this fold. Wait for it, or end it.") from None
     with lock:
+        for folder in (data.folder, data.folder / "validation"):
+            remove_leftovers(folder)
+        _refuse_damaged(data)
         _announce(data, plans, length, device=str(torch_device))
         state = train_fold(
             data, plans=plans, length=length, device=torch_device, cache_bytes=_cache_bytes(), offline=offline
@@ -123,6 +126,25 @@ def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
         monitored=tuple(monitored),
         seen_in_training=seen,
     )
+
+
+def _refuse_damaged(data: FoldData) -> None:
+    """Read all preprocessed cases of a fold once; a damaged one is taken out of the store.
+
+    Raises:
+        DatasetError: Some are damaged.
+    """
+    cases = list(dict.fromkeys([*data.training, *data.monitored]))
+    checked = track(data.store.find_damaged(cases), what="checking cases", total=len(cases))
+    damaged = [case_id for case_id, is_damaged in checked if is_damaged]
+    for case_id in damaged:
+        data.store.remove(case_id)
+    if damaged:
+        raise DatasetError(
+            f"{len(damaged)} of {len(cases)} preprocessed cases in {data.store.folder} were damaged since they were "
+            "written, and are removed. Run autoseg_plan again: it preprocesses them anew.",
+            problems=[Problem(case_id, "a file does not have the SHA-256 in its case.json.") for case_id in damaged],
+        )
 
 
 def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> CaseDice:

@@ -94,7 +94,7 @@ def test_is_current_asks_for_hash_sources_and_whole_files(tmp_path: Path) -> Non
     assert not store.is_current("a", "abc")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 0}', '{"version": 1, "data_hash": "abc"}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 0}', '{"version": 2, "data_hash": "abc"}'])
 def test_a_damaged_record_is_not_current_and_is_refused_with_the_remedy(tmp_path: Path, content: str) -> None:
     CaseStore(tmp_path).write("a", make_case(), "abc")
     (tmp_path / "a" / "case.json").write_text(content)
@@ -147,6 +147,20 @@ def test_a_full_disk_leaves_the_former_case_untouched(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     assert store.is_current("a", "old")
     assert names_in(tmp_path) == ["a"]
+
+
+def test_a_flipped_bit_is_found_and_the_case_can_be_removed(tmp_path: Path) -> None:
+    store = CaseStore(tmp_path)
+    for case_id in "abc":
+        store.write(case_id, make_case(), "hash")
+    path = tmp_path / "b" / "image.b2nd"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert store.is_current("b", "hash")  # name and size are what they were
+    assert list(store.find_damaged(["a", "b", "c"])) == [("a", False), ("b", True), ("c", False)]
+    store.remove("b")
+    assert store.case_ids() == ["a", "c"] and not store.is_current("b", "hash")
 
 
 def test_remove_leftovers_takes_only_what_was_being_written(tmp_path: Path) -> None:

@@ -142,3 +142,13 @@ def test_cases_preprocessed_under_another_plan_are_refused(run, tiny_plans):
     write_plans(other, run / "plans.json")
     with pytest.raises(DatasetError, match="made with another plan"):
         train(run, device="cpu")
+
+
+def test_a_preprocessed_case_that_was_damaged_is_removed_and_named_before_training(run):
+    path = run / "preprocessed" / "case_1" / "labels.b2nd"
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"1 of \d preprocessed cases .* Run autoseg_plan again(.|\n)*case_1"):
+        train(run, device="cpu")
+    assert not path.parent.exists() and not (run / "fold_all" / "resume.pt").exists()
