@@ -1,0 +1,125 @@
+"""All cases of a dataset read and measured, but for those that an earlier run has measured.
+
+Owns: `scan_cases`, and what beside its files decides whether a case must be read again.
+Does not own: one case (`case_scan.py`), what is kept (`case_cache.py`), worker processes (`workers.py`).
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from autoseg.dataset import CaseFiles, Dataset
+from autoseg.errors import Problem
+from autoseg.planning.case_cache import CaseCache, CaseEntry, make_entry
+from autoseg.planning.case_scan import CaseScanResult, scan_case
+from autoseg.planning.file_state import are_unchanged, note_again, note_files
+from autoseg.workers import WorkerFailure, map_cases
+
+log = logging.getLogger("autoseg")
+
+
+@dataclass(frozen=True)
+class _Due:
+    """A case that size and times of its files do not vouch for, with what was kept of it."""
+
+    case: CaseFiles
+    recipe: str
+    entry: CaseEntry | None
+
+    @property
+    def case_id(self) -> str:
+        """Name the case, for messages about its process."""
+        return self.case.case_id
+
+
+def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache) -> list[CaseScanResult]:
+    """Scan all cases in parallel, but for those that are kept and whose files are the same.
+
+    Args:
+        dataset: Its cases, channels and labels.
+        num_workers: Processes.
+        cache: What earlier runs measured; holds what this one did afterwards, also after an interruption.
+
+    Returns:
+        A result for each case, in the order of the cases.
+
+    Raises:
+        OSError: The cache cannot be written, and is not optional.
+    """
+    results: dict[str, CaseScanResult] = {}
+    due = []
+    for case in dataset.cases:
+        recipe = _recipe(case, dataset=dataset)
+        entry = cache.find(case.case_id, recipe=recipe)
+        result = None if entry is None else _result(entry, case, dataset=dataset)
+        if entry is not None and result is not None and are_unchanged(entry.files, _paths(case)):
+            results[case.case_id] = result
+        else:
+            due.append(_Due(case, recipe, None if result is None else entry))
+    if not due:
+        log.info("no file of %s changed; what was measured is kept.", dataset.name)
+    elif results:
+        log.info("%d of %d cases did not change and are not read again.", len(results), len(dataset.cases))
+    try:
+        look = partial(_look, dataset=dataset)
+        for item, looked in map_cases(look, due, num_workers=num_workers, what="reading scans"):
+            if isinstance(looked, WorkerFailure):
+                problem = Problem(item.case_id, looked.message)
+                results[item.case_id] = CaseScanResult(item.case_id, None, (problem,))
+                continue
+            results[item.case_id], entry = looked
+            if entry is not None:
+                cache.keep(entry)
+        cache.forget_others(results)
+    finally:
+        cache.save()
+    return [results[case.case_id] for case in dataset.cases]
+
+
+def _look(due: _Due, *, dataset: Dataset) -> tuple[CaseScanResult, CaseEntry | None]:
+    """Compare the bytes with those of an earlier run, and read the case if they differ; runs in a worker.
+
+    There is no entry where a file changed while it was read.
+    """
+    paths = _paths(due.case)
+    same = None if due.entry is None else note_again(due.entry.files, paths)
+    if due.entry is not None and same is not None:
+        entry = due.entry.model_copy(update={"files": same})
+        result = _result(entry, due.case, dataset=dataset)
+        assert result is not None
+        return result, entry
+    files = note_files(paths)
+    result = scan_case(due.case, dataset=dataset)
+    if files is None or note_again(files, paths) is None:
+        return result, None
+    try:
+        return result, make_entry(result, recipe=due.recipe, files=files)
+    except ValidationError:
+        return result, None
+
+
+def _result(entry: CaseEntry, case: CaseFiles, *, dataset: Dataset) -> CaseScanResult | None:
+    try:
+        return entry.to_result(patient_id=case.patient_id, num_channels=len(dataset.channel_names))
+    except ValueError:
+        return None  # by chance or on purpose its parts do not belong together: read the case again
+
+
+def _recipe(case: CaseFiles, *, dataset: Dataset) -> str:
+    """Digest what decides, beside the content of its files, what is measured of a case and said about it."""
+    organs = [(organ.name, organ.value) for organ in dataset.labels.organs]
+    declared = (dataset.channel_names, organs, dataset.labels.ignore_value)
+    names = ["/".join(path.parts[-2:]) for path in _paths(case)]  # as messages name them
+    recipe = repr((version("autoseg"), declared, case.case_id, names, case.volumes))
+    return hashlib.blake2b(recipe.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+def _paths(case: CaseFiles) -> Sequence[Path]:
+    """List the files of a case once each; several channels may lie in one."""
+    return [*dict.fromkeys(case.image_paths), *([] if case.label_path is None else [case.label_path])]
