@@ -54,8 +54,9 @@ def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache) -> list[
     """
     results: dict[str, CaseScanResult] = {}
     due = []
+    declared = _describe(dataset)
     for case in dataset.cases:
-        recipe = _recipe(case, dataset=dataset)
+        recipe = _recipe(case, declared)
         entry = cache.find(case.case_id, recipe=recipe)
         result = None if entry is None else _result(entry, case, dataset=dataset)
         if entry is not None and result is not None and are_unchanged(entry.files, _paths(case)):
@@ -111,12 +112,16 @@ def _result(entry: CaseEntry, case: CaseFiles, *, dataset: Dataset) -> CaseScanR
         return None  # by chance or on purpose its parts do not belong together: read the case again
 
 
-def _recipe(case: CaseFiles, *, dataset: Dataset) -> str:
-    """Digest what decides, beside the content of its files, what is measured of a case and said about it."""
+def _describe(dataset: Dataset) -> str:
+    """Say what decides, in every case, what is measured and said about it."""
     organs = [(organ.name, organ.value) for organ in dataset.labels.organs]
-    declared = (dataset.channel_names, organs, dataset.labels.ignore_value)
+    return repr((version("autoseg"), dataset.channel_names, organs, dataset.labels.ignore_value))
+
+
+def _recipe(case: CaseFiles, declared: str) -> str:
+    """Digest what decides, beside the content of its files, what is measured of a case and said about it."""
     names = ["/".join(path.parts[-2:]) for path in _paths(case)]  # as messages name them
-    recipe = repr((version("autoseg"), declared, case.case_id, names, case.volumes))
+    recipe = repr((declared, case.case_id, names, case.volumes))
     return hashlib.blake2b(recipe.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
