@@ -70,6 +70,8 @@ def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> Lab
         if value == 0:
             _check_background(name, problems)
         elif name.casefold() == "ignore":
+            if ignore_value is not None:
+                problems.append(Problem("", f"the values {ignore_value} and {value} are both called ignore; keep one."))
             ignore_value = value
         elif name.casefold() == "background":
             problems.append(Problem("", f"background has the value {value}; expected 0."))

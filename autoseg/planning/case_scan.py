@@ -123,7 +123,7 @@ def _measure_case(opened: _OpenCase, *, dataset: Dataset) -> tuple[CaseFacts, np
             spacing_zyx_mm=canonical.spacing_zyx_mm,
             cropped_size_zyx=cropped_size,
         ),
-        voxel_digest=digest_voxels(arrays),
+        voxel_digest=digest_voxels([axis_map.apply(array) for array in arrays]),
     )
     return facts, None if foreground is None else sample_voxels(foreground, case_id=opened.files.case_id)
 
