@@ -140,6 +140,8 @@ def _name_value_pairs(labels: Mapping[Any, Any], problems: list[Problem]) -> lis
     pairs = []
     for key, content in labels.items():
         name, value = (content, key) if is_by_value else (key, content)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]  # a region of one value is that value
         if isinstance(value, list):
             problems.append(
                 Problem("", f"label {name!r} is a region {value!r:.60}; regions come later. Give each label one value.")

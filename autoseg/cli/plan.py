@@ -130,14 +130,14 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _look_at_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tuple[Problem, ...]]":
     """Check the dataset; nothing is written but the user's cache."""
-    from autoseg.planning.check import check_dataset
-    from autoseg.planning.own_descriptions import read_own_descriptions, use_own_descriptions
+    from autoseg.planning.check import check_dataset, check_names
+    from autoseg.planning.own_descriptions import read_own_descriptions
     from autoseg.planning.user_cache import open_user_cache
 
     own = None if arguments.descriptions is None else read_own_descriptions(arguments.descriptions)
     root: Path = arguments.datasets[0]
     check = check_dataset(root, num_workers=arguments.num_workers, cache=open_user_cache(root))
-    return check, check.problems + use_own_descriptions(check.fingerprint, own)[1]
+    return check, check.problems + check_names(check, own)
 
 
 def _report_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tuple[Problem, ...]]":

@@ -47,7 +47,7 @@ class CaseEntry(_Strict):
     """What is kept of one case.
 
     Attributes:
-        form: Of this line.
+        form: Of this line; raised where a case of the same files would be measured or judged otherwise than before.
         case_id: The case.
         recipe: Digest of all but its files that decides what is measured.
         files: Its images by channel, then its label map.

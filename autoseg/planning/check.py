@@ -1,6 +1,6 @@
 """Everything that is wrong with a dataset, and its fingerprint.
 
-Owns: `DatasetCheck`, `check_dataset`.
+Owns: `DatasetCheck`, `check_dataset`, `check_names`.
 Does not own: the layout (`dataset.py`), the measurements (`fingerprint.py`), what is kept of earlier runs
 (`case_cache.py`), what stops a run (`command.py`).
 """
@@ -13,6 +13,8 @@ from autoseg.dataset import Dataset, read_dataset
 from autoseg.errors import DatasetError, Problem
 from autoseg.planning.case_cache import CaseCache
 from autoseg.planning.fingerprint import Fingerprint, make_fingerprint
+from autoseg.planning.own_descriptions import OwnDescriptions, use_own_descriptions
+from autoseg.planning.planner import describe_organs
 from autoseg.workers import default_num_workers
 
 
@@ -65,18 +67,24 @@ def check_dataset(
         num_workers = num_workers or default_num_workers()
         fingerprint, contents = make_fingerprint(readable, num_workers=num_workers, cache=cache)
     except DatasetError as error:
-        raise DatasetError(error.headline, problems=shorten_paths(error.problems, root=root)) from error
+        headline = _shorten(error.headline, root=root)
+        raise DatasetError(headline, problems=shorten_paths(error.problems, root=root)) from error
     layout = shorten_paths(dataset.problems, root=root)
     return DatasetCheck(dataset, fingerprint, layout, shorten_paths(contents, root=root))
 
 
+def check_names(check: DatasetCheck, own: OwnDescriptions | None) -> tuple[Problem, ...]:
+    """Warn of organs that nothing is known of or that read alike, and of own descriptions that are of no organ."""
+    fingerprint, unused = use_own_descriptions(check.fingerprint, own)
+    return unused + describe_organs(fingerprint)[1]
+
+
 def shorten_paths(problems: Iterable[Problem], *, root: Path) -> tuple[Problem, ...]:
     """Shorten paths in messages to what lies below the dataset's folder."""
-    folders = (f"{root.resolve()}/", f"{root.absolute()}/")
-    shown = []
-    for problem in problems:
-        message = problem.message
-        for folder in folders:
-            message = message.replace(folder, "")
-        shown.append(replace(problem, message=message))
-    return tuple(shown)
+    return tuple(replace(problem, message=_shorten(problem.message, root=root)) for problem in problems)
+
+
+def _shorten(text: str, *, root: Path) -> str:
+    for folder in (root.resolve(), root.absolute()):
+        text = text.replace(f"{folder}/", "")
+    return text

@@ -22,7 +22,7 @@ from autoseg.files import atomic_path, read_json, write_json
 from autoseg.planning.case_cache import FILE_NAME as CACHE_NAME
 from autoseg.planning.case_cache import CaseCache
 from autoseg.planning.changes import plan_with_changes
-from autoseg.planning.check import DatasetCheck, check_dataset, shorten_paths
+from autoseg.planning.check import DatasetCheck, check_dataset, check_names, shorten_paths
 from autoseg.planning.describing import add_descriptions
 from autoseg.planning.device import find_device
 from autoseg.planning.fingerprint import Fingerprint
@@ -177,10 +177,10 @@ def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
     own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
     with _own_folder(request):
         check = _check(request)
-        unused = use_own_descriptions(check.fingerprint, own)[1]
-        found = {"layout": check.layout, "contents": check.contents, "plan": unused}
+        names = check_names(check, own)
+        found = {"layout": check.layout, "contents": check.contents, "plan": names}
         _write_report(request, check=check, used=_usable(check), found=found)
-    return check, check.problems + unused
+    return check, check.problems + names
 
 
 def _check(request: PlanRequest) -> DatasetCheck:

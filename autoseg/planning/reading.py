@@ -25,6 +25,15 @@ log = logging.getLogger("autoseg")
 
 
 @dataclass(frozen=True)
+class _Looked:
+    """What came of it: the result, what is to be kept of it, and whether its files hold the same bytes as before."""
+
+    result: CaseScanResult
+    entry: CaseEntry | None
+    is_same: bool
+
+
+@dataclass(frozen=True)
 class _Due:
     """A case that size and times of its files do not vouch for, with what was kept of it."""
 
@@ -63,10 +72,7 @@ def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache) -> list[
             results[case.case_id] = result
         else:
             due.append(_Due(case, recipe, None if result is None else entry))
-    if not due:
-        log.info("no file of %s changed; what was measured is kept.", dataset.name)
-    elif results:
-        log.info("%d of %d cases did not change and are not read again.", len(results), len(dataset.cases))
+    num_same = len(results)
     try:
         look = partial(_look, dataset=dataset)
         for item, looked in map_cases(look, due, num_workers=num_workers, what="reading scans"):
@@ -74,16 +80,19 @@ def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache) -> list[
                 problem = Problem(item.case_id, looked.message)
                 results[item.case_id] = CaseScanResult(item.case_id, None, (problem,))
                 continue
-            results[item.case_id], entry = looked
-            if entry is not None:
-                cache.keep(entry)
+            results[item.case_id] = looked.result
+            num_same += looked.is_same
+            if looked.entry is not None:
+                cache.keep(looked.entry)
         cache.forget_others(results)
     finally:
         cache.save()
+    if num_same:
+        log.info("%d of %d cases did not change; they were not read again.", num_same, len(dataset.cases))
     return [results[case.case_id] for case in dataset.cases]
 
 
-def _look(due: _Due, *, dataset: Dataset) -> tuple[CaseScanResult, CaseEntry | None]:
+def _look(due: _Due, *, dataset: Dataset) -> _Looked:
     """Compare the bytes with those of an earlier run, and read the case if they differ; runs in a worker.
 
     There is no entry where a file changed while it was read.
@@ -94,15 +103,15 @@ def _look(due: _Due, *, dataset: Dataset) -> tuple[CaseScanResult, CaseEntry | N
         entry = due.entry.model_copy(update={"files": same})
         result = _result(entry, due.case, dataset=dataset)
         assert result is not None
-        return result, entry
+        return _Looked(result, entry, is_same=True)
     files = note_files(paths)
     result = scan_case(due.case, dataset=dataset)
     if files is None or note_again(files, paths) is None:
-        return result, None
+        return _Looked(result, None, is_same=False)
     try:
-        return result, make_entry(result, recipe=due.recipe, files=files)
-    except ValidationError:
-        return result, None
+        return _Looked(result, make_entry(result, recipe=due.recipe, files=files), is_same=False)
+    except ValidationError:  # such as a name that is no Unicode
+        return _Looked(result, None, is_same=False)
 
 
 def _result(entry: CaseEntry, case: CaseFiles, *, dataset: Dataset) -> CaseScanResult | None:
