@@ -1,6 +1,6 @@
 """What was measured of each case in earlier runs, kept in one file so that only cases that changed are read again.
 
-Owns: `CaseCache`, `CaseEntry`, the form of their file.
+Owns: `CaseCache`, `CaseEntry`, `ValuesEntry`, the form of their file.
 Does not own: the measurements (`case_scan.py`), when a file is the same (`file_state.py`), which cases are read
 (`reading.py`), where a check without a run folder keeps them (`user_cache.py`).
 
@@ -15,11 +15,12 @@ import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from autoseg.dataset_labels import MAX_VALUE
 from autoseg.errors import Problem
 from autoseg.files import write_bytes
 from autoseg.planning.case_facts import MAX_SAMPLE_PER_CASE, CaseFacts
@@ -84,6 +85,27 @@ class CaseEntry(_Strict):
         return CaseScanResult(self.case_id, facts, problems, sample)
 
 
+class ValuesEntry(_Strict):
+    """What is kept of a label map of a dataset that does not name its labels: the values in it.
+
+    Attributes:
+        form: Of this line.
+        name: The file, as messages name it.
+        file: As it was when it was read.
+        values: As `list_label_values` gave them.
+    """
+
+    form: Literal["values 1"] = "values 1"
+    name: str
+    file: FileState
+    values: tuple[Annotated[int, Field(ge=1, le=MAX_VALUE)], ...]
+
+
+_ANY_ENTRY: TypeAdapter[CaseEntry | ValuesEntry] = TypeAdapter(
+    Annotated[CaseEntry | ValuesEntry, Field(discriminator="form")]
+)
+
+
 def make_entry(result: CaseScanResult, *, recipe: str, files: tuple[FileState, ...]) -> CaseEntry:
     """Make an entry of what `scan_case` gave.
 
@@ -112,7 +134,8 @@ class CaseCache:
         """
         self._path = path
         self._is_optional = is_optional
-        self._entries = {} if path is None else _read(path)
+        self._entries, self._values = ({}, {}) if path is None else _read(path)
+        self._asked: set[str] = set()  # names of label maps
         self._is_changed = False
         self._saved = time.monotonic()
 
@@ -120,6 +143,16 @@ class CaseCache:
         """Return what is kept of a case, if it was measured by this recipe."""
         entry = self._entries.get(case_id)
         return entry if entry is not None and entry.recipe == recipe else None
+
+    def find_values(self, name: str) -> ValuesEntry | None:
+        """Return what is kept of a label map."""
+        self._asked.add(name)
+        return self._values.get(name)
+
+    def keep_values(self, entry: ValuesEntry) -> None:
+        """Keep the values of a label map; they are on the disk after `save`."""
+        self._values[entry.name] = entry
+        self._is_changed = True
 
     def keep(self, entry: CaseEntry) -> None:
         """Keep an entry; it is on the disk after some seconds, at the latest after `save`.
@@ -133,11 +166,13 @@ class CaseCache:
             self.save()
 
     def forget_others(self, case_ids: Iterable[str]) -> None:
-        """Drop what is kept of all other cases."""
-        others = self._entries.keys() - set(case_ids)
-        self._is_changed |= bool(others)
+        """Drop what is kept of all other cases, and of label maps that nobody asked for."""
+        others, unasked = self._entries.keys() - set(case_ids), self._values.keys() - self._asked
+        self._is_changed |= bool(others or unasked)
         for case_id in others:
             del self._entries[case_id]
+        for name in unasked:
+            del self._values[name]
 
     def save(self) -> None:
         """Write the file, if anything changed since it was read.
@@ -150,7 +185,8 @@ class CaseCache:
             return
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_bytes(self._path, b"".join(_to_line(entry) for entry in self._entries.values()))
+            lines = [_to_line(entry) for entry in (*self._values.values(), *self._entries.values())]
+            write_bytes(self._path, b"".join(lines))
         except OSError as error:
             if not self._is_optional:
                 raise
@@ -159,28 +195,32 @@ class CaseCache:
         self._is_changed = False
 
 
-def _to_line(entry: CaseEntry) -> bytes:
+def _to_line(entry: CaseEntry | ValuesEntry) -> bytes:
     content = entry.model_dump_json().encode()
     return hashlib.blake2b(content, digest_size=16).hexdigest().encode() + b" " + content + b"\n"
 
 
-def _read(path: Path) -> dict[str, CaseEntry]:
+def _read(path: Path) -> tuple[dict[str, CaseEntry], dict[str, ValuesEntry]]:
+    cases: dict[str, CaseEntry] = {}
+    values: dict[str, ValuesEntry] = {}
     try:
         lines = path.read_bytes().splitlines() if path.is_file() else []
     except OSError:
-        return {}
-    entries = {}
+        return cases, values
     for line in lines:
         digest, _, content = line.partition(b" ")
         if hashlib.blake2b(content, digest_size=16).hexdigest().encode() != digest:
-            log.debug("a line of %s is damaged; its case is read again", path.name)
+            log.debug("a line of %s is damaged; what it was of is read again", path.name)
             continue
         try:
-            entry = CaseEntry.model_validate_json(content, strict=True)
+            entry = _ANY_ENTRY.validate_json(content, strict=True)
         except ValidationError:
             continue  # of another version
-        entries[entry.case_id] = entry
-    return entries
+        if isinstance(entry, CaseEntry):
+            cases[entry.case_id] = entry
+        else:
+            values[entry.name] = entry
+    return cases, values
 
 
 def _pack(sample: np.ndarray) -> str:

@@ -7,6 +7,7 @@ Does not own: the layout (`dataset.py`), the measurements (`fingerprint.py`), wh
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from autoseg.dataset import Dataset, read_dataset
@@ -15,6 +16,7 @@ from autoseg.planning.case_cache import CaseCache
 from autoseg.planning.fingerprint import Fingerprint, make_fingerprint
 from autoseg.planning.own_descriptions import OwnDescriptions, use_own_descriptions
 from autoseg.planning.planner import describe_organs
+from autoseg.planning.reading import list_values_once
 from autoseg.workers import default_num_workers
 
 
@@ -61,7 +63,8 @@ def check_dataset(
     """
     root = Path(dataset_root)
     try:
-        dataset = read_dataset(root)
+        cache = cache or CaseCache(None)
+        dataset = read_dataset(root, list_values=partial(list_values_once, cache=cache))
         bad = {problem.case_id for problem in dataset.problems if problem.is_error}
         readable = replace(dataset, cases=tuple(case for case in dataset.cases if case.case_id not in bad))
         num_workers = num_workers or default_num_workers()

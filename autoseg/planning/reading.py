@@ -1,12 +1,13 @@
 """All cases of a dataset read and measured, but for those that an earlier run has measured.
 
-Owns: `scan_cases`, and what beside its files decides whether a case must be read again.
+Owns: `scan_cases`, `list_values_once`, and what beside its files decides whether a case must be read again.
 Does not own: one case (`case_scan.py`), what is kept (`case_cache.py`), worker processes (`workers.py`).
 """
 
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -15,8 +16,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from autoseg.dataset import CaseFiles, Dataset
+from autoseg.dataset_labels import list_label_values
 from autoseg.errors import Problem
-from autoseg.planning.case_cache import CaseCache, CaseEntry, make_entry
+from autoseg.planning.case_cache import CaseCache, CaseEntry, ValuesEntry, make_entry
 from autoseg.planning.case_scan import CaseScanResult, scan_case
 from autoseg.planning.file_state import are_unchanged, note_again, note_files
 from autoseg.workers import WorkerFailure, map_cases
@@ -90,6 +92,26 @@ def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache) -> list[
     if num_same:
         log.info("%d of %d cases did not change; they were not read again.", num_same, len(dataset.cases))
     return [results[case.case_id] for case in dataset.cases]
+
+
+def list_values_once(path: Path, *, cache: CaseCache) -> Sequence[int]:
+    """List the values of a label map as `list_label_values` does, but read it only if it changed.
+
+    Raises:
+        ScanFileError: It cannot be read.
+    """
+    name = "/".join(path.parts[-2:])
+    entry = cache.find_values(name)
+    if entry is not None and (same := note_again([entry.file], [path])) is not None:
+        if same != (entry.file,):
+            cache.keep_values(entry.model_copy(update={"file": same[0]}))
+        return entry.values
+    files = note_files([path])
+    values = list_label_values(path)
+    if files is not None and note_again(files, [path]) is not None:
+        with suppress(ValidationError):  # such as a name that is no Unicode
+            cache.keep_values(ValuesEntry(name=name, file=files[0], values=tuple(values)))
+    return values
 
 
 def _look(due: _Due, *, dataset: Dataset) -> _Looked:

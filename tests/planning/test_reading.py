@@ -7,6 +7,7 @@ import pytest
 from autoseg.dataset import read_dataset
 from autoseg.planning import case_cache, file_state, reading
 from autoseg.planning.case_cache import CaseCache
+from autoseg.planning.check import check_dataset
 from autoseg.planning.reading import scan_cases
 
 
@@ -187,3 +188,34 @@ def test_results_are_the_same_with_two_workers(make_dataset, tmp_path):
     root = make_dataset(4)
     two = scan_cases(read_dataset(root), num_workers=2, cache=CaseCache(tmp_path / "two"))
     assert as_tuples(two) == as_tuples(scan_all(root, tmp_path / "two")) == as_tuples(scan_all(root, None))
+
+
+def test_labels_without_names_are_listed_once(make_dataset, save_nifti, tmp_path, monkeypatch):
+    root, path = make_dataset(2), tmp_path / "cache.jsonl"
+    (root / "dataset.json").write_text('{"channel_names": ["MRI"]}')
+    read = []
+    original = reading.list_label_values
+
+    def list_values(label):
+        read.append(label.name)
+        return original(label)
+
+    monkeypatch.setattr(reading, "list_label_values", list_values)
+
+    def check():
+        read.clear()
+        check = check_dataset(root, num_workers=1, cache=CaseCache(path))
+        return [organ.value for organ in check.fingerprint.organs], list(read)
+
+    assert check() == ([1], ["case_000.nii.gz", "case_001.nii.gz"])
+    assert check() == ([1], [])
+    label = np.ones((6, 10, 12), dtype=np.uint8)
+    label[0, 0, 0] = 7
+    save_nifti(root / "labelsTr" / "case_001.nii.gz", label)
+    assert check() == ([1, 7], ["case_001.nii.gz"])
+    os.utime(root / "labelsTr" / "case_001.nii.gz", ns=(1, 1))
+    assert check() == check() == ([1, 7], [])
+    assert path.read_bytes().count(b'{"form":"values 1"') == 2
+    (root / "dataset.json").write_text('{"channel_names": ["MRI"], "labels": {"liver": 1, "spleen": 7}}')
+    assert check() == ([1, 7], [])
+    assert path.read_bytes().count(b'{"form":"values 1"') == 0
