@@ -185,8 +185,8 @@ class CaseCache:
             return
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lines = [_to_line(entry) for entry in (*self._values.values(), *self._entries.values())]
-            write_bytes(self._path, b"".join(lines))
+            entries: list[CaseEntry | ValuesEntry] = [*self._values.values(), *self._entries.values()]
+            write_bytes(self._path, b"".join(map(_to_line, entries)))
         except OSError as error:
             if not self._is_optional:
                 raise
