@@ -28,6 +28,7 @@ from autoseg.planning.case_scan import CaseScanResult
 from autoseg.planning.file_state import FileState
 
 FILE_NAME = "dataset_cache.jsonl"
+MAX_BYTES = 1 << 31  # of the file; ten thousand cases of one channel have some 300 MB
 SECONDS_BETWEEN_SAVES = 20.0  # of reading, that a kill may lose
 
 log = logging.getLogger("autoseg")
@@ -106,12 +107,10 @@ _ANY_ENTRY: TypeAdapter[CaseEntry | ValuesEntry] = TypeAdapter(
 )
 
 
-def make_entry(result: CaseScanResult, *, recipe: str, files: tuple[FileState, ...]) -> CaseEntry:
-    """Make an entry of what `scan_case` gave.
-
-    Raises:
-        ValidationError: It cannot be kept, such as a name that is no Unicode.
-    """
+def make_entry(result: CaseScanResult, *, recipe: str, files: tuple[FileState, ...]) -> CaseEntry | None:
+    """Make an entry of what `scan_case` gave; None for names that are no Unicode, which no line can hold."""
+    if not all(map(_is_unicode, (result.case_id, *(item.message for item in result.problems)))):
+        return None
     return CaseEntry(
         case_id=result.case_id,
         recipe=recipe,
@@ -120,6 +119,15 @@ def make_entry(result: CaseScanResult, *, recipe: str, files: tuple[FileState, .
         problems=tuple(KeptProblem(message=item.message, is_error=item.is_error) for item in result.problems),
         sample=None if result.sample is None else _pack(result.sample),
     )
+
+
+def make_values_entry(name: str, *, file: FileState, values: Iterable[int]) -> ValuesEntry | None:
+    """Make an entry of the values of a label map; None for a name that is no Unicode."""
+    return ValuesEntry(name=name, file=file, values=tuple(values)) if _is_unicode(name) else None
+
+
+def _is_unicode(text: str) -> bool:
+    return text.encode(errors="replace").decode() == text
 
 
 class CaseCache:
@@ -204,7 +212,8 @@ def _read(path: Path) -> tuple[dict[str, CaseEntry], dict[str, ValuesEntry]]:
     cases: dict[str, CaseEntry] = {}
     values: dict[str, ValuesEntry] = {}
     try:
-        lines = path.read_bytes().splitlines() if path.is_file() else []
+        is_file = path.is_file() and path.stat().st_size <= MAX_BYTES  # to open a pipe would wait for ever
+        lines = path.read_bytes().splitlines() if is_file else []
     except OSError:
         return cases, values
     for line in lines:

@@ -7,18 +7,15 @@ Does not own: one case (`case_scan.py`), what is kept (`case_cache.py`), worker 
 import hashlib
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from autoseg.dataset import CaseFiles, Dataset
 from autoseg.dataset_labels import list_label_values
 from autoseg.errors import Problem
-from autoseg.planning.case_cache import CaseCache, CaseEntry, ValuesEntry, make_entry
+from autoseg.planning.case_cache import CaseCache, CaseEntry, make_entry, make_values_entry
 from autoseg.planning.case_scan import CaseScanResult, scan_case
 from autoseg.planning.file_state import are_unchanged, note_again, note_files
 from autoseg.workers import WorkerFailure, map_cases
@@ -109,8 +106,9 @@ def list_values_once(path: Path, *, cache: CaseCache) -> Sequence[int]:
     files = note_files([path])
     values = list_label_values(path)
     if files is not None and note_again(files, [path]) is not None:
-        with suppress(ValidationError):  # such as a name that is no Unicode
-            cache.keep_values(ValuesEntry(name=name, file=files[0], values=tuple(values)))
+        new = make_values_entry(name, file=files[0], values=values)
+        if new is not None:
+            cache.keep_values(new)
     return values
 
 
@@ -130,10 +128,7 @@ def _look(due: _Due, *, dataset: Dataset) -> _Looked:
     result = scan_case(due.case, dataset=dataset)
     if files is None or note_again(files, paths) is None:
         return _Looked(result, None, is_same=False)
-    try:
-        return _Looked(result, make_entry(result, recipe=due.recipe, files=files), is_same=False)
-    except ValidationError:  # such as a name that is no Unicode
-        return _Looked(result, None, is_same=False)
+    return _Looked(result, make_entry(result, recipe=due.recipe, files=files), is_same=False)
 
 
 def _result(entry: CaseEntry, case: CaseFiles, *, dataset: Dataset) -> CaseScanResult | None:

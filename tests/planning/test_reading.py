@@ -1,5 +1,6 @@
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,6 +137,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(make_dataset, tmp_path
         lambda text: b"",
         lambda text: b"\x00" * 100,
         lambda text: b"[" * 100_000,
+        lambda text: with_digest(text, b'"facts":{', b'"facts":' + b"[" * 100_000 + b"{"),
         lambda text: with_digest(text, b'"form":1', b'"form":2'),
         lambda text: with_digest(text, b'"case_id":"case_000","patient_id"', b'"case_id":"case_007","patient_id"'),
         lambda text: with_digest(text, b'"size_zyx":[6', b'"size_zyx":["6"'),
@@ -219,3 +221,18 @@ def test_labels_without_names_are_listed_once(make_dataset, save_nifti, tmp_path
     (root / "dataset.json").write_text('{"channel_names": ["MRI"], "labels": {"liver": 1, "spleen": 7}}')
     assert check() == ([1, 7], [])
     assert path.read_bytes().count(b'{"form":"values 1"') == 0
+
+
+def test_a_name_that_is_no_unicode_is_not_kept(make_dataset, tmp_path):
+    (result,) = scan_all(make_dataset(1), None)
+    odd = replace(result, case_id=os.fsdecode(b"case_\xff"))
+    assert case_cache.make_entry(result, recipe="r", files=()) is not None
+    assert case_cache.make_entry(odd, recipe="r", files=()) is None
+    (file,) = file_state.note_files([tmp_path / "data" / "dataset.json"])
+    assert case_cache.make_values_entry(odd.case_id, file=file, values=[1]) is None
+
+
+def test_a_pipe_in_the_place_of_the_cache_is_not_waited_for(make_dataset, tmp_path):
+    os.mkfifo(tmp_path / "cache.jsonl")
+    scan_all(make_dataset(1), tmp_path / "cache.jsonl")
+    assert (tmp_path / "cache.jsonl").is_file()
