@@ -213,10 +213,14 @@ def test_plan_finds_the_same_patient_in_all_48_orders(orders, run_once, tmp_path
 
 @pytest.mark.fault("orientations")
 def test_predict_puts_every_label_map_on_its_scans_exact_grid(orders, run_once, make_model, tmp_path):
-    outcome = run_once("predict", "-m", make_model(2), "-i", orders / "images", "-o", tmp_path / "out")
+    """Ten orders, oblique; `tests/prediction/test_orientations.py` goes through all 48 and all other outputs."""
+    chosen = range(0, 48, 5)
+    scans = [orders / "images" / f"{number:02d}.nii.gz" for number in chosen]
+    outcome = run_once("predict", "-m", make_model(2), "-i", *scans, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.text
     expected = None
-    for number, (order, signs) in enumerate(ORDERS):
+    for number in chosen:
+        order, signs = ORDERS[number]
         scan, made = (nib.load(folder / f"{number:02d}.nii.gz") for folder in (orders / "images", tmp_path / "out"))
         for field in (
             "dim",
