@@ -2,7 +2,7 @@
 
     python tests/benchmarks/check_again.py data/liver data/heart -o docs/results/check_again.json
 
-Without datasets, 200 phantoms are drawn. Each run is a fresh process on a copy of the dataset, with a cache of its own;
+200 phantoms are drawn and measured as well. Each run is a fresh process on a copy of the dataset, with a cache of its own;
 files were not changed for some seconds, so that their times alone vouch for them. `import` is a process that loads what
 the command loads and does nothing.
 """
@@ -33,15 +33,15 @@ def seconds(words: list[str], *, cache: Path) -> float:
     return round(time.time() - start, 2)
 
 
-def measure(root: Path, *, folder: Path) -> dict[str, object]:
+def measure(root: Path, *, name: str, folder: Path) -> dict[str, object]:
     """Measure one dataset, of which a copy is made."""
-    copy = folder / root.name
+    copy = folder / name
     shutil.copytree(root, copy, copy_function=shutil.copyfile)
     labels = sorted((copy / "labelsTr").glob("*.nii.gz"))
     check = ["-m", "autoseg.cli.plan", str(copy), "--check"]
     cache = folder / "cache"
     time.sleep(SETTLE_SECONDS)
-    result: dict[str, object] = {"dataset": root.name, "cases": len(labels)}
+    result: dict[str, object] = {"dataset": name, "cases": len(labels)}
     result["import"] = seconds(["-c", "import autoseg.planning.check"], cache=cache)
     result["first"] = seconds(check, cache=cache)
     result["again"] = [seconds(check, cache=cache) for _ in range(3)]
@@ -61,16 +61,16 @@ def main() -> None:
     arguments = parser.parse_args()
     measured = []
     with tempfile.TemporaryDirectory() as temporary:
-        roots = list(arguments.datasets)
-        if not roots:
-            write_phantom_dataset(Path(temporary) / "phantoms", num_train=NUM_PHANTOMS, num_test=0, seed=0)
-            roots = [Path(temporary) / "phantoms" / "dataset"]
-        for number, root in enumerate(roots):
-            folder = Path(temporary) / str(number)
-            folder.mkdir()
-            measured.append(measure(root, folder=folder))
+        drawn = Path(temporary) / "drawn"
+        write_phantom_dataset(drawn, num_train=NUM_PHANTOMS, num_test=0, seed=0)
+        for name, root in [*((root.name, root) for root in arguments.datasets), ("phantoms", drawn / "dataset")]:
+            folder = Path(temporary) / "measured" / name
+            folder.mkdir(parents=True)
+            measured.append(measure(root, name=name, folder=folder))
             print(json.dumps(measured[-1]))
-    content = {"seconds": measured, "date": date.today().isoformat(), "machine": f"{os.cpu_count()} cores"}
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    machine = f"{os.cpu_count()} cores, load averages at the end {load}"
+    content = {"seconds": measured, "date": date.today().isoformat(), "machine": machine}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(content, indent=2) + "\n")
 
