@@ -2,7 +2,7 @@
 
     python tests/benchmarks/check_again.py data/liver data/heart -o docs/results/check_again.json
 
-200 phantoms are drawn and measured as well. Each run is a fresh process on a copy of the dataset, with a cache of its own;
+200 phantoms are drawn and measured too. Each run is a fresh process on a copy of the dataset with a cache of its own;
 files were not changed for some seconds, so that their times alone vouch for them. `import` is a process that loads what
 the command loads and does nothing.
 """
