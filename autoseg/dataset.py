@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoseg.dataset_labels import LabelSet, Organ, discover_labels, parse_channel_names, parse_labels
+from autoseg.dataset_labels import (
+    LabelSet,
+    ListValues,
+    Organ,
+    discover_labels,
+    list_label_values,
+    parse_channel_names,
+    parse_labels,
+)
 from autoseg.dataset_layouts import (
     Candidate,
     CaseFiles,
@@ -58,8 +66,12 @@ class Dataset:
     problems: tuple[Problem, ...]
 
 
-def read_dataset(root: Path) -> Dataset:
+def read_dataset(root: Path, *, list_values: ListValues = list_label_values) -> Dataset:
     """Read which cases, labels and channels a dataset has; no image is opened but the headers of 4D files.
+
+    Args:
+        root: Its folder.
+        list_values: Lists the values of a label map, where no file names the labels; may remember them.
 
     Raises:
         DatasetError: Nothing can be used: no such folder, no layout, a damaged `dataset.json`, no labels, no cases. It
@@ -82,7 +94,8 @@ def read_dataset(root: Path) -> Dataset:
     if "labels" in content:
         labels = parse_labels(content["labels"], content.get("descriptions"), problems)
     else:
-        labels = discover_labels([case.label_path for case in cases if case.label_path], problems)
+        paths = [case.label_path for case in cases if case.label_path]
+        labels = discover_labels(paths, problems, list_values=list_values)
     where = display_name(root / "dataset.json")
     if any(problem.is_error and not problem.case_id for problem in problems):
         raise DatasetError(f"the dataset cannot be used ({where})", problems=problems)

@@ -9,7 +9,8 @@ Every problem is collected, none is raised.
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from autoseg.image_io import read_labels
 MAX_VALUE = 65535  # label maps are stored as uint8 or uint16
 MAX_NAME_LENGTH = 200
 MAX_CHANNELS = 32
+ListValues = Callable[[Path], Iterable[int]]
 _BACKGROUND_NAMES = {"background", "bg", "none", "unlabeled", "unlabelled", "clear label", "air", "unknown", "exterior"}
 
 
@@ -70,6 +72,8 @@ def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> Lab
         if value == 0:
             _check_background(name, problems)
         elif name.casefold() == "ignore":
+            if ignore_value is not None:
+                problems.append(Problem("", f"the values {ignore_value} and {value} are both called ignore; keep one."))
             ignore_value = value
         elif name.casefold() == "background":
             problems.append(Problem("", f"background has the value {value}; expected 0."))
@@ -81,20 +85,27 @@ def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> Lab
     return LabelSet(organs=_describe(organs, descriptions, problems), ignore_value=ignore_value)
 
 
-def discover_labels(label_paths: Iterable[Path], problems: list[Problem]) -> LabelSet:
+def list_label_values(path: Path) -> list[int]:
+    """List the values of a label map that may be organs, by size.
+
+    Raises:
+        ScanFileError: It cannot be read.
+    """
+    labels = read_labels(path).array_zyx
+    is_small = labels.dtype in (np.uint8, np.uint16)
+    found = np.flatnonzero(np.bincount(labels.ravel())) if is_small else np.unique(labels)  # bincount is fast
+    return [int(value) for value in found if 0 < value <= MAX_VALUE]
+
+
+def discover_labels(label_paths: Iterable[Path], problems: list[Problem], *, list_values: ListValues) -> LabelSet:
     """Name the values that occur in label maps "label 1", "label 2"..., with a warning.
 
     A file that cannot be read is passed over here; the scan of the cases reports it.
     """
     values: set[int] = set()
     for path in label_paths:
-        try:
-            labels = read_labels(path).array_zyx
-        except ScanFileError:
-            continue
-        is_small = labels.dtype in (np.uint8, np.uint16)
-        found = np.flatnonzero(np.bincount(labels.ravel())) if is_small else np.unique(labels)  # bincount is fast
-        values.update(int(value) for value in found if 0 < value <= MAX_VALUE)
+        with suppress(ScanFileError):
+            values.update(list_values(path))
     organs = tuple(Organ(name=f"label {value}", value=value) for value in sorted(values))
     if organs:
         problems.append(
@@ -138,6 +149,8 @@ def _name_value_pairs(labels: Mapping[Any, Any], problems: list[Problem]) -> lis
     pairs = []
     for key, content in labels.items():
         name, value = (content, key) if is_by_value else (key, content)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]  # a region of one value is that value
         if isinstance(value, list):
             problems.append(
                 Problem("", f"label {name!r} is a region {value!r:.60}; regions come later. Give each label one value.")

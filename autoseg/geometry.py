@@ -26,6 +26,8 @@ Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # (start, stop) 
 
 SPACING_TOLERANCE = 1e-3  # relative; NIfTI stores float32, and writers round spacing to a few digits
 MM3_PER_ML = 1000.0
+UNNOTICED_MM = 1e-3  # corners nearer than this come from rounding
+FLIPPED_REMEDY = "Check with a viewer which one is right and copy its affine to the other."
 SAME_PLACE_VOXELS = 0.1  # two grids whose corners are nearer than this share of a voxel are one grid
 
 
@@ -164,17 +166,32 @@ def grids_differ(
     if distance_mm <= allowed_mm:
         return None
     if _same_box(a, b, allowed_mm=allowed_mm):
+        return f"{who} the direction of their axes, but fill the same box: one header is flipped. {FLIPPED_REMEDY}"
+    if _differ_in_sign_alone(a, b):
         return (
-            f"{who} the direction of their axes, but fill the same box: one header is flipped. "
-            f"Check with a viewer which one is right and copy its affine to the other."
+            f"{who} the sign of their axes alone: the arrays may be the same and one header flipped, as where LPS is "
+            f"taken for RAS or a header was lost. {FLIPPED_REMEDY}"
         )
-    if np.allclose(a.direction, b.direction, atol=1e-3):
-        origins = f"{_rounded(a.origin_xyz_mm)} and {_rounded(b.origin_xyz_mm)}"
-        return f"{who} origin_xyz_mm: {origins}; corners lie {distance_mm:.3g} mm apart. Resample the {names[1]}."
-    return (
-        f"{who} direction: {tuple(map(_rounded, a.direction))} and {tuple(map(_rounded, b.direction))}; "
-        f"corners lie {distance_mm:.3g} mm apart. Resample the {names[1]}."
-    )
+    apart = f"corners lie {distance_mm:.3g} mm apart. Resample the {names[1]}."
+    if not np.allclose(a.direction, b.direction, atol=1e-3):
+        return f"{who} direction: {tuple(map(_rounded, a.direction))} and {tuple(map(_rounded, b.direction))}; {apart}"
+    if np.linalg.norm(np.subtract(a.origin_xyz_mm, b.origin_xyz_mm)) <= allowed_mm:
+        return f"{who} spacing or direction by little: {a.spacing_zyx_mm} and {b.spacing_zyx_mm} mm; {apart}"
+    return f"{who} origin_xyz_mm: {_rounded(a.origin_xyz_mm)} and {_rounded(b.origin_xyz_mm)}; {apart}"
+
+
+def small_shift(a: ImageGeometry, b: ImageGeometry, *, name: str) -> str | None:
+    """Tell by how much the grid `b` of that name lies off `a`, with which it counts as one; None for mere rounding."""
+    distance_mm = corner_distance_mm(a, b)
+    if distance_mm <= UNNOTICED_MM:
+        return None
+    return f"the {name}'s grid lies {distance_mm:.3g} mm off, under 0.1 voxel; the image's grid is used."
+
+
+def _differ_in_sign_alone(a: ImageGeometry, b: ImageGeometry) -> bool:
+    """Say whether each axis of one runs along the same axis of the other, some the other way."""
+    cosines = (np.array(a.direction) * np.array(b.direction)).sum(axis=0)
+    return bool((np.abs(cosines) > 1 - 1e-6).all() and (cosines < 0).any())
 
 
 def _same_box(a: ImageGeometry, b: ImageGeometry, *, allowed_mm: float) -> bool:

@@ -137,7 +137,8 @@ def read_labels(path: Path) -> Scan:
     volumes, stored, warnings = _read_volumes(path)
     array = _pick(volumes, None, name)
     if array.dtype.kind == "f":
-        array = _rounded(array, name)
+        array, rounding = _rounded(array, name)
+        warnings = (*warnings, *rounding)
     low, high = int(array.min()), int(array.max())
     for dtype in (np.uint8, np.uint16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
@@ -279,7 +280,8 @@ def replace_not_finite(array: np.ndarray, *, name: str) -> tuple[np.ndarray, tup
     return np.nan_to_num(array, nan=low, neginf=low, posinf=high), (f"{bad} NaN or infinite voxels were replaced.",)
 
 
-def _rounded(array: np.ndarray, name: str) -> np.ndarray:
+def _rounded(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Round label values that are nearly integers, and tell how many were not quite."""
     if not np.isfinite(array).all():
         raise ScanFileError(f"{name} holds label values that are NaN or infinite. Set them to 0 or to their label.")
     rounded = np.rint(array)
@@ -291,7 +293,13 @@ def _rounded(array: np.ndarray, name: str) -> np.ndarray:
         )
     if np.abs(rounded).max() >= 2**31:
         raise ScanFileError(f"{name} holds label values up to {rounded.max():g}; expected 0 to 65535.")
-    return rounded.astype(np.int32)
+    is_near = rounded != array
+    if not is_near.any():
+        return rounded.astype(np.int32), ()
+    text = (
+        f"{int(is_near.sum())} label values are no integers, such as {float(array[is_near][0]):.9g}, and were rounded."
+    )
+    return rounded.astype(np.int32), (text,)
 
 
 def _write(path: Path, array_zyx: np.ndarray, *, geometry: ImageGeometry, dtype: np.dtype, comment: str) -> None:

@@ -70,7 +70,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "matplotlib": ("training/progress_plot.py", "evaluation/overlay.py"),
     "tqdm": ("progress.py",),
     "PIL": ("pictures.py", "outputs/preview.py"),
-    "jinja2": ("outputs/report.py",),
+    "jinja2": ("outputs/report.py", "planning/report_page.py"),
     "cc3d": ("inference/specks.py",),
     "acvl_utils": ("inference/tiles.py",),
     "torch": ("network/", "inference/", "outputs/run_files.py", "prediction/", "training/", "cli/", "ranks.py"),

@@ -253,6 +253,7 @@ def test_read_dataset_pipe_among_the_images_does_not_hang(make: Make) -> None:
         ({"background": 0, "whole": [1, 2]}, "regions come later"),
         ({"liver": 1, "spleen": 1}, "share the value 1"),
         ({"liver": 1, "ignore": 1}, "share the value 1"),
+        ({"liver": 1, "ignore": 2, "Ignore": 3}, "the values 2 and 3 are both called ignore"),
         ({"liver": 1, "Liver": 2}, "'Liver' stands there twice"),
         ({"0": "background", "1": "liver", "2": "liver"}, "'liver' stands there twice"),
         ({"": 1}, "value 1 has the name ''"),
@@ -272,6 +273,11 @@ def test_read_dataset_labels_that_cannot_be_are_refused_with_all_problems(make: 
         read_dataset(root)
     assert words in messages(caught.value.problems, "")
     assert "a label but no image" in messages(caught.value.problems, "b")
+
+
+def test_read_dataset_region_of_one_value_is_that_value(make: Make) -> None:
+    root = make("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", content=nnunet(labels={"liver": [1], "spleen": 2}))
+    assert [organ.value for organ in read_dataset(root).labels.organs] == [1, 2]
 
 
 def test_read_dataset_odd_names_warn(make: Make) -> None:

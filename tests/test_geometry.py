@@ -15,6 +15,7 @@ from autoseg.geometry import (
     grids_differ,
     nonzero_box,
     reorient,
+    small_shift,
 )
 
 ORIENTATIONS = [
@@ -130,15 +131,33 @@ def test_corner_distance_mm_shift_is_its_length() -> None:
         (ImageGeometry.from_spacing((4, 4, 5), (1, 1, 1)), "shape_zyx: (4, 4, 4) and (4, 4, 5)"),
         (ImageGeometry.from_spacing((4, 4, 4), (2, 1, 1)), "spacing_zyx_mm: (1.0, 1.0, 1.0) and (2.0, 1.0, 1.0)"),
         (ImageGeometry.from_spacing((4, 4, 4), (1, 1, 1), (0, 0, 0.2)), "origin_xyz_mm"),
-        (ImageGeometry.from_affine((4, 4, 4), np.diag([-1, 1, 1, 1])), "direction"),
+        (ImageGeometry.from_affine((4, 4, 4), np.eye(4)[[1, 0, 2, 3]] * [[-1], [1], [1], [1]]), "direction: ((1.0"),
+        (ImageGeometry.from_spacing((4, 4, 4), (1, 1, 1.0009)), None),
     ],
-    ids=["shape", "spacing", "origin", "direction"],
+    ids=["shape", "spacing", "origin", "direction", "nearly"],
 )
-def test_grids_differ_names_what_differs_and_both_values(other: ImageGeometry, words: str) -> None:
+def test_grids_differ_names_what_differs_and_both_values(other: ImageGeometry, words: str | None) -> None:
     message = grids_differ(ImageGeometry.from_spacing((4, 4, 4), (1, 1, 1)), other)
-    assert message is not None
-    assert words in message
-    assert "flipped" not in message
+    assert (message is None) == (words is None)
+    assert words is None or words in str(message)
+    assert "flipped" not in str(message)
+
+
+def test_grids_differ_spacing_that_adds_up_over_many_voxels_is_named_with_all_digits() -> None:
+    a, b = (ImageGeometry.from_spacing((4, 4, 400), (1, 1, x)) for x in (1.0, 1.0009))
+    message = grids_differ(a, b)
+    assert "spacing or direction by little: (1.0, 1.0, 1.0) and (1.0, 1.0, 1.0009) mm" in str(message)
+    assert "0.359 mm apart" in str(message)
+
+
+def test_grids_differ_in_the_sign_of_axes_alone_is_called_a_flipped_header() -> None:
+    """LPS taken for RAS: the same numbers, with x and y counted the other way."""
+    affine = np.diag([-0.7, -0.7, 5.0, 1.0])
+    affine[:3, 3] = (120, 90, -40)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    a, b = (ImageGeometry.from_affine((4, 5, 6), one) for one in (affine, lps))
+    message = str(grids_differ(a, b))
+    assert "sign of their axes alone" in message and "one header flipped" in message and "copy its affine" in message
 
 
 def test_grids_differ_same_box_other_axes_is_called_a_flipped_header() -> None:
@@ -152,6 +171,13 @@ def test_grids_differ_below_a_tenth_of_a_voxel_is_one_grid() -> None:
     a = ImageGeometry.from_spacing((4, 4, 4), (1, 1, 1))
     assert grids_differ(a, ImageGeometry.from_spacing((4, 4, 4), (1, 1, 1), (0.09, 0, 0))) is None
     assert grids_differ(a, ImageGeometry.from_spacing((4, 4, 4), (1, 1, 1), (0.11, 0, 0))) is not None
+
+
+def test_small_shift_tells_the_distance_and_passes_over_rounding() -> None:
+    a = ImageGeometry.from_spacing((4, 4, 4), (1, 1, 1))
+    note = small_shift(a, ImageGeometry.from_spacing((4, 4, 4), (1, 1, 1), (0.05, 0, 0)), name="label")
+    assert note == "the label's grid lies 0.05 mm off, under 0.1 voxel; the image's grid is used."
+    assert small_shift(a, ImageGeometry.from_spacing((4, 4, 4), (1, 1, 1), (0.0005, 0, 0)), name="label") is None
 
 
 def test_nonzero_box_cuts_out_all_true_voxels() -> None:

@@ -12,10 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.cli.common import build_parser, run_command
-from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, UsageError, printable
+from autoseg.errors import (
+    EXIT_DONE,
+    EXIT_SOME_CASES_FAILED,
+    DatasetError,
+    Problem,
+    UsageError,
+    format_problems,
+    printable,
+)
 
 if TYPE_CHECKING:
     from autoseg.descriptions.ask import Server
+    from autoseg.planning.check import DatasetCheck
     from autoseg.planning.command import PlanOutcome
 
 MAX_ORGANS_SHOWN = 8
@@ -54,7 +63,9 @@ def _build_parser() -> argparse.ArgumentParser:
         dest="settings",
         help="one value of the plan, such as training.epochs=20; repeatable",
     )
-    parser.add_argument("--check", action="store_true", help="only look for problems; write nothing")
+    parser.add_argument(
+        "--check", action="store_true", help="only look for problems; with -o RUN, write a report of them there"
+    )
     parser.add_argument("--explain", metavar="FIELD", help="why a planned RUN holds a value, such as network.backbone")
     parser.add_argument(
         "--on-bad",
@@ -108,18 +119,46 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from autoseg.errors import DatasetError, format_problems
-    from autoseg.planning.check import check_dataset
-    from autoseg.planning.own_descriptions import read_own_descriptions, use_own_descriptions
+    check, problems = _look_at_dataset(arguments) if arguments.output is None else _report_dataset(arguments)
+    errors = [problem for problem in problems if problem.is_error]
+    counts = _counts(len(check.fingerprint.cases), check.num_cases)
+    if any(not problem.case_id for problem in errors) or (errors and arguments.on_bad == "fail"):
+        raise DatasetError(counts, problems=problems)
+    print("\n".join([counts, *format_problems(problems)]))
+    return EXIT_SOME_CASES_FAILED if errors else EXIT_DONE
+
+
+def _look_at_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tuple[Problem, ...]]":
+    """Check the dataset; nothing is written but the user's cache."""
+    from autoseg.planning.check import check_dataset, check_names
+    from autoseg.planning.own_descriptions import read_own_descriptions
+    from autoseg.planning.user_cache import open_user_cache
 
     own = None if arguments.descriptions is None else read_own_descriptions(arguments.descriptions)
-    check = check_dataset(arguments.datasets[0], num_workers=arguments.num_workers)
-    problems = check.problems + use_own_descriptions(check.fingerprint, own)[1]
-    errors = [problem for problem in problems if problem.is_error]
-    if any(not problem.case_id for problem in errors) or (errors and arguments.on_bad == "fail"):
-        raise DatasetError(_counts(len(check.fingerprint.cases), check.num_cases), problems=problems)
-    print("\n".join([_counts(len(check.fingerprint.cases), check.num_cases), *format_problems(problems)]))
-    return EXIT_SOME_CASES_FAILED if errors else EXIT_DONE
+    root: Path = arguments.datasets[0]
+    check = check_dataset(root, num_workers=arguments.num_workers, cache=open_user_cache(root))
+    return check, check.problems + check_names(check, own)
+
+
+def _report_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tuple[Problem, ...]]":
+    """Check the dataset and write the report of it, also of one that cannot be used."""
+    from autoseg.planning.command import PlanRequest, run_check
+    from autoseg.planning.report import PAGE_NAME
+
+    request = PlanRequest(
+        arguments.datasets[0],
+        arguments.output,
+        num_workers=arguments.num_workers,
+        descriptions=arguments.descriptions,
+    )
+    where = f"report    {printable(str(arguments.output / PAGE_NAME))}"
+    try:
+        result = run_check(request)
+    except DatasetError:
+        print(where)
+        raise
+    print(where)
+    return result
 
 
 def _counts(num_usable: int, num_cases: int) -> str:

@@ -84,7 +84,8 @@ class CaseFacts(Facts):
         slice_correlation_zyx: Mean correlation of neighbouring slices, cutting along z, y and x; 0 for a single slice.
         channels: Intensities of each channel.
         organs: The organs that are there; absent ones are left out.
-        voxel_digest: The same for two scans with the same voxels; "" for a constant scan.
+        voxel_digest: The same for two scans with the same voxels, whatever the order of their files' axes; "" for a
+            constant scan.
     """
 
     case_id: str

@@ -1,23 +1,23 @@
-"""Everything that is wrong with a dataset, and its fingerprint, read at most once for the same files.
+"""Everything that is wrong with a dataset, and its fingerprint.
 
-Owns: `DatasetCheck`, `check_dataset`, `check_once`.
-Does not own: the layout (`dataset.py`), the measurements (`fingerprint.py`), what stops a run (`command.py`).
+Owns: `DatasetCheck`, `check_dataset`, `check_names`.
+Does not own: the layout (`dataset.py`), the measurements (`fingerprint.py`), what is kept of earlier runs
+(`case_cache.py`), what stops a run (`command.py`).
 """
 
-import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from autoseg.dataset import Dataset, read_dataset
-from autoseg.errors import Problem, UsageError
-from autoseg.files import read_json, write_json
+from autoseg.errors import DatasetError, Problem
+from autoseg.planning.case_cache import CaseCache
 from autoseg.planning.fingerprint import Fingerprint, make_fingerprint
-from autoseg.planning.report import read_problems, stamp_files
+from autoseg.planning.own_descriptions import OwnDescriptions, use_own_descriptions
+from autoseg.planning.planner import describe_organs
+from autoseg.planning.reading import list_values_once
 from autoseg.workers import default_num_workers
-
-log = logging.getLogger("autoseg")
 
 
 @dataclass(frozen=True)
@@ -47,60 +47,47 @@ class DatasetCheck:
         return len({case.case_id for case in self.dataset.cases} | {p.case_id for p in self.problems if p.case_id})
 
 
-def check_dataset(dataset_root: Path, *, num_workers: int | None = None) -> DatasetCheck:
-    """Read a dataset and everything in it; nothing is written.
+def check_dataset(
+    dataset_root: Path, *, num_workers: int | None = None, cache: CaseCache | None = None
+) -> DatasetCheck:
+    """Read a dataset and everything in it; nothing is written but the cache.
+
+    Args:
+        dataset_root: Its folder.
+        num_workers: Processes; none: one a core.
+        cache: Cases that it holds and whose files are the same are not read again; none: all are read.
 
     Raises:
         DatasetError: Nothing is usable; carries all problems.
+        OSError: The cache cannot be written, and is not optional.
     """
-    return _check(_read(Path(dataset_root)), num_workers=num_workers)
-
-
-def check_once(root: Path, *, run_folder: Path, num_workers: int | None) -> tuple[DatasetCheck, str]:
-    """Check a dataset and save its fingerprint, or take what was saved if no file changed since.
-
-    Returns:
-        The check and the stamp of the files.
-
-    Raises:
-        DatasetError: Nothing is usable; carries all problems.
-    """
-    dataset = _read(root)
-    stamp = stamp_files(dataset)
-    fingerprint_path = run_folder / "fingerprint.json"
-    report_path = run_folder / "dataset_report.json"
-    contents = read_problems(report_path, stamp=stamp, stage="contents")
-    fingerprint = None if contents is None else _read_fingerprint(fingerprint_path)
-    if contents is not None and fingerprint is not None:
-        log.info("no file of %s changed; its fingerprint is kept.", dataset.name)
-        return DatasetCheck(dataset, fingerprint, dataset.problems, contents), stamp
-    report_path.unlink(missing_ok=True)  # until the new fingerprint is there, no report may vouch for it
-    check = _check(dataset, num_workers=num_workers)
-    write_json(fingerprint_path, check.fingerprint.model_dump(mode="json"))
-    return check, stamp
-
-
-def _read(root: Path) -> Dataset:
-    dataset = read_dataset(root)
-    return replace(dataset, problems=tuple(shorten_paths(problem, root=root) for problem in dataset.problems))
-
-
-def _check(dataset: Dataset, *, num_workers: int | None) -> DatasetCheck:
-    bad = {problem.case_id for problem in dataset.problems if problem.is_error}
-    readable = replace(dataset, cases=tuple(case for case in dataset.cases if case.case_id not in bad))
-    fingerprint, contents = make_fingerprint(readable, num_workers=num_workers or default_num_workers())
-    shown = tuple(shorten_paths(problem, root=dataset.root) for problem in contents)
-    return DatasetCheck(dataset, fingerprint, dataset.problems, shown)
-
-
-def shorten_paths(problem: Problem, *, root: Path) -> Problem:
-    """Shorten paths to what lies below the dataset's folder."""
-    message = problem.message.replace(f"{root.resolve()}/", "").replace(f"{root}/", "")
-    return replace(problem, message=message)
-
-
-def _read_fingerprint(path: Path) -> Fingerprint | None:
+    root = Path(dataset_root)
     try:
-        return Fingerprint.model_validate(read_json(path))
-    except (UsageError, ValidationError):
-        return None  # absent, damaged or of another version: the scans are read again
+        cache = cache or CaseCache(None)
+        dataset = read_dataset(root, list_values=partial(list_values_once, cache=cache))
+        bad = {problem.case_id for problem in dataset.problems if problem.is_error}
+        readable = replace(dataset, cases=tuple(case for case in dataset.cases if case.case_id not in bad))
+        num_workers = num_workers or default_num_workers()
+        fingerprint, contents = make_fingerprint(readable, num_workers=num_workers, cache=cache)
+    except DatasetError as error:
+        headline = _shorten(error.headline, root=root)
+        raise DatasetError(headline, problems=shorten_paths(error.problems, root=root)) from error
+    layout = shorten_paths(dataset.problems, root=root)
+    return DatasetCheck(dataset, fingerprint, layout, shorten_paths(contents, root=root))
+
+
+def check_names(check: DatasetCheck, own: OwnDescriptions | None) -> tuple[Problem, ...]:
+    """Warn of organs that nothing is known of or that read alike, and of own descriptions that are of no organ."""
+    fingerprint, unused = use_own_descriptions(check.fingerprint, own)
+    return unused + describe_organs(fingerprint)[1]
+
+
+def shorten_paths(problems: Iterable[Problem], *, root: Path) -> tuple[Problem, ...]:
+    """Shorten paths in messages to what lies below the dataset's folder."""
+    return tuple(replace(problem, message=_shorten(problem.message, root=root)) for problem in problems)
+
+
+def _shorten(text: str, *, root: Path) -> str:
+    for folder in (root.resolve(), root.absolute()):
+        text = text.replace(f"{folder}/", "")
+    return text

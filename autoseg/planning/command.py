@@ -4,7 +4,7 @@ Owns: the order of the steps, what is written when, what stops the run, and the 
 Does not own: any of the steps themselves, the parser (`cli/plan.py`).
 
 Every file is complete or absent, and `splits.json` comes last: a run folder that has one is ready to train. The same
-command again reads the scans only if a file changed, and preprocesses only what is not there.
+command again reads only the cases whose files changed, and preprocesses only what is not there.
 """
 
 import logging
@@ -19,15 +19,17 @@ from filelock import FileLock, Timeout
 from autoseg.descriptions.ask import Server
 from autoseg.errors import DatasetError, LockedError, PlanError, Problem, UsageError, format_problems
 from autoseg.files import atomic_path, read_json, remove_leftovers, write_json
+from autoseg.planning.case_cache import FILE_NAME as CACHE_NAME
+from autoseg.planning.case_cache import CaseCache
 from autoseg.planning.changes import plan_with_changes
-from autoseg.planning.check import DatasetCheck, check_once, shorten_paths
+from autoseg.planning.check import DatasetCheck, check_dataset, check_names, shorten_paths
 from autoseg.planning.describing import add_descriptions
 from autoseg.planning.device import find_device
 from autoseg.planning.fingerprint import Fingerprint
 from autoseg.planning.own_descriptions import read_own_descriptions, use_own_descriptions
 from autoseg.planning.pinning import pin_weights
 from autoseg.planning.planner import describe_organs
-from autoseg.planning.report import write_report
+from autoseg.planning.report import JSON_NAME, write_report
 from autoseg.planning.splits import make_splits
 from autoseg.plans import Plans, read_plans, write_plans
 from autoseg.preprocessing.run import preprocess_dataset
@@ -136,11 +138,12 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
     device = find_device(request.device, memory_gib=request.memory_gib)
     own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
     with _own_folder(request):
-        check, stamp = check_once(request.dataset_root, run_folder=request.run_folder, num_workers=request.num_workers)
+        check = _check(request)
         found = {"layout": check.layout, "contents": check.contents}
-        usable = tuple(case.case_id for case in check.fingerprint.cases)
-        _write_report(request, check=check, stamp=stamp, used=usable, found=found)
+        usable = _usable(check)
+        _write_report(request, check=check, used=usable, found=found)
         _stop_at_errors(check.problems, num_cases=check.num_cases, request=request)
+        write_json(request.run_folder / "fingerprint.json", check.fingerprint.model_dump(mode="json"))
         fingerprint, unused = use_own_descriptions(check.fingerprint, own)
         fingerprint = add_descriptions(fingerprint, run_folder=request.run_folder, server=request.describe)
         plans = plan_with_changes(fingerprint, device=device, overlays=request.overlays, settings=request.settings)
@@ -150,7 +153,7 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
         failures = found["preprocessing"] = _preprocess(check, plans=plans, request=request)
         failed = {problem.case_id for problem in failures if problem.is_error}
         used = tuple(case_id for case_id in usable if case_id not in failed)
-        _write_report(request, check=check, stamp=stamp, used=used, found=found)
+        _write_report(request, check=check, used=used, found=found)
         _stop_at_errors(failures, num_cases=check.num_cases, request=request)
         if not used:
             raise DatasetError("no case could be preprocessed.", problems=failures)
@@ -160,16 +163,53 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
     return PlanOutcome(plans, check, used, tuple(sorted({p.case_id for p in problems if p.is_error})))
 
 
+def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
+    """Check a dataset and write the report of it, and nothing else but what the next run need not read again.
+
+    Returns:
+        The check, and all problems.
+
+    Raises:
+        DatasetError: Nothing is usable; the report is written all the same.
+        UsageError: The folder or the file of descriptions cannot be used.
+        LockedError: Another process plans into the same folder.
+    """
+    own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
+    with _own_folder(request):
+        check = _check(request)
+        names = check_names(check, own)
+        found = {"layout": check.layout, "contents": check.contents, "plan": names}
+        _write_report(request, check=check, used=_usable(check), found=found)
+    return check, check.problems + names
+
+
+def _check(request: PlanRequest) -> DatasetCheck:
+    """Check the dataset; where nothing is usable, the report says why."""
+    try:
+        cache = CaseCache(request.run_folder / CACHE_NAME)
+        return check_dataset(request.dataset_root, num_workers=request.num_workers, cache=cache)
+    except DatasetError as error:
+        problems = (Problem("", error.headline), *error.problems)
+        name = request.dataset_root.resolve().name
+        write_report(request.run_folder, dataset_name=name, problems={"layout": problems})
+        raise
+
+
+def _usable(check: DatasetCheck) -> tuple[str, ...]:
+    return tuple(case.case_id for case in check.fingerprint.cases)
+
+
 def _write_report(
-    request: PlanRequest,
-    *,
-    check: DatasetCheck,
-    stamp: str,
-    used: Sequence[str],
-    found: Mapping[str, Sequence[Problem]],
+    request: PlanRequest, *, check: DatasetCheck, used: Sequence[str], found: Mapping[str, Sequence[Problem]]
 ) -> None:
-    path = request.run_folder / "dataset_report.json"
-    write_report(path, dataset=check.dataset, stamp=stamp, used=used, problems=found)
+    write_report(
+        request.run_folder,
+        dataset_name=check.dataset.name,
+        case_ids=[case.case_id for case in check.dataset.cases],
+        fingerprint=check.fingerprint,
+        used=used,
+        problems=found,
+    )
 
 
 @contextmanager
@@ -208,7 +248,7 @@ def _stop_at_errors(problems: Sequence[Problem], *, num_cases: int, request: Pla
     num_bad = len({problem.case_id for problem in errors if problem.case_id})
     what = f"{num_bad} of {num_cases} cases" if num_bad else "the dataset"
     remedy = " --on-bad skip goes on without the bad cases." if not of_dataset and num_bad < num_cases else ""
-    headline = f"{what} cannot be used ({request.run_folder / 'dataset_report.json'} has this table).{remedy}"
+    headline = f"{what} cannot be used ({request.run_folder / JSON_NAME} has this table).{remedy}"
     raise DatasetError(headline, problems=problems)
 
 
@@ -250,7 +290,7 @@ def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest) -> t
         store_folder=request.run_folder / "preprocessed",
         num_workers=request.num_workers or default_num_workers(),
     )
-    return tuple(shorten_paths(problem, root=check.dataset.root) for problem in problems)
+    return shorten_paths(problems, root=check.dataset.root)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ import numpy as np
 from autoseg.dataset import LabelSet
 from autoseg.descriptions import find_modality
 from autoseg.errors import Problem
-from autoseg.geometry import ImageGeometry, corner_distance_mm, grids_differ
+from autoseg.geometry import ImageGeometry, grids_differ, small_shift
 from autoseg.planning.case_facts import CaseFacts, IntensityFacts
 
 CHUNK_VOXELS = 2**21  # label values are counted in chunks, since counting needs eight bytes a voxel
-UNNOTICED_MM = 1e-3  # corners nearer than this come from rounding
 MAX_VALUES_SHOWN = 8
 HOUNSFIELD_AIR = -1024
 
@@ -31,15 +30,9 @@ def check_grids(case_id: str, *, image: ImageGeometry, others: Mapping[str, Imag
         if fault is not None:
             problems.append(Problem(case_id, fault))
             continue
-        distance = corner_distance_mm(image, geometry)
-        if distance > UNNOTICED_MM:
-            problems.append(
-                Problem(
-                    case_id,
-                    f"the {name}'s grid lies {distance:.3g} mm off, under 0.1 voxel; the image's grid is used.",
-                    is_error=False,
-                )
-            )
+        note = small_shift(image, geometry, name=name)
+        if note is not None:
+            problems.append(Problem(case_id, note, is_error=False))
     return problems
 
 

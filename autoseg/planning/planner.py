@@ -100,9 +100,10 @@ def make_plans(fingerprint: Fingerprint, *, device: Device, given: Given = Given
 
 
 def describe_organs(fingerprint: Fingerprint) -> tuple[tuple[OrganPlan, ...], tuple[Problem, ...]]:
-    """Look up the description of every organ; the ones that nothing is known of are named in a warning each."""
+    """Look up the description of every organ, and warn of those that nothing is known of or that read alike."""
     modality = find_modality(fingerprint.channel_names)
     organs, problems = [], []
+    first_of: dict[tuple[str, ...], str] = {}
     for organ in fingerprint.organs:
         found = describe_organ(organ.name, modality=modality, own_text=organ.description)
         organs.append(OrganPlan(name=organ.name, value=organ.value, sentences=_fit(found.sentences)))
@@ -110,6 +111,13 @@ def describe_organs(fingerprint: Fingerprint) -> tuple[tuple[OrganPlan, ...], tu
             text = (
                 f"organ {organ.name} is not among the known organs: a template describes it. Give it a description in "
                 "dataset.json or with --descriptions, or a usual anatomical name."
+            )
+            problems.append(Problem("", text, is_error=False))
+        first = first_of.setdefault(found.sentences, organ.name)
+        if first != organ.name:
+            text = (
+                f"organs {first} and {organ.name} have the same description, so the text cannot tell them apart. If "
+                "they are one organ, give them one value; else give one a description of its own."
             )
             problems.append(Problem("", text, is_error=False))
     return tuple(organs), tuple(problems)
@@ -131,10 +139,15 @@ def _plan_data(fingerprint: Fingerprint, reasons: _Reasons) -> DataPlan:
         )
         for number, name in enumerate(fingerprint.channel_names)
     )
-    organs, unknown = describe_organs(fingerprint)
+    organs, _ = describe_organs(fingerprint)
+    modality = find_modality(fingerprint.channel_names)
+    is_known = [
+        describe_organ(organ.name, modality=modality, own_text=organ.description).is_known
+        for organ in fingerprint.organs
+    ]
     reasons.found["data.organs"] = Reason(
         rule="All organs of the dataset, each with its own description, the known one, or a template.",
-        facts={"modality": find_modality(fingerprint.channel_names), "unknown_organs": len(unknown)},
+        facts={"modality": modality, "unknown_organs": is_known.count(False)},
     )
     spacing = reasons.keep(
         "data.target_spacing_zyx_mm",

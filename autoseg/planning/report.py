@@ -1,54 +1,65 @@
-"""The dataset report: every problem of every case, written for people and read again when the same command is repeated.
+"""The dataset report: the state, the facts and every problem of every case, for programs (JSON) and people (a page).
 
-Owns: the form of `dataset_report.json`, and the stamp that tells whether the files are the same as before.
-Does not own: finding problems (`fingerprint.py`, `dataset.py`), what follows from them (`command.py`).
+Owns: the form of `dataset_report.json`, and what the page beside it is told.
+Does not own: finding problems (`fingerprint.py`, `dataset.py`), what follows from them (`command.py`), how the page
+looks (`dataset_report.html`, filled by `report_page.py`).
+
+The report has no time and no path of this machine in it: the same dataset gives the same bytes.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoseg.dataset import CaseFiles, Dataset
-from autoseg.errors import Problem, UsageError
-from autoseg.files import read_json, write_json
+from autoseg.errors import Problem
+from autoseg.files import write_json, write_text
+from autoseg.planning.case_facts import CaseFacts
+from autoseg.planning.fingerprint import Fingerprint
+from autoseg.planning.report_page import format_page
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
+JSON_NAME, PAGE_NAME = "dataset_report.json", "dataset_report.html"
 STAGES = ("layout", "contents", "plan", "preprocessing")
 
 
-def stamp_files(dataset: Dataset) -> str:
-    """Return a digest of the declaration and of name, size and time of change of every file of a dataset."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((REPORT_VERSION, dataset.name, dataset.channel_names, dataset.labels)).encode())
-    for case in dataset.cases:
-        digest.update(repr((case.case_id, case.patient_id, case.volumes)).encode(errors="surrogateescape"))
-        for path in _paths(case):
-            try:
-                facts = path.stat()
-            except OSError:
-                digest.update(b"missing")
-                continue
-            digest.update(repr((path.name, facts.st_size, facts.st_mtime_ns)).encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _paths(case: CaseFiles) -> list[Path]:
-    return [*case.image_paths, *([] if case.label_path is None else [case.label_path])]
-
-
 def write_report(
-    path: Path, *, dataset: Dataset, stamp: str, used: Sequence[str], problems: Mapping[str, Sequence[Problem]]
+    folder: Path,
+    *,
+    dataset_name: str,
+    case_ids: Iterable[str] = (),
+    fingerprint: Fingerprint | None = None,
+    used: Sequence[str] = (),
+    problems: Mapping[str, Sequence[Problem]],
 ) -> None:
-    """Write the report.
+    """Write the report as JSON and as a page.
 
     Args:
-        path: Of `dataset_report.json`.
-        dataset: As it was read.
-        stamp: From `stamp_files`.
+        folder: Of the run.
+        dataset_name: As declared.
+        case_ids: Those whose files are all there; cases that problems name are added.
+        fingerprint: What was measured; None where no case can be used.
         used: The cases that the run uses.
         problems: For each of `STAGES` what it found.
+
+    Raises:
+        OSError: It cannot be written.
     """
+    content = describe_dataset(
+        dataset_name=dataset_name, case_ids=case_ids, fingerprint=fingerprint, used=used, problems=problems
+    )
+    write_json(folder / JSON_NAME, content)
+    write_text(folder / PAGE_NAME, format_page(content))
+
+
+def describe_dataset(
+    *,
+    dataset_name: str,
+    case_ids: Iterable[str],
+    fingerprint: Fingerprint | None,
+    used: Sequence[str],
+    problems: Mapping[str, Sequence[Problem]],
+) -> dict[str, Any]:
+    """Give the content of `dataset_report.json`; arguments as of `write_report`."""
     entries: list[dict[str, Any]] = [
         {"stage": stage, "case_id": item.case_id, "message": item.message, "is_error": item.is_error}
         for stage in STAGES
@@ -56,30 +67,32 @@ def write_report(
     ]
     failed = {entry["case_id"] for entry in entries if entry["is_error"]}
     noted = {entry["case_id"] for entry in entries}
-    names = sorted({case.case_id for case in dataset.cases} | {name for name in noted if name})
-    status = {name: "error" if name in failed else "warning" if name in noted else "good" for name in names}
-    content = {
+    names = sorted({*case_ids, *(name for name in noted if name)})
+    channels = () if fingerprint is None else fingerprint.channel_names
+    cases = () if fingerprint is None else fingerprint.cases
+    return {
         "version": REPORT_VERSION,
-        "dataset": dataset.name,
-        "stamp": stamp,
+        "dataset": dataset_name,
         "num_cases": len(names),
         "num_used": len(used),
-        "cases": status,
+        "organs": [] if fingerprint is None else [organ.name for organ in fingerprint.organs],
+        "cases": {name: "error" if name in failed else "warning" if name in noted else "good" for name in names},
         "problems": entries,
+        "facts": {case.case_id: _describe_case(case, channel_names=channels) for case in cases},
     }
-    write_json(path, content)
 
 
-def read_problems(path: Path, *, stamp: str, stage: str) -> tuple[Problem, ...] | None:
-    """Read the problems of one stage again; None where there is no report of just these files."""
-    try:
-        content: Any = read_json(path)
-        if content["version"] != REPORT_VERSION or content["stamp"] != stamp:
-            return None
-        return tuple(
-            Problem(entry["case_id"], entry["message"], bool(entry["is_error"]))
-            for entry in content["problems"]
-            if entry["stage"] == stage
-        )
-    except (UsageError, KeyError, TypeError):
-        return None  # absent, damaged or of another form: the scans are read again
+def _describe_case(case: CaseFacts, *, channel_names: Sequence[str]) -> dict[str, Any]:
+    """Give what a person asks of a case; sizes are along canonical axes."""
+    return {
+        "size_zyx": list(case.size_zyx),
+        "spacing_zyx_mm": list(case.spacing_zyx_mm),
+        "channels": [
+            {"name": name, "minimum": facts.whole.minimum, "maximum": facts.whole.maximum, "mean": facts.whole.mean}
+            for name, facts in zip(channel_names, case.channels, strict=True)
+        ],
+        "organs": [
+            {"name": organ.name, "volume_ml": organ.volume_ml, "num_components": organ.num_components}
+            for organ in case.organs
+        ],
+    }

@@ -5,14 +5,14 @@ Does not own: files of scans in and label maps out (`command.py`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autoseg.errors import GeometryError, UsageError
-from autoseg.geometry import ImageGeometry, grids_differ
+from autoseg.geometry import ImageGeometry, grids_differ, small_shift
 from autoseg.image_in_memory import as_scan, in_order_of
 from autoseg.image_io import read_scan, write_label_map
 from autoseg.inference.clicks import OrganClicks
@@ -99,6 +99,9 @@ def predict(
         difference = grids_differ(channels[0].geometry, channel.geometry, names=names)
         if difference is not None:
             raise GeometryError(difference)
+        shift = small_shift(channels[0].geometry, channel.geometry, name=names[1])
+        if shift is not None:
+            channels[number] = replace(channel, warnings=(*channel.warnings, shift))
     predicted = predictor.predict_scans(channels, clicks=clicks, with_uncertainty=uncertainty)
     statistics = measure_organs(
         predicted.labels_zyx,

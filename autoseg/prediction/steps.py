@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 
 from autoseg.dataset import CaseFiles, read_channels
 from autoseg.errors import AutosegError, GeometryError
-from autoseg.geometry import grids_differ
+from autoseg.geometry import grids_differ, small_shift
 from autoseg.image_io import Scan, read_header
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import PredictedCase, Predictor
@@ -185,15 +185,18 @@ def _threads(device: torch.device) -> int:
 
 
 def read_case(case: CaseFiles) -> tuple[Scan, ...]:
-    """Read a case's channels and check that they lie on one grid.
+    """Read a case's channels and check that they lie on one grid; a small shift is among a channel's warnings.
 
     Raises:
         AutosegError: A file cannot be read, or the channels' grids differ.
     """
-    channels = read_channels(case)
-    for path, channel in zip(case.image_paths[1:], channels[1:], strict=True):
+    first, *others = read_channels(case)
+    checked = [first]
+    for path, channel in zip(case.image_paths[1:], others, strict=True):
         names = (case.image_paths[0].name, path.name)
-        difference = grids_differ(channels[0].geometry, channel.geometry, names=names)
+        difference = grids_differ(first.geometry, channel.geometry, names=names)
         if difference is not None:
             raise GeometryError(difference)
-    return channels
+        shift = small_shift(first.geometry, channel.geometry, name=f"channel {path.name}")
+        checked.append(channel if shift is None else replace(channel, warnings=(*channel.warnings, shift)))
+    return tuple(checked)

@@ -153,7 +153,7 @@ def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> Cas
     What raises Dice when it is removed from them is removed from the maps, and by the model from then on.
     """
     if data.seen_in_training or not data.monitored:
-        log.info("every case was trained on, so there is none to validate on; --fold 0 leaves a fifth out")
+        log.info("every case was trained on, so there is none to validate on%s", _how_to_validate(data.folder.parent))
         _clean_as_validated(state, data, plans=plans)
         return {}
     device = next(state.averaged.parameters()).device
@@ -178,6 +178,14 @@ def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> Cas
     }
     write_json(folder / "summary.json", summary)
     return cleaned
+
+
+def _how_to_validate(run_folder: Path) -> str:
+    """Say how cases are left out of training, where the run has folds that leave any out."""
+    splits: list[dict[str, list[str]]] = read_json(run_folder / "splits.json")
+    if not any(split["validation"] for split in splits):
+        return ": the run has a single case, or cases of one patient"
+    return f"; --fold 0 leaves one part in {len(splits)} out"
 
 
 def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> Plans:

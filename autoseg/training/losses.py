@@ -60,12 +60,17 @@ def compute_losses(
     organs = small_target[:, 1:]  # (B, K, h4, w4), shares of a pixel
     organs_known = small_known * counts[..., None, None]  # (B, K, h4, w4)
     terms["mask"] = weights.mask * mask_loss(output.mask_logits, organs, organs_known)
-    terms["quality"] = weights.quality * quality_loss(output.quality, masks.detach(), organs, organs_known, counts)
+    has_known = small_known.amax(dim=(2, 3))  # (B, 1)
+    terms["quality"] = weights.quality * quality_loss(
+        output.quality, masks.detach(), organs, organs_known, counts * has_known
+    )
     is_present = (target[:, 1:] * is_known).amax(dim=(2, 3))  # (B, K)
-    presence = presence_loss(output.presence_logits, is_present, counts)
+    is_whole = is_known.amin(dim=(2, 3))  # (B, 1); elsewhere an organ that is not seen may lie where it is ignored
+    sure = counts * torch.maximum(is_present, is_whole)
+    presence = presence_loss(output.presence_logits, is_present, sure)
     if output.map_logits is not None and output.semantic_presence_logits is not None:
         terms["semantic"] = weights.semantic * _map_loss(output.map_logits, target, is_known)
-        presence = presence + presence_loss(output.semantic_presence_logits, is_present, counts)
+        presence = presence + presence_loss(output.semantic_presence_logits, is_present, sure)
         terms["alignment"] = weights.alignment * alignment_loss(
             masks, output.map_logits.softmax(dim=1)[:, 1:], organs_known
         )
@@ -149,7 +154,8 @@ def mask_loss(logits: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
 def quality_loss(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tensor, counts: Tensor) -> Tensor:
     """Return the L1 distance between the predicted and the measured IoU of the masks at 0.5.
 
-    An organ that is neither there nor predicted has an IoU of 1. `counts` is (B, K), 0 where it was not annotated.
+    An organ that is neither there nor predicted has an IoU of 1. `counts` is (B, K), 0 where it was not annotated or no
+    pixel is known.
     """
     predicted = (masks > 0.5).float() * is_known
     wanted = (target > 0.5).float() * is_known
@@ -160,7 +166,7 @@ def quality_loss(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tenso
 
 
 def presence_loss(logits: Tensor, is_present: Tensor, counts: Tensor) -> Tensor:
-    """Return the cross-entropy of (B, K) presence; `counts` is 0 where an organ was not annotated."""
+    """Return the cross-entropy of (B, K) presence; `counts` is 0 where nobody knows whether the organ is there."""
     entropy = F.binary_cross_entropy_with_logits(logits, is_present, reduction="none")
     return (entropy * counts).sum() / counts.sum().clamp(min=1)
 

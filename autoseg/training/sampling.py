@@ -213,7 +213,8 @@ def relabel(labels: np.ndarray, organs: np.ndarray) -> np.ndarray:
 
 def _pick_target(middle: np.ndarray, axis: int, rng: np.random.Generator) -> int | None:
     """Pick a row or column of some organ's voxel for the window to hold, if the slice has any organ."""
-    profile = np.flatnonzero((middle > 0).any(axis=1 - axis))
+    is_organ = (middle > 0) & (middle != np.iinfo(middle.dtype).max)  # the largest value is ignored
+    profile = np.flatnonzero(is_organ.any(axis=1 - axis))
     return int(profile[rng.integers(len(profile))]) if len(profile) else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.cli import plan, predict, train
+from autoseg.cli import evaluate, plan, predict, train
 
 SHAPE_ZYX = (6, 20, 24)
 ORGANS = {"background": 0, "liver": 1, "spleen": 2}
@@ -93,3 +93,44 @@ def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(code, out + err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def run_once() -> Callable[..., Outcome]:
+    """Run a command as `command` does, for fixtures of a module that plan or predict many faults at once."""
+    import contextlib
+    import io
+
+    import torch
+
+    mains = {"plan": plan.main, "train": train.main, "predict": predict.main, "evaluate": evaluate.main}
+
+    def run(verb: str, *arguments: object) -> Outcome:
+        threads, text = torch.get_num_threads(), io.StringIO()
+        torch.set_num_threads(1)
+        device = () if verb == "evaluate" else ("--device", "cpu")
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            code = mains[verb]([*map(str, arguments), *device])
+        logging.getLogger("autoseg").handlers.clear()
+        torch.set_num_threads(threads)
+        return Outcome(code, text.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make_model(tiny_plans: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give a maker of models with new weights, by the arguments of `tiny_plans`."""
+    import torch
+
+    from autoseg.network.build import build_network
+    from autoseg.network.model_file import save_model
+
+    def make(num_organs: int, **changes: object) -> Path:
+        torch.manual_seed(0)
+        plans = tiny_plans(num_organs, **changes)
+        path = tmp_path_factory.mktemp("model") / "model.safetensors"
+        save_model(build_network(plans).eval(), plans, path)
+        return path
+
+    return make

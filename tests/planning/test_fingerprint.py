@@ -4,7 +4,8 @@ import pytest
 
 from autoseg.dataset import read_dataset
 from autoseg.errors import DatasetError
-from autoseg.planning.fingerprint import Fingerprint, make_fingerprint, scan_case
+from autoseg.planning.case_scan import scan_case
+from autoseg.planning.fingerprint import Fingerprint, make_fingerprint
 
 
 def scan_first(root):

@@ -8,8 +8,7 @@ from filelock import FileLock
 
 from autoseg.errors import DatasetError, LockedError, PlanError, UsageError
 from autoseg.files import read_json
-from autoseg.planning import check as check_module
-from autoseg.planning import command
+from autoseg.planning import command, reading
 from autoseg.planning.command import PlanRequest, plan, run_plan
 from autoseg.plans import read_plans
 from autoseg.preprocessing.store import CaseStore
@@ -45,7 +44,7 @@ def test_plan_again_reads_no_scan_and_changes_no_file(make_dataset, tmp_path, mo
     root, run = make_dataset(3), tmp_path / "run"
     first = plan_quickly(root, run)
     before = contents(run)
-    monkeypatch.setattr(check_module, "make_fingerprint", None)  # calling it would fail
+    monkeypatch.setattr(reading, "scan_case", None)  # calling it would fail
     assert plan_quickly(root, run) == first
     assert contents(run) == before
 
@@ -107,7 +106,7 @@ def test_plan_killed_after_the_fingerprint_of_changed_files_measures_the_old_fil
     shutil.copy2(label, kept)
     save_nifti(label, np.ones((6, 10, 12), dtype=np.uint8))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(command, "_write_report", stop)
+        patch.setattr(command, "use_own_descriptions", stop)
         plan_quickly(root, run)
     assert (run / "fingerprint.json").read_bytes() != before["fingerprint.json"]
     shutil.copy2(kept, label)

@@ -93,3 +93,8 @@ def test_describe_organs_warns_by_name_of_each_unknown_organ(make_fingerprint_of
     assert len(organs) == 2 and organs[1].sentences
     assert [problem.is_error for problem in problems] == [False]
     assert "gizmo" in problems[0].message
+
+
+def test_describe_organs_warns_of_two_names_of_one_organ(make_fingerprint_of):
+    _, (problem,) = describe_organs(make_fingerprint_of(organs=("spleen", "liver", "lien")))
+    assert "organs spleen and lien have the same description" in problem.message and not problem.is_error

@@ -167,6 +167,18 @@ def test_ignored_voxels_arrive_as_ignored(tiny_plans, dtype):
     assert batch.labels[:, :, :10].eq(1).all() and batch.labels[:, :, 10:20].eq(0).all()
 
 
+def test_windows_are_not_drawn_to_ignored_voxels(tiny_plans):
+    """A slice of four windows, ignored in one corner: it is cut as if nothing were there."""
+    image = np.arange(64.0 * 64.0, dtype=np.float32).reshape(1, 1, 64, 64)
+    empty, ignored = np.zeros((2, 1, 64, 64), np.uint8)
+    ignored[:, :8, :8] = 255
+    plans = tiny_plans(2, training={"augmentation": STILL})
+    samplers = [make_sampler(plans, a=(image, labels)) for labels in (empty, ignored)]
+    for step in range(4):
+        one, other = (sampler.make_batch(step) for sampler in samplers)
+        assert one.images.equal(other.images)
+
+
 def test_organs_per_step_limits_the_organs_and_keeps_those_in_the_slices(tiny_plans):
     labels = np.zeros((2, 32, 32), np.uint8)
     labels[:, 4:20, 4:20] = 4
