@@ -16,9 +16,10 @@ from autoseg.errors import GeometryError, ScanFileError, printable
 from autoseg.files import file_sha256
 from autoseg.geometry import ImageGeometry
 from autoseg.image_in_memory import from_simpleitk
-from autoseg.image_io import Scan, replace_not_finite
-from autoseg.nifti_header import check_shear, check_spacing_range
+from autoseg.image_io import Scan
+from autoseg.nifti_header import check_extent, check_shear
 from autoseg.scan_bytes import display_name
+from autoseg.voxel_values import replace_not_finite
 
 PREAMBLE_BYTES = 128  # before the letters DICM
 MODALITY, ORIENTATION, POSITION = "0008|0060", "0020|0037", "0020|0032"
@@ -104,7 +105,7 @@ def read_series(folder: Path) -> tuple[Scan, str]:
     except GeometryError as error:
         raise ScanFileError(f"{name}: {error}") from error
     warnings: list[str] = []
-    check_spacing_range(geometry, name=name)
+    check_extent(geometry, name=name)
     check_shear(geometry, name=name, warnings=warnings)
     if array.dtype.kind == "f":
         array, more = replace_not_finite(array.astype(np.float32, copy=False), name=name)
