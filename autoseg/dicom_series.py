@@ -62,7 +62,10 @@ def series_files(folder: Path) -> list[Path]:
         str(folder).encode()
     except UnicodeEncodeError:  # SimpleITK ends the process over such a path
         raise ScanFileError(f"{name}: the folder's name is not UTF-8. Rename it.") from None
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    except RuntimeError as error:
+        raise _unreadable(name, error) from error
     if len(series) != 1:
         raise ScanFileError(
             f"{name} holds {len(series)} DICOM series; expected one. Put each series into a folder of its own."
@@ -92,9 +95,8 @@ def read_series(folder: Path) -> tuple[Scan, str]:
     reader.MetaDataDictionaryArrayUpdateOn()
     try:
         image = reader.Execute()
-    except RuntimeError as error:  # SimpleITK's own and only error class
-        reason = printable(str(error).strip().splitlines()[-1])
-        raise ScanFileError(f"{name}: the DICOM series cannot be read: {reason}. Export it again.") from error
+    except RuntimeError as error:
+        raise _unreadable(name, error) from error
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != 3:
         raise ScanFileError(f"{name}: expected grey slices that make a volume.")
     if len(paths) > 1:
@@ -111,6 +113,12 @@ def read_series(folder: Path) -> tuple[Scan, str]:
         array, more = replace_not_finite(array.astype(np.float32, copy=False), name=name)
         warnings += more
     return Scan(array, geometry, tuple(warnings)), _tag(reader, 0, MODALITY).lower()
+
+
+def _unreadable(name: str, error: RuntimeError) -> ScanFileError:
+    """Tell what SimpleITK says, whose own and only error class this is."""
+    reason = printable(str(error).strip().splitlines()[-1])
+    return ScanFileError(f"{name}: the DICOM series cannot be read: {reason}. Export it again.")
 
 
 def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -> None:

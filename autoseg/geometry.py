@@ -52,7 +52,7 @@ class ImageGeometry:
             raise GeometryError(f"shape_zyx is {self.shape_zyx}; expected three numbers of at least 1.")
         matrix = self.affine_array
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-            raise GeometryError(f"the affine is {self.affine}; expected 4x4 finite numbers.")
+            raise GeometryError(f"the affine is {self.affine}; expected 4x4 finite numbers. Repair the header.")
         with np.errstate(all="ignore"):  # numbers of any size stand in damaged headers
             lengths = np.linalg.norm(matrix[:3, :3], axis=0)
             is_flat = min(lengths) <= 0 or not abs(np.linalg.det(matrix[:3, :3] / lengths)) >= 1e-3
