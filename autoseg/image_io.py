@@ -225,6 +225,8 @@ def _parse_any_header(stream: ScanStream) -> tuple[StoredImage, bytes]:
                 stream.begin_packed(stored.packing)
             return stored, head
     head = bytes(stream.read(HEADER_BYTES))
+    if not head:
+        raise ScanFileError(f"{stream.name} is packed, but holds nothing. Copy or download it again.")
     refuse_other_kinds(head, name=stream.name, is_unpacked=stream.is_gzip)
     refuse_text(head, name=stream.name)
     return parse_header(head, name=stream.name), head

@@ -81,7 +81,10 @@ def parse_nrrd_header(head: bytes, *, name: str) -> StoredImage:
     vectors = _nrrd_vectors(fields, sizes, name)
     scalar = [axis for axis, vector in enumerate(vectors) if vector is None]
     if any(sizes[axis] != 1 for axis in scalar) or len(vectors) - len(scalar) not in (2, 3):
-        raise ScanFileError(f"{name}: its sizes are {fields['sizes']!r:.60}; expected one volume of grey values.")
+        raise ScanFileError(
+            f"{name}: its sizes are {fields['sizes']!r:.60}; expected one volume of grey values. Save each volume, or "
+            "each component of colours, as a file of its own."
+        )
     kept = [axis for axis in range(len(vectors)) if axis not in scalar]
     turn, warnings = _nrrd_space(fields, name)
     turn = turn * _nrrd_unit_mm(fields, name)
@@ -124,13 +127,15 @@ def parse_mha_header(head: bytes, *, name: str) -> StoredImage:
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
         raise ScanFileError(f"{name}: its voxels lie in another file. Save header and voxels as one .mha file.")
     if fields.get("ElementNumberOfChannels", "1") != "1":
-        raise ScanFileError(f"{name} holds several values in each voxel; expected grey values.")
+        raise ScanFileError(f"{name} holds several values in each voxel; expected grey values. Convert it.")
     if not _is_true(fields, "BinaryData", default="True"):
         raise ScanFileError(f"{name} stores its voxels as text. Save it with binary data.")
     sizes = _numbers(fields, "DimSize", name)
     sizes, extra = sizes[:3], sizes[3:]
     if len(sizes) < 2 or any(size != 1 for size in extra) or len(extra) > MOST_EXTRA_AXES:
-        raise ScanFileError(f"{name}: its DimSize is {fields['DimSize']!r:.60}; expected one volume.")
+        raise ScanFileError(
+            f"{name}: its DimSize is {fields['DimSize']!r:.60}; expected one volume. Save each by itself."
+        )
     count = len(sizes) + len(extra)
     spacing = _floats(fields, ("ElementSpacing", "ElementSize"), name, default=[1.0] * count)
     matrix = _floats(
@@ -227,7 +232,8 @@ def _nrrd_unit_mm(fields: _Fields, name: str) -> float:
     units = {word.strip('"').lower() for word in fields.get("space units", "mm").split()} - {"", "???", "none"}
     if len(units) > 1 or not units <= UNITS_MM.keys():
         raise ScanFileError(
-            f"{name}: space units is {fields['space units']!r:.60}; expected mm, um, cm or m for all axes."
+            f"{name}: space units is {fields['space units']!r:.60}; expected mm, um, cm or m for all axes. Repair the "
+            "header."
         )
     return UNITS_MM[units.pop()] if units else 1.0
 
@@ -248,7 +254,7 @@ def _numbers(fields: _Fields, key: str, name: str) -> list[int]:
     try:
         return [int(word) for word in _field(fields, key, name).split()]
     except ValueError:
-        raise ScanFileError(f"{name}: {key} is {fields[key]!r:.60}; expected whole numbers.") from None
+        raise ScanFileError(f"{name}: {key} is {fields[key]!r:.60}; expected whole numbers. Repair it.") from None
 
 
 def _floats(fields: _Fields, keys: tuple[str, ...], name: str, *, default: list[float]) -> list[float]:
@@ -258,7 +264,7 @@ def _floats(fields: _Fields, keys: tuple[str, ...], name: str, *, default: list[
             try:
                 return [float(word) for word in fields[key].split()]
             except ValueError:
-                raise ScanFileError(f"{name}: {key} is {fields[key]!r:.60}; expected numbers.") from None
+                raise ScanFileError(f"{name}: {key} is {fields[key]!r:.60}; expected numbers. Repair it.") from None
     return default
 
 

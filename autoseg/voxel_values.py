@@ -13,6 +13,7 @@ import numpy as np
 
 from autoseg.errors import ScanFileError
 
+MAX_VALUE = 1e18  # what is beyond counts as infinite: its square hardly fits float32, and no scanner measures it
 MAX_REPLACED_SHARE = 0.01  # of voxels that are not finite numbers
 LABEL_TOLERANCE = 1e-3  # float labels such as 1.00004578 come from resampling tools
 HOUNSFIELD_AIR = -1024
@@ -56,9 +57,10 @@ def replace_not_finite(array: np.ndarray, *, name: str, in_place: bool = False) 
     if array.dtype.kind != "f":
         return array, ()
     with np.errstate(invalid="ignore"):
-        if np.isfinite(array.sum(dtype=np.float64)):  # a sum is NaN or infinite if any voxel is
+        if array.min() >= -MAX_VALUE and array.max() <= MAX_VALUE:  # neither is true if any voxel is NaN
             return array, ()
-    is_finite = np.isfinite(array)
+    is_finite = array >= -MAX_VALUE
+    is_finite &= array <= MAX_VALUE
     bad = int(array.size - np.count_nonzero(is_finite))
     if bad > MAX_REPLACED_SHARE * array.size:
         raise ScanFileError(
@@ -68,7 +70,7 @@ def replace_not_finite(array: np.ndarray, *, name: str, in_place: bool = False) 
     low, high = array.min(where=is_finite, initial=np.inf), array.max(where=is_finite, initial=-np.inf)
     clean = array if in_place else array.copy()
     for (voxels,) in _blocks(clean):
-        np.nan_to_num(voxels, copy=False, nan=low, neginf=low, posinf=high)
+        np.clip(np.nan_to_num(voxels, copy=False, nan=low), low, high, out=voxels)
     return clean, (f"{bad} NaN or infinite voxels were replaced.",)
 
 

@@ -40,7 +40,10 @@ TAR = b"scans/a.nii".ljust(257, b"\0") + b"ustar\x0000" + bytes(248)
 def nifti(array: np.ndarray, *, spacing_xyz_mm: tuple[float, float, float] = (1, 1, 1), kind: Any = None) -> bytes:
     """Give an unpacked NIfTI file with sform and qform, its array indexed z, y, x (and volumes before these)."""
     affine = np.diag([*spacing_xyz_mm, 1.0])
-    return (kind or nib.Nifti1Image)(np.asarray(array).transpose(), affine).to_bytes()
+    image = (kind or nib.Nifti1Image)(np.asarray(array).transpose(), affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    return image.to_bytes()
 
 
 def with_fields(content: bytes, *, order: str = "<", **fields: Any) -> bytes:
@@ -75,12 +78,12 @@ def flipped(content: bytes, place: int, *, mask: int = 0x10) -> bytes:
 
 
 def nrrd(array: np.ndarray, *, is_packed: bool = False, **fields: str) -> bytes:
-    """Give an NRRD file, 1 mm in LPS; fields of its header are added or replaced, with underscores for blanks."""
+    """Give an NRRD file on the grid of `nifti`; fields are added or replaced, with underscores for blanks."""
     array = np.asarray(array)
     header = {
         "type": {"f": "float", "i": "short", "u": "uchar"}[array.dtype.kind],
         "dimension": str(array.ndim),
-        "space": "left-posterior-superior",
+        "space": "right-anterior-superior",
         "sizes": " ".join(map(str, array.shape[::-1])),
         "space directions": "(1,0,0) (0,1,0) (0,0,1)",
         "space origin": "(0,0,0)",
@@ -94,7 +97,7 @@ def nrrd(array: np.ndarray, *, is_packed: bool = False, **fields: str) -> bytes:
 
 
 def metaimage(array: np.ndarray, *, is_packed: bool = False, **fields: str) -> bytes:
-    """Give a MetaImage file, 1 mm; fields of its header are added or replaced."""
+    """Give a MetaImage file on the grid of `nifti`; fields are added or replaced."""
     array = np.asarray(array)
     header = {
         "ObjectType": "Image",
@@ -102,7 +105,7 @@ def metaimage(array: np.ndarray, *, is_packed: bool = False, **fields: str) -> b
         "BinaryData": "True",
         "BinaryDataByteOrderMSB": "False",
         "CompressedData": str(is_packed),
-        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+        "TransformMatrix": "-1 0 0 0 -1 0 0 0 1",
         "Offset": "0 0 0",
         "ElementSpacing": "1 1 1",
         "DimSize": " ".join(map(str, array.shape[::-1])),
