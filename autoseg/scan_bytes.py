@@ -1,14 +1,16 @@
 """The bytes of a scan file: is it a file at all, what does it really hold, and does it go on to its end?
 
-Owns: refusal of what is no scan, and `ScanStream`, which reads plain and gzipped files alike, told apart by their
-first bytes and never by their name, without holding more than asked for.
+Owns: refusal of what is no file (`file_fault`) or no scan, and `ScanStream`, which reads plain and gzipped files
+alike, told apart by their first bytes and never by their name, without holding more than asked for.
 Does not own: what the bytes mean (`nifti_header.py`, `image_io.py`).
 """
 
+import os
 import stat
 import zlib
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from autoseg.errors import ScanFileError, printable
 
@@ -64,11 +66,7 @@ class ScanStream:
 
     def __init__(self, path: Path) -> None:
         self.name = display_name(path)
-        size = _regular_size(Path(path), self.name)
-        try:
-            self._file = Path(path).open("rb")  # noqa: SIM115 (closed by __exit__)
-        except OSError as error:
-            raise ScanFileError(f"{self.name} cannot be opened: {error.strerror}. Check its permissions.") from error
+        self._file, size = _open_scan(Path(path), self.name)  # closed by __exit__
         try:
             self._raw = self._read_file()
             refuse_other_kinds(self._raw, name=self.name)
@@ -192,23 +190,38 @@ class ScanStream:
             raise ScanFileError(f"{self.name} cannot be read: {error.strerror}. Check the disk.") from error
 
 
-def _regular_size(path: Path, name: str) -> int:
-    """Give the size of a regular file, without opening it: opening a FIFO would wait for ever."""
+def file_fault(path: Path) -> str | None:
+    """Say what keeps a path from being a regular file, without opening it: a pipe would wait for ever; or None."""
+    name = display_name(path)
     try:
-        status = path.stat()
+        mode = Path(path).stat().st_mode
     except FileNotFoundError:
-        what = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise ScanFileError(f"{name} {what}. Check the path.") from None
+        what = "is a link to a file that does not exist" if Path(path).is_symlink() else "does not exist"
+        return f"{name} {what}. Check the path."
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error  # not all of an OSError, which names folders above
-        raise ScanFileError(f"{name} cannot be reached: {why}. Check the path and its permissions.") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise ScanFileError(f"{name} is a folder; expected a file. Name the file inside it.")
-    if not stat.S_ISREG(status.st_mode):
-        raise ScanFileError(f"{name} is a pipe, socket or device; expected a regular file.")
-    if status.st_size == 0:
+        return f"{name} cannot be reached: {why}. Check the path and its permissions."
+    if stat.S_ISDIR(mode):
+        return f"{name} is a folder; expected a file. Name the file inside it."
+    if not stat.S_ISREG(mode):
+        return f"{name} is a pipe, socket or device; expected a regular file. Copy its content into one."
+    return None
+
+
+def _open_scan(path: Path, name: str) -> tuple[BinaryIO, int]:
+    """Open a regular file that is not empty; gives its size too."""
+    fault = file_fault(path)
+    if fault:
+        raise ScanFileError(fault)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ScanFileError(f"{name} cannot be opened: {error.strerror}. Check its permissions.") from error
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        file.close()
         raise ScanFileError(f"{name} is empty (0 bytes). Copy or download it again.")
-    return status.st_size
+    return file, size
 
 
 def refuse_other_kinds(first: bytes, *, name: str, is_unpacked: bool = False) -> None:
