@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
+from autoseg.dicom_bytes import check_dicom_file
 from autoseg.errors import GeometryError, ScanFileError, printable
 from autoseg.files import file_sha256
 from autoseg.geometry import ImageGeometry
@@ -21,6 +22,7 @@ from autoseg.nifti_header import check_extent, check_shear
 from autoseg.scan_bytes import display_name
 from autoseg.voxel_values import replace_not_finite
 
+INDEX_NAME = "DICOMDIR"  # of the files on a disc
 PREAMBLE_BYTES = 128  # before the letters DICM
 MODALITY, ORIENTATION, POSITION = "0008|0060", "0020|0037", "0020|0032"
 UNEVEN_SHARE = 0.1  # of the distance between slices; scanners round positions
@@ -62,6 +64,8 @@ def series_files(folder: Path) -> list[Path]:
         str(folder).encode()
     except UnicodeEncodeError:  # SimpleITK ends the process over such a path
         raise ScanFileError(f"{name}: the folder's name is not UTF-8. Rename it.") from None
+    for path in _files(folder):  # before SimpleITK looks at them
+        check_dicom_file(path, has_picture=path.name != INDEX_NAME)
     try:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     except RuntimeError as error:
@@ -71,7 +75,7 @@ def series_files(folder: Path) -> list[Path]:
             f"{name} holds {len(series)} DICOM series; expected one. Put each series into a folder of its own."
         )
     paths = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    left_over = {path.name for path in _files(folder)} - {Path(path).name for path in paths} - {"DICOMDIR"}
+    left_over = {path.name for path in _files(folder)} - {Path(path).name for path in paths} - {INDEX_NAME}
     if left_over:
         raise ScanFileError(
             f"{name}: {printable(min(left_over))} is damaged, or no slice ({len(left_over)} such files). Copy it "

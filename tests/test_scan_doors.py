@@ -13,6 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "autoseg"
 DOORS = {
     "scan_bytes.py": "every NIfTI, NRRD and MetaImage file",
+    "dicom_bytes.py": "every DICOM file, before SimpleITK does",
     "dicom_series.py": "every DICOM series",
     "outputs/dicom_seg.py": "headers of a series that was read before, for the segmentation that refers to them",
 }
