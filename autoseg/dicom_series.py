@@ -23,6 +23,7 @@ from autoseg.scan_bytes import display_name
 from autoseg.voxel_values import replace_not_finite
 
 INDEX_NAME = "DICOMDIR"  # of the files on a disc
+DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 PREAMBLE_BYTES = 128  # before the letters DICM
 MODALITY, ORIENTATION, POSITION = "0008|0060", "0020|0037", "0020|0032"
 UNEVEN_SHARE = 0.1  # of the distance between slices; scanners round positions
@@ -64,8 +65,14 @@ def series_files(folder: Path) -> list[Path]:
         str(folder).encode()
     except UnicodeEncodeError:  # SimpleITK ends the process over such a path
         raise ScanFileError(f"{name}: the folder's name is not UTF-8. Rename it.") from None
-    for path in _files(folder):  # before SimpleITK looks at them
-        check_dicom_file(path, has_picture=path.name != INDEX_NAME)
+    for path in _list(folder):  # before SimpleITK looks at them
+        if is_dicom(path):
+            check_dicom_file(path, has_picture=path.name != INDEX_NAME)
+        elif _was_dicom(path):
+            raise ScanFileError(
+                f"{name}: {printable(path.name)} is empty, or does not begin as DICOM files do. Copy it again, or take "
+                "it out of the folder."
+            )
     try:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     except RuntimeError as error:
@@ -153,6 +160,14 @@ def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -
             f"{name}: slices {where + 1} and {where + 2} of {num_files} lie {steps[where]:.4g} mm apart, others "
             f"{usual:.4g} mm: a slice is missing, or there are two of one. Export the series again."
         )
+
+
+def _was_dicom(path: Path) -> bool:
+    """Say whether a file that is not DICOM seems to have been: a slice at the end of a series leaves no gap."""
+    try:
+        return path.is_file() and (path.suffix.lower() in DICOM_ENDINGS or path.stat().st_size == 0)
+    except OSError:
+        return True
 
 
 def _files(folder: Path) -> list[Path]:

@@ -332,6 +332,9 @@ def test_a_bad_scan_alone_leaves_nothing_usable(command, tmp_path, model_file, n
     assert not list((tmp_path / "out").rglob("*.nii.gz"))
 
 
+ROWS = b"\x28\x00\x10\x00\x02\x00\x00\x00\x14\x00"  # the element (0028,0010) of 20 rows
+
+
 @pytest.fixture
 def series(save_dicom, tmp_path):
     """Give a folder of DICOM series: one good, to be damaged, and one that stays good."""
@@ -344,8 +347,12 @@ def series(save_dicom, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "fault", "remedy"),
     [
-        ("cut", "003.dcm is damaged, or no slice", "Copy it again"),
-        ("empty", "slices 3 and 4 of 5 lie 8 mm apart, others 4 mm: a slice is missing", "Export the series again"),
+        ("cut", "003.dcm is damaged: its element (7fe0,0010) claims 960 bytes where 860 are left", "Copy it again"),
+        ("empty", "003.dcm is empty, or does not begin as DICOM files do", "Copy it again"),
+        pytest.param(
+            *("long", "24 x 65535 pixels of 16 bits do not fit into the picture that it holds", "Copy it again"),
+            marks=pytest.mark.fault("impossible-size"),
+        ),
         ("missing", "slices 3 and 4 of 5 lie 8 mm apart, others 4 mm: a slice is missing", "Export the series again"),
         ("mixed", "holds 2 DICOM series; expected one", "Put each series into a folder of its own"),
     ],
@@ -358,6 +365,8 @@ def test_a_damaged_dicom_series_is_refused_and_the_other_one_predicted(
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "empty":
         path.write_bytes(b"")
+    elif damage == "long":
+        path.write_bytes(path.read_bytes().replace(ROWS, ROWS[:-2] + b"\xff\xff"))
     elif damage == "missing":
         path.unlink()
     else:
