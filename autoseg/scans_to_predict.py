@@ -69,7 +69,8 @@ def _find_in(path: Path, *, channel_names: Sequence[str]) -> Found:
                 return series, ()
             if not scans:
                 raise DatasetError(
-                    f"{display_name(path)} holds no {', '.join(SCAN_ENDINGS)} file and no DICOM series.",
+                    f"{display_name(path)} holds no {', '.join(SCAN_ENDINGS)} file and no DICOM series. Convert the "
+                    "scans, or name another folder.",
                     problems=problems,
                 )
         else:

@@ -107,6 +107,9 @@ BAD_LABELS = {
     "label_colours.nii.gz": packed(RGB),
     "label_huge.nii.gz": packed(with_fields(PLAIN_LABEL, dim=HUGE)),
     "label_analyze.nii.gz": packed(with_fields(PLAIN_LABEL, magic=b"")),
+    "label_cut_mha.mha": cut(metaimage(LABELS), 0.9),
+    "label_huge_nrrd.nrrd": nrrd(LABELS, sizes="32767 32767 32767"),
+    "label_nrrd.nrrd": nrrd(LABELS, is_packed=True),
     "label_plain.nii.gz": PLAIN_LABEL,
     "label_one_4d.nii.gz": packed(nifti(LABELS[None])),
 }
@@ -298,6 +301,8 @@ def test_what_is_no_single_nifti_file_is_refused(both, name, fault, remedy):
     ("name", "fault", "remedy"),
     [
         ("label_cut.nii.gz", "ends after 99 % of the voxels", COPY),
+        ("label_cut_mha.mha", "ends after 8", COPY),
+        pytest.param("label_huge_nrrd.nrrd", "claims", "Repair", marks=pytest.mark.fault("impossible-size")),
         pytest.param("label_flipped.nii.gz", "fails the check", COPY, marks=pytest.mark.fault("flipped-byte")),
         pytest.param("label_empty.nii.gz", "is empty", COPY, marks=pytest.mark.fault("empty-file")),
         pytest.param("label_page.nii.gz", "is a web page", "Download", marks=pytest.mark.fault("other-kind")),
@@ -314,6 +319,7 @@ def test_a_bad_label_map_is_refused_as_a_bad_image_is(both, name, fault, remedy)
 @pytest.mark.fault("wrong-ending")
 def test_a_label_map_too_is_told_by_its_first_bytes(both):
     assert_used(both, "label_plain.nii.gz", as_label=True)
+    assert_used(both, "label_nrrd.nrrd", as_label=True)
     assert_used(both, "label_one_4d.nii.gz", as_label=True)
 
 

@@ -1,4 +1,4 @@
-"""Read ten thousand scans with a damaged header and two thousand with a damaged stream: what comes of them?
+"""Read ten thousand scans with a damaged header, two thousand with a damaged stream, and two thousand DICOM series.
 
     python tests/proofs/fuzz_scans.py -o docs/results/fuzzing.json
 
@@ -24,10 +24,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import SimpleITK
+
+from autoseg.errors import AutosegError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
 import damage
+from damage_series import damage_slices, make_slices
 from reading import memory_limit, read_in_every_way
 
 SHAPE_ZYX = (20, 48, 56)
@@ -35,7 +39,8 @@ MORE_MEMORY_BYTES = 256 << 20  # that a child may take for a scan of 0.1 MB: add
 SECONDS_A_CASE = 20
 CASES_A_CHILD = 250
 SHOWN_BYTES = 600
-NUMBERS = {"headers": 10_000, "streams": 2_000}
+NUMBERS = {"headers": 10_000, "streams": 2_000, "series": 2_000}
+MOST_SERIES_BYTES = 64 << 20  # GDCM and SimpleITK load parts of themselves as they are needed
 
 
 def make_wholes() -> dict[str, tuple[bytes, int]]:
@@ -85,6 +90,44 @@ def make_case(what: str, number: int, wholes: dict[str, tuple[bytes, int]]) -> t
     return name, content
 
 
+def work_on_series(first: int, last: int, folder: Path) -> None:
+    """Read some series and print a line of JSON for each; runs in a child process."""
+    from autoseg.dicom_series import read_series
+
+    series = folder / "series"
+    series.mkdir(exist_ok=True)
+    slices = make_slices(series)
+    read_series(series)  # so that all modules are loaded
+    for number in range(first, last):
+        for index, content in enumerate(damage_slices(number, slices)):
+            (series / f"{index}.dcm").write_bytes(content)
+        Path("/proc/self/clear_refs").write_text("5")  # the largest resident size begins anew
+        before, start, fault = resident_bytes("VmRSS"), time.monotonic(), ""
+        signal.alarm(SECONDS_A_CASE)
+        try:
+            scan, _ = read_series(series)
+            result = "scan"
+            assert np.isfinite(scan.array_zyx).all()
+        except AutosegError as error:
+            result = type(error).__name__
+            assert str(error).isprintable()
+        except BaseException as error:
+            result, fault = "fault", f"{type(error).__name__}: {error}"
+        signal.alarm(0)
+        peak = max(0, resident_bytes("VmHWM") - before)
+        if peak > MOST_SERIES_BYTES:
+            fault = f"held {peak} bytes; at most {MOST_SERIES_BYTES} are allowed"
+        seconds = time.monotonic() - start
+        row = {"number": number, "name": "series", "result": result, "fault": fault, "seconds": seconds, "peak": peak}
+        print(json.dumps(row), flush=True)
+
+
+def resident_bytes(field: str) -> int:
+    """Return a size of this process."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
 def work(what: str, first: int, last: int, folder: Path) -> None:
     """Read some cases and print a line of JSON for each; runs in a child process."""
     wholes = make_wholes()
@@ -120,7 +163,8 @@ def read_all(what: str, count: int) -> list[dict[str, Any]]:
         while len(rows) < count:
             last = min(count, len(rows) + CASES_A_CHILD)
             command = [sys.executable, __file__, "--work", what, str(len(rows)), str(last), folder]
-            child = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
+            errors = subprocess.DEVNULL if what == "series" else None  # GDCM has much to say
+            child = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, check=False, text=True)
             rows += [json.loads(line) for line in child.stdout.splitlines()]
             if child.returncode:
                 fault = f"the process ended with {child.returncode}"
@@ -141,6 +185,9 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def show(what: str, number: int, fault: str) -> None:
     """Print a case that went wrong."""
+    if what == "series":  # `damage_slices` makes it again
+        print(f"{what} {number}: {fault}", file=sys.stderr)
+        return
     name, content = make_case(what, number, make_wholes())
     print(f"{what} {number} ({name}): {fault}\n  {content[:SHOWN_BYTES].hex()}", file=sys.stderr)
 
@@ -150,12 +197,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--share", type=float, default=1.0, help="read only this share of the cases")
+    parser.add_argument("--what", nargs="+", choices=list(NUMBERS), default=list(NUMBERS))
     parser.add_argument("--only", nargs=2, metavar=("WHAT", "NUMBER"), help="read one case here, with its traceback")
     parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
         what, first, last, folder = arguments.work
-        work(what, int(first), int(last), Path(folder))
+        if what == "series":
+            work_on_series(int(first), int(last), Path(folder))
+        else:
+            work(what, int(first), int(last), Path(folder))
         return 0
     if arguments.only:
         what, number = arguments.only[0], int(arguments.only[1])
@@ -165,14 +216,15 @@ def main() -> int:
             print(read_in_every_way(path))
         return 0
     start = time.monotonic()
-    found = {what: read_all(what, int(arguments.share * count)) for what, count in NUMBERS.items()}
+    found = {what: read_all(what, int(arguments.share * NUMBERS[what])) for what in arguments.what}
     content = {
         **{what: summarise(rows) for what, rows in found.items()},
         "whole_file_bytes": {name: len(content) for name, (content, _) in make_wholes().items()},
         "minutes": round((time.monotonic() - start) / 60, 1),
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, numpy {np.__version__}, "
-        f"nibabel {nib.__version__}, autoseg {version('autoseg')}",
+        f"nibabel {nib.__version__}, "
+        f"SimpleITK {SimpleITK.Version_VersionString()}, autoseg {version('autoseg')}",
     }
     print(json.dumps(content, indent=2))
     if arguments.output:
