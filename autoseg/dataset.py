@@ -28,13 +28,12 @@ from autoseg.dataset_layouts import (
     CaseFiles,
     candidates_in_folders,
     candidates_in_list,
-    file_fault,
     finish_cases,
 )
 from autoseg.errors import DatasetError, Problem, UsageError
 from autoseg.files import read_json
 from autoseg.image_io import SCAN_ENDINGS, Scan, read_all_volumes, read_scan
-from autoseg.scan_bytes import display_name
+from autoseg.scan_bytes import display_name, file_fault
 
 __all__ = ["CaseFiles", "Dataset", "LabelSet", "Organ", "read_channels", "read_dataset"]
 

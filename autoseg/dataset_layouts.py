@@ -9,7 +9,6 @@ Does not own: names of labels and channels (`dataset_labels.py`), the content of
 """
 
 import re
-import stat
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any
 
 from autoseg.errors import Problem, ScanFileError
 from autoseg.image_io import SCAN_ENDINGS, count_volumes, is_scan_name, scan_stem
-from autoseg.scan_bytes import display_name
+from autoseg.scan_bytes import display_name, file_fault
 
 CHANNEL_SUFFIX = re.compile(r"(.+)_([0-9]{4})", flags=re.DOTALL)  # a file name may hold a newline
 
@@ -230,22 +229,6 @@ def _check_label(candidate: Candidate, faults: list[str]) -> Path | None:
         faults.append(f"there are {len(candidate.labels)} label files: {names}. Keep one.")
     faults.extend(fault for fault in map(file_fault, candidate.labels) if fault)
     return candidate.labels[0]
-
-
-def file_fault(path: Path) -> str | None:
-    """Say what keeps a path from being a regular file, or None."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        what = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        return f"{display_name(path)} {what}."
-    except (OSError, ValueError) as error:
-        return f"{display_name(path)} cannot be reached: {getattr(error, 'strerror', None) or error}."
-    if stat.S_ISDIR(mode):
-        return f"{display_name(path)} is a folder; expected a file."
-    if not stat.S_ISREG(mode):
-        return f"{display_name(path)} is a pipe, socket or device; expected a file."
-    return None
 
 
 def _leaves_folder(text: str) -> bool:

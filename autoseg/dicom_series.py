@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
+from autoseg.dicom_bytes import check_dicom_file
 from autoseg.errors import GeometryError, ScanFileError, printable
 from autoseg.files import file_sha256
 from autoseg.geometry import ImageGeometry
 from autoseg.image_in_memory import from_simpleitk
-from autoseg.image_io import Scan, replace_not_finite
-from autoseg.nifti_header import check_shear, check_spacing_range
+from autoseg.image_io import Scan
+from autoseg.nifti_header import check_extent, check_shear
 from autoseg.scan_bytes import display_name
+from autoseg.voxel_values import replace_not_finite
 
+INDEX_NAME = "DICOMDIR"  # of the files on a disc
+DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 PREAMBLE_BYTES = 128  # before the letters DICM
 MODALITY, ORIENTATION, POSITION = "0008|0060", "0020|0037", "0020|0032"
 UNEVEN_SHARE = 0.1  # of the distance between slices; scanners round positions
@@ -61,13 +65,24 @@ def series_files(folder: Path) -> list[Path]:
         str(folder).encode()
     except UnicodeEncodeError:  # SimpleITK ends the process over such a path
         raise ScanFileError(f"{name}: the folder's name is not UTF-8. Rename it.") from None
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    for path in _list(folder):  # before SimpleITK looks at them
+        if is_dicom(path):
+            check_dicom_file(path, has_picture=path.name != INDEX_NAME)
+        elif _was_dicom(path):
+            raise ScanFileError(
+                f"{name}: {printable(path.name)} is empty, or does not begin as DICOM files do. Copy it again, or take "
+                "it out of the folder."
+            )
+    try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    except RuntimeError as error:
+        raise _unreadable(name, error) from error
     if len(series) != 1:
         raise ScanFileError(
             f"{name} holds {len(series)} DICOM series; expected one. Put each series into a folder of its own."
         )
     paths = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    left_over = {path.name for path in _files(folder)} - {Path(path).name for path in paths} - {"DICOMDIR"}
+    left_over = {path.name for path in _files(folder)} - {Path(path).name for path in paths} - {INDEX_NAME}
     if left_over:
         raise ScanFileError(
             f"{name}: {printable(min(left_over))} is damaged, or no slice ({len(left_over)} such files). Copy it "
@@ -91,9 +106,8 @@ def read_series(folder: Path) -> tuple[Scan, str]:
     reader.MetaDataDictionaryArrayUpdateOn()
     try:
         image = reader.Execute()
-    except RuntimeError as error:  # SimpleITK's own and only error class
-        reason = printable(str(error).strip().splitlines()[-1])
-        raise ScanFileError(f"{name}: the DICOM series cannot be read: {reason}. Export it again.") from error
+    except RuntimeError as error:
+        raise _unreadable(name, error) from error
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != 3:
         raise ScanFileError(f"{name}: expected grey slices that make a volume.")
     if len(paths) > 1:
@@ -104,12 +118,18 @@ def read_series(folder: Path) -> tuple[Scan, str]:
     except GeometryError as error:
         raise ScanFileError(f"{name}: {error}") from error
     warnings: list[str] = []
-    check_spacing_range(geometry, name=name)
+    check_extent(geometry, name=name)
     check_shear(geometry, name=name, warnings=warnings)
     if array.dtype.kind == "f":
         array, more = replace_not_finite(array.astype(np.float32, copy=False), name=name)
         warnings += more
     return Scan(array, geometry, tuple(warnings)), _tag(reader, 0, MODALITY).lower()
+
+
+def _unreadable(name: str, error: RuntimeError) -> ScanFileError:
+    """Tell what SimpleITK says, whose own and only error class this is."""
+    reason = printable(str(error).strip().splitlines()[-1])
+    return ScanFileError(f"{name}: the DICOM series cannot be read: {reason}. Export it again.")
 
 
 def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -> None:
@@ -140,6 +160,14 @@ def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -
             f"{name}: slices {where + 1} and {where + 2} of {num_files} lie {steps[where]:.4g} mm apart, others "
             f"{usual:.4g} mm: a slice is missing, or there are two of one. Export the series again."
         )
+
+
+def _was_dicom(path: Path) -> bool:
+    """Say whether a file that is not DICOM seems to have been: a slice at the end of a series leaves no gap."""
+    try:
+        return path.is_file() and (path.suffix.lower() in DICOM_ENDINGS or path.stat().st_size == 0)
+    except OSError:
+        return True
 
 
 def _files(folder: Path) -> list[Path]:

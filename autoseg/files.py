@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,8 +57,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, readable by a person; NaN and infinity are refused."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write JSON atomically, readable by a person; NaN and infinity are refused.
+
+    A file's name may be any bytes; what of it is no Unicode stands as JSON's own escapes, so reading gives it back.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, re.sub("[\ud800-\udfff]", lambda letter: f"\\u{ord(letter[0]):04x}", text) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -54,9 +54,11 @@ class ImageGeometry:
             raise GeometryError(f"shape_zyx is {self.shape_zyx}; expected three numbers of at least 1.")
         matrix = self.affine_array
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-            raise GeometryError(f"the affine is {self.affine}; expected 4x4 finite numbers.")
-        lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-        if min(lengths) <= 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-3:
+            raise GeometryError(f"the affine is {self.affine}; expected 4x4 finite numbers. Repair the header.")
+        with np.errstate(all="ignore"):  # numbers of any size stand in damaged headers
+            lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+            is_flat = min(lengths) <= 0 or not abs(np.linalg.det(matrix[:3, :3] / lengths)) >= 1e-3
+        if is_flat:
             raise GeometryError(f"the affine {self.affine} has axes of length zero or in one plane. Repair the header.")
 
     @classmethod

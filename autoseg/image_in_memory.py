@@ -10,7 +10,8 @@ import numpy as np
 
 from autoseg.errors import GeometryError, UsageError
 from autoseg.geometry import ImageGeometry
-from autoseg.image_io import Scan, replace_not_finite
+from autoseg.image_io import Scan
+from autoseg.voxel_values import replace_not_finite
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 EXPECTED = "Give a path, a nibabel image, a SimpleITK image, or (array, affine) with the array indexed i, j, k."

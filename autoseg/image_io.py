@@ -1,8 +1,8 @@
 """Scan files in and out: the only module that opens them.
 
 Owns: `read_scan`, `read_labels`, `read_header`, `write_label_map`, `write_scan`, names of scan files.
-Does not own: the raw bytes (`scan_bytes.py`), the header's meaning (`nifti_header.py`, `text_header.py`), checks of
-one file against another (`planning/fingerprint.py`).
+Does not own: the raw bytes (`scan_bytes.py`), what the header (`nifti_header.py`, `text_header.py`) and the values
+(`voxel_values.py`) mean, checks of one file against another (`planning/fingerprint.py`).
 
 A file is read whole and verified to its last byte, or refused with a `ScanFileError` that names it, the fault and the
 remedy. An output has the input's grid bit for bit, and no text of the input's header.
@@ -29,13 +29,12 @@ from autoseg.nifti_header import (
     encode_names,
     parse_header,
 )
-from autoseg.scan_bytes import ScanStream, display_name
+from autoseg.scan_bytes import ScanStream, display_name, refuse_other_kinds, refuse_text
 from autoseg.text_header import TEXT_HEADER_BYTES, parse_mha_header, parse_nrrd_header
+from autoseg.voxel_values import replace_not_finite, round_labels, scale_values
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")  # of what is written
 SCAN_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".mha")
-MAX_REPLACED_SHARE = 0.01  # of voxels that are not finite numbers
-LABEL_TOLERANCE = 1e-3  # float labels such as 1.00004578 come from resampling tools
 GZIP_LEVEL = 2  # label maps: as small as at 6 within a few per cent, three times as fast
 MAX_EXTENSION_BYTES = 1 << 20
 _TEXT_HEADERS = {b"nrrd000": parse_nrrd_header, b"objecttype": parse_mha_header, b"ndims": parse_mha_header}
@@ -109,7 +108,7 @@ def read_scan(path: Path, *, volume: int | None = None) -> Scan:
         ScanFileError: The file is damaged, holds several volumes, or over 1 % of its voxels are not finite.
     """
     volumes, stored, warnings = _read_volumes(path)
-    array, more = replace_not_finite(_pick(volumes, volume, display_name(path)), name=display_name(path))
+    array, more = replace_not_finite(_pick(volumes, volume, display_name(path)), name=display_name(path), in_place=True)
     return Scan(array_zyx=array, geometry=stored.geometry, warnings=(*warnings, *more))
 
 
@@ -122,7 +121,7 @@ def read_all_volumes(path: Path) -> tuple[Scan, ...]:
     volumes, stored, warnings = _read_volumes(path)
     scans = []
     for volume in volumes:
-        array, more = replace_not_finite(volume, name=display_name(path))
+        array, more = replace_not_finite(volume, name=display_name(path), in_place=True)
         scans.append(Scan(array_zyx=array, geometry=stored.geometry, warnings=(*warnings, *more)))
     return tuple(scans)
 
@@ -136,8 +135,9 @@ def read_labels(path: Path) -> Scan:
     name = display_name(path)
     volumes, stored, warnings = _read_volumes(path)
     array = _pick(volumes, None, name)
+    del volumes
     if array.dtype.kind == "f":
-        array, rounding = _rounded(array, name)
+        array, rounding = round_labels(array, name=name)
         warnings = (*warnings, *rounding)
     low, high = int(array.min()), int(array.max())
     for dtype in (np.uint8, np.uint16, np.int32):
@@ -150,7 +150,7 @@ def read_label_names(path: Path) -> dict[int, str]:
     """Read the names that `write_label_map` put into a file; empty where there are none."""
     with ScanStream(path) as stream:
         stored, head = _read_header(stream)
-        more = stream.read(min(max(stored.data_offset - len(head), 0), MAX_EXTENSION_BYTES))
+        more = bytes(stream.read(min(max(stored.data_offset - len(head), 0), MAX_EXTENSION_BYTES)))
         return decode_names((head + more)[: stored.data_offset])
 
 
@@ -198,33 +198,38 @@ def _read_volumes(path: Path) -> tuple[np.ndarray, StoredImage, tuple[str, ...]]
             share = max(stream.most_bytes - stored.data_offset, 0) / num_bytes
             is_packed = stream.is_gzip or stored.packing is not None
             raise ScanFileError(_cut_off(stream.name, stored, share, is_bound=is_packed))
-        buffer = np.empty(num_bytes, dtype=np.uint8)
-        view = memoryview(buffer)  # type: ignore[arg-type]
-        early = head[stored.data_offset :][:num_bytes]
-        stream.read(max(stored.data_offset - len(head), 0))
-        view[: len(early)] = early
-        filled = len(early) + stream.read_into(view[len(early) :])
-        if filled < num_bytes:
-            raise ScanFileError(_cut_off(stream.name, stored, filled / num_bytes))
+        stream.skip(max(stored.data_offset - len(head), 0))
+        buffer = stream.read(num_bytes, begin=head[stored.data_offset :][:num_bytes])
+        if len(buffer) < num_bytes:
+            raise ScanFileError(_cut_off(stream.name, stored, len(buffer) / num_bytes))
         extra = max(len(head) - stored.data_offset - num_bytes, 0) + stream.finish()
     warnings = stored.warnings
     if extra:
         warnings = (*warnings, "the file goes on after its last voxel; the rest is ignored.")
-    array = buffer.view(stored.dtype).reshape(stored.num_volumes, *stored.geometry.shape_zyx)
-    return _scaled(array, stored), stored, warnings
+    array = np.frombuffer(buffer, stored.dtype).reshape(stored.num_volumes, *stored.geometry.shape_zyx)
+    return scale_values(array, slope=stored.slope, intercept=stored.intercept), stored, warnings
 
 
 def _read_header(stream: ScanStream) -> tuple[StoredImage, bytes]:
     """Read the header of any form; gives too what was read, from the first byte of the file on."""
+    with np.errstate(all="ignore"):  # a damaged header holds numbers of any size; what comes of them is checked
+        return _parse_any_header(stream)
+
+
+def _parse_any_header(stream: ScanStream) -> tuple[StoredImage, bytes]:
     first = stream.peek(TEXT_HEADER_BYTES)
     for magic, parse in _TEXT_HEADERS.items():
         if first[: len(magic)].lower() == magic:
             stored = parse(first, name=stream.name)
-            head = stream.read(stored.data_offset)
+            head = bytes(stream.read(stored.data_offset))
             if stored.packing is not None:
                 stream.begin_packed(stored.packing)
             return stored, head
-    head = stream.read(HEADER_BYTES)
+    head = bytes(stream.read(HEADER_BYTES))
+    if not head:
+        raise ScanFileError(f"{stream.name} is packed, but holds nothing. Copy or download it again.")
+    refuse_other_kinds(head, name=stream.name, is_unpacked=stream.is_gzip)
+    refuse_text(head, name=stream.name)
     return parse_header(head, name=stream.name), head
 
 
@@ -232,18 +237,6 @@ def _cut_off(name: str, stored: StoredImage, share: float, *, is_bound: bool = F
     shape = " x ".join(str(size) for size in reversed(stored.geometry.shape_zyx))
     percent = f"{'at most ' if is_bound else ''}{math.floor(share * 100)} %"
     return f"{name} ends after {percent} of the voxels ({shape} of {stored.dtype}). Copy or download the file again."
-
-
-def _scaled(array: np.ndarray, stored: StoredImage) -> np.ndarray:
-    if stored.slope is None:
-        native = stored.dtype.newbyteorder("=")
-        with np.errstate(over="ignore", invalid="ignore"):
-            return array.astype(np.float32 if native.kind == "f" else native, copy=False)
-    result = array.astype(np.float64 if stored.dtype.itemsize > 2 else np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is counted by `replace_not_finite`
-        result *= stored.slope
-        result += stored.intercept
-        return result.astype(np.float32, copy=False)
 
 
 def _pick(volumes: np.ndarray, volume: int | None, name: str) -> np.ndarray:
@@ -256,50 +249,6 @@ def _pick(volumes: np.ndarray, volume: int | None, name: str) -> np.ndarray:
     if not 0 <= volume < len(volumes):
         raise ScanFileError(f"{name} has no volume {volume}; it holds {len(volumes)}.")
     return volumes[volume]
-
-
-def replace_not_finite(array: np.ndarray, *, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Replace NaN and -inf by the smallest finite value and +inf by the largest, if they are few; tell how many.
-
-    Raises:
-        ScanFileError: They are more than 1 %.
-    """
-    if array.dtype.kind != "f":
-        return array, ()
-    with np.errstate(invalid="ignore"):
-        if np.isfinite(array.sum(dtype=np.float64)):  # a sum is NaN or infinite if any voxel is
-            return array, ()
-    is_finite = np.isfinite(array)
-    bad = int(array.size - np.count_nonzero(is_finite))
-    if bad > MAX_REPLACED_SHARE * array.size:
-        raise ScanFileError(
-            f"{name}: {bad} of {array.size} voxels are NaN or infinite; at most {MAX_REPLACED_SHARE:.0%} is accepted. "
-            f"Set them to the value of the background."
-        )
-    low, high = array[is_finite].min(), array[is_finite].max()
-    return np.nan_to_num(array, nan=low, neginf=low, posinf=high), (f"{bad} NaN or infinite voxels were replaced.",)
-
-
-def _rounded(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Round label values that are nearly integers, and tell how many were not quite."""
-    if not np.isfinite(array).all():
-        raise ScanFileError(f"{name} holds label values that are NaN or infinite. Set them to 0 or to their label.")
-    rounded = np.rint(array)
-    is_off = np.abs(array - rounded) > LABEL_TOLERANCE
-    if is_off.any():
-        raise ScanFileError(
-            f"{name} holds {float(array[is_off][0]):g} (and {int(is_off.sum())} such voxels in all); label values are "
-            f"integers. Resample label maps with nearest-neighbour interpolation."
-        )
-    if np.abs(rounded).max() >= 2**31:
-        raise ScanFileError(f"{name} holds label values up to {rounded.max():g}; expected 0 to 65535.")
-    is_near = rounded != array
-    if not is_near.any():
-        return rounded.astype(np.int32), ()
-    text = (
-        f"{int(is_near.sum())} label values are no integers, such as {float(array[is_near][0]):.9g}, and were rounded."
-    )
-    return rounded.astype(np.int32), (text,)
 
 
 def _write(path: Path, array_zyx: np.ndarray, *, geometry: ImageGeometry, dtype: np.dtype, comment: str) -> None:

@@ -5,7 +5,8 @@ Does not own: files and voxels (`image_io.py`).
 
 Rules for what readers of NIfTI treat differently:
     affine      the sform where it has a code, else the qform, else nibabel's default (x runs to the left, origin in the
-                centre) with a warning. An sform and a qform that put a corner over half a voxel apart are an error.
+                centre) with a warning. An sform and a qform that put a corner over half a voxel apart are an error,
+                over a tenth a warning.
     units       metres and micrometres become millimetres; no unit means millimetres.
     scaling     a slope of 0 or not finite means none, and then the intercept counts for nothing either.
     sheared     axes are accepted while the nearest right-angled grid has every corner within half a voxel.
@@ -22,13 +23,15 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from autoseg.errors import GeometryError, ScanFileError
-from autoseg.geometry import ImageGeometry, corner_distance_mm
+from autoseg.geometry import SAME_PLACE_VOXELS, ImageGeometry, corner_distance_mm
 
 HEADER_BYTES = 540  # of NIfTI-2, the larger one
 MAX_IMAGE_BYTES = 8 << 30  # unpacked; a CT of 512 x 512 x 3000 voxels in int16 has 1.5 GiB
 MIN_SPACING_MM, MAX_SPACING_MM = 1e-4, 1000.0
+MAX_ORIGIN_MM = 1e6  # a kilometre from the scanner's centre; float32 knows places there to 0.06 mm
 CONFLICT_VOXELS = 0.5  # how far a corner may move between sform and qform, or by shear
 COMMENT_CODE = 6  # NIfTI extension of plain text
+FLOAT128_CODE = 1536
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {1: "metres", 3: "micrometres"}
 _GEOMETRY_FIELDS = (
@@ -141,7 +144,7 @@ def decode_names(before_voxels: bytes) -> dict[int, str]:
             try:
                 labels = json.loads(before_voxels[position + 8 : position + size].rstrip(b"\0"))["labels"]
                 return {int(value): str(text) for value, text in labels.items()}
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 pass  # another program's comment
         position += size
     return {}
@@ -196,9 +199,10 @@ def _checked_dtype(header: Any, name: str) -> np.dtype:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):  # nibabel raises the second for codes that it does not know
         dtype = None
-    if dtype is None or dtype.kind not in "iuf":
+    if dtype is None or dtype.kind not in "iuf" or dtype.itemsize > 8:
         what = {128: "RGB colours", 2304: "RGBA colours", 1: "single bits"}.get(code, f"type {code}")
         what = "complex numbers" if dtype is not None and dtype.kind == "c" else what
+        what = "floats of 128 bits, which differ from machine to machine," if code == FLOAT128_CODE else what
         raise ScanFileError(
             f"{name} stores {what} in its voxels; expected grey values. Convert it to one number a voxel."
         )
@@ -235,26 +239,33 @@ def _read_geometry(header: Any, dims: tuple[int, ...], *, name: str, warnings: l
             grids[source] = ImageGeometry.from_affine(shape_zyx, scaled, header=kept)
         except GeometryError as error:
             raise ScanFileError(f"{name}: in its {source}, {error}") from error
+        check_extent(grids[source], name=name)
     if len(grids) == 2:
-        distance = corner_distance_mm(grids["sform"], grids["qform"]) / min(grids["sform"].spacing_zyx_mm)
-        if distance > CONFLICT_VOXELS:
-            raise ScanFileError(
-                f"{name}: its sform and qform put the same corner {distance:.3g} voxels apart; at most "
-                f"{CONFLICT_VOXELS} is accepted, since programs differ in which they believe. Set both to the true one."
-            )
+        _check_conflict(grids["sform"], grids["qform"], name=name, warnings=warnings)
     if "none" in grids:
         warnings.append(
             "the header has neither sform nor qform; x is taken to run from right to left (as nibabel does)."
         )
     geometry = next(iter(grids.values()))
     spacing = geometry.spacing_zyx_mm
-    check_spacing_range(geometry, name=name)
     if "sform" in grids and "qform" not in grids:
         sizes = tuple(float(size) * unit_mm for size in header["pixdim"][3:0:-1])
         if not np.allclose(sizes, spacing, rtol=0.01):
             warnings.append(f"pixdim gives spacing_zyx_mm {sizes}, the sform {spacing}; the sform is believed.")
     check_shear(geometry, name=name, warnings=warnings)
     return geometry
+
+
+def _check_conflict(sform: ImageGeometry, qform: ImageGeometry, *, name: str, warnings: list[str]) -> None:
+    """Refuse two grids that lie apart, since programs differ in which they believe; note what is less."""
+    distance = corner_distance_mm(sform, qform) / min(sform.spacing_zyx_mm)
+    if not distance <= CONFLICT_VOXELS:
+        raise ScanFileError(
+            f"{name}: its sform and qform put the same corner {distance:.3g} voxels apart; at most {CONFLICT_VOXELS} "
+            f"is accepted, since programs differ in which they believe. Set both to the true one."
+        )
+    if distance > SAME_PLACE_VOXELS:
+        warnings.append(f"sform and qform lie {distance:.2g} voxels apart; the sform is believed.")
 
 
 def _check_spacing(header: Any, dims: tuple[int, ...], *, name: str, warnings: list[str]) -> None:
@@ -308,17 +319,21 @@ def _with_third_axis(affine: np.ndarray, dims: tuple[int, ...]) -> np.ndarray:
     return affine
 
 
-def check_spacing_range(geometry: ImageGeometry, *, name: str) -> None:
-    """Refuse voxels that no scanner makes.
+def check_extent(geometry: ImageGeometry, *, name: str) -> None:
+    """Refuse voxels that no scanner makes, and places where no patient lies.
 
     Raises:
-        ScanFileError: A side is too small or too large.
+        ScanFileError: A side is too small or too large, or the first voxel too far away.
     """
-    spacing = geometry.spacing_zyx_mm
+    spacing, origin = geometry.spacing_zyx_mm, geometry.origin_xyz_mm
     if not (min(spacing) >= MIN_SPACING_MM and max(spacing) <= MAX_SPACING_MM):
         raise ScanFileError(
             f"{name}: spacing_zyx_mm is {spacing}; expected {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g}. "
             f"Repair the header's spacing or its unit."
+        )
+    if max(map(abs, origin)) > MAX_ORIGIN_MM:
+        raise ScanFileError(
+            f"{name}: origin_xyz_mm is {origin}; expected at most {MAX_ORIGIN_MM:g} away from 0. Repair the header."
         )
 
 
@@ -334,7 +349,7 @@ def check_shear(geometry: ImageGeometry, *, name: str, warnings: list[str]) -> N
     half = (np.array(geometry.shape_zyx[::-1]) - 1) / 2
     signs = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [1, -1, -1]])  # opposite corners move alike about the centre
     distance = np.linalg.norm((signs * half) @ moved.T, axis=1).max() / min(geometry.spacing_zyx_mm)
-    if distance > CONFLICT_VOXELS:
+    if not distance <= CONFLICT_VOXELS:
         raise ScanFileError(
             f"{name}: its axes are not at right angles; the nearest right-angled grid has a corner {distance:.3g} "
             f"voxels away, at most {CONFLICT_VOXELS} is accepted. Resample the scan onto a right-angled grid."

@@ -1,18 +1,20 @@
 """The bytes of a scan file: is it a file at all, what does it really hold, and does it go on to its end?
 
-Owns: refusal of what is no scan, and `ScanStream`, which reads plain and gzipped files alike, told apart by their
-first bytes and never by their name, without holding more than asked for.
+Owns: refusal of what is no file (`file_fault`) or no scan, and `ScanStream`, which reads plain and gzipped files
+alike, told apart by their first bytes and never by their name, without holding more than asked for.
 Does not own: what the bytes mean (`nifti_header.py`, `image_io.py`).
 """
 
+import os
 import stat
 import zlib
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from autoseg.errors import ScanFileError, printable
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20  # that are read at a time, and unpacked at a time
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_DEFLATE_RATIO = 1032  # the format cannot pack more bytes into one (zlib, technical details)
 MAX_EXTRA_BYTES = 16 << 20  # after the voxels; some writers pad, a bomb goes on for ever
@@ -30,6 +32,18 @@ _OTHER_KINDS = (
     (b"\x28\xb5\x2f\xfd", "compressed by zstd. Unpack it and compress with gzip"),
     (b"\x89hdf", "an HDF5 file. Convert it to .nii.gz"),
     (b"\x89png", "a PNG image. Convert the slices to one .nii.gz"),
+    (b"\xff\xd8\xff", "a JPEG image. Convert the slices to one .nii.gz"),
+    (b"ii*\0", "a TIFF image. Convert it to .nii.gz"),
+    (b"mm\0*", "a TIFF image. Convert it to .nii.gz"),
+    (b"\x93numpy", "an array of numpy, which does not say where its voxels lie. Convert it to .nii.gz"),
+    (b"%pdf", "a PDF document, not a scan. Download the file again"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive. Unpack it"),
+    (b"rar!", "a RAR archive. Unpack it"),
+)
+_KINDS_INSIDE_GZIP = (
+    (GZIP_MAGIC, "packed by gzip once more. Unpack it once"),
+    (b"nrrd000", "an NRRD file. Unpack it; NRRD has a compression of its own"),
+    (b"objecttype", "a MetaImage file. Unpack it; MetaImage has a compression of its own"),
 )
 
 
@@ -52,14 +66,10 @@ class ScanStream:
 
     def __init__(self, path: Path) -> None:
         self.name = display_name(path)
-        size = _regular_size(Path(path), self.name)
-        try:
-            self._file = Path(path).open("rb")  # noqa: SIM115 (closed by __exit__)
-        except OSError as error:
-            raise ScanFileError(f"{self.name} cannot be opened: {error.strerror}. Check its permissions.") from error
+        self._file, size = _open_scan(Path(path), self.name)  # closed by __exit__
         try:
             self._raw = self._read_file()
-            _refuse_other_kinds(self._raw, self.name)
+            refuse_other_kinds(self._raw, name=self.name)
         except ScanFileError:
             self._file.close()
             raise
@@ -79,21 +89,24 @@ class ScanStream:
     ) -> None:
         self._file.close()
 
-    def read(self, count: int) -> bytes:
-        """Take the next `count` bytes; fewer only where the file ends."""
-        buffer = bytearray(count)
-        return bytes(buffer[: self.read_into(memoryview(buffer))])
+    def read(self, count: int, *, begin: bytes = b"") -> bytearray:
+        """Take the next bytes until there are `count`; fewer only where the file ends.
 
-    def read_into(self, target: memoryview) -> int:
-        """Fill `target` with the next bytes and give their number, which is smaller only where the file ends."""
-        filled = 0
-        while filled < len(target):
-            part = self._next(len(target) - filled)
-            if not part:
-                break
-            target[filled : filled + len(part)] = part
-            filled += len(part)
-        return filled
+        The result grows with what is really there: a header that asks for gigabytes of a small file gets no memory.
+
+        Args:
+            count: Length of the result.
+            begin: What it begins with, taken before.
+        """
+        buffer = bytearray(begin)
+        while len(buffer) < count and (part := self._next(min(count - len(buffer), CHUNK_BYTES))):
+            buffer += part
+        return buffer
+
+    def skip(self, count: int) -> None:
+        """Pass over the next `count` bytes, or to the end where there are fewer."""
+        while count > 0 and (part := self._next(min(count, CHUNK_BYTES))):
+            count -= len(part)
 
     def peek(self, count: int) -> bytes:
         """Give the next bytes as they lie in the file and leave them there; at most a chunk's worth."""
@@ -177,28 +190,67 @@ class ScanStream:
             raise ScanFileError(f"{self.name} cannot be read: {error.strerror}. Check the disk.") from error
 
 
-def _regular_size(path: Path, name: str) -> int:
-    """Give the size of a regular file, without opening it: opening a FIFO would wait for ever."""
+def file_fault(path: Path) -> str | None:
+    """Say what keeps a path from being a regular file, without opening it: a pipe would wait for ever; or None."""
+    name = display_name(path)
     try:
-        status = path.stat()
+        mode = Path(path).stat().st_mode
     except FileNotFoundError:
-        what = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise ScanFileError(f"{name} {what}. Check the path.") from None
+        what = "is a link to a file that does not exist" if Path(path).is_symlink() else "does not exist"
+        return f"{name} {what}. Check the path."
     except (OSError, ValueError) as error:
-        raise ScanFileError(f"{name} cannot be reached: {error}. Check the path and its permissions.") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise ScanFileError(f"{name} is a folder; expected a file. Name the file inside it.")
-    if not stat.S_ISREG(status.st_mode):
-        raise ScanFileError(f"{name} is a pipe, socket or device; expected a regular file.")
-    if status.st_size == 0:
+        why = getattr(error, "strerror", None) or error  # not all of an OSError, which names folders above
+        return f"{name} cannot be reached: {why}. Check the path and its permissions."
+    if stat.S_ISDIR(mode):
+        return f"{name} is a folder; expected a file. Name the file inside it."
+    if not stat.S_ISREG(mode):
+        return f"{name} is a pipe, socket or device; expected a regular file. Copy its content into one."
+    return None
+
+
+def _open_scan(path: Path, name: str) -> tuple[BinaryIO, int]:
+    """Open a regular file that is not empty; gives its size too."""
+    fault = file_fault(path)
+    if fault:
+        raise ScanFileError(fault)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ScanFileError(f"{name} cannot be opened: {error.strerror}. Check its permissions.") from error
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        file.close()
         raise ScanFileError(f"{name} is empty (0 bytes). Copy or download it again.")
-    return status.st_size
+    return file, size
 
 
-def _refuse_other_kinds(first: bytes, name: str) -> None:
+def refuse_other_kinds(first: bytes, *, name: str, is_unpacked: bool = False) -> None:
+    """Say what a file is that bears the name of a scan and is none, where that can be told.
+
+    Args:
+        first: Its first bytes, 512 or more where there are so many.
+        name: The file, for messages.
+        is_unpacked: Whether `first` was inside gzip.
+
+    Raises:
+        ScanFileError: It is of another kind.
+    """
+    subject = f"{name}, unpacked," if is_unpacked else name
     start = first[:512].lstrip(b" \t\r\n\xef\xbb\xbf").lower()
-    for magic, what in _OTHER_KINDS:
+    for magic, what in (*_OTHER_KINDS, *(_KINDS_INSIDE_GZIP if is_unpacked else ())):
         if start.startswith(magic):
-            raise ScanFileError(f"{name} is {what}.")
+            raise ScanFileError(f"{subject} is {what}.")
     if first[128:132] == b"DICM":
-        raise ScanFileError(f"{name} is a DICOM file. Convert the series to .nii.gz, for example with dcm2niix.")
+        raise ScanFileError(f"{subject} is a DICOM file. Convert the series to .nii.gz, for example with dcm2niix.")
+    if first[257:262] == b"ustar":
+        raise ScanFileError(f"{subject} is a tar archive. Unpack it.")
+
+
+def refuse_text(first: bytes, *, name: str) -> None:
+    """Refuse a file of text, such as a server's message; its words stay out of the message.
+
+    Raises:
+        ScanFileError: All of its first bytes are letters, digits, signs and white space.
+    """
+    if first and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in first):
+        raise ScanFileError(f"{name} is text, not a scan. Open it in an editor to see why, then get the file again.")

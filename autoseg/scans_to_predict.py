@@ -13,14 +13,13 @@ from autoseg.dataset_layouts import (
     CHANNEL_SUFFIX,
     Candidate,
     CaseFiles,
-    file_fault,
     finish_cases,
     group_images,
     list_scans,
 )
 from autoseg.errors import DatasetError, Problem
 from autoseg.image_io import SCAN_ENDINGS, is_scan_name, scan_stem
-from autoseg.scan_bytes import display_name
+from autoseg.scan_bytes import display_name, file_fault
 
 TABLE_ENDING = ".csv"
 CASE_COLUMN = "case"
@@ -70,7 +69,8 @@ def _find_in(path: Path, *, channel_names: Sequence[str]) -> Found:
                 return series, ()
             if not scans:
                 raise DatasetError(
-                    f"{display_name(path)} holds no {', '.join(SCAN_ENDINGS)} file and no DICOM series.",
+                    f"{display_name(path)} holds no {', '.join(SCAN_ENDINGS)} file and no DICOM series. Convert the "
+                    "scans, or name another folder.",
                     problems=problems,
                 )
         else:

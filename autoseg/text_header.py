@@ -14,7 +14,7 @@ import numpy as np
 
 from autoseg.errors import GeometryError, ScanFileError
 from autoseg.geometry import ImageGeometry
-from autoseg.nifti_header import MAX_IMAGE_BYTES, StoredImage, check_shear, check_spacing_range
+from autoseg.nifti_header import MAX_IMAGE_BYTES, StoredImage, check_extent, check_shear
 
 TEXT_HEADER_BYTES = 1 << 16  # more than any header holds
 ZLIB, GZIP = 15, 31  # what zlib calls wbits
@@ -46,6 +46,7 @@ MHA_TYPES = {
     **{"MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"},
     **{"MET_FLOAT": "f4", "MET_DOUBLE": "f8"},
 }
+MOST_EXTRA_AXES = 7  # of one entry each; MetaImage knows ten axes in all
 _Fields = Mapping[str, str]
 
 
@@ -80,7 +81,10 @@ def parse_nrrd_header(head: bytes, *, name: str) -> StoredImage:
     vectors = _nrrd_vectors(fields, sizes, name)
     scalar = [axis for axis, vector in enumerate(vectors) if vector is None]
     if any(sizes[axis] != 1 for axis in scalar) or len(vectors) - len(scalar) not in (2, 3):
-        raise ScanFileError(f"{name}: its sizes are {fields['sizes']!r:.60}; expected one volume of grey values.")
+        raise ScanFileError(
+            f"{name}: its sizes are {fields['sizes']!r:.60}; expected one volume of grey values. Save each volume, or "
+            "each component of colours, as a file of its own."
+        )
     kept = [axis for axis in range(len(vectors)) if axis not in scalar]
     turn, warnings = _nrrd_space(fields, name)
     turn = turn * _nrrd_unit_mm(fields, name)
@@ -114,22 +118,24 @@ def parse_mha_header(head: bytes, *, name: str) -> StoredImage:
     fields: dict[str, str] = {}
     offset = 0
     while "ElementDataFile" not in fields:
-        line, found, _ = head[offset:].partition(b"\n")
-        if not found:
+        end = head.find(b"\n", offset)
+        if end < 0:
             raise ScanFileError(f"{name} ends inside its MetaImage header. Copy or download it again.")
-        key, _, value = line.decode("utf-8", "replace").partition("=")
+        key, _, value = head[offset:end].decode("utf-8", "replace").partition("=")
         fields[key.strip()] = value.strip()
-        offset += len(line) + 1
+        offset = end + 1
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
         raise ScanFileError(f"{name}: its voxels lie in another file. Save header and voxels as one .mha file.")
     if fields.get("ElementNumberOfChannels", "1") != "1":
-        raise ScanFileError(f"{name} holds several values in each voxel; expected grey values.")
+        raise ScanFileError(f"{name} holds several values in each voxel; expected grey values. Convert it.")
     if not _is_true(fields, "BinaryData", default="True"):
         raise ScanFileError(f"{name} stores its voxels as text. Save it with binary data.")
     sizes = _numbers(fields, "DimSize", name)
     sizes, extra = sizes[:3], sizes[3:]
-    if len(sizes) < 2 or math.prod(extra) != 1:
-        raise ScanFileError(f"{name}: its DimSize is {fields['DimSize']!r:.60}; expected one volume.")
+    if len(sizes) < 2 or any(size != 1 for size in extra) or len(extra) > MOST_EXTRA_AXES:
+        raise ScanFileError(
+            f"{name}: its DimSize is {fields['DimSize']!r:.60}; expected one volume. Save each by itself."
+        )
     count = len(sizes) + len(extra)
     spacing = _floats(fields, ("ElementSpacing", "ElementSize"), name, default=[1.0] * count)
     matrix = _floats(
@@ -172,8 +178,8 @@ def _stored(
         warnings = [*warnings, "the only slice has no thickness; 1 is taken."]
     if min(sizes) < 1 or math.prod(sizes) * dtype.itemsize > MAX_IMAGE_BYTES:
         raise ScanFileError(
-            f"{name}: the header claims {' x '.join(map(str, sizes))} voxels of {dtype}; expected at least one a side "
-            f"and at most {MAX_IMAGE_BYTES >> 30} GiB. Repair the header, or crop the scan."
+            f"{name}: the header claims {' x '.join(map(str, sizes)):.60} voxels of {dtype}; expected at least one a "
+            f"side and at most {MAX_IMAGE_BYTES >> 30} GiB. Repair the header, or crop the scan."
         )
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = np.stack(steps, axis=1), origin
@@ -181,7 +187,7 @@ def _stored(
         geometry = ImageGeometry.from_affine(sizes[::-1], affine)
     except GeometryError as error:
         raise ScanFileError(f"{name}: {error}") from error
-    check_spacing_range(geometry, name=name)
+    check_extent(geometry, name=name)
     check_shear(geometry, name=name, warnings=warnings)
     return StoredImage(geometry, 1, dtype, offset, None, 0.0, tuple(warnings), packing)
 
@@ -226,7 +232,8 @@ def _nrrd_unit_mm(fields: _Fields, name: str) -> float:
     units = {word.strip('"').lower() for word in fields.get("space units", "mm").split()} - {"", "???", "none"}
     if len(units) > 1 or not units <= UNITS_MM.keys():
         raise ScanFileError(
-            f"{name}: space units is {fields['space units']!r:.60}; expected mm, um, cm or m for all axes."
+            f"{name}: space units is {fields['space units']!r:.60}; expected mm, um, cm or m for all axes. Repair the "
+            "header."
         )
     return UNITS_MM[units.pop()] if units else 1.0
 
@@ -247,7 +254,7 @@ def _numbers(fields: _Fields, key: str, name: str) -> list[int]:
     try:
         return [int(word) for word in _field(fields, key, name).split()]
     except ValueError:
-        raise ScanFileError(f"{name}: {key} is {fields[key]!r:.60}; expected whole numbers.") from None
+        raise ScanFileError(f"{name}: {key} is {fields[key]!r:.60}; expected whole numbers. Repair it.") from None
 
 
 def _floats(fields: _Fields, keys: tuple[str, ...], name: str, *, default: list[float]) -> list[float]:
@@ -257,7 +264,7 @@ def _floats(fields: _Fields, keys: tuple[str, ...], name: str, *, default: list[
             try:
                 return [float(word) for word in fields[key].split()]
             except ValueError:
-                raise ScanFileError(f"{name}: {key} is {fields[key]!r:.60}; expected numbers.") from None
+                raise ScanFileError(f"{name}: {key} is {fields[key]!r:.60}; expected numbers. Repair it.") from None
     return default
 
 

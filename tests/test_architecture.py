@@ -19,8 +19,9 @@ GROUND = {
     "progress",
     "scan_bytes",
     "text_header",
+    "voxel_values",
 }
-GROUND |= {"dicom_series", "image_in_memory", "machine", "ranks", "workers"}
+GROUND |= {"dicom_bytes", "dicom_series", "image_in_memory", "machine", "ranks", "workers"}
 DATASET = {"dataset", "dataset_labels", "dataset_layouts", "scans_to_predict"}
 # what each part may import besides itself
 ALLOWED: dict[str, set[str]] = {
@@ -36,9 +37,14 @@ ALLOWED: dict[str, set[str]] = {
     "scan_bytes": {"errors"},
     "nifti_header": {"errors", "geometry"},
     "text_header": {"errors", "geometry", "nifti_header"},
-    "image_io": {"errors", "files", "geometry", "nifti_header", "scan_bytes", "text_header"},
-    "image_in_memory": {"errors", "geometry", "image_io"},
-    "dicom_series": {"errors", "files", "geometry", "image_in_memory", "image_io", "nifti_header", "scan_bytes"},
+    "voxel_values": {"errors"},
+    "image_io": {"errors", "files", "geometry", "nifti_header", "scan_bytes", "text_header", "voxel_values"},
+    "image_in_memory": {"errors", "geometry", "image_io", "voxel_values"},
+    "dicom_bytes": {"errors", "scan_bytes"},
+    "dicom_series": {
+        *("dicom_bytes", "errors", "files", "geometry", "image_in_memory", "image_io", "nifti_header", "scan_bytes"),
+        "voxel_values",
+    },
     "dataset_labels": GROUND,
     "dataset_layouts": GROUND,
     "dataset": GROUND | {"dataset_labels", "dataset_layouts"},

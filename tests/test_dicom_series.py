@@ -52,6 +52,15 @@ def test_a_file_that_is_cut_off_is_refused(save_dicom, array, tmp_path, place) -
             read_series(tmp_path / "series")
 
 
+@pytest.mark.parametrize("content", [b"", b"cut", bytes(131)])
+def test_a_last_slice_of_which_nothing_is_left_is_missed(save_dicom, array, tmp_path, content) -> None:
+    save_dicom(tmp_path / "series", array)
+    (tmp_path / "series" / "notes.txt").write_text("none of these")
+    sorted((tmp_path / "series").glob("*.dcm"))[-1].write_bytes(content)
+    with pytest.raises(ScanFileError, match=r"1\.2\.3_004\.dcm is empty, or does not begin as DICOM.*Copy it again"):
+        read_series(tmp_path / "series")
+
+
 def test_two_series_are_an_error_and_modality_is_told(save_dicom, array, tmp_path) -> None:
     save_dicom(tmp_path / "series", array, modality="MR")
     assert read_series(tmp_path / "series")[1] == "mr"

@@ -90,3 +90,10 @@ def test_file_sha256_of_more_than_one_piece(tmp_path):
     content = bytes(range(256)) * 10_000
     (tmp_path / "file").write_bytes(content)
     assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_write_json_names_of_any_bytes_come_back(tmp_path):
+    name = os.fsdecode(b"\xff ") + "ü日"
+    write_json(tmp_path / "a.json", {name: [name]})
+    assert "ü日" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == {name: [name]}

@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,32 @@ def test_read_scan_any_header_bytes_give_a_scan_or_a_typed_error(
         tmp_path / "out.nii", np.zeros(scan.geometry.shape_zyx, dtype=np.uint8), geometry=scan.geometry, names={}
     )
     assert read_header(tmp_path / "out.nii") == scan.geometry
+
+
+def test_read_scan_warns_of_two_affines_that_nearly_agree(nifti_bytes: Make, put: Make) -> None:
+    assert read_scan(put(nifti_bytes(qform_code=1, qoffset_x=0.09))).warnings == ()
+    warnings = read_scan(put(nifti_bytes(qform_code=1, qoffset_x=0.4))).warnings
+    assert warnings == ("sform and qform lie 0.4 voxels apart; the sform is believed.",)
+
+
+def test_a_header_that_asks_for_more_than_is_there_gets_no_memory(nifti_bytes: Make, put: Make) -> None:
+    noise = np.random.default_rng(0).bytes(100_000)  # gzip could hold a thousand times as much
+    whole = nifti_bytes(np.frombuffer(noise, np.uint8).reshape(1, 400, 250))
+    for fields in (dict(dim=[3, 100, 800, 1000, 1, 1, 1, 1]), dict(vox_offset=8e7)):
+        path = put(nifti_bytes(np.frombuffer(noise, np.uint8).reshape(1, 400, 250), **fields))
+        tracemalloc.start()
+        with pytest.raises(ScanFileError, match="ends after 0 % of the voxels"):
+            read_scan(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4 << 20
+    assert read_scan(put(whole)).array_zyx.size == 100_000
+
+
+def test_a_comment_nested_without_end_is_another_programs(nifti_bytes: Make) -> None:
+    from autoseg.nifti_header import decode_names
+
+    text = b"[" * 200_000
+    head = nifti_bytes()[:352]
+    extension = np.array([len(text) + 8, 6], "<i4").tobytes() + text
+    assert decode_names(head + extension) == {}

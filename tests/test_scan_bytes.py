@@ -40,7 +40,11 @@ def flipped(content: bytes, position: int) -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer.*git lfs pull"),
         (bytes(128) + b"DICM" + bytes(500), "a DICOM file.*dcm2niix"),
         (b"PK\x03\x04" + bytes(500), "a zip archive"),
-        (b"hello world, no scan" * 50, "not a NIfTI file"),
+        (b"hello world, no scan" * 50, "is text, not a scan"),
+        (bytes(range(128, 256)) * 5, "not a NIfTI file"),
+        (gzip.compress(b"<html><body>404"), "unpacked, is a web page"),
+        (gzip.compress(PACKED), "packed by gzip once more"),
+        (gzip.compress(bytes(257) + b"ustar" + bytes(300)), "unpacked, is a tar archive"),
     ],
 )
 def test_read_scan_damaged_file_names_file_and_fault(tmp_path: Path, content: bytes, words: str, put: Make) -> None:

@@ -221,3 +221,14 @@ def test_files_of_text_headers_are_cases_of_a_dataset(tmp_path) -> None:
         sitk.WriteImage(make_image(), str(tmp_path / name))
     cases, problems = find_cases(Path(tmp_path), channel_names=["CT"])
     assert [case.case_id for case in cases] == ["a", "b", "c"] and not problems
+
+
+def test_a_metaimage_of_thousands_of_axes_gets_no_matrix_of_them(put) -> None:
+    text = MHA.replace("DimSize = 2 3 4", "DimSize = 2 3 4" + " 1" * 20_000)  # a matrix of 3 GB
+    with pytest.raises(ScanFileError, match="expected one volume"):
+        read_scan(put(text.encode() + bytes(48), "a.mha", pack=False))
+
+
+def test_a_metaimage_of_empty_lines_alone_is_refused_at_once(put) -> None:
+    with pytest.raises(ScanFileError, match="ends inside its MetaImage header"):
+        read_scan(put(b"ObjectType" + b"\n" * 300_000, "a.mha", pack=False))

@@ -126,7 +126,7 @@ def sample_voxels(voxels: np.ndarray, *, case_id: str) -> np.ndarray:
     """Draw up to `MAX_SAMPLE_PER_CASE` columns of a (C, N) array; the case's name is the seed, whatever the order."""
     if voxels.shape[1] <= MAX_SAMPLE_PER_CASE:
         return voxels
-    seed = int.from_bytes(hashlib.blake2b(case_id.encode(), digest_size=8).digest(), "little")
+    seed = int.from_bytes(hashlib.blake2b(case_id.encode(errors="surrogateescape"), digest_size=8).digest(), "little")
     chosen = np.random.default_rng(seed).integers(0, voxels.shape[1], MAX_SAMPLE_PER_CASE)
     return voxels[:, np.sort(chosen)]
 

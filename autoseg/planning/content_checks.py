@@ -13,10 +13,10 @@ from autoseg.descriptions import find_modality
 from autoseg.errors import Problem
 from autoseg.geometry import ImageGeometry, grids_differ, small_shift
 from autoseg.planning.case_facts import CaseFacts, IntensityFacts
+from autoseg.voxel_values import describe_odd_values
 
 CHUNK_VOXELS = 2**21  # label values are counted in chunks, since counting needs eight bytes a voxel
 MAX_VALUES_SHOWN = 8
-HOUNSFIELD_AIR = -1024
 
 
 def check_grids(case_id: str, *, image: ImageGeometry, others: Mapping[str, ImageGeometry]) -> list[Problem]:
@@ -80,19 +80,9 @@ def _declared(organs: Mapping[int, str]) -> str:
 
 def check_intensities(case_id: str, *, channel_name: str, facts: IntensityFacts) -> list[Problem]:
     """Note a constant channel, and a CT whose values are no Hounsfield units."""
-    if facts.minimum == facts.maximum:
-        text = f"channel {channel_name} is constant ({facts.minimum:g}): nothing can be seen in it. Check the file."
-        return [Problem(case_id, text, is_error=False)]
-    if find_modality([channel_name]) != "ct" or facts.minimum < 0:
-        return []
-    seen = f"channel {channel_name} is named a CT but holds {facts.minimum:g} to {facts.maximum:g}"
-    if facts.maximum <= 1:
-        text = f"{seen}, scaled to 0..1."
-    elif facts.maximum <= 255:
-        text = f"{seen}, windowed to 0..255."
-    else:
-        text = f"{seen}, without negative values: 1024 may have been added, air is about {HOUNSFIELD_AIR} HU."
-    return [Problem(case_id, f"{text} Give Hounsfield units, or name the channel otherwise.", is_error=False)]
+    is_ct = find_modality([channel_name]) == "ct"
+    text = describe_odd_values(facts.minimum, facts.maximum, channel=channel_name, is_ct=is_ct)
+    return [] if text is None else [Problem(case_id, text, is_error=False)]
 
 
 def check_duplicates(cases: Iterable[CaseFacts]) -> list[Problem]:

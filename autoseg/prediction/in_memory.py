@@ -19,6 +19,7 @@ from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.file_labels import UNSURE
 from autoseg.inference.predictor import Predictor, load_predictor, with_settings
 from autoseg.outputs.statistics import OrganStatistics, measure_organs
+from autoseg.prediction.steps import list_warnings
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def predict(
         names=predictor.names,
         statistics=statistics,
         uncertainty=None if unsure is None else in_order_of(images[0], unsure.astype(np.float32) / UNSURE),
-        warnings=tuple(warning for channel in channels for warning in channel.warnings),
+        warnings=list_warnings(channels, plan=predictor.plans.data),
         labels_zyx=predicted.labels_zyx,
         geometry=channels[0].geometry,
     )

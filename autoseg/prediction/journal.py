@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from autoseg.dataset import CaseFiles
+from autoseg.errors import ScanFileError
 from autoseg.files import file_sha256
 from autoseg.outputs.statistics import OrganStatistics
+from autoseg.scan_bytes import display_name
 
 JOURNAL_NAME = "cases.jsonl"
 
@@ -111,11 +113,15 @@ def case_key(case: CaseFiles, recipe: str, *, clicks: object = None) -> str:
     """Return a digest of all that decides a case's label map: bytes of its scans, recipe, clicks.
 
     Raises:
-        OSError: A scan cannot be read.
+        ScanFileError: A scan cannot be read.
     """
     digest = hashlib.sha256(json.dumps([recipe, _plain(clicks), case.volumes]).encode())
     for path in case.image_paths:
-        digest.update(_sha256(path).encode())
+        try:
+            digest.update(_sha256(path).encode())
+        except OSError as error:
+            why = f"{display_name(path)} cannot be read: {error.strerror or error}."
+            raise ScanFileError(f"{why} Check its permissions and the disk.") from error
     return digest.hexdigest()
 
 

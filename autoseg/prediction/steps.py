@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from autoseg.dataset import CaseFiles, read_channels
-from autoseg.errors import AutosegError, GeometryError
+from autoseg.errors import AutosegError, GeometryError, printable
 from autoseg.geometry import grids_differ, small_shift
 from autoseg.image_io import Scan, read_header
 from autoseg.inference.clicks import OrganClicks
@@ -23,9 +23,11 @@ from autoseg.inference.predictor import PredictedCase, Predictor
 from autoseg.machine import find_cpu_memory_gib
 from autoseg.outputs.case_files import write_case
 from autoseg.outputs.run_files import CaseStatus
+from autoseg.plans import DataPlan
 from autoseg.prediction.journal import FinishedCase, Journal, case_key
 from autoseg.prediction.overlap import overlap
 from autoseg.progress import tell, track
+from autoseg.voxel_values import describe_odd_values
 from autoseg.workers import default_num_workers
 
 MOST_VOXELS_HELD = 128_000_000  # of several cases, all channels; a larger one has the memory to itself
@@ -66,12 +68,14 @@ class _Read:
         key: What goes into it.
         earlier: Its record, if an earlier run finished it.
         channels: Else its scans.
+        warnings: What is odd about them.
         seconds: What that took.
     """
 
     key: str
     earlier: FinishedCase | None
     channels: tuple[Scan, ...]
+    warnings: tuple[str, ...]
     seconds: float
 
 
@@ -91,12 +95,14 @@ def predict_cases(cases: Sequence[CaseFiles], job: Job) -> Iterator[CaseStatus]:
     )
     for case, done in track(steps, what="predicting", total=len(cases)):
         if isinstance(done, BaseException):
-            log.warning("%s: not predicted: %s", case.case_id, done)
+            log.warning("%s: not predicted: %s", printable(case.case_id), printable(str(done)))
             yield CaseStatus(case.case_id, is_done=False, message=str(done))
         else:
             if not done.was_done:
                 found = sum(organ.num_voxels > 0 for organ in done.organs)
-                tell("%s: %d of %d organs in %.1f s", case.case_id, found, len(done.organs), done.seconds)
+                tell("%s: %d of %d organs in %.1f s", printable(case.case_id), found, len(done.organs), done.seconds)
+                if done.message:
+                    log.warning("%s: %s", printable(case.case_id), printable(done.message))
             yield done
 
 
@@ -105,7 +111,8 @@ def _read(case: CaseFiles, *, job: Job) -> _Read:
     key = case_key(case, job.recipe, clicks=job.clicks.get(case.case_id))
     earlier = job.journal.find(case.case_id, key=key)
     channels = read_case(case) if earlier is None else ()
-    return _Read(key, earlier, channels, time.monotonic() - start)
+    warnings = list_warnings(channels, plan=job.predictor.plans.data)
+    return _Read(key, earlier, channels, warnings, time.monotonic() - start)
 
 
 def _predict(case: CaseFiles, given: _Read, *, job: Job) -> tuple[_Read, PredictedCase | None, float]:
@@ -138,7 +145,7 @@ def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, 
             also=job.also,
             series=case.image_paths[0] if case.image_paths[0].is_dir() else None,
         )
-        message = "; ".join(warning for channel in given.channels for warning in channel.warnings)
+        message = " ".join(given.warnings)
         seconds += time.monotonic() - start
         done = FinishedCase(case.case_id, given.key, files, seconds, message, organs)
         job.journal.add(done)
@@ -182,6 +189,16 @@ class _Room:
 def _threads(device: torch.device) -> int:
     """Read and write one case beside that at work; a GPU is so fast that it needs more, where there are the cores."""
     return min(MOST_THREADS, max(1, default_num_workers() // 4)) if device.type == "cuda" else 1
+
+
+def list_warnings(channels: Sequence[Scan], *, plan: DataPlan) -> tuple[str, ...]:
+    """Say what is odd about a case's channels, each thing once: how they were read, and values that tell nothing."""
+    found = [warning for channel in channels for warning in channel.warnings]
+    for scan, channel in zip(channels, plan.channels, strict=False):
+        low, high = float(scan.array_zyx.min()), float(scan.array_zyx.max())
+        odd = describe_odd_values(low, high, channel=channel.name, is_ct=channel.scheme == "ct")
+        found += [] if odd is None else [odd]
+    return tuple(dict.fromkeys(found))
 
 
 def read_case(case: CaseFiles) -> tuple[Scan, ...]:

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,8 @@ class CaseStore:
         if name not in self._record(case_id)["bytes"]:
             raise DatasetError(f"the preprocessed case {case_id} has no labels. Train on labelled cases only.")
         path = self._case_folder(case_id) / name
-        array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        with _name_in_utf8(path) as name:
+            array = blosc2.open(name, mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
         if not isinstance(array, blosc2.NDArray):
             raise DatasetError(f"{path} is not an array of autoseg. Delete it and run autoseg_plan again.")
         return array
@@ -205,6 +207,21 @@ class CaseStore:
         if not case_id or case_id.startswith(".") or "/" in case_id or "\0" in case_id:
             raise DatasetError(f"{case_id!r} cannot be the name of a folder. Rename the files of this case.")
         return self.folder / case_id
+
+
+@contextmanager
+def _name_in_utf8(path: Path) -> Iterator[str]:
+    """Give a name of the file that blosc2 can take: of a path that is not UTF-8 it is that of an open file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # Linux, where names are bytes
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            yield f"/proc/self/fd/{handle}"
+        finally:
+            os.close(handle)
+    else:
+        yield str(path)
 
 
 def _pack_array(array: np.ndarray) -> bytes:

@@ -65,7 +65,7 @@ def train(
         offline: Ask no network; pretrained weights of the hub come from its cache on this machine.
 
     Raises:
-        UsageError: There is no plan, no such fold, or two lengths.
+        UsageError: There is no plan, no such fold, or two lengths; or the fold's folder cannot be written.
         LockedError: Another process trains this fold.
         CheckpointError: Pretrained weights cannot be had or have another SHA-256, or an earlier state cannot be used.
     """
@@ -78,16 +78,19 @@ def train(
     plans = read_plans(run_folder / "plans.json")
     store = CaseStore(run_folder / "preprocessed", data_hash=plans.data.hash())
     data = choose_fold(run_folder, store, fold=fold)
-    data.folder.mkdir(parents=True, exist_ok=True)
     length = Length(
         steps=(epochs or plans.training.epochs) * plans.training.steps_per_epoch,
         seconds=None if max_minutes is None else 60.0 * max_minutes,
     )
     lock = filelock.FileLock(data.folder / ".lock")
     try:
+        data.folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise LockedError(f"{data.folder}: another process trains this fold. Wait for it, or end it.") from None
+    except OSError as error:
+        why = f"{data.folder} cannot be written: {error.strerror or error}."
+        raise UsageError(f"{why} Free space there or choose another place.") from error
     with lock:
         for folder in (data.folder, data.folder / "validation"):
             remove_leftovers(folder)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from autoseg.dataset import CaseFiles
+from autoseg.errors import ScanFileError
 from autoseg.files import file_sha256
 from autoseg.inference.clicks import OrganClicks
 from autoseg.outputs.statistics import OrganStatistics
@@ -31,6 +32,12 @@ def test_a_finished_case_is_found_again_by_another_run(finished, tmp_path):
     for case_id in ("one", "two", "not utf-8 \udcff"):
         assert Journal(tmp_path).find(case_id, key="key") == finished(case_id)
     assert Journal(tmp_path).find("three", key="key") is None
+
+
+def test_a_scan_that_cannot_be_read_is_named_without_the_folders_above(tmp_path):
+    case = CaseFiles("a", (tmp_path / "scans" / "a.nii.gz",), None, "a")
+    with pytest.raises(ScanFileError, match=r"^scans/a\.nii\.gz cannot be read: No such file.*Check its permissions"):
+        case_key(case, "recipe")
 
 
 def test_another_key_or_a_changed_or_missing_file_makes_a_case_due(finished, tmp_path):

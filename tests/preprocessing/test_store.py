@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 import signal
 from pathlib import Path
@@ -43,6 +44,15 @@ def test_store_gives_back_what_was_written(tmp_path: Path, dtype: type) -> None:
     assert labels.dtype == dtype
     np.testing.assert_array_equal(labels[:], case.labels)
     assert store.read_transform("liver 1") == case.transform
+
+
+def test_store_takes_names_of_any_bytes(tmp_path: Path) -> None:
+    case = make_case()
+    name = os.fsdecode(b"\xff\xfe")  # no UTF-8
+    CaseStore(tmp_path / name).write(name, case, "abc")
+    store = CaseStore(tmp_path / name)
+    assert store.case_ids() == [name]
+    np.testing.assert_array_equal(store.open_image(name)[:, 3:9], case.image[:, 3:9])
 
 
 def test_store_slices_as_numpy_does(tmp_path: Path) -> None:
