@@ -49,7 +49,7 @@ REFUSED = {
     "between": (corner(1), np.uint16, ["label holds 1 (5 voxels)", "Correct the label map"]),
     "negative": (corner(-1), np.int16, ["-1 (5 voxels)", "Negative values are never labels"]),
     "beyond": (corner(70_000), np.int32, ["70000 (5 voxels)", "Correct the label map"]),
-    "far_beyond": (corner(1e12), np.float64, ["label values up to 1e+12; expected 0 to 65535"]),
+    "far_beyond": (corner(1e12), np.float64, ["a label value of 1e+12; expected 0 to 65535"]),
 }
 
 
