@@ -258,7 +258,7 @@ def forbid_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_arguments, **_named):
         raise AssertionError("a scan was read before the output was probed")
 
-    for place in ("planning.fingerprint.scan_case", "prediction.steps.read_case", "training.command.train_fold"):
+    for place in ("planning.reading.scan_case", "prediction.steps.read_case", "training.command.train_fold"):
         monkeypatch.setattr(f"autoseg.{place}", never)
 
 

@@ -69,8 +69,8 @@ class Kill:
 
 
 POINTS = (
-    Kill("plan", "before the first scan is read", Calling("autoseg.planning.fingerprint:make_fingerprint")),
-    Kill("plan", "while the third scan is read", Calling("autoseg.planning.fingerprint:scan_case", number=3)),
+    Kill("plan", "before the first scan is read", Calling("autoseg.planning.reading:scan_cases")),
+    Kill("plan", "while the third scan is read", Calling("autoseg.planning.reading:scan_case", number=3)),
     Kill("plan", "`fingerprint.json` half written", Renaming("fingerprint.json", "half")),
     Kill("plan", "`fingerprint.json` just written", Renaming("fingerprint.json", "renamed")),
     Kill("plan", "`dataset_report.json` half written", Renaming("dataset_report.json", "half")),
