@@ -15,6 +15,7 @@ from autoseg.errors import Problem, UsageError
 from autoseg.files import read_json, write_json
 from autoseg.planning.fingerprint import Fingerprint, make_fingerprint
 from autoseg.planning.report import read_problems, stamp_files
+from autoseg.planning.resources import bytes_to_scan
 from autoseg.workers import default_num_workers
 
 log = logging.getLogger("autoseg")
@@ -88,7 +89,8 @@ def _read(root: Path) -> Dataset:
 def _check(dataset: Dataset, *, num_workers: int | None) -> DatasetCheck:
     bad = {problem.case_id for problem in dataset.problems if problem.is_error}
     readable = replace(dataset, cases=tuple(case for case in dataset.cases if case.case_id not in bad))
-    fingerprint, contents = make_fingerprint(readable, num_workers=num_workers or default_num_workers())
+    workers = num_workers or default_num_workers(bytes_to_scan(readable.cases))
+    fingerprint, contents = make_fingerprint(readable, num_workers=workers)
     shown = tuple(shorten_paths(problem, root=dataset.root) for problem in contents)
     return DatasetCheck(dataset, fingerprint, dataset.problems, shown)
 

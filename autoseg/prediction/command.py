@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from autoseg.dataset import CaseFiles
-from autoseg.errors import DatasetError, LockedError, Problem, UsageError
-from autoseg.files import file_sha256, remove_leftovers
+from autoseg.errors import DatasetError, OutputError, Problem, UsageError
+from autoseg.files import explain_write_error, file_sha256, remove_leftovers
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import Predictor, find_model_files, load_predictor, with_settings
+from autoseg.locks import LOCK_NAME, hold_folder
 from autoseg.outputs.case_files import ALSO, FOLDERS, FOLDERS_OF_CASES
 from autoseg.outputs.label_tables import write_label_tables
 from autoseg.outputs.run_files import CaseStatus, PredictionRun, write_run
@@ -67,7 +66,8 @@ def predict_files(
 
     Raises:
         DatasetError: No case could be predicted; the cases' problems are in it.
-        LockedError: Another process predicts into the folder.
+        LockedError: Another run works on the folder.
+        OutputError: The output's disk is full or broken; what was finished before stays.
         AutosegError: The model or an argument cannot be used.
     """
     model, output = Path(model), Path(output)
@@ -201,14 +201,9 @@ def _own_folder(output: Path, ranks: Ranks) -> Iterator[None]:
     """Hold the output folder for this process, and those started with it, alone."""
     with _writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / (".lock" if ranks.leads else f".lock-{ranks.rank}"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise LockedError(
-                f"-o {output}: another process predicts into it. Wait for it, or choose another folder."
-            ) from None
-    with lock:
+    name = LOCK_NAME if ranks.leads else f"{LOCK_NAME}-{ranks.rank}"
+    remedy = "Wait for it, end it, or choose another -o."
+    with hold_folder(output, command="autoseg_predict", remedy=remedy, name=name):
         if ranks.leads:
             with _writing(output):
                 inner = [folder for name in FOLDERS_OF_CASES for folder in (output / name).glob("*/")]
@@ -223,4 +218,4 @@ def _writing(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"-o {output} cannot be written: {error.strerror or error}. Choose another folder.") from error
+        raise OutputError(f"-o {output}: {explain_write_error(error, output)}") from error

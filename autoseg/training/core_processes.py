@@ -74,6 +74,8 @@ def start_processes(
 ) -> Iterator[tuple[slice, GradientProcesses]]:
     """Start processes beside this one, and give the part of each batch that is left for this one.
 
+    Where the folder for temporary files has no room for shared memory, there is this process alone.
+
     Args:
         network: On the CPU, in training mode; its weights move into shared memory.
         sampler: Of the cases to train on.
@@ -90,9 +92,13 @@ def start_processes(
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="autoseg-") as name:
         folder = Path(name)
-        parameters = place_in_file(network, folder / "weights", is_new=True)
+        num_values = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        if not _take_room(folder, ["weights", *map(_gradients_name, parts[1:])], num_values=num_values):
+            torch.set_num_threads(threads)
+            yield slice(0, plans.slices_per_step), GradientProcesses(workers=(), sampler=sampler, plans=plans)
+            return
+        place_in_file(network, folder / "weights", is_new=True)
         save_file(fixed_tensors(network), folder / "fixed")
-        num_values = sum(parameter.numel() for parameter in parameters)
         task: dict[str, Any] = {
             "plans": plans.model_dump(mode="json"),
             "store": str(store.folder.resolve()),
@@ -126,10 +132,10 @@ def cut_batch(batch_slices: int, num_processes: int, *, clip_slices: int = 1) ->
 
 
 def place_in_file(network: AutosegNetwork, path: Path, *, is_new: bool) -> list[Parameter]:
-    """Move the trained weights into a memory-mapped file, or take those that are there; returns them in its order."""
+    """Move the trained weights into a memory-mapped file, or take those that are in it; returns them in its order."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     sizes = [parameter.numel() for parameter in parameters]
-    values = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="w+" if is_new else "r+", shape=(sum(sizes),)))
+    values = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="r+", shape=(sum(sizes),)))
     for parameter, piece in zip(parameters, cut_like(values, parameters), strict=True):
         if is_new:
             piece.copy_(parameter.data)
@@ -150,18 +156,44 @@ def cut_like(values: Tensor, parameters: Sequence[Parameter]) -> list[Tensor]:
     return [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
 
 
+def _gradients_name(part: slice) -> str:
+    return f"gradients_{part.start}"
+
+
+def _take_room(folder: Path, names: Sequence[str], *, num_values: int) -> bool:
+    """Make files of float32 zeros that have their room on the disk, or say that there is none.
+
+    Writing to a mapped file that has no room left kills the process (SIGBUS), and the system asks nobody before.
+    """
+    try:
+        for name in names:
+            with (folder / name).open("wb") as file:
+                file.truncate(4 * num_values)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, 4 * num_values)
+    except OSError as error:
+        log.warning(
+            "%s has no room for the memory that processes share (%s): one process trains, which is slower. "
+            "Free space there, or name another folder in TMPDIR.",
+            folder.parent,
+            error.strerror,
+        )
+        return False
+    return True
+
+
 class _Worker:
     """One process and its part of each batch."""
 
     def __init__(self, part: slice, task: dict[str, Any], *, folder: Path, num_values: int) -> None:
         self.part = part
-        path = folder / f"gradients_{part.start}"
-        self._values = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="w+", shape=(num_values,)))
+        path = folder / _gradients_name(part)
+        self._values = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="r+", shape=(num_values,)))
         package_root = str(Path(__file__).parents[2])
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
         self._process: subprocess.Popen[str] | None = subprocess.Popen(
-            [sys.executable, "-m", "autoseg.training.core_worker"],
+            [sys.executable, "-m", "autoseg.training.core_worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
