@@ -24,6 +24,7 @@ DISK_FAULTS = {
     errno.EDQUOT: FREE_SPACE,
     errno.EROFS: "Choose another place.",
     errno.EIO: "Check the disk, or choose another place.",
+    errno.EFBIG: "The file system or `ulimit -f` allows no larger file; choose another place.",
 }
 
 

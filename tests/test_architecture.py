@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"errors"},
     "progress": {"errors"},
     "geometry": {"errors"},
-    "stopping": set(),
+    "stopping": {"errors"},
     "locks": {"errors", "files"},
     "workers": {"errors", "machine", "progress", "stopping"},
     "ranks": {"errors"},

@@ -59,21 +59,20 @@ def run_command(
         return int(stop.code or 0)
     _show_messages()
     _use_cores_well()
+    return _run(parser.prog, work, arguments)
+
+
+def _run(program: str, work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Work, and turn signals and errors into messages and exit codes."""
     try:
         with stop_on_signals():
-            return _work(parser.prog, work, arguments)
-    except Stopped as stop:
-        code, reason = STOPS[signal.Signals(stop.signal_number).name]
-        _say(f"{parser.prog}: stopped by {reason}; the same command continues.")
-        return code
-
-
-def _work(program: str, work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    """Work, and turn errors into messages and exit codes."""
-    try:
-        code = work(arguments)
+            code = work(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
+        return code
+    except Stopped as stop:
+        code, reason = STOPS[signal.Signals(stop.signal_number).name]
+        _say(f"{program}: stopped by {reason}; the same command continues.")
         return code
     except AutosegError as error:
         _say(f"{program}: {type(error).__name__}: {error}")

@@ -19,7 +19,7 @@ from autoseg.locks import LOCK_NAME, hold_folder
 from autoseg.outputs.case_files import ALSO, FOLDERS, FOLDERS_OF_CASES
 from autoseg.outputs.label_tables import write_label_tables
 from autoseg.outputs.run_files import CaseStatus, PredictionRun, write_run
-from autoseg.prediction.estimate import Estimate, estimate_cases
+from autoseg.prediction.estimate import Estimate, estimate_cases, tell_time_on_cpu, warn_if_disk_is_short
 from autoseg.prediction.gather import gather
 from autoseg.prediction.journal import Journal
 from autoseg.prediction.steps import Job, predict_cases
@@ -88,6 +88,10 @@ def predict_files(
             if ranks.leads:
                 write_label_tables(output, predictor.names)  # first: a folder that cannot be written shows itself
             journal = Journal(output, rank=ranks.rank)
+        if ranks.leads:
+            warn_if_disk_is_short(predictor, cases, output, also=also)
+            if device == "auto" and predictor.device.type == "cpu":
+                tell_time_on_cpu(predictor, cases)
         job = Job(predictor, output, recipe, clicks or {}, tuple(also), journal)
         statuses = list(predict_cases(ranks.share(cases), job))
         with _writing(output):
@@ -169,6 +173,9 @@ def _refuse_output_over_input(cases: Sequence[CaseFiles], output: Path) -> None:
     folders = {folder for path in paths for folder in (path.resolve(), path.resolve().parent, path.parent.resolve())}
     if output.resolve() in folders:
         raise UsageError(f"-o {output}: the scans lie there; inputs are never overwritten. Choose another folder.")
+    above = output.resolve().parent
+    if output.resolve().name == "preprocessed" and (above / "plans.json").exists():
+        raise UsageError(f"-o {output}: autoseg_plan keeps the cases of a run there. Choose another folder.")
 
 
 def _refuse_what_is_no_series(cases: Sequence[CaseFiles]) -> None:

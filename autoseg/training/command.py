@@ -75,6 +75,8 @@ def train(
         raise UsageError("--epochs and --max-minutes take numbers above 0.")
     run_folder = Path(run_folder)
     torch_device = choose_device(device)
+    if device == "auto" and torch_device.type == "cpu":
+        log.info("training on a CPU is slow; --max-minutes M fits the whole schedule into M minutes.")
     read_plans(run_folder / "plans.json")  # a folder without a plan says so, rather than that it cannot be locked
     with hold_folder(run_folder, command="autoseg_train", remedy="Wait for it, or end it.", is_shared=True):
         plans = read_plans(run_folder / "plans.json")
