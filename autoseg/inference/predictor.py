@@ -24,7 +24,7 @@ from autoseg.inference.file_labels import undo_preprocessing
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
 from autoseg.network.cores import side_by_side
-from autoseg.network.device import choose_device, memory_was_full
+from autoseg.network.device import choose_device, is_out_of_memory
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.model_file import MODEL_FILE_NAME, load_models, most_validated
 from autoseg.plans import Plans, apply_settings
@@ -129,7 +129,7 @@ class Predictor:
                         network.to(rung.device)
                 return rung._predict_slices(image, clicks=placed, with_uncertainty=with_uncertainty, scratch=scratch)
             except RuntimeError as error:  # the parent of OutOfMemoryError, which torch raises on a GPU alone
-                if not memory_was_full(error):
+                if not is_out_of_memory(error):
                     raise
                 message = str(error).partition("\n")[0]  # not the error, whose frames hold what filled the memory
             if self.device.type == "cuda":
@@ -237,7 +237,7 @@ def load_predictor(
     try:
         loaded = [load_models(path, device=device) for path in paths]
     except RuntimeError as error:
-        if device.type == "cpu" or not memory_was_full(error):
+        if device.type == "cpu" or not is_out_of_memory(error):
             raise
         message = str(error).partition("\n")[0]
         log.warning("the memory of %s is too full for the model; predicting on the CPU (%s)", device, message)

@@ -1,6 +1,6 @@
 """Which device the network runs on, and in which precision.
 
-Owns: the meaning of `--device`, what a full memory looks like, autocast.
+Owns: the meaning of `--device`, autocast, and which errors mean that a device's memory is full.
 """
 
 import functools
@@ -15,10 +15,22 @@ from autoseg.ranks import local_rank
 
 log = logging.getLogger("autoseg")
 
-# What torch says of a full memory where it has no class of errors for it: of the CPU's, and before its own allocator
-# is at work on a GPU.
-MEMORY_WAS_FULL = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory")
+# What torch says where it has no class of errors for it; on a GPU a library asks for memory past torch's own allocator.
+FULL_MEMORY_MESSAGES = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 MOST_LETTERS = 200  # of what another program says
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that a memory is full, a GPU's or the CPU's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in FULL_MEMORY_MESSAGES)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -52,13 +64,6 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device("cpu")
 
 
-def memory_was_full(error: BaseException) -> bool:
-    """Say whether an error means that the memory of a device was full."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WAS_FULL)
-    )
-
-
 def _why_no_cuda() -> str:
     """Say why torch sees no CUDA device, with the remedy; nothing where it sees one.
 
@@ -79,7 +84,7 @@ def _try(device: torch.device) -> str:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # a driver or card that torch cannot use has no class of its own
-        if not memory_was_full(error):
+        if not is_out_of_memory(error):
             return f"the CUDA device does not work ({_first_line(error)}). Check what nvidia-smi says, and the driver."
     return ""
 

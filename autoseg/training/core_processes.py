@@ -9,7 +9,7 @@ slices of their own wait for one another at Python's lock.
 
 The weights lie in a memory-mapped file that all processes see, so nothing is sent but "go"; each process writes its
 gradients into a file of its own and answers with its losses. A process that dies is reported, and from then on its
-share of each batch is done here.
+share of each batch is done here. Where the temporary folder has no room for these files, no process is started.
 """
 
 import itertools
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
@@ -74,8 +75,6 @@ def start_processes(
 ) -> Iterator[tuple[slice, GradientProcesses]]:
     """Start processes beside this one, and give the part of each batch that is left for this one.
 
-    Where the folder for temporary files has no room for shared memory, there is this process alone.
-
     Args:
         network: On the CPU, in training mode; its weights move into shared memory.
         sampler: Of the cases to train on.
@@ -85,20 +84,29 @@ def start_processes(
     """
     plans = sampler.plans
     parts = cut_batch(plans.slices_per_step, num_processes, clip_slices=plans.clip_slices)
+    whole = slice(0, plans.slices_per_step)
     if len(parts) == 1:
-        yield parts[0], GradientProcesses(workers=(), sampler=sampler, plans=plans)
+        yield whole, GradientProcesses(workers=(), sampler=sampler, plans=plans)
         return
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="autoseg-") as name:
         folder = Path(name)
         num_values = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-        if not _take_room(folder, ["weights", *map(_gradients_name, parts[1:])], num_values=num_values):
-            torch.set_num_threads(threads)
-            yield slice(0, plans.slices_per_step), GradientProcesses(workers=(), sampler=sampler, plans=plans)
+        try:
+            for file in ("weights", *(_gradients_name(part) for part in parts[1:])):
+                _reserve(folder / file, 4 * num_values)
+            save_file(fixed_tensors(network), folder / "fixed")
+        except (OSError, SafetensorError) as error:
+            log.warning(
+                "no room in %s for what the cores share (%s); training without processes, which is slower. Make room "
+                "there, or set TMPDIR to another folder.",
+                folder.parent,
+                error,
+            )
+            yield whole, GradientProcesses(workers=(), sampler=sampler, plans=plans)
             return
         place_in_file(network, folder / "weights", is_new=True)
-        save_file(fixed_tensors(network), folder / "fixed")
+        torch.set_num_threads(1)
         task: dict[str, Any] = {
             "plans": plans.model_dump(mode="json"),
             "store": str(store.folder.resolve()),
@@ -132,7 +140,11 @@ def cut_batch(batch_slices: int, num_processes: int, *, clip_slices: int = 1) ->
 
 
 def place_in_file(network: AutosegNetwork, path: Path, *, is_new: bool) -> list[Parameter]:
-    """Move the trained weights into a memory-mapped file, or take those that are in it; returns them in its order."""
+    """Move the trained weights into a file of their size, memory-mapped, or take those that are there.
+
+    Returns:
+        The weights, in the file's order.
+    """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     sizes = [parameter.numel() for parameter in parameters]
     values = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="r+", shape=(sum(sizes),)))
@@ -141,6 +153,22 @@ def place_in_file(network: AutosegNetwork, path: Path, *, is_new: bool) -> list[
             piece.copy_(parameter.data)
         parameter.data = piece
     return parameters
+
+
+def _gradients_name(part: slice) -> str:
+    return f"gradients_{part.start}"
+
+
+def _reserve(path: Path, num_bytes: int) -> None:
+    """Make a file of zeros that has its place on the disk: a mapped file without one ends the process when it is full.
+
+    Raises:
+        OSError: There is no room.
+    """
+    with path.open("wb") as file:
+        file.truncate(num_bytes)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
 
 
 def fixed_tensors(network: AutosegNetwork) -> dict[str, Tensor]:
@@ -154,32 +182,6 @@ def cut_like(values: Tensor, parameters: Sequence[Parameter]) -> list[Tensor]:
     """Cut one long vector into views of the parameters' shapes."""
     pieces = values.split([parameter.numel() for parameter in parameters])
     return [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
-
-
-def _gradients_name(part: slice) -> str:
-    return f"gradients_{part.start}"
-
-
-def _take_room(folder: Path, names: Sequence[str], *, num_values: int) -> bool:
-    """Make files of float32 zeros that have their room on the disk, or say that there is none.
-
-    Writing to a mapped file that has no room left kills the process (SIGBUS), and the system asks nobody before.
-    """
-    try:
-        for name in names:
-            with (folder / name).open("wb") as file:
-                file.truncate(4 * num_values)
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, 4 * num_values)
-    except OSError as error:
-        log.warning(
-            "%s has no room for the memory that processes share (%s): one process trains, which is slower. "
-            "Free space there, or name another folder in TMPDIR.",
-            folder.parent,
-            error.strerror,
-        )
-        return False
-    return True
 
 
 class _Worker:

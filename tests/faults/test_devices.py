@@ -144,6 +144,5 @@ def test_training_without_room_for_shared_memory_is_done_by_one_process(
     torch.set_num_threads(2)
     trained = command("train", run)
     assert trained.code == 0, trained.text
-    assert "has no room for the memory that processes share (No space left on device): one process" in trained.text
-    assert "name another folder in TMPDIR" in trained.text
+    assert "no room in " in trained.text and "No space left on device" in trained.text and "TMPDIR" in trained.text
     assert (run / "fold_all" / "model.safetensors").exists()

@@ -9,7 +9,7 @@ from autoseg.network.device import (
     choose_device,
     convolution_precision,
     has_fast_bfloat16,
-    memory_was_full,
+    is_out_of_memory,
     mixed_precision,
 )
 
@@ -83,7 +83,7 @@ def test_a_device_that_does_not_work_is_refused_and_auto_goes_on_without_it(fake
 def test_a_device_whose_memory_is_full_is_taken_for_there_are_remedies(fake_cuda, error):
     fake_cuda(1, error=error)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
-    assert memory_was_full(error) and not memory_was_full(RuntimeError("shapes differ"))
+    assert is_out_of_memory(error) and not is_out_of_memory(RuntimeError("shapes differ"))
 
 
 def test_cuda_devices_have_numbers(fake_cuda):
