@@ -3,9 +3,9 @@
 Owns: the estimates, from headers and facts alone, and the warning where the disk has too little room.
 Does not own: how many workers follow from it (`workers.py`).
 
-Measured in July 2026 on scans of 13 to 33 million voxels with two organs, int16, float32 and float64, packed or not,
-with the organs in a tenth or all of the scan: reading and measuring took 14 to 19 bytes a voxel of a case with one
-channel and fewer with several; preprocessing 8 to 9 bytes a voxel of the file and 11 to 12 of the result.
+Measured by `tests/benchmarks/planning_memory.py` in November 2026 on scans of 13 and 33 million voxels, int16, float32
+and float64, packed or not: reading and measuring took 12 to 16 bytes a voxel of a case with one channel (19 where all
+of the scan is organ), fewer with several; preprocessing 8 to 9 bytes a voxel of the file and 11 to 14 of the result.
 """
 
 import logging
