@@ -15,12 +15,15 @@ EXIT_USAGE = 2
 EXIT_SOME_CASES_FAILED = 3
 EXIT_NOTHING_USABLE = 4
 EXIT_LOCKED = 75
+EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
 EXIT_TERMINATED = 143
 
 EXIT_CODE_HELP = (
     "exit codes: 0 all done, 1 a bug of autoseg, 2 usage or configuration, 3 some cases failed (the report names "
-    "them), 4 nothing usable, 75 locked by another run, 130 Ctrl-C, 143 SIGTERM"
+    "them), 4 nothing usable, 75 locked by another run, 129 the terminal was closed, 130 Ctrl-C, 141 nobody reads the "
+    "output, 143 SIGTERM"
 )
 
 
@@ -47,6 +50,10 @@ class AutosegError(Exception):
 
 class UsageError(AutosegError):
     """A command or function was called with arguments that cannot be."""
+
+
+class OutputError(UsageError):
+    """An output cannot be written. Of a case: the disk is full or broken, so that no other would fare better."""
 
 
 class PlanError(AutosegError):

@@ -4,6 +4,7 @@ Owns: how bytes, text and JSON reach the disk, for every module.
 Does not own: scan files (`image_io.py`, which writes through here).
 """
 
+import errno
 import glob
 import hashlib
 import json
@@ -19,6 +20,15 @@ from autoseg.errors import UsageError
 
 TEMPORARY_PREFIX = ".writing-"
 NAME_LETTERS = 40  # of a file's name that its temporary name tells; names have 255 bytes at most
+FREE_SPACE = "Free space there or choose another place."
+# Faults of the disk rather than of one file: all that is written after it would fail too.
+DISK_FAULTS = {
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
+    errno.EROFS: "Choose another place.",
+    errno.EIO: "Check the disk, or choose another place.",
+    errno.EFBIG: "The file system or `ulimit -f` allows no larger file; choose another place.",
+}
 
 
 @contextmanager
@@ -86,6 +96,24 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_file():
             path.unlink()
+
+
+def find_disk_fault(error: BaseException | None) -> OSError | None:
+    """Return the full, read-only or broken disk behind an error, or None where it has another reason."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+            return error
+        error = error.__cause__
+    return None
+
+
+def explain_write_error(error: OSError, place: Path | str) -> str:
+    """Say which file cannot be written, why, and what to do; `place` stands in where the error names none."""
+    name = error.filename if isinstance(error.filename, str) else place
+    if Path(name).name.startswith(TEMPORARY_PREFIX):
+        name = place
+    fault = error.strerror or str(error) or type(error).__name__
+    return f"{name} cannot be written: {fault}. {DISK_FAULTS.get(error.errno or 0, FREE_SPACE)}"
 
 
 def remove_leftovers_of(path: Path) -> None:

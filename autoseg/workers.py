@@ -5,7 +5,8 @@ Does not own: what is done to a case, nor how many cases a machine should work o
 
 Each worker has a pipe of its own and works on one case at a time, so that a death (out of memory, segmentation fault)
 points at its case. That case is tried once more, alone, after all others; a second death is reported by name. Nothing
-waits for a process that is gone. Workers end with their parent: they see the pipe's end, even after `kill -9`.
+waits for a process that is gone. Workers end with their parent, even after `kill -9`: Linux ends them, elsewhere they
+see the pipe's end.
 """
 
 import logging
@@ -19,8 +20,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from autoseg.errors import AutosegError, printable
+from autoseg.errors import AutosegError, OutputError, printable
+from autoseg.machine import end_with_parent, find_free_bytes, find_num_cores
 from autoseg.progress import track
+from autoseg.stopping import SIGNALS, held_back
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,6 +31,7 @@ START_METHOD = (
     "fork" if sys.platform == "linux" else "spawn"
 )  # a fork starts in milliseconds, a fresh Python in a second
 SECONDS_TO_END = 5.0  # what a worker gets between SIGTERM and SIGKILL
+SHARE_OF_FREE_MEMORY = 0.8  # for all workers; what a case takes is an estimate
 
 log = logging.getLogger("autoseg")
 
@@ -39,17 +43,35 @@ class WorkerFailure:
     Attributes:
         message: The error's own words, or how the process died.
         is_expected: False for a bug of ours, whose traceback is in the log.
+        memory_was_full: More of it may be free when the case is alone.
+        is_of_all: Every other case would fail in the same way: the disk is full.
     """
 
     message: str
     is_expected: bool = True
+    memory_was_full: bool = False
+    is_of_all: bool = False
 
 
-def default_num_workers() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def default_num_workers(bytes_a_worker: float = 0.0) -> int:
+    """Return one worker a core, or as many as find room in the memory that is free.
+
+    Args:
+        bytes_a_worker: What the largest case takes.
+    """
+    num_cores = find_num_cores()
+    free = SHARE_OF_FREE_MEMORY * find_free_bytes()
+    if num_cores * bytes_a_worker <= free:
+        return num_cores
+    count = max(1, int(free // bytes_a_worker))
+    log.info(
+        "the largest case takes some %.1f GiB, and %.1f GiB are free: %d of %d cores work at once.",
+        bytes_a_worker / 2**30,
+        free / SHARE_OF_FREE_MEMORY / 2**30,
+        count,
+        num_cores,
+    )
+    return count
 
 
 def map_cases(
@@ -60,7 +82,8 @@ def map_cases(
     Args:
         function: A function of a module, or a `functools.partial` of one; it and its results can be pickled.
         items: The cases.
-        num_workers: Processes at the same time; with one or none the work is done in this process.
+        num_workers: Processes at the same time. One is a process too, so that a case that kills it kills no more; with
+            none the work is done in this process.
         what: Two or three words that name the work.
 
     Yields:
@@ -69,7 +92,7 @@ def map_cases(
     """
     num_workers = min(num_workers, len(items))
     results: Generator[tuple[int, R | WorkerFailure], None, None]
-    if num_workers <= 1:
+    if num_workers < 1:
         results = ((index, _call(function, item)) for index, item in enumerate(items))
     else:
         results = _map_in_processes(function, items, num_workers=num_workers)
@@ -104,14 +127,21 @@ def _map_in_processes(
     try:
         while waiting or any(worker.index is not None for worker in workers):
             while waiting and len(workers) < num_workers:
-                workers.append(_start(function, items, others=workers))
+                if not _start(function, items, workers=workers):
+                    num_workers = len(workers)
+            if not workers:
+                yield from ((index, _call(function, items[index])) for index in waiting)
+                break
             for worker in workers:
                 if worker.index is None and waiting:
                     _give(worker, waiting.popleft())
             for worker, result in _answers(workers):
                 if worker.index is not None and result is not None:
-                    yield worker.index, result[0]
-                    worker.index = None
+                    index, worker.index = worker.index, None
+                    if isinstance(result[0], WorkerFailure) and result[0].memory_was_full:
+                        suspects.append(index)
+                    else:
+                        yield index, result[0]
                 else:
                     workers.remove(worker)
                     suspects.extend([] if worker.index is None else [worker.index])
@@ -120,8 +150,10 @@ def _map_in_processes(
             _end(workers.pop())
         for index in suspects:
             name = printable(str(getattr(items[index], "case_id", items[index])))
-            log.warning("%s: its process died; it is tried once more, alone.", name)
-            workers.append(_start(function, items, others=[]))
+            log.warning("%s: its process died, or found no memory; it is tried once more, alone.", name)
+            if not _start(function, items, workers=workers):
+                yield index, WorkerFailure("its process died, and another could not be started. Use fewer workers.")
+                continue
             _give(workers[0], index)
             (_, result), *_ = _answers(workers)
             yield index, _end(workers.pop()) if result is None else result[0]
@@ -145,15 +177,24 @@ def _answers(workers: Sequence[_Worker]) -> list[tuple[_Worker, tuple[Any] | Non
     return answers
 
 
-def _start(function: Callable[[T], R], items: Sequence[T], *, others: Sequence[_Worker]) -> _Worker:
+def _start(function: Callable[[T], R], items: Sequence[T], *, workers: list[_Worker]) -> bool:
+    """Add a worker to the list; say whether the system let it start."""
     context: Any = multiprocessing.get_context(START_METHOD)  # Process is missing from the type of the base class
-    here, there = context.Pipe()
-    # A forked child holds this end of every pipe too, and must close them to ever see their end.
-    inherited = [here, *(worker.pipe for worker in others)] if START_METHOD == "fork" else []
-    process = context.Process(target=_work, args=(function, items, there, inherited), daemon=True)
-    process.start()
-    there.close()
-    return _Worker(process, here)
+    with held_back():  # a signal between the start and the list would leave a process that nobody ends
+        here, there = context.Pipe()
+        # A forked child holds this end of every pipe too, and must close them to ever see their end.
+        inherited = [here, *(worker.pipe for worker in workers)] if START_METHOD == "fork" else []
+        process = context.Process(target=_work, args=(function, items, there, inherited, os.getpid()), daemon=True)
+        try:
+            process.start()
+        except OSError as error:  # too many processes, or too little memory for one more
+            here.close()
+            log.warning("no more than %d worker processes can be started (%s).", len(workers), error.strerror)
+            return False
+        finally:
+            there.close()
+        workers.append(_Worker(process, here))
+    return True
 
 
 def _give(worker: _Worker, index: int) -> None:
@@ -182,10 +223,13 @@ def _end(worker: _Worker) -> WorkerFailure:
     return WorkerFailure(f"its process ended with exit code {code}, twice.")
 
 
-def _work(function: Callable[[T], R], items: Sequence[T], pipe: Connection, inherited: Sequence[Connection]) -> None:
+def _work(
+    function: Callable[[T], R], items: Sequence[T], pipe: Connection, inherited: Sequence[Connection], parent: int
+) -> None:
     """Answer with the result of each item asked for, until the other end closes; runs in the worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent as well, which ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in SIGNALS:  # those of the terminal reach the parent as well, which ends its workers
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    end_with_parent(parent)
     for other in inherited:
         other.close()
     try:
@@ -211,9 +255,11 @@ def _call(function: Callable[[T], R], item: T) -> R | WorkerFailure:
 
 def _failure(error: Exception) -> WorkerFailure:
     if isinstance(error, AutosegError | OSError):
-        return WorkerFailure(str(error))
+        return WorkerFailure(str(error), is_of_all=isinstance(error, OutputError))
     if isinstance(error, MemoryError):
-        return WorkerFailure(f"the memory was full ({error}). Use fewer workers, or a machine with more memory.")
+        return WorkerFailure(
+            f"the memory was full ({error}). Use fewer workers, or a machine with more memory.", memory_was_full=True
+        )
     log.error("a bug of autoseg; please report the lines below.", exc_info=error)
     return WorkerFailure(
         f"{type(error).__name__}: {error} (a bug of autoseg; the log holds the details)", is_expected=False

@@ -21,7 +21,7 @@ GROUND = {
     "text_header",
     "voxel_values",
 }
-GROUND |= {"dicom_bytes", "dicom_series", "image_in_memory", "machine", "ranks", "workers"}
+GROUND |= {"dicom_bytes", "dicom_series", "image_in_memory", "locks", "machine", "ranks", "stopping", "workers"}
 DATASET = {"dataset", "dataset_labels", "dataset_layouts", "scans_to_predict"}
 # what each part may import besides itself
 ALLOWED: dict[str, set[str]] = {
@@ -31,7 +31,9 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"errors"},
     "progress": {"errors"},
     "geometry": {"errors"},
-    "workers": {"errors", "progress"},
+    "stopping": {"errors"},
+    "locks": {"errors", "files"},
+    "workers": {"errors", "machine", "progress", "stopping"},
     "ranks": {"errors"},
     "machine": set(),
     "scan_bytes": {"errors"},
@@ -74,6 +76,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "batchgenerators": ("training/augmentation.py",),
     "blosc2": ("preprocessing/store.py",),
     "matplotlib": ("training/progress_plot.py", "evaluation/overlay.py"),
+    "filelock": ("locks.py",),
+    "fcntl": ("locks.py",),
     "tqdm": ("progress.py",),
     "PIL": ("pictures.py", "outputs/preview.py"),
     "jinja2": ("outputs/report.py", "planning/report_page.py"),

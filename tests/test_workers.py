@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.errors import ScanFileError
+from autoseg import workers
+from autoseg.errors import OutputError, ScanFileError
 from autoseg.workers import WorkerFailure, default_num_workers, map_cases
 
 
@@ -85,7 +86,7 @@ def test_map_cases_with_a_worker_that_dies_once_has_all_results(
     results = list(map_cases(function, [1, 2, 3, 4, 5], num_workers=2, what="reading"))
     assert results == [(item, item) for item in (1, 2, 3, 4, 5)]
     assert (tmp_path / "died_2").exists()
-    assert "2: its process died" in caplog.text
+    assert "2: its process died, or found no memory" in caplog.text
 
 
 @pytest.mark.parametrize("items", [[1, 2, 3, 4, 5], [2, 2, 2]])
@@ -158,5 +159,44 @@ def _is_running(pid: int) -> bool:
         return False
 
 
-def test_default_num_workers_is_the_number_of_usable_cores() -> None:
-    assert default_num_workers() == len(os.sched_getaffinity(0))
+@pytest.mark.parametrize(("bytes_a_worker", "expected"), [(0, 8), (10, 8), (20, 4), (79, 1), (80, 1), (500, 1)])
+def test_default_num_workers_is_one_a_core_or_as_many_as_find_room(
+    bytes_a_worker: int, expected: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(workers, "find_num_cores", lambda: 8)
+    monkeypatch.setattr(workers, "find_free_bytes", lambda: 100)  # of which 80 are used
+    assert default_num_workers(bytes_a_worker) == expected
+    assert (f"{expected} of 8 cores work at once" in caplog.text) is (expected < 8)
+
+
+def note_process(item: int) -> int:
+    return os.getpid()
+
+
+def test_a_single_worker_is_a_process_too() -> None:
+    (_, one), (_, other) = map_cases(note_process, [1, 2], num_workers=1, what="asking")
+    assert one == other != os.getpid()
+    assert [found for _, found in map_cases(note_process, [1], num_workers=0, what="asking")] == [os.getpid()]
+
+
+def find_memory_when_alone(item: int, *, folder: Path) -> int:
+    marker = folder / str(item)
+    if not marker.exists():
+        marker.touch()
+        raise MemoryError("8 GiB")
+    return item
+
+
+def test_a_case_that_found_no_memory_is_tried_once_more_alone(tmp_path: Path) -> None:
+    function = partial(find_memory_when_alone, folder=tmp_path)
+    assert list(map_cases(function, [1, 2, 3], num_workers=2, what="reading")) == [(1, 1), (2, 2), (3, 3)]
+
+
+def fill_disk(item: int) -> int:
+    raise OutputError("the disk is full")
+
+
+def test_what_would_stop_every_case_is_marked() -> None:
+    ((_, failure),) = map_cases(fill_disk, [1], num_workers=1, what="writing")
+    assert isinstance(failure, WorkerFailure) and failure.is_of_all and failure.is_expected

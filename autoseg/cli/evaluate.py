@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.cli.common import build_parser, run_command
-from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, UsageError, printable
+from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, OutputError, UsageError, printable
 
 DEFAULT_TOLERANCE_MM = 1.0
 
@@ -52,7 +52,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from autoseg.evaluation import evaluate  # here, not above: --help must not wait for NumPy and SciPy
     from autoseg.evaluation.label_names import read_dataset_labels
     from autoseg.evaluation.table import table_lines
-    from autoseg.files import remove_leftovers_of, write_json
+    from autoseg.files import explain_write_error, remove_leftovers_of, write_json
 
     output: Path | None = arguments.output
     if output is not None and (output.is_dir() or output.suffix != ".json"):
@@ -71,7 +71,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             remove_leftovers_of(output)
             write_json(output, evaluation.to_json())
         except OSError as error:
-            raise UsageError(f"{printable(str(output))} cannot be written: {error.strerror or error}.") from error
+            raise OutputError(explain_write_error(error, output)) from error
         print(f"\nwritten: {printable(str(output))}")
     return EXIT_SOME_CASES_FAILED if evaluation.has_errors else EXIT_DONE
 

@@ -8,8 +8,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,13 +24,11 @@ from autoseg.inference.file_labels import undo_preprocessing
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
 from autoseg.network.cores import side_by_side
-from autoseg.network.device import choose_device
+from autoseg.network.device import choose_device, is_out_of_memory
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.model_file import MODEL_FILE_NAME, load_models, most_validated
 from autoseg.plans import Plans, apply_settings
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
-
-CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # what torch says where there is no class of errors for it
 
 log = logging.getLogger("autoseg")
 
@@ -123,20 +120,20 @@ class Predictor:
         names = list(self.names.values())
         placed = place_clicks(clicks, names=names, transform=image.transform) if clicks else None
         message = ""
-        with closing(self._ladder()) as ladder:
-            for rung in ladder:
-                if message:
-                    log.warning("the device's memory was full; trying %s (%s)", rung.effort, message)
-                try:
-                    return rung._predict_slices(
-                        image, clicks=placed, with_uncertainty=with_uncertainty, scratch=scratch
-                    )
-                except RuntimeError as error:  # the parent of OutOfMemoryError, which torch raises on a GPU alone
-                    if not isinstance(error, torch.OutOfMemoryError) and CPU_IS_FULL not in str(error):
-                        raise
-                    message = str(error).partition("\n")[0]  # not the error, whose frames hold what filled the memory
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+        for rung in self._ladder():
+            if message:
+                log.warning("the device's memory was full; trying %s (%s)", rung.effort, message)
+            try:
+                if self.device.type != "cpu":  # the networks may still be where the last case left them
+                    for network in rung.networks:
+                        network.to(rung.device)
+                return rung._predict_slices(image, clicks=placed, with_uncertainty=with_uncertainty, scratch=scratch)
+            except RuntimeError as error:  # the parent of OutOfMemoryError, which torch raises on a GPU alone
+                if not is_out_of_memory(error):
+                    raise
+                message = str(error).partition("\n")[0]  # not the error, whose frames hold what filled the memory
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
         raise torch.OutOfMemoryError(f"{message} Even one slice at a time was too much; ask for fewer organs.")
 
     @property
@@ -145,11 +142,8 @@ class Predictor:
         count = self.plans.inference.slices_per_batch
         return f"{count} {'slice' if count == 1 else 'slices'} at a time on {self.device}"
 
-    def _ladder(self) -> Generator["Predictor", None, None]:
-        """Give this predictor, then what needs less memory: half as many slices again and again, at last the CPU.
-
-        Close it when the last one is done with: the networks go back to where they were.
-        """
+    def _ladder(self) -> Iterator["Predictor"]:
+        """Give this predictor, then what needs less memory: half as many slices again and again, at last the CPU."""
         yield self
         rung = self
         while rung.plans.inference.slices_per_batch > 1:
@@ -157,15 +151,8 @@ class Predictor:
             plans = rung.plans.model_copy(update={"inference": rung.plans.inference.model_copy(update=half)})
             rung = replace(rung, plans=plans)
             yield rung
-        if self.device.type == "cpu":
-            return
-        try:
-            for network in self.networks:
-                network.cpu()
+        if self.device.type != "cpu":
             yield replace(self, device=torch.device("cpu"))
-        finally:
-            for network in self.networks:
-                network.to(self.device)
 
     def _predict_slices(
         self, image: PreparedSlices, *, clicks: PlacedClicks | None, with_uncertainty: bool, scratch: Path | None
@@ -246,7 +233,16 @@ def load_predictor(
     """
     model = Path(model)
     device = device if isinstance(device, torch.device) else choose_device(device)
-    loaded = [load_models(path, device=device) for path in find_model_files(model, fold=fold)]
+    paths = find_model_files(model, fold=fold)
+    try:
+        loaded = [load_models(path, device=device) for path in paths]
+    except RuntimeError as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+        message = str(error).partition("\n")[0]
+        log.warning("the memory of %s is too full for the model; predicting on the CPU (%s)", device, message)
+        device = torch.device("cpu")
+        loaded = [load_models(path, device=device) for path in paths]
     plans = loaded[0][1]
     for _networks, other in loaded[1:]:
         if other.data != plans.data or other.network != plans.network:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from autoseg.errors import CheckpointError, PlanError
-from autoseg.files import atomic_path
+from autoseg.files import write_bytes
 from autoseg.network.build import build_network
 from autoseg.network.learned_text import LearnedText
 from autoseg.network.model import AutosegNetwork
@@ -145,9 +145,9 @@ def _make_network(
 def _write_model_file(tensors: dict[str, Tensor], plans: Plans, path: Path) -> None:
     text = plans.model_dump_json()
     card = {"format_version": FORMAT_VERSION, "sha256": content_hash(tensors, plans=text), "plans": text}
-    with atomic_path(path) as temporary:
-        # One entry: safetensors writes several in an order that changes, and then equal models would differ as files.
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(card)})
+    # One entry: safetensors writes several in an order that changes, and then equal models would differ as files. It
+    # writes no file itself: of a full disk it says so in an error of its own kind, which is no OSError.
+    write_bytes(path, save(tensors, metadata={METADATA_KEY: json.dumps(card)}))
 
 
 def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:

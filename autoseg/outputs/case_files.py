@@ -4,7 +4,7 @@ Owns: which they are, and that they are written.
 Does not own: their forms (`image_io.py`, `preview.py`, `viewer_slices.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def write_case(
     also: Sequence[str] = (),
     series: Path | None = None,
 ) -> tuple[dict[str, str], tuple[OrganStatistics, ...]]:
-    """Write the label map, the preview and the slices for the report, and what else is asked for.
+    """Write the label map, the preview and the slices for the report, and what else is asked for: all or none.
 
     Args:
         output: The run's folder.
@@ -60,39 +60,74 @@ def write_case(
         ScanFileError: The label map cannot be written, or no DICOM segmentation can refer to the series.
         OSError: Another file cannot be written.
     """
-    names, labels, geometry = predictor.names, predicted.labels_zyx, scan.geometry
+    organs = measure_organs(
+        predicted.labels_zyx,
+        scan.array_zyx,
+        geometry=scan.geometry,
+        names=predictor.names,
+        expected_dice=predicted.expected_dice,
+    )
     written: list[str] = []
+    try:
+        for name in _write_files(output, case_id, scan, predicted, organs, predictor, also=also, series=series):
+            written.append(name)
+        return {name: file_sha256(output / name) for name in written}, organs
+    except BaseException:
+        remove_case(output, written)
+        raise
+
+
+def remove_case(output: Path, names: Iterable[str]) -> None:
+    """Remove files of a case that is not finished: a map without its preview would be taken for a result."""
+    for name in names:
+        (output / name).unlink(missing_ok=True)
+
+
+def _write_files(
+    output: Path,
+    case_id: str,
+    scan: Scan,
+    predicted: PredictedCase,
+    organs: Sequence[OrganStatistics],
+    predictor: Predictor,
+    *,
+    also: Sequence[str],
+    series: Path | None,
+) -> Iterator[str]:
+    """Write the files of a case one by one, and yield the name of each that is there."""
+    names, labels, geometry = predictor.names, predicted.labels_zyx, scan.geometry
     if "seg.dcm" in also and series is not None:  # first: a series that lacks something fails its case as a whole
         from autoseg.dicom_series import series_files  # SimpleITK and highdicom load only when they are asked for
         from autoseg.outputs.dicom_seg import write_dicom_seg
 
         path, spacing = output / f"{case_id}.seg.dcm", geometry.spacing_zyx_mm[0]
         if write_dicom_seg(path, labels, slices=series_files(series), slice_mm=spacing, names=names):
-            written.append(path.name)
-    organs = measure_organs(
-        labels, scan.array_zyx, geometry=geometry, names=names, expected_dice=predicted.expected_dice
-    )
+            yield path.name
     write_label_map(output / label_map_name(case_id), labels, geometry=geometry, names=names)
+    yield label_map_name(case_id)
     write_bytes(output / preview_name(case_id), draw_preview(scan, labels, organs))
+    yield preview_name(case_id)
     packed = pack_slices(scan, labels, values=sorted(names), slice_axis=predictor.plans.data.slice_axis)
     write_json(output / slices_name(case_id), packed)
-    written += [label_map_name(case_id), preview_name(case_id), slices_name(case_id)]
+    yield slices_name(case_id)
     if predicted.uncertainty_zyx is not None:
-        written.append(f"{UNCERTAINTY_FOLDER}/{case_id}.nii.gz")
+        name = f"{UNCERTAINTY_FOLDER}/{case_id}.nii.gz"
         percent = np.rint(np.arange(UNSURE + 1) * (100 / UNSURE)).astype(np.uint8)
-        write_scan(output / written[-1], percent[predicted.uncertainty_zyx], geometry=geometry)
+        write_scan(output / name, percent[predicted.uncertainty_zyx], geometry=geometry)
+        yield name
     if "seg.nrrd" in also:
-        written.append(f"{case_id}.seg.nrrd")
-        write_seg_nrrd(output / written[-1], labels, geometry=geometry, names=names)
+        write_seg_nrrd(output / f"{case_id}.seg.nrrd", labels, geometry=geometry, names=names)
+        yield f"{case_id}.seg.nrrd"
     if predicted.percent_kzyx is not None:
-        for (value, name), percent in zip(names.items(), predicted.percent_kzyx, strict=True):
-            written.append(f"{PROBABILITIES_FOLDER}/{case_id}/{_organ_file(value, name)}")
-            write_scan(output / written[-1], percent, geometry=geometry)
+        for (value, organ), percent in zip(names.items(), predicted.percent_kzyx, strict=True):
+            name = f"{PROBABILITIES_FOLDER}/{case_id}/{_organ_file(value, organ)}"
+            write_scan(output / name, percent, geometry=geometry)
+            yield name
     if "masks" in also:
-        for value, name in names.items():
-            written.append(f"{MASKS_FOLDER}/{case_id}/{_organ_file(value, name)}")
-            write_label_map(output / written[-1], labels == value, geometry=geometry, names={1: name})
-    return {name: file_sha256(output / name) for name in written}, organs
+        for value, organ in names.items():
+            name = f"{MASKS_FOLDER}/{case_id}/{_organ_file(value, organ)}"
+            write_label_map(output / name, labels == value, geometry=geometry, names={1: organ})
+            yield name
 
 
 def _organ_file(value: int, name: str) -> str:

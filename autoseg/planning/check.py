@@ -17,6 +17,7 @@ from autoseg.planning.fingerprint import Fingerprint, make_fingerprint
 from autoseg.planning.own_descriptions import OwnDescriptions, use_own_descriptions
 from autoseg.planning.planner import describe_organs
 from autoseg.planning.reading import list_values_once
+from autoseg.planning.resources import bytes_to_scan
 from autoseg.workers import default_num_workers
 
 
@@ -67,7 +68,7 @@ def check_dataset(
         dataset = read_dataset(root, list_values=partial(list_values_once, cache=cache))
         bad = {problem.case_id for problem in dataset.problems if problem.is_error}
         readable = replace(dataset, cases=tuple(case for case in dataset.cases if case.case_id not in bad))
-        num_workers = num_workers or default_num_workers()
+        num_workers = num_workers or default_num_workers(bytes_to_scan(readable.cases))
         fingerprint, contents = make_fingerprint(readable, num_workers=num_workers, cache=cache)
     except DatasetError as error:
         headline = _shorten(error.headline, root=root)

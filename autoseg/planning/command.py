@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from autoseg.descriptions.ask import Server
-from autoseg.errors import DatasetError, LockedError, PlanError, Problem, UsageError, format_problems
-from autoseg.files import atomic_path, read_json, remove_leftovers, write_json
+from autoseg.errors import DatasetError, OutputError, PlanError, Problem, UsageError, format_problems
+from autoseg.files import atomic_path, explain_write_error, find_disk_fault, read_json, remove_leftovers, write_json
+from autoseg.locks import hold_folder
 from autoseg.planning.case_cache import FILE_NAME as CACHE_NAME
 from autoseg.planning.case_cache import CaseCache
 from autoseg.planning.changes import plan_with_changes
@@ -30,6 +29,7 @@ from autoseg.planning.own_descriptions import read_own_descriptions, use_own_des
 from autoseg.planning.pinning import pin_weights
 from autoseg.planning.planner import describe_organs
 from autoseg.planning.report import JSON_NAME, write_report
+from autoseg.planning.resources import bytes_to_preprocess, warn_if_disk_is_short
 from autoseg.planning.splits import make_splits
 from autoseg.plans import Plans, read_plans, write_plans
 from autoseg.preprocessing.run import preprocess_dataset
@@ -113,7 +113,8 @@ def plan(
         UsageError: A folder or the file of descriptions cannot be used.
         PlanError: An overlay or a setting is wrong.
         CheckpointError: Pretrained weights that the plan names are not on the hub, or it cannot be reached.
-        LockedError: Another process plans into the same folder.
+        LockedError: Another run works on the same folder: one that plans, or trains with what is there.
+        OutputError: The disk is full, or broken.
     """
     request = PlanRequest(
         dataset_root=Path(dataset_root),
@@ -224,15 +225,12 @@ def _own_folder(request: PlanRequest) -> Iterator[None]:
         with atomic_path(folder / "probe.tmp") as probe:
             probe.write_bytes(b"probe")
         (folder / "probe.tmp").unlink()
-        lock = FileLock(folder / ".plan.lock", timeout=0)
-        with lock:
+        with hold_folder(folder, command="autoseg_plan", remedy="Wait for it, end it, or choose another -o."):
             remove_leftovers(folder)
             yield
-    except Timeout:
-        raise LockedError(
-            f"another autoseg_plan works on {request.run_folder}. Wait for it, or choose another -o."
-        ) from None
     except OSError as error:
+        if find_disk_fault(error) is not None:
+            raise OutputError(explain_write_error(error, request.run_folder)) from error
         place = error.filename or request.run_folder
         raise UsageError(
             f"{place} cannot be read or written: {error.strerror or error}. Free space or choose another -o."
@@ -283,12 +281,14 @@ def _write_plans_if_new(plans: Plans, run_folder: Path) -> None:
 
 
 def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest) -> tuple[Problem, ...]:
-    usable = {case.case_id for case in check.fingerprint.cases}
+    facts = check.fingerprint.cases
+    usable, store_folder = {case.case_id for case in facts}, request.run_folder / "preprocessed"
+    warn_if_disk_is_short(store_folder, facts, plans.data)
     problems = preprocess_dataset(
         [case for case in check.dataset.cases if case.case_id in usable],
         plan=plans.data,
-        store_folder=request.run_folder / "preprocessed",
-        num_workers=request.num_workers or default_num_workers(),
+        store_folder=store_folder,
+        num_workers=request.num_workers or default_num_workers(bytes_to_preprocess(facts, plans.data)),
     )
     return shorten_paths(problems, root=check.dataset.root)
 

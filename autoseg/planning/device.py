@@ -5,6 +5,7 @@ Does not own: what follows from it (`rules_*.py`), which device a run then takes
 """
 
 import importlib.metadata
+import logging
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from typing import Literal
 from autoseg.errors import UsageError
 from autoseg.machine import find_cpu_memory_gib
 from autoseg.plans import Device
+
+log = logging.getLogger("autoseg")
 
 NVIDIA_SMI_SECONDS = 20
 
@@ -38,6 +41,8 @@ def find_device(kind: Literal["auto", "cpu", "cuda"], *, memory_gib: float | Non
         raise UsageError("--device cuda: nvidia-smi shows no GPU here. To plan for another machine add --memory-gib N.")
     if gpu_gib is not None and (kind == "cuda" or _is_torch_for_gpus()):
         return Device(kind="cuda", memory_gib=memory_gib or gpu_gib)
+    fault = "nvidia-smi shows no GPU here" if gpu_gib is None else "torch was built for CPUs alone"
+    log.info("%s: planning for the CPU. For a GPU elsewhere: --device cuda --memory-gib N, its memory.", fault)
     return Device(kind="cpu", memory_gib=memory_gib or find_cpu_memory_gib())
 
 

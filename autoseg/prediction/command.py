@@ -10,17 +10,16 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from autoseg.dataset import CaseFiles
-from autoseg.errors import DatasetError, LockedError, Problem, UsageError
-from autoseg.files import file_sha256, remove_leftovers
+from autoseg.errors import DatasetError, OutputError, Problem, UsageError
+from autoseg.files import explain_write_error, file_sha256, remove_leftovers
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import Predictor, find_model_files, load_predictor, with_settings
+from autoseg.locks import LOCK_NAME, hold_folder
 from autoseg.outputs.case_files import ALSO, FOLDERS, FOLDERS_OF_CASES
 from autoseg.outputs.label_tables import write_label_tables
 from autoseg.outputs.run_files import CaseStatus, PredictionRun, write_run
-from autoseg.prediction.estimate import Estimate, estimate_cases
+from autoseg.prediction.estimate import Estimate, estimate_cases, tell_time_on_cpu, warn_if_disk_is_short
 from autoseg.prediction.gather import gather
 from autoseg.prediction.journal import Journal
 from autoseg.prediction.steps import Job, predict_cases
@@ -67,7 +66,8 @@ def predict_files(
 
     Raises:
         DatasetError: No case could be predicted; the cases' problems are in it.
-        LockedError: Another process predicts into the folder.
+        LockedError: Another run works on the folder.
+        OutputError: The output's disk is full or broken; what was finished before stays.
         AutosegError: The model or an argument cannot be used.
     """
     model, output = Path(model), Path(output)
@@ -88,6 +88,10 @@ def predict_files(
             if ranks.leads:
                 write_label_tables(output, predictor.names)  # first: a folder that cannot be written shows itself
             journal = Journal(output, rank=ranks.rank)
+        if ranks.leads:
+            warn_if_disk_is_short(predictor, cases, output, also=also)
+            if device == "auto" and predictor.device.type == "cpu":
+                tell_time_on_cpu(predictor, cases)
         job = Job(predictor, output, recipe, clicks or {}, tuple(also), journal)
         statuses = list(predict_cases(ranks.share(cases), job))
         with _writing(output):
@@ -169,6 +173,9 @@ def _refuse_output_over_input(cases: Sequence[CaseFiles], output: Path) -> None:
     folders = {folder for path in paths for folder in (path.resolve(), path.resolve().parent, path.parent.resolve())}
     if output.resolve() in folders:
         raise UsageError(f"-o {output}: the scans lie there; inputs are never overwritten. Choose another folder.")
+    above = output.resolve().parent
+    if output.resolve().name == "preprocessed" and (above / "plans.json").exists():
+        raise UsageError(f"-o {output}: autoseg_plan keeps the cases of a run there. Choose another folder.")
 
 
 def _refuse_what_is_no_series(cases: Sequence[CaseFiles]) -> None:
@@ -201,14 +208,9 @@ def _own_folder(output: Path, ranks: Ranks) -> Iterator[None]:
     """Hold the output folder for this process, and those started with it, alone."""
     with _writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / (".lock" if ranks.leads else f".lock-{ranks.rank}"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise LockedError(
-                f"-o {output}: another process predicts into it. Wait for it, or choose another folder."
-            ) from None
-    with lock:
+    name = LOCK_NAME if ranks.leads else f"{LOCK_NAME}-{ranks.rank}"
+    remedy = "Wait for it, end it, or choose another -o."
+    with hold_folder(output, command="autoseg_predict", remedy=remedy, name=name):
         if ranks.leads:
             with _writing(output):
                 inner = [folder for name in FOLDERS_OF_CASES for folder in (output / name).glob("*/")]
@@ -223,4 +225,4 @@ def _writing(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"-o {output} cannot be written: {error.strerror or error}. Choose another folder.") from error
+        raise OutputError(f"-o {output}: {explain_write_error(error, output)}") from error

@@ -1,15 +1,19 @@
 """What a prediction will take, before it is made: time, memory and disk of each case, from headers and one test batch.
 
-Owns: `estimate_cases`, and the table of `--dry-run`.
+Owns: `estimate_cases`, the table of `--dry-run`, and what a run says of it before it begins.
 
 The network is timed on noise; that a crop to the scan's content may save some of it is not known before a scan is read.
 """
 
+import contextlib
+import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,8 +26,11 @@ from autoseg.inference.predictor import Predictor
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.tiles import tile
 from autoseg.network.cores import side_by_side
+from autoseg.outputs.case_files import label_map_name
 from autoseg.preprocessing.slices import BLOCK_BYTES
 from autoseg.preprocessing.transform import make_transform
+
+log = logging.getLogger("autoseg")
 
 # Rough; on a CPU the network's time, which is measured, is nearly all. Of 600 slices of 512 x 512 px with label maps of
 # noise, the worst there is, this expects 1.3 GiB; 1.46 were taken.
@@ -77,6 +84,41 @@ def estimate_cases(predictor: Predictor, cases: Sequence[CaseFiles], *, also: Se
         except (AutosegError, OSError) as error:
             estimates.append(Estimate(case.case_id, fault=str(error)))
     return estimates
+
+
+def tell_time_on_cpu(predictor: Predictor, cases: Sequence[CaseFiles]) -> None:
+    """Say how long a prediction will take that nobody has asked a CPU for; a few slices are timed for it."""
+    few = {"slices_per_batch": min(predictor.plans.inference.slices_per_batch, torch.get_num_threads())}
+    plans = predictor.plans.model_copy(update={"inference": predictor.plans.inference.model_copy(update=few)})
+    estimates = estimate_cases(replace(predictor, plans=plans), cases)
+    known = [one for one in estimates if not (one.fault or one.note)]
+    if known:
+        minutes = sum(one.seconds for one in known) / 60
+        log.info("predicting %d cases on this CPU will take about %.1f minutes.", len(known), minutes)
+
+
+def warn_if_disk_is_short(
+    predictor: Predictor, cases: Sequence[CaseFiles], output: Path, *, also: Sequence[str] = ()
+) -> None:
+    """Warn where the files of the cases that are not there yet will hardly find room.
+
+    No more than a warning: what a quota leaves, or a disk that grows, nobody can ask for.
+    """
+    needed = 0.0
+    for case in cases:
+        if not (output / label_map_name(case.case_id)).exists():
+            with contextlib.suppress(AutosegError, OSError):  # said when it is read
+                one = _estimate(predictor, case, seconds_a_window=0.0, base_bytes=0.0)
+                needed += (_with_more(one, also, num_organs=len(predictor.organs)) if also else one).disk_bytes
+    try:
+        free = shutil.disk_usage(output).free
+    except OSError:
+        return
+    if needed > free:
+        words = (_size(needed), _size(free))
+        log.warning(
+            "%s: the cases will take about %s, and %s are free. Free space, or choose another -o.", output, *words
+        )
 
 
 def format_estimates(estimates: Sequence[Estimate]) -> str:

@@ -5,8 +5,8 @@ Owns: nothing but the way from a run folder to that file; its form is `network/m
 
 from pathlib import Path
 
-from autoseg.errors import UsageError
-from autoseg.files import remove_leftovers_of
+from autoseg.errors import OutputError, UsageError
+from autoseg.files import explain_write_error, remove_leftovers_of
 from autoseg.inference.predictor import find_model_files
 from autoseg.network.model_file import pack_models
 
@@ -23,7 +23,8 @@ def export(run_folder: Path | str, file: Path | str, *, fold: str | None = None)
         The number of models in it.
 
     Raises:
-        UsageError: The name has another ending, or it cannot be written.
+        UsageError: The name has another ending.
+        OutputError: It cannot be written; a file that was there stays.
         CheckpointError: There is no model, one is damaged, or they were trained under different plans.
     """
     file = Path(file)
@@ -34,7 +35,5 @@ def export(run_folder: Path | str, file: Path | str, *, fold: str | None = None)
         remove_leftovers_of(file)
         pack_models(paths, file)
     except OSError as error:
-        raise UsageError(
-            f"--export {file} cannot be written: {error.strerror or error}. Choose another place."
-        ) from error
+        raise OutputError(f"--export {explain_write_error(error, file)}") from error
     return len(paths)

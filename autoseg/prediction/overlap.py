@@ -3,11 +3,21 @@
 Owns: `overlap`. Its threads read and write; the work stays in the caller's.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
+
+import torch
+
+from autoseg.errors import AutosegError
+
+# All other errors are bugs of ours.
+FAULTS_OF_AN_ITEM = (AutosegError, OSError, MemoryError, torch.OutOfMemoryError)
+
+log = logging.getLogger("autoseg")
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -23,8 +33,8 @@ def overlap(
     write: Callable[[Item, Made], Written],
     threads: int,
     may_hold: Callable[[Sequence[Item]], bool],
-    expected: tuple[type[BaseException], ...],
-) -> Iterator[tuple[Item, Written | BaseException]]:
+    fatal: tuple[type[Exception], ...] = (),
+) -> Iterator[tuple[Item, Written | Exception]]:
     """Take every item through three steps.
 
     Args:
@@ -34,13 +44,13 @@ def overlap(
         write: Third step, in a thread of its own.
         threads: So many items are read ahead at once, and so many written.
         may_hold: Whether these items may be in memory together: read, worked on or being written. One alone always may.
-        expected: Errors that end an item and no more; they are yielded in place of what `write` returns.
+        fatal: Errors after which no other item would fare better.
 
     Yields:
-        Each item with what `write` returned, or with the expected error of any step. Other errors are raised, after
-        what was begun to be written is written.
+        Each item with what `write` returned, or with the error of any step, which ends that item and no more. Fatal
+        errors are raised, as is what stops the whole process, after what was begun to be written is written.
     """
-    attempt = partial(_attempt, expected)
+    attempt = partial(_attempt, fatal)
     waiting = deque(items)
     coming: deque[tuple[Item, Future[Any]]] = deque()
     leaving: deque[tuple[Item, Future[Any]]] = deque()
@@ -65,8 +75,8 @@ def overlap(
             read_ahead(item)
             found = future.result()
             del future
-            made = found if isinstance(found, BaseException) else attempt(work, item, found)
-            if isinstance(made, BaseException):
+            made = found if isinstance(found, Exception) else attempt(work, item, found)
+            if isinstance(made, Exception):
                 leaving.append((item, _done(made)))
             else:
                 leaving.append((item, writing.submit(attempt, write, item, made)))
@@ -86,10 +96,14 @@ def _done(value: Any) -> Future[Any]:
     return future
 
 
-def _attempt(expected: tuple[type[BaseException], ...], step: Callable[..., Any], *values: Any) -> Any:
-    """Call a step; an expected error is its result."""
+def _attempt(fatal: tuple[type[Exception], ...], step: Callable[..., Any], *values: Any) -> Any:
+    """Call a step; an error that is not fatal is its result, and one that is no fault of the item is in the log."""
     try:
         return step(*values)
-    except expected as error:
+    except fatal:
+        raise
+    except Exception as error:
+        if not isinstance(error, FAULTS_OF_AN_ITEM):
+            log.error("a bug of autoseg; please report the lines below.", exc_info=error)
         error.__traceback__ = error.__context__ = error.__cause__ = None  # their frames hold the scan
         return error

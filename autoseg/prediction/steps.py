@@ -15,17 +15,18 @@ from pathlib import Path
 import torch
 
 from autoseg.dataset import CaseFiles, read_channels
-from autoseg.errors import AutosegError, GeometryError, printable
+from autoseg.errors import AutosegError, GeometryError, OutputError, printable
+from autoseg.files import explain_write_error, find_disk_fault
 from autoseg.geometry import grids_differ, small_shift
 from autoseg.image_io import Scan, read_header
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import PredictedCase, Predictor
 from autoseg.machine import find_cpu_memory_gib
-from autoseg.outputs.case_files import write_case
+from autoseg.outputs.case_files import remove_case, write_case
 from autoseg.outputs.run_files import CaseStatus
 from autoseg.plans import DataPlan
 from autoseg.prediction.journal import FinishedCase, Journal, case_key
-from autoseg.prediction.overlap import overlap
+from autoseg.prediction.overlap import FAULTS_OF_AN_ITEM, overlap
 from autoseg.progress import tell, track
 from autoseg.voxel_values import describe_odd_values
 from autoseg.workers import default_num_workers
@@ -82,7 +83,11 @@ class _Read:
 def predict_cases(cases: Sequence[CaseFiles], job: Job) -> Iterator[CaseStatus]:
     """Predict what an earlier run has not finished; each case is written down as it ends.
 
-    What is wrong with a case is its own affair: its status says so, and the others are predicted.
+    What is wrong with a case is its own affair, and so is a bug that it brings to light: its status says so, and the
+    others are predicted.
+
+    Raises:
+        OutputError: The disk is full or broken.
     """
     steps = overlap(
         cases,
@@ -91,12 +96,13 @@ def predict_cases(cases: Sequence[CaseFiles], job: Job) -> Iterator[CaseStatus]:
         write=partial(_write, job=job),
         threads=_threads(job.predictor.device),
         may_hold=_Room(job.predictor.device).is_enough,
-        expected=(AutosegError, OSError, MemoryError, torch.OutOfMemoryError),
+        fatal=(OutputError,),
     )
     for case, done in track(steps, what="predicting", total=len(cases)):
-        if isinstance(done, BaseException):
-            log.warning("%s: not predicted: %s", printable(case.case_id), printable(str(done)))
-            yield CaseStatus(case.case_id, is_done=False, message=str(done))
+        if isinstance(done, Exception):
+            message = _in_words(done)
+            log.warning("%s: not predicted: %s", printable(case.case_id), printable(message))
+            yield CaseStatus(case.case_id, is_done=False, message=message)
         else:
             if not done.was_done:
                 found = sum(organ.num_voxels > 0 for organ in done.organs)
@@ -104,6 +110,14 @@ def predict_cases(cases: Sequence[CaseFiles], job: Job) -> Iterator[CaseStatus]:
                 if done.message:
                     log.warning("%s: %s", printable(case.case_id), printable(done.message))
             yield done
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"the memory was full ({error}). Close other programs, or use a machine with more memory."
+    if isinstance(error, FAULTS_OF_AN_ITEM):
+        return str(error)
+    return f"{type(error).__name__}: {error} (a bug of autoseg; the log holds the details)"
 
 
 def _read(case: CaseFiles, *, job: Job) -> _Read:
@@ -131,24 +145,21 @@ def _predict(case: CaseFiles, given: _Read, *, job: Job) -> tuple[_Read, Predict
 
 
 def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, job: Job) -> CaseStatus:
-    """Write all that belongs to a case, and at last that it is done."""
+    """Write all that belongs to a case, and at last that it is done.
+
+    Raises:
+        OutputError: The disk is full or broken.
+    """
     given, predicted, seconds = made
-    start = time.monotonic()
     done = given.earlier
     if predicted is not None:
-        files, organs = write_case(
-            job.output,
-            case.case_id,
-            given.channels[0],
-            job.predictor.finish(predicted),
-            predictor=job.predictor,
-            also=job.also,
-            series=case.image_paths[0] if case.image_paths[0].is_dir() else None,
-        )
-        message = " ".join(given.warnings)
-        seconds += time.monotonic() - start
-        done = FinishedCase(case.case_id, given.key, files, seconds, message, organs)
-        job.journal.add(done)
+        try:
+            done = _write_anew(case, given, job.predictor.finish(predicted), seconds=seconds, job=job)
+        except (AutosegError, OSError) as error:
+            fault = find_disk_fault(error)
+            if fault is None:
+                raise
+            raise OutputError(f"{case.case_id}: {explain_write_error(fault, job.output)}") from error
     assert done is not None
     return CaseStatus(
         case.case_id,
@@ -158,6 +169,29 @@ def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, 
         message=done.message,
         organs=done.organs,
     )
+
+
+def _write_anew(case: CaseFiles, given: _Read, predicted: PredictedCase, *, seconds: float, job: Job) -> FinishedCase:
+    """Write a case's files and its line in the journal; where one of them fails, none stays."""
+    start = time.monotonic()
+    files, organs = write_case(
+        job.output,
+        case.case_id,
+        given.channels[0],
+        predicted,
+        predictor=job.predictor,
+        also=job.also,
+        series=case.image_paths[0] if case.image_paths[0].is_dir() else None,
+    )
+    message = " ".join(given.warnings)
+    seconds += time.monotonic() - start
+    done = FinishedCase(case.case_id, given.key, files, seconds, message, organs)
+    try:
+        job.journal.add(done)
+    except OSError:
+        remove_case(job.output, files)
+        raise
+    return done
 
 
 class _Room:

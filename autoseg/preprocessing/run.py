@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from autoseg.dataset import CaseFiles, read_channels
-from autoseg.errors import AutosegError, Problem
+from autoseg.errors import AutosegError, OutputError, Problem
+from autoseg.files import explain_write_error, find_disk_fault
 from autoseg.image_io import read_labels
 from autoseg.plans import DataPlan
 from autoseg.preprocessing.case import preprocess_case
@@ -29,6 +30,9 @@ def preprocess_dataset(
 
     Returns:
         One problem for each case that failed, in the order of the cases; the others are in the store.
+
+    Raises:
+        OutputError: The store's disk is full or broken; what was written before stays.
     """
     store = CaseStore(store_folder)
     store.remove_leftovers()
@@ -41,10 +45,12 @@ def preprocess_dataset(
                 due.append(case)
         except (AutosegError, OSError) as error:
             problems.append(Problem(case.case_id, str(error)))
-    num_workers = num_workers if sum(map(_num_bytes, due)) > BYTES_WORTH_A_PROCESS else 1
+    num_workers = num_workers if sum(map(_num_bytes, due)) > BYTES_WORTH_A_PROCESS else min(num_workers, 1)
     function = partial(_preprocess_to_store, plan=plan, store_folder=Path(store_folder), data_hash=data_hash)
     for case, result in map_cases(function, due, num_workers=num_workers, what="preprocessing"):
         if isinstance(result, WorkerFailure):
+            if result.is_of_all:
+                raise OutputError(result.message)
             problems.append(Problem(case.case_id, result.message))
     return problems
 
@@ -54,7 +60,12 @@ def _preprocess_to_store(case: CaseFiles, *, plan: DataPlan, store_folder: Path,
     channels = read_channels(case)
     labels = None if case.label_path is None else read_labels(case.label_path)
     result = preprocess_case(channels, plan=plan, labels=labels)
-    CaseStore(store_folder).write(case.case_id, result, data_hash, sources=sources)
+    try:
+        CaseStore(store_folder).write(case.case_id, result, data_hash, sources=sources)
+    except OSError as error:
+        if find_disk_fault(error) is None:
+            raise
+        raise OutputError(explain_write_error(error, store_folder)) from error
 
 
 def _paths(case: CaseFiles) -> list[Path]:

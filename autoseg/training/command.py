@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from autoseg.errors import DatasetError, LockedError, Problem, UsageError
-from autoseg.files import read_json, remove_leftovers, write_json
+from autoseg.errors import DatasetError, OutputError, Problem, UsageError
+from autoseg.files import explain_write_error, read_json, remove_leftovers, write_json
+from autoseg.locks import hold_folder
+from autoseg.machine import find_free_bytes
 from autoseg.network.device import choose_device
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import SET_BY, Plans, read_plans
@@ -65,8 +65,9 @@ def train(
         offline: Ask no network; pretrained weights of the hub come from its cache on this machine.
 
     Raises:
-        UsageError: There is no plan, no such fold, or two lengths; or the fold's folder cannot be written.
-        LockedError: Another process trains this fold.
+        UsageError: There is no plan, no such fold, or two lengths.
+        OutputError: The fold's folder cannot be written.
+        LockedError: Another run trains this fold, or plans in the run folder.
         CheckpointError: Pretrained weights cannot be had or have another SHA-256, or an earlier state cannot be used.
     """
     if epochs is not None and max_minutes is not None:
@@ -75,31 +76,30 @@ def train(
         raise UsageError("--epochs and --max-minutes take numbers above 0.")
     run_folder = Path(run_folder)
     torch_device = choose_device(device)
-    plans = read_plans(run_folder / "plans.json")
-    store = CaseStore(run_folder / "preprocessed", data_hash=plans.data.hash())
-    data = choose_fold(run_folder, store, fold=fold)
-    length = Length(
-        steps=(epochs or plans.training.epochs) * plans.training.steps_per_epoch,
-        seconds=None if max_minutes is None else 60.0 * max_minutes,
-    )
-    lock = filelock.FileLock(data.folder / ".lock")
-    try:
-        data.folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise LockedError(f"{data.folder}: another process trains this fold. Wait for it, or end it.") from None
-    except OSError as error:
-        why = f"{data.folder} cannot be written: {error.strerror or error}."
-        raise UsageError(f"{why} Free space there or choose another place.") from error
-    with lock:
-        for folder in (data.folder, data.folder / "validation"):
-            remove_leftovers(folder)
-        _refuse_damaged(data)
-        _announce(data, plans, length, device=str(torch_device))
-        state = train_fold(
-            data, plans=plans, length=length, device=torch_device, cache_bytes=_cache_bytes(), offline=offline
+    if device == "auto" and torch_device.type == "cpu":
+        log.info("training on a CPU is slow; --max-minutes M fits the whole schedule into M minutes.")
+    read_plans(run_folder / "plans.json")  # a folder without a plan says so, rather than that it cannot be locked
+    with hold_folder(run_folder, command="autoseg_train", remedy="Wait for it, or end it.", is_shared=True):
+        plans = read_plans(run_folder / "plans.json")
+        store = CaseStore(run_folder / "preprocessed", data_hash=plans.data.hash())
+        data = choose_fold(run_folder, store, fold=fold)
+        try:
+            data.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(explain_write_error(error, data.folder)) from error
+        length = Length(
+            steps=(epochs or plans.training.epochs) * plans.training.steps_per_epoch,
+            seconds=None if max_minutes is None else 60.0 * max_minutes,
         )
-        dice = _final_validation(state, data, plans=plans)
+        with hold_folder(data.folder, command="autoseg_train", remedy="Wait for it, or end it."):
+            for folder in (data.folder, data.folder / "validation"):
+                remove_leftovers(folder)
+            _refuse_damaged(data)
+            _announce(data, plans, length, device=str(torch_device))
+            state = train_fold(
+                data, plans=plans, length=length, device=torch_device, cache_bytes=_cache_bytes(), offline=offline
+            )
+            dice = _final_validation(state, data, plans=plans)
     return TrainingResult(folder=data.folder, steps=state.step, seconds=state.seconds, dice=dice)
 
 
@@ -222,8 +222,4 @@ def _announce(data: FoldData, plans: Plans, length: Length, *, device: str) -> N
 
 
 def _cache_bytes() -> int:
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 2 * 1024**3
-    fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
-    return int(DEFAULT_CACHE_SHARE * 1024 * int(fields["MemAvailable"].split()[0]))
+    return int(DEFAULT_CACHE_SHARE * find_free_bytes())

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from autoseg.machine import end_with_parent
 from autoseg.network.build import build_network
 from autoseg.plans import parse_plans
 from autoseg.preprocessing.store import CaseStore
@@ -42,4 +43,5 @@ def answer(source: TextIO, target: TextIO) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent(int(sys.argv[1]))
     answer(sys.stdin, sys.stdout)

@@ -1,5 +1,6 @@
 """Errors become exit codes, and only bugs show a traceback."""
 
+import errno
 import os
 import signal
 
@@ -7,6 +8,7 @@ import pytest
 
 from autoseg.cli.common import OPENMP_SPINS, build_parser, run_command
 from autoseg.errors import DatasetError, LockedError, Problem, UsageError
+from autoseg.stopping import SIGNALS
 
 
 @pytest.fixture
@@ -18,9 +20,10 @@ def parser():
 
 @pytest.fixture(autouse=True)
 def own_signal_handler():
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_run_command_gives_the_arguments_and_returns_the_code(parser):
@@ -70,6 +73,40 @@ def test_run_command_sigterm_runs_finally_clauses_and_exits_143(parser, capsys):
     assert run_command(parser, work, []) == 143
     assert cleaned == [True]
     assert "SIGTERM" in capsys.readouterr().err
+
+
+def test_run_command_output_that_nobody_reads_exits_141(parser, capfd, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        assert run_command(parser, lambda _: print("some words") or 0, []) == 141
+        closed.write("what is left in the buffer")
+    assert capfd.readouterr().err == ""
+
+
+def test_run_command_full_disk_without_better_words_exits_2(parser, capsys):
+    def work(_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+    assert run_command(parser, work, []) == 2
+    expected = "autoseg_test: somewhere cannot be written: No space left on device. Free space there"
+    assert capsys.readouterr().err.startswith(expected)
+
+
+def test_run_command_limits_threads_to_the_containers_cores(parser, monkeypatch):
+    monkeypatch.setattr("autoseg.cli.common.find_num_cores", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    run_command(parser, lambda _: 0, [])
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    run_command(parser, lambda _: 0, [])
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    run_command(parser, lambda _: 0, [])
+    assert "OMP_NUM_THREADS" not in os.environ
 
 
 def test_run_command_lets_threads_sleep_unless_the_user_chose(parser, monkeypatch):

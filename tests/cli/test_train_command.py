@@ -103,7 +103,7 @@ def test_a_fold_in_training_exits_75(run, capsys):
     (run / "fold_all").mkdir()
     with filelock.FileLock(run / "fold_all" / ".lock"):
         assert main([str(run), "--epochs", "1", *CPU]) == 75
-    assert "another process trains this fold" in capsys.readouterr().err
+    assert "fold_all: another run works on it. Wait" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_picture")

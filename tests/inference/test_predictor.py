@@ -1,5 +1,4 @@
 import itertools
-from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,12 +6,13 @@ import pytest
 import torch
 from scipy import ndimage
 
+import autoseg.inference.predictor
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import Scan
 from autoseg.inference.predictor import Predictor, find_model_files, load_predictor
 from autoseg.network.build import build_network
-from autoseg.network.model_file import save_model
+from autoseg.network.model_file import load_models, save_model
 from autoseg.plans import OrganCleaning
 
 CPU = torch.device("cpu")
@@ -181,19 +181,63 @@ def test_one_slice_that_is_too_much_is_an_error_that_says_so(tiny_plans):
         Predictor((FullMemory(0),), plans, (0,), CPU).predict_scans([make_bright_scan()])
 
 
-def test_the_cpu_is_the_last_rung_and_the_networks_go_back(tiny_plans):
-    network = FullMemory(9)
-    predictor = Predictor((network,), tiny_plans(1), (0,), torch.device("meta"))
-    with closing(predictor._ladder()) as ladder:
-        rungs = list(itertools.islice(ladder, 4))
-        assert [rung.effort for rung in rungs] == [
-            "4 slices at a time on meta",
-            "2 slices at a time on meta",
-            "1 slice at a time on meta",
-            "4 slices at a time on cpu",
-        ]
-        assert network.moves == ["cpu"]
-    assert network.moves == ["cpu", "meta"]
+def test_the_cpu_is_the_last_rung(tiny_plans):
+    predictor = Predictor((FullMemory(9),), tiny_plans(1), (0,), torch.device("meta"))
+    assert [rung.effort for rung in predictor._ladder()] == [
+        "4 slices at a time on meta",
+        "2 slices at a time on meta",
+        "1 slice at a time on meta",
+        "4 slices at a time on cpu",
+    ]
+
+
+class FullDevice(FullMemory):
+    """On a device that is no CPU there is not even room for the weights, so long as `is_full`."""
+
+    is_full = True
+
+    def to(self, device):
+        super().to(device)
+        if self.is_full and str(device) != "cpu":
+            raise torch.OutOfMemoryError("full at the weights")
+        return self
+
+
+def test_weights_that_find_no_room_go_to_the_cpu_and_the_next_case_tries_the_device_again(tiny_plans, caplog):
+    plans = tiny_plans(1, data={"target_spacing_zyx_mm": [3, 1, 1], "crop_to_nonzero": False})
+    network = FullDevice(9)
+    predictor = Predictor((network,), plans, (0,), torch.device("meta"))
+    for _case in range(2):
+        assert predictor.predict_scans([make_bright_scan()]).labels_zyx.any()
+        assert network.moves == ["meta", "meta", "meta", "cpu"]
+        network.moves.clear()
+    assert "trying 4 slices at a time on cpu (full at the weights)" in caplog.text
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried ..", "CUDA error: out of memory\nmore"])
+def test_a_model_that_finds_no_room_on_the_device_is_loaded_on_the_cpu(model, monkeypatch, caplog, words):
+    """The second message is of a driver without room for its own part, which has no class of errors."""
+    asked = []
+
+    def load(path, *, device):
+        asked.append(device.type)
+        if device.type == "cuda":
+            raise (torch.OutOfMemoryError if "Tried" in words else RuntimeError)(words)
+        return load_models(path, device=device)
+
+    monkeypatch.setattr(autoseg.inference.predictor, "load_models", load)
+    assert load_predictor(model, device=torch.device("cuda")).device == CPU
+    assert asked == ["cuda", "cpu"]
+    assert "too full for the model; predicting on the CPU (CUDA" in caplog.text and "more" not in caplog.text
+
+
+def test_another_error_of_loading_is_raised(model, monkeypatch):
+    def load(path, *, device):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(autoseg.inference.predictor, "load_models", load)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        load_predictor(model, device=torch.device("cuda"))
 
 
 @pytest.fixture(scope="module")

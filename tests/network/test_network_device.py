@@ -1,21 +1,46 @@
+import re
+import warnings
+
 import pytest
 import torch
 
 from autoseg.errors import UsageError
-from autoseg.network.device import choose_device, convolution_precision, has_fast_bfloat16, mixed_precision
+from autoseg.network.device import (
+    choose_device,
+    convolution_precision,
+    has_fast_bfloat16,
+    is_out_of_memory,
+    mixed_precision,
+)
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-def test_auto_takes_cuda_where_there_is_one(monkeypatch, is_there):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert choose_device("auto") == torch.device("cuda" if is_there else "cpu")
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """Make torch see so many CUDA devices; using one raises `error`, if there is one."""
+
+    def fake(count, *, error=None):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+        def zeros(_size, *, device):
+            if error is not None and device.type == "cuda":
+                raise error
+
+        monkeypatch.setattr(torch, "zeros", zeros)
+
+    return fake
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_auto_takes_cuda_where_there_is_one(fake_cuda, count, caplog):
+    fake_cuda(count)
+    assert choose_device("auto") == torch.device("cuda" if count else "cpu")
+    assert ("working on the CPU: torch sees no CUDA device" in caplog.text) is (count == 0)
     assert choose_device("cpu") == torch.device("cpu")
 
 
-def test_each_process_of_a_machine_takes_the_gpu_of_its_number(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+def test_each_process_of_a_machine_takes_the_gpu_of_its_number(fake_cuda, monkeypatch):
+    fake_cuda(2)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
     assert choose_device("cuda:0") == torch.device("cuda", 0)
@@ -24,25 +49,53 @@ def test_each_process_of_a_machine_takes_the_gpu_of_its_number(monkeypatch):
         choose_device("auto")
 
 
-def test_cuda_asked_for_and_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_cuda_asked_for_and_not_there_is_refused(fake_cuda):
+    fake_cuda(0)
     for name in ("cuda", "cuda:1"):
-        with pytest.raises(UsageError, match="sees no CUDA device"):
+        with pytest.raises(UsageError, match=r"sees no CUDA device.* Or use --device cpu"):
             choose_device(name)
 
 
-def test_cuda_devices_have_numbers(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+def test_a_driver_that_is_too_old_is_named_as_torch_names_it(monkeypatch, caplog):
+    def warn_and_see_none():
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old\nmore", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", warn_and_see_none)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    message = r"driver on your system is too old\)\. Check what nvidia-smi says, and update the driver"
+    with pytest.raises(UsageError, match=message):
+        choose_device("cuda")
+    assert choose_device("auto") == torch.device("cpu")
+    assert re.search(message, caplog.text) and "more" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no kernel image is available"), AssertionError("not compiled")])
+def test_a_device_that_does_not_work_is_refused_and_auto_goes_on_without_it(fake_cuda, error, caplog):
+    fake_cuda(1, error=error)
+    with pytest.raises(UsageError, match=rf"does not work \({error}\)\. Check .* Or use --device cpu"):
+        choose_device("cuda")
+    assert choose_device("auto") == torch.device("cpu")
+    assert str(error) in caplog.text
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: out of memory")])
+def test_a_device_whose_memory_is_full_is_taken_for_there_are_remedies(fake_cuda, error):
+    fake_cuda(1, error=error)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+    assert is_out_of_memory(error) and not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_cuda_devices_have_numbers(fake_cuda):
+    fake_cuda(2)
     assert choose_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(UsageError, match="cuda:5"):
         choose_device("cuda:5")
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "CPU", "mps", "cpu:0:0", "cuda:x", "cudax", "cuda:-1"])
-def test_unknown_names_are_refused(monkeypatch, name):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+def test_unknown_names_are_refused(fake_cuda, name):
+    fake_cuda(2)
     with pytest.raises(UsageError, match="expected auto, cpu, cuda"):
         choose_device(name)
 

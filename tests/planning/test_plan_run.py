@@ -194,7 +194,7 @@ def test_plan_into_the_dataset_is_refused(make_dataset):
 def test_plan_while_another_holds_the_folder_is_locked(make_dataset, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    with FileLock(run / ".plan.lock"), pytest.raises(LockedError, match="another autoseg_plan"):
+    with FileLock(run / ".lock"), pytest.raises(LockedError, match=r"run: another run works on it\. Wait"):
         plan_quickly(make_dataset(1), run)
 
 

@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 
 from autoseg import OrganClicks
-from autoseg.errors import DatasetError, LockedError, PlanError, UsageError
+from autoseg.errors import DatasetError, LockedError, OutputError, PlanError, UsageError
 from autoseg.files import read_json
 from autoseg.image_io import read_scan
 from autoseg.inference.clicks import PlacedClicks, Span
@@ -177,7 +177,7 @@ def test_masks_and_a_segmentation_of_slicer_are_written_when_asked_for(model, sc
 
 def test_a_folder_that_another_process_predicts_into_is_locked(model, scans, tmp_path):
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(LockedError, match="another process predicts into it"):
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(LockedError, match=r"out: another run works on it\. Wait"):
         predict_files(scans, model, tmp_path / "out", device="cpu")
 
 
@@ -258,7 +258,7 @@ def test_a_disk_that_is_full_at_the_end_is_no_bug_of_ours(model, scans, tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("autoseg.prediction.command.write_run", write_run)
-    with pytest.raises(UsageError, match="cannot be written: No space left"):
+    with pytest.raises(OutputError, match=r"cannot be written: No space left.* Free space"):
         predict_files(scans, model, tmp_path / "out", device="cpu")
 
 

@@ -2,6 +2,7 @@ import threading
 
 import pytest
 
+from autoseg.errors import OutputError
 from autoseg.prediction.overlap import overlap
 
 
@@ -31,7 +32,7 @@ def run(items, *, log=None, may=always, threads=1, fail=()):
             write=lambda item, made: step("write", item, made + 1),
             threads=threads,
             may_hold=may,
-            expected=(OSError,),
+            fatal=(OutputError,),
         )
     )
 
@@ -48,8 +49,9 @@ def test_every_item_goes_through_all_steps_in_order(count, may, threads):
 
 @pytest.mark.parametrize("step", ["read", "work", "write"])
 @pytest.mark.parametrize("bad", [0, 1, 2])
-def test_an_expected_error_is_that_items_result_and_no_others(step, bad):
+def test_an_error_is_that_items_result_and_no_others(step, bad, caplog):
     results = run(range(3), fail={(step, bad)})
+    assert not caplog.text
     assert [item for item, _ in results] == [0, 1, 2]
     for item, result in results:
         assert str(result) == (f"{step} {bad}" if item == bad else str(item * 10 + 2))
@@ -70,7 +72,6 @@ def test_the_next_is_read_and_the_last_is_written_while_one_is_worked_on():
             write=lambda item, _made: written.set() if item == 0 else None,
             threads=1,
             may_hold=always,
-            expected=(),
         )
     )
 
@@ -81,14 +82,26 @@ def test_what_must_not_be_read_ahead_waits_until_the_last_is_written():
     assert log == [(name, item) for item in range(3) for name in ("read", "work", "write")]
 
 
-def test_an_unexpected_error_is_raised_after_what_was_begun_is_written():
+def test_an_error_that_is_a_bug_is_that_items_result_and_in_the_log(caplog):
+    def work(item, found):
+        return found / item
+
+    results = overlap(range(3), read=lambda _: 6, work=work, write=lambda _, made: made, threads=1, may_hold=always)
+    (_, first), *others = results
+    assert isinstance(first, ZeroDivisionError) and first.__traceback__ is None  # whose frames hold the scan
+    assert others == [(1, 6.0), (2, 3.0)]
+    assert "a bug of autoseg" in caplog.text and "return found / item" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OutputError("full"), KeyboardInterrupt()])
+def test_a_fatal_error_is_raised_after_what_was_begun_is_written(error):
     written = []
 
     def work(item, _found):
         if item == 1:
-            raise ZeroDivisionError
+            raise error
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error)):
         list(
             overlap(
                 [0, 1],
@@ -97,7 +110,7 @@ def test_an_unexpected_error_is_raised_after_what_was_begun_is_written():
                 write=lambda item, _made: written.append(item),
                 threads=1,
                 may_hold=always,
-                expected=(OSError,),
+                fatal=(OutputError,),
             )
         )
     assert written == [0]
@@ -118,7 +131,6 @@ def test_no_more_is_held_than_may_be():
             write=lambda item, _made: held.discard(item),
             threads=4,
             may_hold=lambda items: len(items) <= 3,
-            expected=(),
         )
     )
     assert max(most) == 3 and not held
@@ -135,6 +147,5 @@ def test_several_are_read_and_written_at_once():
             write=lambda _item, _made: writers.wait(10),
             threads=3,
             may_hold=always,
-            expected=(),
         )
     )

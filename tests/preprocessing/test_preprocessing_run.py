@@ -46,7 +46,7 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_preprocess_dataset_writes_every_case(
     cases: list[CaseFiles], tmp_path: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +109,7 @@ def test_leftovers_of_a_killed_run_are_removed(cases: list[CaseFiles], tmp_path:
 def test_a_run_killed_at_any_moment_and_repeated_equals_an_undisturbed_one(
     cases: list[CaseFiles], tmp_path: Path
 ) -> None:
-    work = partial(preprocess_dataset, cases, plan=PLAN, num_workers=1)
+    work = partial(preprocess_dataset, cases, plan=PLAN, num_workers=0)
     work(store_folder=tmp_path / "undisturbed")
     for kill_at in (3, 40, 90, 150):  # calls into the modules of autoseg before SIGKILL arrives
         store = tmp_path / f"killed_{kill_at}"

@@ -131,7 +131,7 @@ def test_a_fold_that_is_being_trained_is_locked_until_its_owner_is_gone(run):
     (run / "fold_0").mkdir()
     with (
         filelock.FileLock(run / "fold_0" / ".lock"),
-        pytest.raises(LockedError, match="another process trains this fold"),
+        pytest.raises(LockedError, match=r"fold_0: another run works on it\. Wait"),
     ):
         train(run, fold="0", device="cpu")
     assert train(run, fold="0", device="cpu").steps == 2
