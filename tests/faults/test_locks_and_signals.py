@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import autoseg.planning.fingerprint
+import autoseg.planning.reading
 import autoseg.training.trainer
 from autoseg.cli import plan, predict, train
 from autoseg.inference.predictor import Predictor
@@ -185,8 +185,8 @@ def slow(monkeypatch, tmp_path):
 
         return work
 
-    scan_case, train_step = autoseg.planning.fingerprint.scan_case, autoseg.training.trainer.train_step
-    monkeypatch.setattr(autoseg.planning.fingerprint, "scan_case", slowly(scan_case))
+    scan_case, train_step = autoseg.planning.reading.scan_case, autoseg.training.trainer.train_step
+    monkeypatch.setattr(autoseg.planning.reading, "scan_case", slowly(scan_case))
     monkeypatch.setattr(autoseg.training.trainer, "train_step", slowly(train_step, from_call=1))
     monkeypatch.setattr(Predictor, "find_labels", slowly(Predictor.find_labels, from_call=1))
     return marker

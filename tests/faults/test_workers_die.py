@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-import autoseg.planning.fingerprint
+import autoseg.planning.reading
 import autoseg.preprocessing.run
 from autoseg.inference.predictor import Predictor
 
@@ -48,7 +48,7 @@ def find_no_memory():
 def die(monkeypatch):
     """Let cases end the process that works on them: (step, {case: how}, once=only at the first try in this folder)."""
     modules = {
-        "scan_case": autoseg.planning.fingerprint,
+        "scan_case": autoseg.planning.reading,
         "_preprocess_to_store": autoseg.preprocessing.run,
     }
 

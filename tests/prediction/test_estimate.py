@@ -35,7 +35,7 @@ def test_a_scan_that_cannot_be_read_is_named_and_the_others_are_estimated(predic
     estimates = estimate_cases(
         predictor, [CaseFiles(name[0], (tmp_path / name,), None, name) for name in (bad.name, good.name)]
     )
-    assert "not a NIfTI file" in estimates[0].fault and estimates[1].seconds > 0 and not estimates[1].fault
+    assert "is text, not a scan" in estimates[0].fault and estimates[1].seconds > 0 and not estimates[1].fault
 
 
 def test_the_table_ends_in_sums_and_the_largest_memory():
