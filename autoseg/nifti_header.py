@@ -22,6 +22,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from autoseg.errors import GeometryError, ScanFileError
+from autoseg.files import parse_json
 from autoseg.geometry import ImageGeometry, corner_distance_mm
 
 HEADER_BYTES = 540  # of NIfTI-2, the larger one
@@ -31,10 +32,11 @@ CONFLICT_VOXELS = 0.5  # how far a corner may move between sform and qform, or b
 COMMENT_CODE = 6  # NIfTI extension of plain text
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {1: "metres", 3: "micrometres"}
-_GEOMETRY_FIELDS = (
-    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("srow_x", "srow_y", "srow_z", "xyzt_units", "dim"),
-)
+_GRID_FIELDS = ("qform_code", "sform_code", "xyzt_units", "dim")
+_FIELDS_BY_CODE = {
+    "sform_code": ("srow_x", "srow_y", "srow_z"),
+    "qform_code": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+}
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def decode_names(before_voxels: bytes) -> dict[int, str]:
             break
         if code == COMMENT_CODE:
             try:
-                labels = json.loads(before_voxels[position + 8 : position + size].rstrip(b"\0"))["labels"]
+                labels = parse_json(before_voxels[position + 8 : position + size].rstrip(b"\0"))["labels"]
                 return {int(value): str(text) for value, text in labels.items()}
             except (ValueError, KeyError, TypeError, AttributeError):
                 pass  # another program's comment
@@ -344,11 +346,19 @@ def check_shear(geometry: ImageGeometry, *, name: str, warnings: list[str]) -> N
 
 
 def _geometry_fields(header: Any) -> Any:
-    """Copy nothing but the grid into a fresh little-endian header."""
+    """Copy nothing but the grid into a fresh little-endian header.
+
+    A field that does not count, such as the rows of an sform without a code, may hold anything, also a name.
+    """
     fresh = type(header)(endianness="<")
-    for field in _GEOMETRY_FIELDS:
+    coded = [field for code, fields in _FIELDS_BY_CODE.items() if header[code] > 0 for field in fields]
+    for field in (*_GRID_FIELDS, *coded):
         fresh[field] = header[field]
+    num_used = 1 + max(3, int(header["dim"][0]))
     fresh["pixdim"] = header["pixdim"]
+    for field in ("dim", "pixdim"):
+        unused = fresh[field][num_used:]
+        unused[~np.isin(unused, (0, 1))] = 1
     fresh["magic"] = header.single_magic
     return fresh
 

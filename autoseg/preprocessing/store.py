@@ -2,13 +2,15 @@
 
 Owns: the folder of a case (`image.b2nd`, `labels.b2nd`, `case.json`) and when it counts as current; the only user of
 blosc2.
-Does not own: how a case is made (`case.py`), nor which cases are wanted (`run.py`).
+Does not own: the form of `case.json` (`case_record.py`), how a case is made (`case.py`), nor which cases are wanted
+(`run.py`).
 
 A case is written under a temporary name and its folder renamed at the end, so it is complete or absent. Single files
 are not flushed to the disk one by one; `case.json` holds their sizes instead, so that a file cut short by a power
 failure makes the case stale rather than wrong.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,12 +24,12 @@ import numpy as np
 from autoseg.errors import DatasetError, UsageError
 from autoseg.files import TEMPORARY_PREFIX, read_json
 from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.preprocessing.case_record import IMAGE, LABELS, STORE_VERSION, holds_plain_array, read_record
 from autoseg.preprocessing.transform import CaseTransform
 
 if TYPE_CHECKING:
     import blosc2
 
-STORE_VERSION = 1
 CHUNK_BYTES = 4 << 20  # a chunk is the unit of the file; its blocks are the slices, and only those asked for are read
 
 
@@ -63,9 +65,9 @@ class CaseStore:
         temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=TEMPORARY_PREFIX))
         try:
             temporary.chmod(0o777 & ~_umask())
-            sizes = {"image.b2nd": _write_array(temporary / "image.b2nd", case.image)}
+            sizes = {IMAGE: _write_array(temporary / IMAGE, case.image)}
             if case.labels is not None:
-                sizes["labels.b2nd"] = _write_array(temporary / "labels.b2nd", case.labels)
+                sizes[LABELS] = _write_array(temporary / LABELS, case.labels)
             record = {
                 "version": STORE_VERSION,
                 "data_hash": data_hash,
@@ -86,13 +88,12 @@ class CaseStore:
     def is_current(self, case_id: str, data_hash: str, *, sources: Sequence[str] | None = None) -> bool:
         """Say whether the case is there, whole, made with this hash and (where given) from these sources."""
         try:
-            record = read_json(self._case_folder(case_id) / "case.json")
+            record = read_record(read_json(self._case_folder(case_id) / "case.json"))
         except UsageError:
             return False
-        if not isinstance(record, dict) or record.get("version") != STORE_VERSION:
-            return False
         return (
-            record.get("data_hash") == data_hash
+            record is not None
+            and record["data_hash"] == data_hash
             and (sources is None or record.get("sources") == list(sources))
             and self._is_whole(case_id, record)
         )
@@ -106,17 +107,17 @@ class CaseStore:
         channels, slices, rows, columns = self._record(case_id)["shape"]
         return channels, slices, rows, columns
 
-    def open_image(self, case_id: str) -> "blosc2.NDArray":
+    def open_image(self, case_id: str) -> "StoredArray":
         """Open the image, (C, S, R, W) float32; slicing it as an array reads only the slices asked for."""
-        return self._open(case_id, "image.b2nd")
+        return self._open(case_id, IMAGE, shape=self.shape(case_id), dtypes=("float32",))
 
-    def open_labels(self, case_id: str) -> "blosc2.NDArray":
+    def open_labels(self, case_id: str) -> "StoredArray":
         """Open the organ indices, (S, R, W) uint8 or uint16.
 
         Raises:
             DatasetError: The case has no labels.
         """
-        return self._open(case_id, "labels.b2nd")
+        return self._open(case_id, LABELS, shape=self.shape(case_id)[1:], dtypes=("uint8", "uint16"))
 
     def read_transform(self, case_id: str) -> CaseTransform:
         """Return the way back to the file grid."""
@@ -132,34 +133,37 @@ class CaseStore:
         for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(path)
 
-    def _open(self, case_id: str, name: str) -> "blosc2.NDArray":
+    def _open(self, case_id: str, name: str, *, shape: Sequence[int], dtypes: Sequence[str]) -> "StoredArray":
         import blosc2  # here, since it takes 0.4 s to load and a store that is current needs none of it
 
         if name not in self._record(case_id)["bytes"]:
             raise DatasetError(f"the preprocessed case {case_id} has no labels. Train on labelled cases only.")
         path = self._case_folder(case_id) / name
-        array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
-        if not isinstance(array, blosc2.NDArray):
-            raise DatasetError(f"{path} is not an array of autoseg. Delete it and run autoseg_plan again.")
-        return array
+        array = None
+        with contextlib.suppress(RuntimeError, ValueError, OSError):  # what blosc2 makes of damage
+            if holds_plain_array(path):
+                array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        if not isinstance(array, blosc2.NDArray) or array.shape != tuple(shape) or array.dtype.name not in dtypes:
+            raise DatasetError(f"{path} is no array of autoseg, or is damaged. {_remedy(path)}")
+        return StoredArray(array, path)
 
     def _record(self, case_id: str) -> dict[str, Any]:
         """Read and check `case.json` once."""
         if case_id not in self._records:
+            folder = self._case_folder(case_id)
             try:
-                record = read_json(self._case_folder(case_id) / "case.json")
+                record = read_record(read_json(folder / "case.json"))
             except UsageError as error:
                 raise DatasetError(f"{error} Run autoseg_plan again: it preprocesses this case anew.") from error
-            is_known = isinstance(record, dict) and record.get("version") == STORE_VERSION
-            if not is_known or not self._is_whole(case_id, record):
+            if record is None or not self._is_whole(case_id, record):
                 raise DatasetError(
                     f"the preprocessed case {case_id} in {self.folder} is damaged, or of another version. "
                     "Run autoseg_plan again: it preprocesses this case anew."
                 )
-            if self.data_hash is not None and record.get("data_hash") != self.data_hash:
+            if self.data_hash is not None and record["data_hash"] != self.data_hash:
                 raise DatasetError(
                     f"the preprocessed case {case_id} in {self.folder} was made with another plan "
-                    f"(hash {record.get('data_hash')}, expected {self.data_hash}). "
+                    f"(hash {record['data_hash']:.40}, expected {self.data_hash}). "
                     "Run autoseg_plan again: it preprocesses this case anew."
                 )
             self._records[case_id] = record
@@ -168,14 +172,41 @@ class CaseStore:
     def _is_whole(self, case_id: str, record: dict[str, Any]) -> bool:
         folder = self._case_folder(case_id)
         try:
-            return all((folder / name).stat().st_size == size for name, size in record["bytes"].items())
-        except (OSError, KeyError, AttributeError):
+            sizes = record["bytes"]
+            return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
+        except OSError:
             return False
 
     def _case_folder(self, case_id: str) -> Path:
         if not case_id or case_id.startswith(".") or "/" in case_id or "\0" in case_id:
             raise DatasetError(f"{case_id!r} cannot be the name of a folder. Rename the files of this case.")
         return self.folder / case_id
+
+
+class StoredArray:
+    """An array on the disk, of which only what is asked for is read and unpacked."""
+
+    def __init__(self, array: "blosc2.NDArray", path: Path) -> None:
+        """Take an open array; `path` names it in errors."""
+        self._array, self._path = array, path
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype: np.dtype = array.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Read a part.
+
+        Raises:
+            DatasetError: The file is damaged there.
+        """
+        try:
+            part: np.ndarray = self._array[key]
+        except (RuntimeError, ValueError) as error:  # what blosc2 makes of damage
+            raise DatasetError(f"{self._path} is damaged: it cannot be unpacked. {_remedy(self._path)}") from error
+        return part
+
+
+def _remedy(path: Path) -> str:
+    return f"Delete the folder {path.parent.name} and run autoseg_plan again: it preprocesses this case anew."
 
 
 def _write_array(path: Path, array: np.ndarray) -> int:

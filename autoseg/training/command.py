@@ -11,13 +11,14 @@ from typing import Any
 import filelock
 
 from autoseg.errors import LockedError, UsageError
-from autoseg.files import read_json, write_json
+from autoseg.files import write_json
 from autoseg.network.device import choose_device
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import SET_BY, Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
 from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, dice_after, read_pieces, write_pieces
+from autoseg.training.fold_list import read_folds
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import FoldData, Length, train_fold
 from autoseg.training.validation import CaseDice, clean_validation_map, mean_dice, write_validation_map
@@ -101,21 +102,22 @@ def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
     """Choose the cases of a fold from `splits.json`.
 
     Raises:
-        UsageError: There is no such fold, or no preprocessed case in it.
+        UsageError: There is no such fold or no case in it, or `splits.json` is not as `read_folds` expects.
     """
-    splits: list[dict[str, list[str]]] = read_json(run_folder / "splits.json")
-    numbered = {str(number): split for number, split in enumerate(splits)}
-    stored = set(store.case_ids())
+    folds = read_folds(run_folder / "splits.json", stored=set(store.case_ids()))
+    numbered = {str(number): one for number, one in enumerate(folds)}
     if fold == "all":
-        training = sorted({case for split in splits for case in (*split["train"], *split["validation"])} & stored)
+        training = sorted({case for one in folds for case in (*one.train, *one.validation)})
         monitored, seen = training[:NUM_MONITORED_WITHOUT_VALIDATION], True
     elif fold in numbered:
-        training = [case for case in numbered[fold]["train"] if case in stored]
-        monitored, seen = [case for case in numbered[fold]["validation"] if case in stored], False
+        training, monitored, seen = list(numbered[fold].train), list(numbered[fold].validation), False
     else:
-        raise UsageError(f"--fold {fold}: this run has the folds {', '.join(numbered)}, and all.")
+        raise UsageError(f"--fold {fold}: this run has the folds {', '.join(numbered)}, and all. Name one of them.")
     if not training:
-        raise UsageError(f"{run_folder}: fold {fold} has no preprocessed case. Run autoseg_plan again.")
+        raise UsageError(
+            f"{run_folder / 'splits.json'}: fold {fold} has no case to train on. Give it cases, or delete the file and "
+            "run autoseg_plan again."
+        )
     return FoldData(
         folder=run_folder / f"fold_{fold}",
         store=store,

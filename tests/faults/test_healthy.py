@@ -1,7 +1,9 @@
 """Where nothing is wrong, nothing is said: what the other tests of this folder are measured against."""
 
 
-def test_a_good_dataset_is_planned_and_a_good_scan_predicted_without_a_word(make_dataset, model_file, command, tmp_path):
+def test_a_good_dataset_is_planned_and_a_good_scan_predicted_without_a_word(
+    make_dataset, model_file, command, tmp_path
+):
     root = make_dataset()
     planned = command("plan", root, "-o", tmp_path / "run", "--num-workers", 1)
     assert planned.code == 0, planned.text
