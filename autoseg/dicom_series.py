@@ -92,7 +92,7 @@ def read_series(folder: Path) -> tuple[Scan, str]:
     try:
         image = reader.Execute()
     except RuntimeError as error:  # SimpleITK's own and only error class
-        reason = printable(str(error).strip().splitlines()[-1])
+        reason = printable(str(error).strip().splitlines()[-1].replace(str(folder), name))
         raise ScanFileError(f"{name}: the DICOM series cannot be read: {reason}. Export it again.") from error
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != 3:
         raise ScanFileError(f"{name}: expected grey slices that make a volume.")

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from autoseg.errors import AutosegError, printable
+from autoseg.files import fault_of
 from autoseg.progress import track
 
 T = TypeVar("T")
@@ -210,7 +211,9 @@ def _call(function: Callable[[T], R], item: T) -> R | WorkerFailure:
 
 
 def _failure(error: Exception) -> WorkerFailure:
-    if isinstance(error, AutosegError | OSError):
+    if isinstance(error, OSError):
+        return WorkerFailure(fault_of(error))
+    if isinstance(error, AutosegError):
         return WorkerFailure(str(error))
     if isinstance(error, MemoryError):
         return WorkerFailure(f"the memory was full ({error}). Use fewer workers, or a machine with more memory.")

@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"errors"},
     "progress": {"errors"},
     "geometry": {"errors"},
-    "workers": {"errors", "progress"},
+    "workers": {"errors", "files", "progress"},
     "ranks": {"errors"},
     "machine": set(),
     "scan_bytes": {"errors"},

@@ -16,6 +16,7 @@ from types import FrameType
 from autoseg.errors import EXIT_BUG, EXIT_CODE_HELP, EXIT_INTERRUPTED, EXIT_TERMINATED, AutosegError, printable
 
 OPENMP_SPINS = "1000"  # some microseconds
+MOST_LETTERS = 4000  # of a line on the terminal; the longest of ours has some 600
 
 
 class Terminated(BaseException):
@@ -58,7 +59,7 @@ def run_command(
         print(f"{parser.prog}: stopped by SIGTERM; the same command continues.", file=sys.stderr)
         return EXIT_TERMINATED
     except Exception:
-        traceback.print_exc()
+        print(_printable_lines(traceback.format_exc()), file=sys.stderr)
         print(f"{parser.prog}: this is a bug of autoseg; please report the lines above.", file=sys.stderr)
         return EXIT_BUG
 
@@ -71,7 +72,14 @@ class _SafeFormatter(logging.Formatter):
 
 
 def _printable_lines(text: str) -> str:
-    return "\n".join(printable(line) for line in text.split("\n"))
+    return "\n".join(printable(_cut(line)) for line in text.split("\n"))
+
+
+def _cut(line: str) -> str:
+    """Leave out the middle of a line that nobody would read: a name in a file can have a hundred million letters."""
+    if len(line) <= MOST_LETTERS:
+        return line
+    return f"{line[: MOST_LETTERS // 2]} ... {line[-MOST_LETTERS // 2 :]}"
 
 
 def _show_messages() -> None:

@@ -16,6 +16,7 @@ import torch
 
 from autoseg.dataset import CaseFiles, read_channels
 from autoseg.errors import AutosegError, GeometryError
+from autoseg.files import fault_of
 from autoseg.geometry import grids_differ
 from autoseg.image_io import Scan, read_header
 from autoseg.inference.clicks import OrganClicks
@@ -91,8 +92,9 @@ def predict_cases(cases: Sequence[CaseFiles], job: Job) -> Iterator[CaseStatus]:
     )
     for case, done in track(steps, what="predicting", total=len(cases)):
         if isinstance(done, BaseException):
-            log.warning("%s: not predicted: %s", case.case_id, done)
-            yield CaseStatus(case.case_id, is_done=False, message=str(done))
+            message = fault_of(done) if isinstance(done, OSError) else str(done)
+            log.warning("%s: not predicted: %s", case.case_id, message)
+            yield CaseStatus(case.case_id, is_done=False, message=message)
         else:
             if not done.was_done:
                 found = sum(organ.num_voxels > 0 for organ in done.organs)
