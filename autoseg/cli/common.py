@@ -5,8 +5,10 @@ Owns: `build_parser`, `run_command`.
 
 import argparse
 import contextlib
+import copy
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -59,7 +61,7 @@ def run_command(
         print(f"{parser.prog}: stopped by SIGTERM; the same command continues.", file=sys.stderr)
         return EXIT_TERMINATED
     except Exception:
-        print(_printable_lines(traceback.format_exc()), file=sys.stderr)
+        print("\n".join(map(printable, traceback.format_exc().splitlines())), file=sys.stderr)
         print(f"{parser.prog}: this is a bug of autoseg; please report the lines above.", file=sys.stderr)
         return EXIT_BUG
 
@@ -68,11 +70,15 @@ class _SafeFormatter(logging.Formatter):
     """Messages hold names of files, cases and organs, which are untrusted text."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple):
+            record = copy.copy(record)  # other handlers see it too
+            record.args = tuple(printable(one) if isinstance(one, str) else one for one in record.args or ())
         return _printable_lines(super().format(record))
 
 
 def _printable_lines(text: str) -> str:
-    return "\n".join(printable(_cut(line)) for line in text.split("\n"))
+    """Escape text line by line; our own messages indent all lines but the first, so another line is part of a name."""
+    return "\n".join(printable(_cut(line)) for line in re.split(r"\n(?=  )", text))
 
 
 def _cut(line: str) -> str:

@@ -25,6 +25,7 @@ from autoseg.files import atomic_path, parse_json
 from autoseg.hub_address import PREFIX
 from autoseg.network.build import build_network
 from autoseg.network.learned_text import LearnedText
+from autoseg.network.load_failures import explain_load_failure
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.stored_text import StoredText
 from autoseg.plans import Plans, parse_plans
@@ -40,7 +41,6 @@ READER = "reader."  # begins the names of the text tower's tensors, which only t
 FOLD = "fold_"  # begins the tensors' names in a packed file: fold_0.refiner...
 MOST_FOLDS = 1000  # three digits in a tensor's name
 LENGTH_BYTES = 8  # of the header, before it
-FAULT_LETTERS = 600  # of torch's lists of keys and shapes
 
 
 def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
@@ -148,7 +148,7 @@ def _make_network(
         network.load_state_dict({key: value for key, value in tensors.items() if not key.startswith(READER)})
     except RuntimeError as error:  # torch names keys and shapes that differ
         raise CheckpointError(
-            f"{source}: the weights do not fit the plan inside: {error!s:.{FAULT_LETTERS}}. Copy it again, or train "
+            f"{source}: the weights do not fit the plan inside: {explain_load_failure(error)}. Copy it again, or train "
             "again."
         ) from error
     return network.to(device or torch.device("cpu")).eval()
@@ -171,7 +171,7 @@ def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:
         raise CheckpointError(f"{path} does not exist. Train first, or give the path of a {MODEL_FILE_NAME}.") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is no model of autoseg, or is damaged: {error!s:.{FAULT_LETTERS}}. Copy it again, or give a "
+            f"{path} is no model of autoseg, or is damaged: {explain_load_failure(error)}. Copy it again, or give a "
             f"{MODEL_FILE_NAME} that autoseg_train wrote."
         ) from error
     if METADATA_KEY not in metadata:

@@ -20,6 +20,7 @@ from autoseg.errors import CheckpointError, UsageError
 from autoseg.files import atomic_path, parse_json, read_json
 from autoseg.hub import find_weights
 from autoseg.network.build import build_network
+from autoseg.network.load_failures import explain_load_failure
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.sam2_weights import WeightsReport, load_sam2_weights
 from autoseg.plans import Plans
@@ -149,7 +150,8 @@ def load_state(state: TrainState, plans: Plans, path: Path) -> None:
         state.step, state.seconds = int(content["step"]), float(content["seconds"])
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # torch names what differs
         raise CheckpointError(
-            f"{path} does not fit this version's network: {error!s:.600}. Delete it to start this fold again."
+            f"{path} does not fit this version's network: {explain_load_failure(error)}. Delete it to start this "
+            "fold again."
         ) from error
     log.info("continuing at step %d, after %.0f s of training", state.step, state.seconds)
 
@@ -163,7 +165,9 @@ def _read_state(path: Path, *, device: torch.device) -> dict[str, Any]:
             raise zipfile.BadZipFile(f"{spoiled} does not have the checksum that it carries")
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damage shows itself in a dozen types, from UnpicklingError to UnicodeDecodeError
-        raise CheckpointError(f"{path} is damaged: {error!s:.600}. Delete it to start this fold again.") from error
+        raise CheckpointError(
+            f"{path} is damaged: {explain_load_failure(error)}. Delete it to start this fold again."
+        ) from error
     keys = {"plans", "network", "averaged", "optimisers", "scaler", "step", "seconds"}
     if not isinstance(content, dict) or not keys <= set(content):
         raise CheckpointError(f"{path} is no training state of this version. Delete it to start this fold again.")
