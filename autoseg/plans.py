@@ -23,7 +23,7 @@ from autoseg.files import parse_json, read_json, write_json
 Axis = Literal["z", "y", "x"]
 VisitingOrder = Literal["outwards", "similarity", "ascending"]
 Backbone = Literal["nano", "tiny", "small", "base_plus", "large"]
-PositiveMm = Annotated[float, Field(gt=0, le=1000)]
+PositiveMm = Annotated[float, Field(ge=1e-4, le=1000)]  # as scans are read
 PLANS_VERSION: Literal[1] = 1
 FAULTS_SHOWN = 20  # of a plan
 
@@ -346,8 +346,9 @@ def apply_overlay(plans: Plans, overlay: Mapping[str, Any], *, source: str) -> P
     """
     content = plans.model_dump(mode="json")
     why = overlay.get("why", "")
-    _merge(content, {key: value for key, value in overlay.items() if key != "why"}, path="", source=source)
-    content["changes"] = [*content["changes"], f"{source}: {why!s:.1000}" if why else source]
+    changes = {key: value for key, value in overlay.items() if key not in ("why", "changes")}  # whose record is ours
+    _merge(content, changes, path="", source=source)
+    content["changes"] = [*plans.changes, f"{source}: {why!s:.1000}" if why else source]
     return parse_plans(content, source=source)
 
 
@@ -369,7 +370,7 @@ def apply_settings(plans: Plans, settings: Sequence[str]) -> Plans:
             value = {name: value}
         _merge(content, value, path="", source=f"--set {setting}")
     words = [f"--set {setting}" for setting in settings]
-    content["changes"] = [*content["changes"], *words]
+    content["changes"] = [*plans.changes, *words]
     return parse_plans(content, source=" ".join(words))
 
 

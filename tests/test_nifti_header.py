@@ -14,6 +14,7 @@ from autoseg.image_io import (
     read_scan,
     write_label_map,
 )
+from autoseg.nifti_header import parse_header
 
 Make = Callable[..., Any]
 SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x; the same as in conftest
@@ -121,3 +122,10 @@ def test_read_scan_any_header_bytes_give_a_scan_or_a_typed_error(
         tmp_path / "out.nii", np.zeros(scan.geometry.shape_zyx, dtype=np.uint8), geometry=scan.geometry, names={}
     )
     assert read_header(tmp_path / "out.nii") == scan.geometry
+
+
+def test_fields_that_do_not_count_are_not_kept(nifti_bytes):
+    text = np.frombuffer(b"DOE^JANE" * 2, "<f4")
+    hidden = {"pixdim": [1, 1, 1, 1, *text], "qform_code": 0, "quatern_b": text[0], "qoffset_x": text[1]}
+    kept = parse_header(nifti_bytes(**hidden), name="a").geometry.header
+    assert b"DOE^" not in kept and b"JANE" not in kept

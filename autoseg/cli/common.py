@@ -13,11 +13,21 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
-from autoseg.errors import EXIT_BUG, EXIT_CODE_HELP, EXIT_INTERRUPTED, EXIT_TERMINATED, AutosegError, printable
+from autoseg.errors import (
+    EXIT_BUG,
+    EXIT_CODE_HELP,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    AutosegError,
+    UsageError,
+    printable,
+)
 
 OPENMP_SPINS = "1000"  # some microseconds
+MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 4000  # of a file or a folder, and of the way to it, on all usual systems
 MOST_LETTERS = 4000  # of a line on the terminal; the longest of ours has some 600
 
 
@@ -50,6 +60,7 @@ def run_command(
     _raise_on_sigterm()
     _let_idle_threads_sleep()
     try:
+        _refuse_impossible_paths(arguments)
         return work(arguments)
     except AutosegError as error:
         print(_printable_lines(f"{parser.prog}: {type(error).__name__}: {error}"), file=sys.stderr)
@@ -64,6 +75,20 @@ def run_command(
         print("\n".join(map(printable, traceback.format_exc().splitlines())), file=sys.stderr)
         print(f"{parser.prog}: this is a bug of autoseg; please report the lines above.", file=sys.stderr)
         return EXIT_BUG
+
+
+def _refuse_impossible_paths(arguments: argparse.Namespace) -> None:
+    """Refuse paths that no file system could hold, of which every question to the system would fail in its own way."""
+    for option, value in vars(arguments).items():
+        for path in value if isinstance(value, list) else [value]:
+            if not isinstance(path, Path):
+                continue
+            longest = max(map(len, map(os.fsencode, path.parts)), default=0)
+            if "\0" in str(path) or longest > MOST_NAME_BYTES or len(os.fsencode(path)) > MOST_PATH_BYTES:
+                raise UsageError(
+                    f"{option} {str(path)!r:.80}: no file can have this name; expected at most {MOST_NAME_BYTES} bytes "
+                    "a folder, and none that is zero. Give another path."
+                )
 
 
 class _SafeFormatter(logging.Formatter):

@@ -31,6 +31,7 @@ from autoseg.network.model_file import MODEL_FILE_NAME, load_models, most_valida
 from autoseg.plans import Plans, apply_settings
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
 
+MOST_FOLD_LETTERS = 20  # "all", or a number
 CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # what torch says where there is no class of errors for it
 
 log = logging.getLogger("autoseg")
@@ -290,7 +291,7 @@ def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
     """
     if fold is not None:
         path = model / f"fold_{fold}" / MODEL_FILE_NAME
-        if not path.is_file():
+        if len(fold) > MOST_FOLD_LETTERS or not path.is_file():
             there = ", ".join(
                 path.parent.name.removeprefix("fold_") for path in sorted(model.glob(f"fold_*/{MODEL_FILE_NAME}"))
             )
