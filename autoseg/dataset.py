@@ -86,11 +86,15 @@ def read_dataset(root: Path) -> Dataset:
         labels = discover_labels([case.label_path for case in cases if case.label_path], problems)
     where = display_name(root / "dataset.json")
     if any(problem.is_error and not problem.case_id for problem in problems):
-        raise DatasetError(f"the dataset cannot be used ({where})", problems=problems)
+        raise DatasetError(f"the dataset cannot be used ({where}). Mend what is listed below.", problems=problems)
     if not cases:
-        raise DatasetError(f"0 of {len(candidates)} cases can be used ({where})", problems=problems)
+        raise DatasetError(
+            f"0 of {len(candidates)} cases can be used ({where}). Mend what is listed below.", problems=problems
+        )
     if not labels.organs:
-        raise DatasetError(f"the dataset has no labels but the background ({where})", problems=problems)
+        raise DatasetError(
+            f"the dataset has no labels but the background ({where}). Add the organs to its labels.", problems=problems
+        )
     return Dataset(_name(root, content), root, channel_names, labels, cases, tuple(problems))
 
 
@@ -131,7 +135,9 @@ def _read_description(root: Path) -> Mapping[str, Any]:
         except UsageError as error:
             raise DatasetError(f"the dataset cannot be used: {error}") from error
         if not isinstance(content, dict):
-            raise DatasetError(f"{display_name(path)} holds no JSON object. See the documentation of dataset.json.")
+            raise DatasetError(
+                f'{display_name(path)} holds no JSON object. Write one, such as {{"labels": {{"liver": 1}}}}.'
+            )
         _refuse_broken_text(content, display_name(path))
         is_bare = name == "labels.json" and "labels" not in content
         return {"labels": content} if is_bare else content

@@ -236,7 +236,7 @@ def _read_geometry(header: Any, dims: tuple[int, ...], *, name: str, warnings: l
         try:
             grids[source] = ImageGeometry.from_affine(shape_zyx, scaled, header=kept)
         except GeometryError as error:
-            raise ScanFileError(f"{name}: in its {source}, {error}") from error
+            raise ScanFileError(f"{name}: in its {source}, {error} Export the file again.") from error
     if len(grids) == 2:
         distance = corner_distance_mm(grids["sform"], grids["qform"]) / min(grids["sform"].spacing_zyx_mm)
         if distance > CONFLICT_VOXELS:

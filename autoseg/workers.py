@@ -179,8 +179,8 @@ def _end(worker: _Worker) -> WorkerFailure:
     if code is not None and code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = " Often this means that the memory was full: use fewer workers." if name == "SIGKILL" else ""
-        return WorkerFailure(f"its process was ended by {name}, twice.{hint}")
-    return WorkerFailure(f"its process ended with exit code {code}, twice.")
+        return WorkerFailure(f"its process was ended by {name}, twice. Check the case.{hint}")
+    return WorkerFailure(f"its process ended with exit code {code}, twice. Check the case, and use fewer workers.")
 
 
 def _work(function: Callable[[T], R], items: Sequence[T], pipe: Connection, inherited: Sequence[Connection]) -> None:
@@ -219,5 +219,6 @@ def _failure(error: Exception) -> WorkerFailure:
         return WorkerFailure(f"the memory was full ({error}). Use fewer workers, or a machine with more memory.")
     log.error("a bug of autoseg; please report the lines below.", exc_info=error)
     return WorkerFailure(
-        f"{type(error).__name__}: {error} (a bug of autoseg; the log holds the details)", is_expected=False
+        f"{type(error).__name__}: {error!s:.200} (a bug of autoseg). Report it with the lines of the log.",
+        is_expected=False,
     )

@@ -70,7 +70,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         try:
             write_json(output, evaluation.to_json())
         except OSError as error:
-            raise UsageError(f"{printable(str(output))} cannot be written: {error.strerror or error}.") from error
+            raise UsageError(
+                f"{printable(str(output))} cannot be written: {error.strerror or error}. Choose another place."
+            ) from error
         print(f"\nwritten: {printable(str(output))}")
     return EXIT_SOME_CASES_FAILED if evaluation.has_errors else EXIT_DONE
 

@@ -74,7 +74,7 @@ class Predictor:
         names = list(self.names.values())
         unknown = [name for name in clicks if name not in names]
         if unknown:
-            raise UsageError(f"clicks: {unknown[0]!r} is not among the organs asked for: {', '.join(names)}.")
+            raise UsageError(f"clicks: {unknown[0]!r} is not among the organs asked for: {', '.join(names)}. Name one.")
 
     def predict_scans(
         self,
@@ -127,7 +127,7 @@ class Predictor:
         with closing(self._ladder()) as ladder:
             for rung in ladder:
                 if message:
-                    log.warning("the device's memory was full; trying %s (%s)", rung.effort, message)
+                    log.warning("the device's memory was full; trying %s (%s).", rung.effort, message)
                 try:
                     return rung._predict_slices(
                         image, clicks=placed, with_uncertainty=with_uncertainty, scratch=scratch
@@ -256,7 +256,9 @@ def load_predictor(
     names = [organ.name for organ in plans.data.organs]
     unknown = [label for label in labels if label not in names]
     if unknown:
-        raise UsageError(f"--labels: the model does not know {', '.join(unknown)}. It knows: {', '.join(names)}.")
+        raise UsageError(
+            f"--labels: the model does not know {', '.join(unknown)}. Name some of what it knows: {', '.join(names)}."
+        )
     organs = tuple(k for k, name in enumerate(names) if not labels or name in labels)
     networks = tuple(network for part, _ in loaded for network in part)
     return Predictor(networks=networks, plans=plans, organs=organs, device=device)
@@ -275,7 +277,7 @@ def with_settings(predictor: Predictor, settings: Sequence[str]) -> Predictor:
     """
     for setting in settings:
         if not setting.startswith("inference."):
-            raise UsageError(f"--set {setting}: at prediction only inference.* may be changed.")
+            raise UsageError(f"--set {setting}: at prediction only inference.* may be changed. Leave it out.")
     return replace(predictor, plans=apply_settings(predictor.plans, settings))
 
 
@@ -295,7 +297,9 @@ def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
             there = ", ".join(
                 path.parent.name.removeprefix("fold_") for path in sorted(model.glob(f"fold_*/{MODEL_FILE_NAME}"))
             )
-            raise CheckpointError(f"{model} has no trained fold {fold!r:.40}; it has: {there or 'none'}.")
+            raise CheckpointError(
+                f"{model} has no trained fold {fold!r:.40}; it has: {there or 'none'}. Name one of these, or train it."
+            )
         return [path]
     if model.is_file():
         return [model]
@@ -304,6 +308,6 @@ def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
             return [folder / MODEL_FILE_NAME]
     folds = sorted(model.glob(f"fold_*/{MODEL_FILE_NAME}"))
     if not folds:
-        raise CheckpointError(f"{model}: there is no {MODEL_FILE_NAME} here. Train first: autoseg_train {model}")
+        raise CheckpointError(f"{model}: there is no {MODEL_FILE_NAME} here. Run autoseg_train {model} first.")
     log.info("averaging %d folds", len(folds))
     return folds

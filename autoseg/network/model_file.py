@@ -192,7 +192,7 @@ def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:
         return tensors, parse_plans(parse_json(text), source=f"the plan inside {path}")
     except (PlanError, ValueError) as error:
         raise CheckpointError(
-            f"{path} carries no plan that this version can read: {error} Install the autoseg that wrote it."
+            f"{path} carries no plan that this version can read; install the autoseg that wrote it: {error}"
         ) from error
 
 

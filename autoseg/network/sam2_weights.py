@@ -155,7 +155,9 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as a SAM2 checkpoint: {explain_load_failure(error)}. Fetch it again."
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no SAM2 checkpoint: it holds a {type(content).__name__}, not named tensors.")
+        raise CheckpointError(
+            f"{path} is no SAM2 checkpoint: it holds a {type(content).__name__}, not named tensors. Give another."
+        )
     return content
 
 

@@ -36,7 +36,7 @@ def load_highdicom() -> ModuleType:
         import highdicom
     except ImportError:
         raise UsageError(
-            "DICOM segmentations need highdicom, which is not installed: pip install 'autoseg[dicom]'."
+            "DICOM segmentations need highdicom, which is not installed. Install it: pip install 'autoseg[dicom]'."
         ) from None
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\b")  # they quote odd values, names of patients too
     return highdicom

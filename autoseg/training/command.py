@@ -73,7 +73,7 @@ def train(
     if epochs is not None and max_minutes is not None:
         raise UsageError("--epochs and --max-minutes: give one of them.")
     if (epochs is not None and epochs < 1) or (max_minutes is not None and not max_minutes > 0):
-        raise UsageError("--epochs and --max-minutes take numbers above 0.")
+        raise UsageError("--epochs and --max-minutes: expected numbers above 0.")
     run_folder = Path(run_folder)
     torch_device = choose_device(device)
     plans = read_plans(run_folder / "plans.json")

@@ -195,7 +195,7 @@ def train_step(
         parts += processes.finish_step(state.step, state.network, state.parameters)
     losses, gradients = average_parts(parts)
     if not math.isfinite(losses["total"]):
-        log.warning("step %d: the loss is not finite; its batch is skipped", state.step)
+        log.warning("step %d: the loss is not finite; its batch is skipped.", state.step)
         return None
     for parameter, gradient in zip(state.parameters, gradients, strict=True):
         parameter.grad = gradient
