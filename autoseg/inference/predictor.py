@@ -257,7 +257,7 @@ def load_predictor(
     unknown = [label for label in labels if label not in names]
     if unknown:
         raise UsageError(
-            f"--labels: the model does not know {', '.join(unknown)}. Name some of what it knows: {', '.join(names)}."
+            f"--labels: the model does not know {', '.join(unknown)}. It knows: {', '.join(names)}; name of these."
         )
     organs = tuple(k for k, name in enumerate(names) if not labels or name in labels)
     networks = tuple(network for part, _ in loaded for network in part)
@@ -308,6 +308,6 @@ def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
             return [folder / MODEL_FILE_NAME]
     folds = sorted(model.glob(f"fold_*/{MODEL_FILE_NAME}"))
     if not folds:
-        raise CheckpointError(f"{model}: there is no {MODEL_FILE_NAME} here. Run autoseg_train {model} first.")
+        raise CheckpointError(f"{model}: there is no {MODEL_FILE_NAME} here. Train first, with autoseg_train {model}.")
     log.info("averaging %d folds", len(folds))
     return folds
