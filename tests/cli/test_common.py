@@ -98,11 +98,11 @@ def test_a_path_that_no_file_can_have_is_refused(path, capsys):
 
 def test_a_line_of_a_name_does_not_become_a_line_of_the_terminal(capsys):
     def work(_arguments):
-        logging.getLogger("autoseg").warning("%s: done", "a\nautoseg_predict: 5 of 5 cases")
+        logging.getLogger("autoseg").warning("%s: done", "a\n  b\nautoseg_predict: 5 of 5 cases")
         raise PlanError("b\nc is no plan:\n  field: " + "x" * 10_000_000)
 
     assert run_command(build_parser("x", description="", example=""), work, []) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == r"a\nautoseg_predict: 5 of 5 cases: done"
+    assert lines[0] == r"a\n  b\nautoseg_predict: 5 of 5 cases: done"
     assert lines[1] == r"x: PlanError: b\nc is no plan:"
     assert lines[2].startswith("  field: xxx") and len(lines[2]) < 5000 and len(lines) == 3

@@ -165,6 +165,7 @@ def test_the_report_holds_names_as_text_alone(whole_way):
     page.feed(text)
     assert page.elements.count("script") == 2 and "img" not in page.elements and "b" not in page.elements
     assert not {name for name in page.attributes if name.startswith("on")}
+    assert not set(page.scripts[0]) & set("<>&")
     content = json.loads(page.scripts[0])
     assert len(content["organs"]) == 17 and len(content["cases"]) == 7
     names = {organ["name"] for organ in content["organs"]}
