@@ -84,7 +84,7 @@ def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
             raise UsageError(f'--organ {name}: autoseg has no description of it. Give one: --organ "{name}=It is ...".')
         value = next(free, None)
         if not name or value is None:
-            raise UsageError(f"--organ {name!r:.40}: expected a name, and a value up to {LARGEST_VALUE} that is free.")
+            raise UsageError(f"--organ {name!r:.40}: it needs a name, and a free value up to {LARGEST_VALUE}. Name it.")
         try:
             planned.append(OrganPlan(name=name, value=value, sentences=found.sentences))
         except ValidationError as error:
