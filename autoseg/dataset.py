@@ -9,6 +9,7 @@ Does not own: scans without labels (`scans_to_predict.py`), the layouts (`datase
 the labels.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,11 +98,15 @@ def read_dataset(root: Path, *, list_values: ListValues = list_label_values) -> 
         labels = discover_labels(paths, problems, list_values=list_values)
     where = display_name(root / "dataset.json")
     if any(problem.is_error and not problem.case_id for problem in problems):
-        raise DatasetError(f"the dataset cannot be used ({where})", problems=problems)
+        raise DatasetError(f"the dataset cannot be used ({where}). Mend what is listed below.", problems=problems)
     if not cases:
-        raise DatasetError(f"0 of {len(candidates)} cases can be used ({where})", problems=problems)
+        raise DatasetError(
+            f"0 of {len(candidates)} cases can be used ({where}). Mend what is listed below.", problems=problems
+        )
     if not labels.organs:
-        raise DatasetError(f"the dataset has no labels but the background ({where})", problems=problems)
+        raise DatasetError(
+            f"the dataset has no labels but the background ({where}). Add the organs to its labels.", problems=problems
+        )
     return Dataset(_name(root, content), root, channel_names, labels, cases, tuple(problems))
 
 
@@ -139,13 +144,27 @@ def _read_description(root: Path) -> Mapping[str, Any]:
             raise DatasetError(f"the dataset cannot be used: {fault}")
         try:
             content = read_json(path)
-        except (UsageError, RecursionError) as error:
+        except UsageError as error:
             raise DatasetError(f"the dataset cannot be used: {error}") from error
         if not isinstance(content, dict):
-            raise DatasetError(f"{display_name(path)} holds no JSON object. See the documentation of dataset.json.")
+            raise DatasetError(
+                f'{display_name(path)} holds no JSON object. Write one, such as {{"labels": {{"liver": 1}}}}.'
+            )
+        _refuse_broken_text(content, display_name(path))
         is_bare = name == "labels.json" and "labels" not in content
         return {"labels": content} if is_bare else content
     return {}
+
+
+def _refuse_broken_text(content: Mapping[str, Any], name: str) -> None:
+    """Refuse names with half a character, as JSON's escapes can write it: no file could hold them. Paths may."""
+    for key in ("name", "labels", "channel_names", "modality", "descriptions"):
+        try:
+            json.dumps(content.get(key), ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise DatasetError(
+                f"{name}: {key} holds half a character (a lone surrogate, such as \\ud800). Write the text anew."
+            ) from None
 
 
 def _find_candidates(root: Path, content: Mapping[str, Any], problems: list[Problem]) -> dict[str, Candidate]:

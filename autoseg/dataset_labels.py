@@ -134,7 +134,7 @@ def parse_channel_names(content: Mapping[str, Any], problems: list[Problem]) -> 
         return None
     missing = [str(index) for index in range(len(names)) if str(index) not in names]
     if missing:
-        problems.append(Problem("", f"{key} has the keys {list(names)}; expected 0 to {len(names) - 1}."))
+        problems.append(Problem("", f"{key} has the keys {list(names)!r:.200}; expected 0 to {len(names) - 1}."))
         return None
     ordered = [names[str(index)] for index in range(len(names))]
     if not all(isinstance(name, str) and name.strip() for name in ordered):
@@ -215,7 +215,7 @@ def _describe(organs: list[Organ], descriptions: Any, problems: list[Problem]) -
     texts: dict[str, str] = {}
     for name, text in descriptions.items():
         if name.strip().casefold() not in {known.casefold() for known in names}:
-            near = difflib.get_close_matches(name, names, n=1)
+            near = difflib.get_close_matches(name[:MAX_NAME_LENGTH], names, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             problems.append(Problem("", f"descriptions names {name!r:.80}, which is no label.{hint}", is_error=False))
         elif not isinstance(text, str) or not text.strip():

@@ -197,9 +197,9 @@ def _check_images(candidate: Candidate, names: Sequence[str], faults: list[str])
         return _check_one_file(images[None][0], names, faults)
     for channel, name in enumerate(names):
         if channel not in images:
-            faults.append(f"channel {channel:04d} ({name}) is missing.")
+            faults.append(f"channel {channel:04d} ({name}) is missing. Add it, or take it out of channel_names.")
     for channel in sorted(key for key in images if key is not None and key >= len(names)):
-        faults.append(f"channel {channel:04d} is there, but channel_names has only {len(names)}.")
+        faults.append(f"channel {channel:04d} is there, but channel_names has only {len(names)}. Add its name.")
     return [images[channel][0] for channel in range(len(names)) if channel in images], []
 
 

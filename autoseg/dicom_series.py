@@ -76,7 +76,7 @@ def series_files(folder: Path) -> list[Path]:
     try:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     except RuntimeError as error:
-        raise _unreadable(name, error) from error
+        raise _unreadable(folder, error) from error
     if len(series) != 1:
         raise ScanFileError(
             f"{name} holds {len(series)} DICOM series; expected one. Put each series into a folder of its own."
@@ -107,7 +107,7 @@ def read_series(folder: Path) -> tuple[Scan, str]:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        raise _unreadable(name, error) from error
+        raise _unreadable(folder, error) from error
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != 3:
         raise ScanFileError(f"{name}: expected grey slices that make a volume.")
     if len(paths) > 1:
@@ -126,9 +126,10 @@ def read_series(folder: Path) -> tuple[Scan, str]:
     return Scan(array, geometry, tuple(warnings)), _tag(reader, 0, MODALITY).lower()
 
 
-def _unreadable(name: str, error: RuntimeError) -> ScanFileError:
-    """Tell what SimpleITK says, whose own and only error class this is."""
-    reason = printable(str(error).strip().splitlines()[-1])
+def _unreadable(folder: Path, error: RuntimeError) -> ScanFileError:
+    """Tell what SimpleITK says, whose own and only error class this is, without the way to the folder."""
+    name = display_name(folder)
+    reason = printable(str(error).strip().splitlines()[-1].replace(str(folder), name))
     return ScanFileError(f"{name}: the DICOM series cannot be read: {reason}. Export it again.")
 
 

@@ -1,16 +1,21 @@
 """Files that are complete or absent: atomic writing, strict JSON, digests.
 
-Owns: how bytes, text and JSON reach the disk, for every module.
-Does not own: scan files (`image_io.py`, which writes through here).
+Owns: how bytes, text and JSON reach the disk, for every module, and `parse_json`, the only JSON reader of the package.
+Does not own: scan files (`image_io.py`, which writes through here), what JSON must hold (whoever reads it).
+
+JSON is untrusted: it may be as deep, as long or as odd as its writer liked. What comes out of `parse_json` is plain,
+finite and shallow, so that it can be walked, shown and written again.
 """
 
 import errno
 import glob
 import hashlib
 import json
+import math
 import os
-import re
+import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +34,9 @@ DISK_FAULTS = {
     errno.EIO: "Check the disk, or choose another place.",
     errno.EFBIG: "The file system or `ulimit -f` allows no larger file; choose another place.",
 }
+MOST_JSON_BYTES = 1 << 30  # the fingerprint of ten thousand cases with a hundred organs each has some 700 MB
+MOST_DIGITS = 400  # of a whole number; a float ends at 309
+MOST_JSON_DEPTH = 60  # our own files have six; Python's writers of JSON end at some hundreds
 
 
 @contextmanager
@@ -69,26 +77,72 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, readable by a person; NaN and infinity are refused.
 
-    A file's name may be any bytes; what of it is no Unicode stands as JSON's own escapes, so reading gives it back.
+    Letters of any script stand as they are. What a terminal could take as a command, and what is no Unicode (a file's
+    name may be any bytes), stands as JSON's own escapes, so reading gives the very same names.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, re.sub("[\ud800-\udfff]", lambda letter: f"\\u{ord(letter[0]):04x}", text) + "\n")
+    lines = (line if line.isprintable() else _escape_json(line) for line in text.split("\n"))
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON strictly.
+    """Read JSON strictly; a byte order mark before it is passed over.
 
     Raises:
-        UsageError: The file is missing, is not UTF-8 or JSON, holds a key twice, or holds NaN or infinity.
+        UsageError: The file is missing or no regular file, is not UTF-8, or is no JSON by the rules of `parse_json`.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+            raise UsageError(f"{path} cannot be read as JSON: it is no regular file. Give the path of a file.")
+        if status.st_size > MOST_JSON_BYTES:
+            raise UsageError(
+                f"{path} cannot be read as JSON: it has {status.st_size} bytes; expected at most {MOST_JSON_BYTES}. "
+                "Give another file."
+            )
+        return parse_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist. Check the path.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error.strerror or error}. Check its permissions.") from error
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}. Repair the file.") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON strictly, whatever its writer had in mind.
+
+    Raises:
+        ValueError: It is not UTF-8 or no JSON, holds a key twice, a number that is not finite or has thousands of
+            digits, or is nested deeper than any file of autoseg; in words for a message.
     """
     try:
-        return json.loads(
-            Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        content = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_short_integer,
         )
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist.") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as JSON: {error}. Repair the file.") from error
+    except RecursionError:
+        raise ValueError(_too_deep()) from None
+    level, depth = [content], 0
+    while level := [child for parent in level for child in _children(parent)]:
+        depth += 1
+        if depth > MOST_JSON_DEPTH:
+            raise ValueError(_too_deep())
+    return content
+
+
+def fault_of(error: OSError) -> str:
+    """Say what the system refused, and of which file by folder and name: whole paths hold names of users."""
+    if not error.strerror:
+        return str(error)
+    where = "" if error.filename is None else "/".join(Path(os.fsdecode(error.filename)).parts[-2:])
+    return f"{where}: {error.strerror}" if where else error.strerror
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -135,17 +189,49 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _children(value: Any) -> list[Any]:
+    """List what stands in an object or a list and may itself hold something."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [child for child in inside if isinstance(child, (dict, list))]
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands there twice")
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice!r:.80} stands there twice")
     return result
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text:.40} is too large")
+    return value
+
+
+def _short_integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"the number {text:.20}... has {len(text)} digits")
+    return int(text)
+
+
+def _too_deep() -> str:
+    return f"objects and lists stand in each other more than {MOST_JSON_DEPTH} deep"
+
+
+def _escape_json(line: str) -> str:
+    """Write what is not printable as JSON's escapes, beyond the first 65,536 characters of Unicode as two."""
+    return "".join(letter if letter.isprintable() else _json_escape(letter) for letter in line)
+
+
+def _json_escape(letter: str) -> str:
+    units = letter.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[k]:02x}{units[k + 1]:02x}" for k in range(0, len(units), 2))
 
 
 def _current_umask() -> int:

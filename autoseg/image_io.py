@@ -247,13 +247,18 @@ def _pick(volumes: np.ndarray, volume: int | None, name: str) -> np.ndarray:
             f"{name} is a 4D file with {len(volumes)} volumes; expected one. Save each as a file of its own."
         )
     if not 0 <= volume < len(volumes):
-        raise ScanFileError(f"{name} has no volume {volume}; it holds {len(volumes)}.")
+        raise ScanFileError(
+            f"{name} has no volume {volume}; it holds {len(volumes)}. Name the channels that are there."
+        )
     return volumes[volume]
 
 
 def _write(path: Path, array_zyx: np.ndarray, *, geometry: ImageGeometry, dtype: np.dtype, comment: str) -> None:
     if array_zyx.shape != geometry.shape_zyx:
-        raise GeometryError(f"an array of shape_zyx {array_zyx.shape} cannot go onto a grid of {geometry.shape_zyx}.")
+        raise GeometryError(
+            f"an array of shape_zyx {array_zyx.shape} cannot go onto a grid of {geometry.shape_zyx}. "
+            "Give both of one shape."
+        )
     if not Path(path).name.lower().endswith(NIFTI_ENDINGS):
         raise UsageError(f"{display_name(path)} is no name for a scan; expected it to end in .nii.gz or .nii.")
     before = encode_header(geometry, dtype=dtype, comment=comment)

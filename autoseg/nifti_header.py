@@ -23,6 +23,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from autoseg.errors import GeometryError, ScanFileError
+from autoseg.files import parse_json
 from autoseg.geometry import SAME_PLACE_VOXELS, ImageGeometry, corner_distance_mm
 
 HEADER_BYTES = 540  # of NIfTI-2, the larger one
@@ -34,10 +35,11 @@ COMMENT_CODE = 6  # NIfTI extension of plain text
 FLOAT128_CODE = 1536
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {1: "metres", 3: "micrometres"}
-_GEOMETRY_FIELDS = (
-    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("srow_x", "srow_y", "srow_z", "xyzt_units", "dim"),
-)
+_GRID_FIELDS = ("qform_code", "sform_code", "xyzt_units", "dim")
+_FIELDS_BY_CODE = {
+    "sform_code": ("srow_x", "srow_y", "srow_z"),
+    "qform_code": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+}
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,9 @@ def decode_names(before_voxels: bytes) -> dict[int, str]:
             break
         if code == COMMENT_CODE:
             try:
-                labels = json.loads(before_voxels[position + 8 : position + size].rstrip(b"\0"))["labels"]
+                labels = parse_json(before_voxels[position + 8 : position + size].rstrip(b"\0"))["labels"]
                 return {int(value): str(text) for value, text in labels.items()}
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 pass  # another program's comment
         position += size
     return {}
@@ -238,7 +240,7 @@ def _read_geometry(header: Any, dims: tuple[int, ...], *, name: str, warnings: l
         try:
             grids[source] = ImageGeometry.from_affine(shape_zyx, scaled, header=kept)
         except GeometryError as error:
-            raise ScanFileError(f"{name}: in its {source}, {error}") from error
+            raise ScanFileError(f"{name}: in its {source}, {error} Export the file again.") from error
         check_extent(grids[source], name=name)
     if len(grids) == 2:
         _check_conflict(grids["sform"], grids["qform"], name=name, warnings=warnings)
@@ -359,11 +361,19 @@ def check_shear(geometry: ImageGeometry, *, name: str, warnings: list[str]) -> N
 
 
 def _geometry_fields(header: Any) -> Any:
-    """Copy nothing but the grid into a fresh little-endian header."""
+    """Copy nothing but the grid into a fresh little-endian header.
+
+    A field that does not count, such as the rows of an sform without a code, may hold anything, also a name.
+    """
     fresh = type(header)(endianness="<")
-    for field in _GEOMETRY_FIELDS:
+    coded = [field for code, fields in _FIELDS_BY_CODE.items() if header[code] > 0 for field in fields]
+    for field in (*_GRID_FIELDS, *coded):
         fresh[field] = header[field]
+    num_used = 1 + max(3, int(header["dim"][0]))
     fresh["pixdim"] = header["pixdim"]
+    for field in ("dim", "pixdim"):
+        unused = fresh[field][num_used:]
+        unused[~np.isin(unused, (0, 1))] = 1
     fresh["magic"] = header.single_magic
     return fresh
 

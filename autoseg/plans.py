@@ -18,13 +18,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from autoseg.errors import PlanError
-from autoseg.files import read_json, write_json
+from autoseg.files import parse_json, read_json, write_json
 
 Axis = Literal["z", "y", "x"]
 VisitingOrder = Literal["outwards", "similarity", "ascending"]
 Backbone = Literal["nano", "tiny", "small", "base_plus", "large"]
-PositiveMm = Annotated[float, Field(gt=0, le=1000)]
+PositiveMm = Annotated[float, Field(ge=1e-4, le=1000)]  # as scans are read
 PLANS_VERSION: Literal[1] = 1
+FAULTS_SHOWN = 20  # of a plan
 
 
 class _Part(BaseModel):
@@ -333,7 +334,8 @@ def parse_plans(content: Any, *, source: str) -> Plans:
     try:
         return Plans.model_validate(content)
     except ValidationError as error:
-        raise PlanError(f"{source} is not a valid plan:\n" + "\n".join(_explain(error))) from error
+        lines = "\n".join(_explain(error))
+        raise PlanError(f"{source:.300} is not a valid plan. Mend these fields, or plan again:\n{lines}") from error
 
 
 def apply_overlay(plans: Plans, overlay: Mapping[str, Any], *, source: str) -> Plans:
@@ -344,8 +346,9 @@ def apply_overlay(plans: Plans, overlay: Mapping[str, Any], *, source: str) -> P
     """
     content = plans.model_dump(mode="json")
     why = overlay.get("why", "")
-    _merge(content, {key: value for key, value in overlay.items() if key != "why"}, path="", source=source)
-    content["changes"] = [*content["changes"], f"{source}: {why}" if why else source]
+    changes = {key: value for key, value in overlay.items() if key not in ("why", "changes")}  # whose record is ours
+    _merge(content, changes, path="", source=source)
+    content["changes"] = [*plans.changes, f"{source}: {why!s:.1000}" if why else source]
     return parse_plans(content, source=source)
 
 
@@ -360,23 +363,23 @@ def apply_settings(plans: Plans, settings: Sequence[str]) -> Plans:
         if not separator:
             raise PlanError(f"--set {setting}: expected KEY=VALUE, such as training.batch_slices=4.")
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except ValueError:
             value = text
         for name in reversed(key.split(".")):
             value = {name: value}
         _merge(content, value, path="", source=f"--set {setting}")
     words = [f"--set {setting}" for setting in settings]
-    content["changes"] = [*content["changes"], *words]
+    content["changes"] = [*plans.changes, *words]
     return parse_plans(content, source=" ".join(words))
 
 
 def _merge(content: dict[str, Any], changes: Mapping[str, Any], *, path: str, source: str) -> None:
     for key, value in changes.items():
         if key not in content:
-            near = difflib.get_close_matches(key, content, n=1)
-            hint = f" Did you mean {path}{near[0]}?" if near else f" Known here: {', '.join(content)}."
-            raise PlanError(f"{source}: there is no field {path}{key} in the plan.{hint}")
+            near = difflib.get_close_matches(key[:200], content, n=1)
+            hint = f" Did you mean {path}{near[0]}?" if near else f" Known here: {', '.join(content)[:400]}."
+            raise PlanError(f"{source:.200}: there is no field {path:.200}{key:.200} in the plan.{hint}")
         if isinstance(value, Mapping) and isinstance(content[key], dict):
             _merge(content[key], value, path=f"{path}{key}.", source=source)
         else:
@@ -385,8 +388,10 @@ def _merge(content: dict[str, Any], changes: Mapping[str, Any], *, path: str, so
 
 def _explain(error: ValidationError) -> list[str]:
     lines = []
-    for item in error.errors():
+    faults = error.errors(include_url=False)
+    for item in faults[:FAULTS_SHOWN]:
         place = ".".join(str(part) for part in item["loc"]) or "the plan"
         got = "" if isinstance(item["input"], (dict, list)) else f" (got {str(item['input'])[:80]!r})"
-        lines.append(f"  {place}: {item['msg']}{got}")
-    return lines
+        lines.append(f"  {place:.200}: {item['msg']:.400}{got}")
+    more = len(faults) - FAULTS_SHOWN
+    return [*lines, f"  and {more} more"] if more > 0 else lines

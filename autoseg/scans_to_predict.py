@@ -123,7 +123,7 @@ def _read_table(path: Path, *, channel_names: Sequence[str]) -> dict[str, Candid
         if not all(files) or case_id in ("", "..") or "\0" in case_id or Path(case_id).name != case_id:
             raise DatasetError(f"{name}, row {number}: expected a name of a case and a path for each channel.")
         if case_id in candidates:
-            raise DatasetError(f"{name}, row {number}: the case {case_id!r:.80} stands there twice.")
+            raise DatasetError(f"{name}, row {number}: the case {case_id!r:.80} stands there twice. Keep one row.")
         candidates[case_id] = Candidate({index: [path.parent / file] for index, file in enumerate(files)})
     return candidates
 

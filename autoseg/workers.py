@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from autoseg.errors import AutosegError, OutputError, printable
+from autoseg.files import fault_of
 from autoseg.machine import end_with_parent, find_free_bytes, find_num_cores
 from autoseg.progress import track
 from autoseg.stopping import SIGNALS, held_back
@@ -219,8 +220,8 @@ def _end(worker: _Worker) -> WorkerFailure:
     if code is not None and code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = " Often this means that the memory was full: use fewer workers." if name == "SIGKILL" else ""
-        return WorkerFailure(f"its process was ended by {name}, twice.{hint}")
-    return WorkerFailure(f"its process ended with exit code {code}, twice.")
+        return WorkerFailure(f"its process was ended by {name}, twice. Check the case.{hint}")
+    return WorkerFailure(f"its process ended with exit code {code}, twice. Check the case, and use fewer workers.")
 
 
 def _work(
@@ -254,7 +255,9 @@ def _call(function: Callable[[T], R], item: T) -> R | WorkerFailure:
 
 
 def _failure(error: Exception) -> WorkerFailure:
-    if isinstance(error, AutosegError | OSError):
+    if isinstance(error, OSError):
+        return WorkerFailure(fault_of(error))
+    if isinstance(error, AutosegError):
         return WorkerFailure(str(error), is_of_all=isinstance(error, OutputError))
     if isinstance(error, MemoryError):
         return WorkerFailure(
@@ -262,5 +265,6 @@ def _failure(error: Exception) -> WorkerFailure:
         )
     log.error("a bug of autoseg; please report the lines below.", exc_info=error)
     return WorkerFailure(
-        f"{type(error).__name__}: {error} (a bug of autoseg; the log holds the details)", is_expected=False
+        f"{type(error).__name__}: {error!s:.200} (a bug of autoseg). Report it with the lines of the log.",
+        is_expected=False,
     )

@@ -180,8 +180,8 @@ def test_read_dataset_collects_every_problem_and_keeps_the_good_cases(make: Make
     found = dataset.problems
     assert [case.case_id for case in dataset.cases] == ["good"]
     assert messages(found, "good") == ""
-    assert messages(found, "one") == "channel 0000 (T1) is missing."
-    assert messages(found, "three") == "channel 0002 is there, but channel_names has only 2."
+    assert messages(found, "one") == "channel 0000 (T1) is missing. Add it, or take it out of channel_names."
+    assert messages(found, "three") == "channel 0002 is there, but channel_names has only 2. Add its name."
     assert "an image but no label" in messages(found, "nolabel")
     assert "a label but no image" in messages(found, "noimage")
     assert "'twin' only in upper and lower case" in messages(found, "Twin")

@@ -1,11 +1,22 @@
 import hashlib
+import json
 import os
 import stat
 
 import pytest
 
 from autoseg.errors import UsageError
-from autoseg.files import atomic_path, file_sha256, read_json, remove_leftovers, write_bytes, write_json, write_text
+from autoseg.files import (
+    atomic_path,
+    fault_of,
+    file_sha256,
+    parse_json,
+    read_json,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_write_json_read_json_gives_the_same(tmp_path):
@@ -97,3 +108,62 @@ def test_write_json_names_of_any_bytes_come_back(tmp_path):
     write_json(tmp_path / "a.json", {name: [name]})
     assert "ü日" in (tmp_path / "a.json").read_text(encoding="utf-8")
     assert read_json(tmp_path / "a.json") == {name: [name]}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[" * 100_000, "more than 60 deep"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "more than 60 deep"),
+        ("[" * 62 + "]" * 62, "more than 60 deep"),
+        ("1e400", "the number 1e400 is too large"),
+        ("-1e400", "too large"),
+        ("9" * 401, "has 401 digits"),
+        ('{"a": {"b": 1, "b": 2}}', "the key 'b' stands there twice"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf1", "BOM|Expecting value"),
+        (b"\xff\xfe1\x00", "can't decode"),
+        ("1 2", "Extra data"),
+    ],
+)
+def test_parse_json_says_what_is_wrong(text, fault):
+    with pytest.raises(ValueError, match=fault):
+        parse_json(text)
+
+
+def test_parse_json_takes_all_that_is_json():
+    assert parse_json(b'\xef\xbb\xbf{"a": [1, -2.5e3, null, true, "\\u00fc"]}') == {
+        "a": [1, -2500.0, None, True, "\u00fc"]
+    }
+    assert parse_json("[" * 61 + "]" * 61) == json.loads("[" * 61 + "]" * 61)
+    assert parse_json("9" * 400) == int("9" * 400)
+
+
+def test_write_json_gives_any_name_back_and_shows_no_control_character(tmp_path):
+    names = [
+        "\x7f\x9b1m",
+        "\u202e\u200b",
+        "caf\u00e9",
+        "\ud800",
+        "bad \udcff byte",
+        "\U000e0041",
+        "\U0001f600",
+        "\n",
+        "\u2028",
+    ]
+    write_json(tmp_path / "a.json", {name: name for name in names})
+    assert read_json(tmp_path / "a.json") == {name: name for name in names}
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert "caf\u00e9" in text and "\U0001f600" in text and r"\udb40\udc41" in text
+
+
+def test_read_json_does_not_wait_for_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(UsageError, match=r"a\.json cannot be read as JSON: it is no regular file"):
+        read_json(tmp_path / "a.json")
+
+
+def test_fault_of_names_a_file_by_folder_and_name():
+    assert fault_of(OSError(28, "No space left", "/home/jane/data/a.nii")) == "data/a.nii: No space left"
+    assert fault_of(OSError(28, "No space left")) == "No space left"
+    assert fault_of(OSError("odd")) == "odd"

@@ -15,6 +15,7 @@ from autoseg.image_io import (
     read_scan,
     write_label_map,
 )
+from autoseg.nifti_header import parse_header
 
 Make = Callable[..., Any]
 SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x; the same as in conftest
@@ -151,3 +152,10 @@ def test_a_comment_nested_without_end_is_another_programs(nifti_bytes: Make) -> 
     head = nifti_bytes()[:352]
     extension = np.array([len(text) + 8, 6], "<i4").tobytes() + text
     assert decode_names(head + extension) == {}
+
+
+def test_fields_that_do_not_count_are_not_kept(nifti_bytes):
+    text = np.frombuffer(b"DOE^JANE" * 2, "<f4")
+    hidden = {"pixdim": [1, 1, 1, 1, *text], "qform_code": 0, "quatern_b": text[0], "qoffset_x": text[1]}
+    kept = parse_header(nifti_bytes(**hidden), name="a").geometry.header
+    assert b"DOE^" not in kept and b"JANE" not in kept

@@ -56,7 +56,7 @@ def test_find_cases_bad_case_is_a_problem_and_the_others_stay(make: Make) -> Non
     root = make("in/a_0000.nii.gz", "in/a_0001.nii.gz", "in/b_0000.nii.gz", "in/c.nii.gz")
     cases, problems = find_cases(root / "in", channel_names=("T1", "T2"))
     assert [case.case_id for case in cases] == ["a"]
-    assert messages(problems, "b") == "channel 0001 (T2) is missing."
+    assert messages(problems, "b") == "channel 0001 (T2) is missing. Add it, or take it out of channel_names."
     assert "holds 1 volumes; expected 2 channels" in messages(problems, "c")
 
 

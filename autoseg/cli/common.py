@@ -6,12 +6,15 @@ Does not own: what a signal does (`stopping.py`).
 
 import argparse
 import contextlib
+import copy
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from autoseg.errors import (
     EXIT_BUG,
@@ -22,6 +25,7 @@ from autoseg.errors import (
     EXIT_TERMINATED,
     EXIT_USAGE,
     AutosegError,
+    UsageError,
     printable,
 )
 from autoseg.files import explain_write_error, find_disk_fault
@@ -29,6 +33,8 @@ from autoseg.machine import find_num_cores
 from autoseg.stopping import Stopped, stop_on_signals
 
 OPENMP_SPINS = "1000"  # some microseconds
+MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 4000  # of a file or a folder, and of the way to it, on all usual systems
+MOST_LETTERS = 4000  # of a line on the terminal; the longest of ours has some 600
 STOPS = {
     "SIGINT": (EXIT_INTERRUPTED, "Ctrl-C"),
     "SIGTERM": (EXIT_TERMINATED, "SIGTERM"),
@@ -66,6 +72,7 @@ def _run(program: str, work: Callable[[argparse.Namespace], int], arguments: arg
     """Work, and turn signals and errors into messages and exit codes."""
     try:
         with stop_on_signals():
+            _refuse_impossible_paths(arguments)
             code = work(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -90,7 +97,7 @@ def _run(program: str, work: Callable[[argparse.Namespace], int], arguments: arg
             _say(f"{program}: {explain_write_error(fault, 'the output')}")
             return EXIT_USAGE
         with contextlib.suppress(OSError):
-            traceback.print_exc()
+            print("\n".join(map(printable, traceback.format_exc().splitlines())), file=sys.stderr)
         _say(f"{program}: this is a bug of autoseg; please report the lines above.")
         return EXIT_BUG
 
@@ -109,15 +116,40 @@ def _give_up_stdout() -> None:
         os.close(nowhere)
 
 
+def _refuse_impossible_paths(arguments: argparse.Namespace) -> None:
+    """Refuse paths that no file system could hold, of which every question to the system would fail in its own way."""
+    for option, value in vars(arguments).items():
+        for path in value if isinstance(value, list) else [value]:
+            if not isinstance(path, Path):
+                continue
+            longest = max(map(len, map(os.fsencode, path.parts)), default=0)
+            if "\0" in str(path) or longest > MOST_NAME_BYTES or len(os.fsencode(path)) > MOST_PATH_BYTES:
+                raise UsageError(
+                    f"{option} {str(path)!r:.80}: no file can have this name; expected at most {MOST_NAME_BYTES} bytes "
+                    "a folder, and none that is zero. Give another path."
+                )
+
+
 class _SafeFormatter(logging.Formatter):
     """Messages hold names of files, cases and organs, which are untrusted text."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple):
+            record = copy.copy(record)  # other handlers see it too
+            record.args = tuple(printable(one) if isinstance(one, str) else one for one in record.args or ())
         return _printable_lines(super().format(record))
 
 
 def _printable_lines(text: str) -> str:
-    return "\n".join(printable(line) for line in text.split("\n"))
+    """Escape text line by line; our own messages indent all lines but the first, so another line is part of a name."""
+    return "\n".join(printable(_cut(line)) for line in re.split(r"\n(?=  )", text))
+
+
+def _cut(line: str) -> str:
+    """Leave out the middle of a line that nobody would read: a name in a file can have a hundred million letters."""
+    if len(line) <= MOST_LETTERS:
+        return line
+    return f"{line[: MOST_LETTERS // 2]} ... {line[-MOST_LETTERS // 2 :]}"
 
 
 def _show_messages() -> None:

@@ -113,7 +113,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     runs = [*([] if arguments.output is None else [arguments.output]), *arguments.datasets]
     run = next((folder for folder in runs if (folder / "plans.json").is_file()), None)
     if run is None:
-        raise UsageError("--explain needs a planned run, as in: autoseg_plan -o RUN --explain network.backbone.")
+        raise UsageError(
+            "--explain needs a planned run. Give it, as in: autoseg_plan -o RUN --explain network.backbone."
+        )
     print("\n".join(printable(line) for line in explain(read_plans(run / "plans.json"), arguments.explain)))
     return EXIT_DONE
 
@@ -169,7 +171,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from autoseg.planning.command import PlanRequest, run_plan
 
     if arguments.output is None:
-        raise UsageError("-o RUN is missing: the folder that the plan goes to.")
+        raise UsageError("-o RUN is missing. Name the folder that the plan goes to.")
     outcome = run_plan(
         PlanRequest(
             dataset_root=arguments.datasets[0],
@@ -195,12 +197,12 @@ def _server(arguments: argparse.Namespace) -> "Server | None":
     if arguments.describe is None:
         return None
     if arguments.describe_model is None:
-        raise UsageError("--describe needs --describe-model, a model that the server knows.")
+        raise UsageError("--describe needs --describe-model. Name a model that the server knows.")
     key_file: Path | None = arguments.describe_key_file
     try:
         key = None if key_file is None else key_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--describe-key-file {key_file} cannot be read: {error}") from error
+        raise UsageError(f"--describe-key-file {key_file} cannot be read: {error}. Check the path.") from error
     return Server(arguments.describe, arguments.describe_model, key)
 
 

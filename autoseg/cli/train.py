@@ -46,12 +46,11 @@ def _train(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         offline=arguments.offline,
     )
-    print(
-        f"{result.steps} steps in {result.seconds / 60:.1f} minutes; the model is {result.folder / 'model.safetensors'}"
-    )
+    model = printable(str(result.folder / "model.safetensors"))
+    print(f"{result.steps} steps in {result.seconds / 60:.1f} minutes; the model is {model}")
     for organ, dice in result.dice.items():
         print(f"  validation Dice {'none' if dice is None else format(dice, '.3f')}  {printable(organ)}")
-    print(f"next: autoseg_predict -m {arguments.run} -i SCANS -o PREDICTIONS")
+    print(f"next: autoseg_predict -m {printable(str(arguments.run))} -i SCANS -o PREDICTIONS")
     return EXIT_DONE
 
 
@@ -59,8 +58,9 @@ def _export(arguments: argparse.Namespace) -> int:
     from autoseg.prediction.export import export
 
     count = export(arguments.run, arguments.export, fold=arguments.fold)
-    print(f"{count} {'model is' if count == 1 else 'models are'} in {arguments.export}")
-    print(f"next: autoseg_predict -m {arguments.export} -i SCANS -o PREDICTIONS")
+    file = printable(str(arguments.export))
+    print(f"{count} {'model is' if count == 1 else 'models are'} in {file}")
+    print(f"next: autoseg_predict -m {file} -i SCANS -o PREDICTIONS")
     return EXIT_DONE
 
 

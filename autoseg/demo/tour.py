@@ -137,7 +137,9 @@ def _claim_folder(folder: Path, *, settings: TourSettings) -> None:
     try:
         write_json(marker, wanted)
     except OSError as error:
-        raise UsageError(f"{printable(str(folder))} cannot be written: {error.strerror or error}.") from error
+        raise UsageError(
+            f"{printable(str(folder))} cannot be written: {error.strerror or error}. Choose another."
+        ) from error
 
 
 def _as_json(settings: TourSettings) -> dict[str, Any]:

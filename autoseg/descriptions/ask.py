@@ -16,6 +16,7 @@ from typing import Any
 
 from autoseg.descriptions.lookup import TEXT_FIELDS, Modality
 from autoseg.errors import UsageError, printable
+from autoseg.files import parse_json
 
 TIMEOUT_SECONDS = 120.0
 MAX_ANSWER_BYTES = 1_000_000
@@ -64,8 +65,8 @@ def ask_description(name: str, *, modality: Modality, server: Server) -> str:
     }
     answer = _post(body, server=server)
     try:
-        content = json.loads(answer)["choices"][0]["message"]["content"]
-        fields = json.loads(_without_fence(content))
+        content = parse_json(answer)["choices"][0]["message"]["content"]
+        fields = parse_json(_without_fence(content))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UsageError(
             f"--describe {server.url}: the answer for {printable(name)} is not the JSON that was asked for. Try "

@@ -91,7 +91,7 @@ def evaluate(
     if not any(case.has_prediction for case in cases):
         raise DatasetError(
             f"There is nothing to evaluate: no prediction in {_shown(predictions)} can be compared with a "
-            f"reference in {_shown(references)}. Both need files of the same name, such as case_01.nii.gz.",
+            f"reference in {_shown(references)}. Give both files of the same name, such as case_01.nii.gz.",
             problems=problems,
         )
     return Evaluation(

@@ -51,7 +51,8 @@ class OrganClicks:
                 )
         if self.box is not None and len(self.box) != 2:
             raise UsageError(
-                f"OrganClicks: box={self.box!r} needs two corners, such as ((60, 110, 12), (210, 260, 58))."
+                f"OrganClicks: box={self.box!r} is no box; expected two corners, "
+                "such as ((60, 110, 12), (210, 260, 58))."
             )
 
 
@@ -162,10 +163,12 @@ def _place(voxels: Sequence[Voxel], name: str, transform: CaseTransform) -> Span
     shape = transform.original.shape_zyx[::-1]
     for voxel in voxels:
         if not all(0 <= index < size for index, size in zip(voxel, shape, strict=True)):
-            raise UsageError(f"clicks on {name!r}: voxel {tuple(voxel)} lies outside the scan, whose shape is {shape}.")
+            raise UsageError(
+                f"clicks on {name!r}: voxel {tuple(voxel)} lies outside the scan, whose shape is {shape}. Check it."
+            )
     corners = np.array([transform.place((int(k), int(j), int(i))) for i, j, k in voxels])  # (n, 2, 3)
     low, high = corners.min(axis=(0, 1)).tolist(), corners.max(axis=(0, 1)).tolist()
     span = Span((low[0], low[1], low[2]), (high[0], high[1], high[2]))
     if not span.overlaps(transform.resampled_shape):
-        log.warning("clicks on %r: %s lies in the empty border of the scan and says nothing", name, list(voxels))
+        log.warning("clicks on %r: %s lies in the empty border of the scan and says nothing.", name, list(voxels))
     return span

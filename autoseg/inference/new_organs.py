@@ -49,7 +49,10 @@ def with_new_organs(predictor: Predictor, organs: Mapping[str, str], *, offline:
     for network in predictor.networks:
         state = _stored(network).reader
         if not state:
-            raise CheckpointError("the model kept no text tower, so it cannot read about other organs than its own.")
+            raise CheckpointError(
+                "the model kept no text tower, so it cannot read about other organs than its own. "
+                "Leave out --organ, or train with another network.text."
+            )
         sentences = [organ.sentences for organ in known], [organ.sentences for organ in new]
         texts.append(read_new_text(plans.network.text, *sentences, state=state, offline=offline))
         networks.append(_with_text(network, texts[-1]))
@@ -78,10 +81,10 @@ def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
             raise UsageError(f"--organ {name}: the model was trained on it. Ask for it with --labels.")
         found = describe_organ(name, modality=modality, own_text=text)
         if not found.is_known:
-            raise UsageError(f'--organ {name}: autoseg has no description of it. Give one: --organ "{name}=It is ..."')
+            raise UsageError(f'--organ {name}: autoseg has no description of it. Give one: --organ "{name}=It is ...".')
         value = next(free, None)
         if not name or value is None:
-            raise UsageError(f"--organ {name!r:.40}: it needs a name, and a value up to {LARGEST_VALUE} that is free.")
+            raise UsageError(f"--organ {name!r:.40}: it needs a name, and a free value up to {LARGEST_VALUE}. Name it.")
         try:
             planned.append(OrganPlan(name=name, value=value, sentences=found.sentences))
         except ValidationError as error:

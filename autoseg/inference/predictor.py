@@ -30,6 +30,8 @@ from autoseg.network.model_file import MODEL_FILE_NAME, load_models, most_valida
 from autoseg.plans import Plans, apply_settings
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
 
+MOST_FOLD_LETTERS = 20  # "all", or a number
+
 log = logging.getLogger("autoseg")
 
 
@@ -70,7 +72,7 @@ class Predictor:
         names = list(self.names.values())
         unknown = [name for name in clicks if name not in names]
         if unknown:
-            raise UsageError(f"clicks: {unknown[0]!r} is not among the organs asked for: {', '.join(names)}.")
+            raise UsageError(f"clicks: {unknown[0]!r} is not among the organs asked for: {', '.join(names)}. Name one.")
 
     def predict_scans(
         self,
@@ -122,7 +124,7 @@ class Predictor:
         message = ""
         for rung in self._ladder():
             if message:
-                log.warning("the device's memory was full; trying %s (%s)", rung.effort, message)
+                log.warning("the device's memory was full; trying %s (%s).", rung.effort, message)
             try:
                 if self.device.type != "cpu":  # the networks may still be where the last case left them
                     for network in rung.networks:
@@ -251,7 +253,9 @@ def load_predictor(
     names = [organ.name for organ in plans.data.organs]
     unknown = [label for label in labels if label not in names]
     if unknown:
-        raise UsageError(f"--labels: the model does not know {', '.join(unknown)}. It knows: {', '.join(names)}.")
+        raise UsageError(
+            f"--labels: the model does not know {', '.join(unknown)}. It knows: {', '.join(names)}; name of these."
+        )
     organs = tuple(k for k, name in enumerate(names) if not labels or name in labels)
     networks = tuple(network for part, _ in loaded for network in part)
     return Predictor(networks=networks, plans=plans, organs=organs, device=device)
@@ -270,7 +274,7 @@ def with_settings(predictor: Predictor, settings: Sequence[str]) -> Predictor:
     """
     for setting in settings:
         if not setting.startswith("inference."):
-            raise UsageError(f"--set {setting}: at prediction only inference.* may be changed.")
+            raise UsageError(f"--set {setting}: at prediction only inference.* may be changed. Leave it out.")
     return replace(predictor, plans=apply_settings(predictor.plans, settings))
 
 
@@ -286,11 +290,13 @@ def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
     """
     if fold is not None:
         path = model / f"fold_{fold}" / MODEL_FILE_NAME
-        if not path.is_file():
+        if len(fold) > MOST_FOLD_LETTERS or not path.is_file():
             there = ", ".join(
                 path.parent.name.removeprefix("fold_") for path in sorted(model.glob(f"fold_*/{MODEL_FILE_NAME}"))
             )
-            raise CheckpointError(f"{model} has no trained fold {fold!r:.40}; it has: {there or 'none'}.")
+            raise CheckpointError(
+                f"{model} has no trained fold {fold!r:.40}; it has: {there or 'none'}. Name one of these, or train it."
+            )
         return [path]
     if model.is_file():
         return [model]
@@ -299,6 +305,6 @@ def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
             return [folder / MODEL_FILE_NAME]
     folds = sorted(model.glob(f"fold_*/{MODEL_FILE_NAME}"))
     if not folds:
-        raise CheckpointError(f"{model}: there is no {MODEL_FILE_NAME} here. Train first: autoseg_train {model}")
+        raise CheckpointError(f"{model}: there is no {MODEL_FILE_NAME} here. Train first, with autoseg_train {model}.")
     log.info("averaging %d folds", len(folds))
     return folds

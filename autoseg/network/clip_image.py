@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoseg.errors import CheckpointError
+from autoseg.files import parse_json
 from autoseg.network.open_clip_parts import ClipModel, build_visual, check_visual, keep_patches
 from autoseg.plans import NetworkPlan
 
@@ -128,12 +129,12 @@ def restore_clip_image(tensors: Mapping[str, Tensor], plan: NetworkPlan, *, sour
     prefix = "image_tower.visual."
     shapes = {key.removeprefix(prefix): tuple(value.shape) for key, value in tensors.items() if key.startswith(prefix)}
     try:
-        config = json.loads(bytes(tensors["image_tower.config"].tolist()))
+        config = parse_json(bytes(tensors["image_tower.config"].tolist()))
         (channels,) = tensors["image_tower.norm.weight"].shape
         check_visual(config, shapes)
         visual = keep_patches(build_visual(config))
     except Exception as error:  # a description out of its form fails in as many ways as open_clip has lines
-        raise CheckpointError(f"{source}: its image tower cannot be built: {error!r}. Copy it again.") from error
+        raise CheckpointError(f"{source}: its image tower cannot be built: {error!r:.400}. Copy it again.") from error
     return ClipImageTower(visual, config=config, channels=channels, is_frozen=_is_frozen(plan))
 
 

@@ -54,7 +54,8 @@ def choose_device(name: str = "auto") -> torch.device:
         except RuntimeError:
             raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:<number>.") from None
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise UsageError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices, counted from 0.")
+            count = torch.cuda.device_count()
+            raise UsageError(f"--device {name}: torch sees {count} CUDA devices, counted from 0. Name one of them.")
         fault = _try(device)
     if not fault:
         return device

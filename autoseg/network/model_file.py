@@ -2,10 +2,15 @@
 
 Owns: `save_model` and `load_model`, side by side, and `pack_models`, which makes one file of several folds' models;
 `load_models` reads either.
+Does not own: how a network is built (`build.py`), the plan (`plans.py`).
+
+Every byte of such a file is vouched for: safetensors lets no byte lie outside of tensors and header, tensors and plan
+are under the hash that the file carries, and the rest of the header must be as it is written here, blanks and all.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +21,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from autoseg.errors import CheckpointError, PlanError
-from autoseg.files import write_bytes
+from autoseg.files import parse_json, write_bytes
+from autoseg.hub_address import PREFIX
 from autoseg.network.build import build_network
 from autoseg.network.learned_text import LearnedText
+from autoseg.network.load_failures import explain_load_failure
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.stored_text import StoredText
 from autoseg.plans import Plans, parse_plans
@@ -32,6 +39,8 @@ METADATA_KEY = "autoseg"
 MODEL_FILE_NAME = "model.safetensors"
 READER = "reader."  # begins the names of the text tower's tensors, which only text about other organs needs
 FOLD = "fold_"  # begins the tensors' names in a packed file: fold_0.refiner...
+MOST_FOLDS = 1000  # three digits in a tensor's name
+LENGTH_BYTES = 8  # of the header, before it
 
 
 def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
@@ -123,7 +132,7 @@ def _unpack(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     parts: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         fold, _, name = key.removeprefix(FOLD).partition(".")
-        parts.setdefault(int(fold) if fold.isdecimal() else -1, {})[name] = value
+        parts.setdefault(int(fold) if re.fullmatch("[0-9]{1,3}", fold) else -1, {})[name] = value
     return [parts[number] for number in sorted(parts)]
 
 
@@ -138,12 +147,15 @@ def _make_network(
     try:
         network.load_state_dict({key: value for key, value in tensors.items() if not key.startswith(READER)})
     except RuntimeError as error:  # torch names keys and shapes that differ
-        raise CheckpointError(f"{source}: the weights do not fit the plan inside: {error}") from error
+        raise CheckpointError(
+            f"{source}: the weights do not fit the plan inside: {explain_load_failure(error)}. Copy it again, or train "
+            "again."
+        ) from error
     return network.to(device or torch.device("cpu")).eval()
 
 
 def _write_model_file(tensors: dict[str, Tensor], plans: Plans, path: Path) -> None:
-    text = plans.model_dump_json()
+    text = _without_places(plans).model_dump_json()
     card = {"format_version": FORMAT_VERSION, "sha256": content_hash(tensors, plans=text), "plans": text}
     # One entry: safetensors writes several in an order that changes, and then equal models would differ as files. It
     # writes no file itself: of a full disk it says so in an error of its own kind, which is no OSError.
@@ -158,22 +170,60 @@ def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist. Train first, or give the path of a {MODEL_FILE_NAME}.") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no model of autoseg, or is damaged: {error}. Copy it again.") from error
+        raise CheckpointError(
+            f"{path} is no model of autoseg, or is damaged: {explain_load_failure(error)}. Copy it again, or give a "
+            f"{MODEL_FILE_NAME} that autoseg_train wrote."
+        ) from error
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} is no model of autoseg. Give a {MODEL_FILE_NAME} that autoseg_train wrote.")
     try:
-        card = json.loads(metadata[METADATA_KEY])
+        card = parse_json(metadata[METADATA_KEY])
         version, digest, text = card["format_version"], card["sha256"], str(card["plans"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: its description cannot be read. Copy it again.") from error
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format {version!r}; this autoseg reads {FORMAT_VERSION}. Install the other.")
-    if digest != content_hash(tensors, plans=text):
+        raise CheckpointError(
+            f"{path} has format {version!r:.20}; this autoseg reads {FORMAT_VERSION}. Install the autoseg that wrote "
+            "it."
+        )
+    if digest != content_hash(tensors, plans=text) or not _header_is_as_written(path):
         raise CheckpointError(f"{path} is damaged: its content does not have the hash that it carries. Copy it again.")
     try:
-        return tensors, parse_plans(json.loads(text), source=f"the plan inside {path}")
+        return tensors, parse_plans(parse_json(text), source=f"the plan inside {path}")
     except (PlanError, ValueError) as error:
-        raise CheckpointError(f"{path} carries no plan that this version can read: {error}") from error
+        raise CheckpointError(
+            f"{path} carries no plan that this version can read; install the autoseg that wrote it: {error}"
+        ) from error
+
+
+def _header_is_as_written(path: Path) -> bool:
+    """Say whether the header is, byte for byte, what saving its content again would give.
+
+    The hash is over what the header means. A blank that became another, or a letter of an escape that became a capital,
+    means the same: no harm, but not the file that was written either.
+    """
+    with path.open("rb") as file:
+        raw = file.read(int.from_bytes(file.read(LENGTH_BYTES), "little"))
+    text = raw.decode("utf-8")
+    content = json.loads(text)  # safetensors has read it already, so it is flat
+    card = content["__metadata__"][METADATA_KEY]
+    is_flat = text.rstrip(" ") == json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return is_flat and card == json.dumps(json.loads(card))
+
+
+def _without_places(plans: Plans) -> Plans:
+    """Name a checkpoint that training began from by its file alone: prediction does not need it, and models are shared.
+
+    A folder's path holds names of users and machines. Those of `network.text.weights` stay: `--organ` reads that file.
+    """
+    weights = plans.network.weights
+    if weights is None or weights.startswith(PREFIX) or Path(weights).name == weights:
+        return plans
+    told = plans.model_dump_json(include={"changes", "reasons"})
+    path, name = (json.dumps(one, ensure_ascii=False)[1:-1] for one in (weights, Path(weights).name))
+    content = plans.model_dump(mode="json") | json.loads(told.replace(path, name))
+    content["network"]["weights"] = Path(weights).name
+    return Plans.model_validate(content)
 
 
 def _stored_text(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -> StoredText:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoseg.errors import CheckpointError
+from autoseg.network.load_failures import explain_load_failure
 from autoseg.network.text_encoder import ScratchTextTower, TextEncoder, build_text_encoder, tokenise
 from autoseg.plans import TextPlan
 
@@ -83,9 +84,11 @@ def read_new_text(
     try:
         missing = encoder.load_state_dict(state, strict=False)
     except RuntimeError as error:  # torch names shapes that differ
-        raise CheckpointError(f"the model's text weights do not fit its plan: {error}") from error
+        raise CheckpointError(
+            f"the model's text weights do not fit its plan: {explain_load_failure(error)}. Copy the model again."
+        ) from error
     if missing.unexpected_keys or set(missing.missing_keys) - {"frozen_vectors"}:
-        raise CheckpointError("the model's text weights do not fit its plan: some are missing.")
+        raise CheckpointError("the model's text weights do not fit its plan: some are missing. Copy the model again.")
     with torch.no_grad():
         vectors, is_sentence = encoder.eval()(numbers)
     return NewText(vectors, is_sentence, unknown)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from autoseg.errors import CheckpointError
 from autoseg.hub import cache_folder, explain_no_network, hub_access, is_absence
+from autoseg.network.load_failures import explain_load_failure
 from autoseg.plans import TextPlan
 
 __all__ = [
@@ -76,14 +77,15 @@ def load_clip(plan: TextPlan, *, offline: bool = False) -> ClipModel:
             with hub_access(offline=fault is not None):  # without a network the cache may have everything
                 return _load(plan)
         except Exception as error:  # open_clip raises RuntimeError, KeyError, FileNotFoundError and hub errors alike
-            reason = str(error)
+            reason = explain_load_failure(error)
             if fault is not None and is_absence(error):
                 reason = (
                     f"{fault}, and the hub's cache, {cache_folder()}, does not have all of it. Run once with a "
                     "network, or set network.text.weights to a file."
                 )
             raise CheckpointError(
-                f"text model {plan.model!r} with weights {plan.weights!r} cannot be had: {reason}"
+                f"text model {plan.model!r} with weights {plan.weights!r} cannot be had: {reason.rstrip('.')}. "
+                "Check network.text.model and network.text.weights."
             ) from error
 
 

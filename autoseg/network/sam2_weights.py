@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoseg.errors import CheckpointError
+from autoseg.network.load_failures import explain_load_failure
 from autoseg.network.model import AutosegNetwork
 
 TRUNK = "image_encoder.trunk."
@@ -150,9 +151,13 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file. Give the path of a SAM2 checkpoint.") from None
     except Exception as error:  # torch and safetensors name damage in a dozen ways
-        raise CheckpointError(f"{path} cannot be read as a SAM2 checkpoint: {error}. Fetch it again.") from error
+        raise CheckpointError(
+            f"{path} cannot be read as a SAM2 checkpoint: {explain_load_failure(error)}. Fetch it again."
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no SAM2 checkpoint: it holds a {type(content).__name__}, not named tensors.")
+        raise CheckpointError(
+            f"{path} is no SAM2 checkpoint: it holds a {type(content).__name__}, not named tensors. Give another."
+        )
     return content
 
 

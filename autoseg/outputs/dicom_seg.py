@@ -6,6 +6,8 @@ Such a file carries the patient and the study of its series, as the standard ask
 is not.
 """
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -34,8 +36,9 @@ def load_highdicom() -> ModuleType:
         import highdicom
     except ImportError:
         raise UsageError(
-            "DICOM segmentations need highdicom, which is not installed: pip install 'autoseg[dicom]'."
+            "DICOM segmentations need highdicom, which is not installed. Install it: pip install 'autoseg[dicom]'."
         ) from None
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\b")  # they quote odd values, names of patients too
     return highdicom
 
 
@@ -94,11 +97,17 @@ def write_dicom_seg(
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ScanFileError(
             f"{display_name(slices[0].parent)}: no DICOM segmentation can refer to this series: "
-            f"{printable(str(error)).rstrip('.'):.200}. Export the series again with all of its attributes."
+            f"{_reason(error):.200}. Export the series again with all of its attributes."
         ) from error
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
     return True
+
+
+def _reason(error: Exception) -> str:
+    """Say what highdicom missed; what stands in quotes is the value of an attribute, unless it is its name."""
+    text = printable(str(error)).rstrip(".")
+    return text if isinstance(error, AttributeError) else re.sub(r"'[^']*'|\"[^\"]*\"", "...", text)
 
 
 def _describe(highdicom: ModuleType, number: int, name: str, *, colour: Sequence[float]) -> Any:

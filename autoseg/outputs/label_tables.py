@@ -9,6 +9,7 @@ from pathlib import Path
 from autoseg.colours import as_bytes, as_hex, organ_colour
 from autoseg.errors import printable
 from autoseg.files import write_json, write_text
+from autoseg.outputs.cells import cell
 
 
 def write_label_tables(folder: Path, names: Mapping[int, str]) -> None:
@@ -41,5 +42,5 @@ def format_ctbl(names: Mapping[int, str]) -> str:
 
 def format_tsv(names: Mapping[int, str]) -> str:
     """Give the table of a BIDS discrete segmentation: index, name, colour."""
-    rows = [f"{value}\t{printable(names[value])}\t{as_hex(organ_colour(k))}" for k, value in enumerate(sorted(names))]
+    rows = [f"{value}\t{cell(names[value])}\t{as_hex(organ_colour(k))}" for k, value in enumerate(sorted(names))]
     return "\n".join(["index\tname\tcolor", *rows]) + "\n"

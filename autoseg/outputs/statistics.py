@@ -13,15 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from autoseg.errors import printable
 from autoseg.geometry import ImageGeometry
+from autoseg.outputs.cells import cell
 
 COLUMNS = (
     *("case", "organ", "label", "voxels", "volume_ml", "mean_intensity"),
     *("i_first", "i_last", "j_first", "j_last", "k_first", "k_last", "touches_border"),
     "expected_dice",
 )
-FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet would compute a cell that begins so
 
 Span = tuple[int, int]
 
@@ -110,10 +109,5 @@ def format_statistics(cases: Iterable[tuple[str, Iterable[OrganStatistics]]]) ->
             facts = (organ.value, organ.num_voxels, f"{organ.volume_ml:.6g}", intensity)
             edges = [number for span in box for number in span]
             touches = "yes" if organ.touches_border else "no"
-            writer.writerow([_cell(case_id), _cell(organ.name), *facts, *edges, touches, dice])
+            writer.writerow([cell(case_id), cell(organ.name), *facts, *edges, touches, dice])
     return text.getvalue()
-
-
-def _cell(text: str) -> str:
-    safe = printable(text)
-    return f"'{safe}" if safe.startswith(FORMULA_STARTS) else safe

@@ -157,7 +157,7 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
         _write_report(request, check=check, used=used, found=found)
         _stop_at_errors(failures, num_cases=check.num_cases, request=request)
         if not used:
-            raise DatasetError("no case could be preprocessed.", problems=failures)
+            raise DatasetError("no case could be preprocessed. Mend what is listed below.", problems=failures)
         _write_splits(check.fingerprint, plans=plans, used=used, path=request.run_folder / "splits.json")
     problems = tuple(problem for stage in found.values() for problem in stage)
     _show_problems(problems)

@@ -38,7 +38,7 @@ def find_device(kind: Literal["auto", "cpu", "cuda"], *, memory_gib: float | Non
         return Device(kind="cuda", memory_gib=memory_gib)
     gpu_gib = find_gpu_memory_gib()
     if kind == "cuda" and gpu_gib is None:
-        raise UsageError("--device cuda: nvidia-smi shows no GPU here. To plan for another machine add --memory-gib N.")
+        raise UsageError("--device cuda: nvidia-smi shows no GPU here. Add --memory-gib N to plan for another machine.")
     if gpu_gib is not None and (kind == "cuda" or _is_torch_for_gpus()):
         return Device(kind="cuda", memory_gib=memory_gib or gpu_gib)
     fault = "nvidia-smi shows no GPU here" if gpu_gib is None else "torch was built for CPUs alone"

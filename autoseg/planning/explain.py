@@ -6,6 +6,7 @@ Does not own: the rules and their reasons (`rules_*.py`), reasons of changed val
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -78,7 +79,7 @@ def _find(plans: Plans, field: str) -> tuple[Any, FieldInfo | None]:
     value: Any = plans
     info: FieldInfo | None = None
     for part in field.split("."):
-        if isinstance(value, tuple) and part.isdigit() and int(part) < len(value):
+        if isinstance(value, tuple) and re.fullmatch("[0-9]{1,5}", part) and int(part) < len(value):
             value, info = value[int(part)], None
         elif isinstance(value, BaseModel) and part in type(value).model_fields and part not in NOT_EXPLAINED:
             info = type(value).model_fields[part]

@@ -120,7 +120,7 @@ def make_fingerprint(
     problems = [problem for result in results for problem in result.problems]
     cases = tuple(result.facts for result in results if result.facts is not None)
     if not cases:
-        headline = f"none of {len(results)} cases of {dataset.name} can be used."
+        headline = f"none of {len(results)} cases of {dataset.name} can be used. Mend what is listed below."
         raise DatasetError(headline, problems=[*dataset.problems, *problems])
     problems += check_duplicates(cases)
     problems += check_organs_present(cases, labels=dataset.labels)

@@ -18,6 +18,7 @@ from autoseg.files import read_json
 from autoseg.planning.fingerprint import Fingerprint
 
 MAX_FAULTS_SHOWN = 5
+MAX_NAME_COMPARED = 200  # letters; likeness takes their square
 EXAMPLE = '{"liver": "The liver is ...", "gizmo": ["First sentence.", "Second sentence."]}'
 
 
@@ -43,7 +44,7 @@ def read_own_descriptions(path: Path) -> OwnDescriptions:
     source = f"--descriptions {printable(str(path))}"
     try:
         content = read_json(path)
-    except (UsageError, RecursionError) as error:
+    except UsageError as error:
         raise UsageError(f"--descriptions: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{source} holds {content!r:.60}; expected an object such as {EXAMPLE}.")
@@ -105,7 +106,7 @@ def _warnings(unused: list[str], *, without: Mapping[str, str], source: str) -> 
     """Name the nearest of the organs `without` a text of the file, {name in lower case: name}."""
     messages, others = [], []
     for name in unused:
-        near = difflib.get_close_matches(name.casefold(), without, n=1)
+        near = difflib.get_close_matches(name.casefold()[:MAX_NAME_COMPARED], without, n=1)
         if near:
             organ = without[near[0]]
             messages.append(f"{source} names {name!r:.80}, which is no organ here. Did you mean {organ!r:.80}?")

@@ -96,7 +96,10 @@ def make_plans(fingerprint: Fingerprint, *, device: Device, given: Given = Given
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise PlanError(f"dataset {fingerprint.dataset_name} cannot be planned: {place}: {first['msg']}.") from error
+        raise PlanError(
+            f"dataset {fingerprint.dataset_name} cannot be planned: {place}: {first['msg']:.400}. "
+            "Correct its dataset.json or the descriptions."
+        ) from error
 
 
 def describe_organs(fingerprint: Fingerprint) -> tuple[tuple[OrganPlan, ...], tuple[Problem, ...]]:

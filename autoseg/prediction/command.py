@@ -103,7 +103,8 @@ def predict_files(
                 write_run(run, predictor, model=model.name)
     if ranks.leads and not any(case.is_done for case in run.cases):
         raise DatasetError(
-            f"None of the {len(run.cases)} cases in {', '.join(map(display_name, paths))} could be predicted.",
+            f"None of the {len(run.cases)} cases in {', '.join(map(display_name, paths))} could be predicted. Mend "
+            "what is listed below.",
             problems=[Problem(case.case_id, case.message) for case in run.failed],
         )
     return run
@@ -196,7 +197,7 @@ def _refuse_clicks_on_nothing(
     known = [case.case_id for case in cases]
     unknown = [case_id for case_id in clicks if case_id not in known]
     if unknown:
-        raise UsageError(f"clicks: there is no case {unknown[0]!r}. Cases: {', '.join(known[:10])}.")
+        raise UsageError(f"clicks: there is no case {unknown[0]!r}. Name one of {', '.join(known[:10])}.")
     for case_id, own in clicks.items():
         if not isinstance(own, Mapping):
             raise UsageError(f"clicks: {case_id!r} has {own!r}; give organs by name, {{case: {{organ: OrganClicks}}}}.")

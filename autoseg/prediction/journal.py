@@ -20,7 +20,7 @@ import numpy as np
 
 from autoseg.dataset import CaseFiles
 from autoseg.errors import ScanFileError
-from autoseg.files import file_sha256
+from autoseg.files import file_sha256, parse_json
 from autoseg.outputs.statistics import OrganStatistics
 from autoseg.scan_bytes import display_name
 
@@ -84,8 +84,7 @@ class Journal:
         if case.key == key:
             log.warning("%s: %s has changed since it was written; it is made anew.", case_id, changed[0])
         for name in case.files:
-            if not (Path(name).is_absolute() or ".." in Path(name).parts):  # the journal is a file like any other
-                (self._path.parent / name).unlink(missing_ok=True)
+            (self._path.parent / name).unlink(missing_ok=True)
         return None
 
     def _holds(self, name: str, digest: str) -> bool:
@@ -145,13 +144,27 @@ def _sha256(path: Path) -> str:
 
 
 def _parse(line: bytes) -> FinishedCase | None:
+    """Read a line; the journal is a file like any other, so one that is not of its form is as good as none."""
     try:
-        content = json.loads(line)
+        content = parse_json(line)
         content["organs"] = tuple(parse_organ(organ) for organ in content["organs"])
-        return FinishedCase(**content)
-    except (ValueError, KeyError, TypeError):
+        case = FinishedCase(**content)
+        texts = (case.case_id, case.key, case.message, *case.files, *case.files.values())
+        if not all(isinstance(text, str) for text in texts) or not _is_number(case.seconds):
+            raise TypeError("not the record of a case")
+        if not all(_is_file_of(name, case.case_id) for name in case.files):
+            raise ValueError("files that are not of this case")
+        return case
+    except (ValueError, KeyError, TypeError, AttributeError):
         log.debug("a line of %s cannot be read and is passed over", JOURNAL_NAME)
         return None
+
+
+def _is_file_of(name: str, case_id: str) -> bool:
+    """Say whether a file's name, relative to the output folder, is one that a case of this name has: see `outputs/`."""
+    *folders, last = name.split("/")
+    is_own = folders[1:] == [case_id] or (len(folders) < 2 and last.startswith(f"{case_id}."))
+    return is_own and all(part not in ("", ".", "..") and "\0" not in part for part in (*folders, last))
 
 
 def parse_organ(content: dict[str, Any]) -> OrganStatistics:
@@ -162,4 +175,14 @@ def parse_organ(content: dict[str, Any]) -> OrganStatistics:
     """
     box = content["box_ijk"]
     content["box_ijk"] = None if box is None else tuple((first, last) for first, last in box)
-    return OrganStatistics(**content)
+    organ = OrganStatistics(**content)
+    numbers = [organ.value, organ.num_voxels, organ.volume_ml]
+    numbers += [one for one in (organ.mean_intensity, organ.expected_dice) if one is not None]
+    edges = [edge for span in organ.box_ijk or () for edge in span]
+    if not isinstance(organ.name, str) or len(edges) not in (0, 6) or not all(map(_is_number, (*numbers, *edges))):
+        raise TypeError("not the numbers of an organ")
+    return organ
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

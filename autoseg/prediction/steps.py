@@ -16,7 +16,7 @@ import torch
 
 from autoseg.dataset import CaseFiles, read_channels
 from autoseg.errors import AutosegError, GeometryError, OutputError, printable
-from autoseg.files import explain_write_error, find_disk_fault
+from autoseg.files import explain_write_error, fault_of, find_disk_fault
 from autoseg.geometry import grids_differ, small_shift
 from autoseg.image_io import Scan, read_header
 from autoseg.inference.clicks import OrganClicks
@@ -115,6 +115,8 @@ def predict_cases(cases: Sequence[CaseFiles], job: Job) -> Iterator[CaseStatus]:
 def _in_words(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"the memory was full ({error}). Close other programs, or use a machine with more memory."
+    if isinstance(error, OSError):
+        return fault_of(error)
     if isinstance(error, FAULTS_OF_AN_ITEM):
         return str(error)
     return f"{type(error).__name__}: {error} (a bug of autoseg; the log holds the details)"

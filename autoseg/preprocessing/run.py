@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autoseg.dataset import CaseFiles, read_channels
 from autoseg.errors import AutosegError, OutputError, Problem
-from autoseg.files import explain_write_error, find_disk_fault
+from autoseg.files import explain_write_error, fault_of, find_disk_fault
 from autoseg.image_io import read_labels
 from autoseg.plans import DataPlan
 from autoseg.preprocessing.case import preprocess_case
@@ -43,8 +43,10 @@ def preprocess_dataset(
         try:
             if not store.is_current(case.case_id, data_hash, sources=_sources(case)):
                 due.append(case)
-        except (AutosegError, OSError) as error:
+        except AutosegError as error:
             problems.append(Problem(case.case_id, str(error)))
+        except OSError as error:
+            problems.append(Problem(case.case_id, fault_of(error)))
     num_workers = num_workers if sum(map(_num_bytes, due)) > BYTES_WORTH_A_PROCESS else min(num_workers, 1)
     function = partial(_preprocess_to_store, plan=plan, store_folder=Path(store_folder), data_hash=data_hash)
     for case, result in map_cases(function, due, num_workers=num_workers, what="preprocessing"):

@@ -122,7 +122,9 @@ def _kept_box(arrays: Sequence[np.ndarray], *, plan: DataPlan) -> Box | None:
 def _check_channels(channels: Sequence[Scan], *, plan: DataPlan) -> list[np.ndarray]:
     if len(channels) != len(plan.channels):
         names = ", ".join(channel.name for channel in plan.channels)
-        raise DatasetError(f"{len(channels)} channels given; the plan expects {len(plan.channels)}: {names}.")
+        raise DatasetError(
+            f"{len(channels)} channels given; the plan expects {len(plan.channels)}: {names}. Give just these."
+        )
     shape = channels[0].array_zyx.shape
     for other in channels[1:]:
         if other.array_zyx.shape != shape:

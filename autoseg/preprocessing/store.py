@@ -1,8 +1,8 @@
 """Preprocessed cases on disk, so that training reads single slices quickly.
 
-Owns: the folder of a case (`image.b2nd`, `labels.b2nd`, `case.json`) and when it counts as current; the only user of
-blosc2.
-Does not own: how a case is made (`case.py`), nor which cases are wanted (`run.py`).
+Owns: the folder of a case (`image.b2nd`, `labels.b2nd`, `case.json`) and when it counts as current.
+Does not own: the form of the arrays (`array_file.py`) and of `case.json` (`case_record.py`), how a case is made
+(`case.py`), nor which cases are wanted (`run.py`).
 
 A case is written under a temporary name and its folder renamed at the end, so it is complete or absent. Single files
 are not flushed to the disk one by one; `case.json` holds their sizes instead, so that a file cut short by a power
@@ -17,23 +17,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from autoseg.errors import DatasetError, UsageError
 from autoseg.files import TEMPORARY_PREFIX, file_sha256, read_json
+from autoseg.preprocessing.array_file import StoredArray, open_array, pack_array
 from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.preprocessing.case_record import IMAGE, LABELS, STORE_VERSION, read_record
 from autoseg.preprocessing.transform import CaseTransform
 from autoseg.workers import default_num_workers
-
-if TYPE_CHECKING:
-    import blosc2
-
-STORE_VERSION = 2  # 1: without SHA-256
-CHUNK_BYTES = 4 << 20  # a chunk is the unit of the file; its blocks are the slices, and only those asked for are read
 
 
 class CaseStore:
@@ -68,9 +63,9 @@ class CaseStore:
         temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=TEMPORARY_PREFIX))
         try:
             temporary.chmod(0o777 & ~_umask())
-            frames = {"image.b2nd": _pack_array(case.image)}
+            frames = {IMAGE: pack_array(case.image)}
             if case.labels is not None:
-                frames["labels.b2nd"] = _pack_array(case.labels)
+                frames[LABELS] = pack_array(case.labels)
             sizes = {name: (temporary / name).write_bytes(frame) for name, frame in frames.items()}
             record = {
                 "version": STORE_VERSION,
@@ -93,13 +88,12 @@ class CaseStore:
     def is_current(self, case_id: str, data_hash: str, *, sources: Sequence[str] | None = None) -> bool:
         """Say whether the case is there, whole, made with this hash and (where given) from these sources."""
         try:
-            record = read_json(self._case_folder(case_id) / "case.json")
+            record = read_record(read_json(self._case_folder(case_id) / "case.json"))
         except UsageError:
             return False
-        if not isinstance(record, dict) or record.get("version") != STORE_VERSION:
-            return False
         return (
-            record.get("data_hash") == data_hash
+            record is not None
+            and record["data_hash"] == data_hash
             and (sources is None or record.get("sources") == list(sources))
             and self._is_whole(case_id, record)
         )
@@ -113,17 +107,17 @@ class CaseStore:
         channels, slices, rows, columns = self._record(case_id)["shape"]
         return channels, slices, rows, columns
 
-    def open_image(self, case_id: str) -> "blosc2.NDArray":
+    def open_image(self, case_id: str) -> StoredArray:
         """Open the image, (C, S, R, W) float32; slicing it as an array reads only the slices asked for."""
-        return self._open(case_id, "image.b2nd")
+        return self._open(case_id, IMAGE, shape=self.shape(case_id), dtypes=("float32",))
 
-    def open_labels(self, case_id: str) -> "blosc2.NDArray":
+    def open_labels(self, case_id: str) -> StoredArray:
         """Open the organ indices, (S, R, W) uint8 or uint16.
 
         Raises:
             DatasetError: The case has no labels.
         """
-        return self._open(case_id, "labels.b2nd")
+        return self._open(case_id, LABELS, shape=self.shape(case_id)[1:], dtypes=("uint8", "uint16"))
 
     def read_transform(self, case_id: str) -> CaseTransform:
         """Return the way back to the file grid."""
@@ -162,35 +156,29 @@ class CaseStore:
         for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(path)
 
-    def _open(self, case_id: str, name: str) -> "blosc2.NDArray":
-        import blosc2  # here, since it takes 0.4 s to load and a store that is current needs none of it
-
+    def _open(self, case_id: str, name: str, *, shape: Sequence[int], dtypes: Sequence[str]) -> StoredArray:
         if name not in self._record(case_id)["bytes"]:
             raise DatasetError(f"the preprocessed case {case_id} has no labels. Train on labelled cases only.")
         path = self._case_folder(case_id) / name
-        with _name_in_utf8(path) as name:
-            array = blosc2.open(name, mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
-        if not isinstance(array, blosc2.NDArray):
-            raise DatasetError(f"{path} is not an array of autoseg. Delete it and run autoseg_plan again.")
-        return array
+        return open_array(path, shape=shape, dtypes=dtypes)
 
     def _record(self, case_id: str) -> dict[str, Any]:
         """Read and check `case.json` once."""
         if case_id not in self._records:
+            folder = self._case_folder(case_id)
             try:
-                record = read_json(self._case_folder(case_id) / "case.json")
+                record = read_record(read_json(folder / "case.json"))
             except UsageError as error:
                 raise DatasetError(f"{error} Run autoseg_plan again: it preprocesses this case anew.") from error
-            is_known = isinstance(record, dict) and record.get("version") == STORE_VERSION
-            if not is_known or not self._is_whole(case_id, record):
+            if record is None or not self._is_whole(case_id, record):
                 raise DatasetError(
                     f"the preprocessed case {case_id} in {self.folder} is damaged, or of another version. "
                     "Run autoseg_plan again: it preprocesses this case anew."
                 )
-            if self.data_hash is not None and record.get("data_hash") != self.data_hash:
+            if self.data_hash is not None and record["data_hash"] != self.data_hash:
                 raise DatasetError(
                     f"the preprocessed case {case_id} in {self.folder} was made with another plan "
-                    f"(hash {record.get('data_hash')}, expected {self.data_hash}). "
+                    f"(hash {record['data_hash']:.40}, expected {self.data_hash}). "
                     "Run autoseg_plan again: it preprocesses this case anew."
                 )
             self._records[case_id] = record
@@ -199,58 +187,15 @@ class CaseStore:
     def _is_whole(self, case_id: str, record: dict[str, Any]) -> bool:
         folder = self._case_folder(case_id)
         try:
-            return all((folder / name).stat().st_size == size for name, size in record["bytes"].items())
-        except (OSError, KeyError, AttributeError):
+            sizes = record["bytes"]
+            return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
+        except OSError:
             return False
 
     def _case_folder(self, case_id: str) -> Path:
         if not case_id or case_id.startswith(".") or "/" in case_id or "\0" in case_id:
             raise DatasetError(f"{case_id!r} cannot be the name of a folder. Rename the files of this case.")
         return self.folder / case_id
-
-
-@contextmanager
-def _name_in_utf8(path: Path) -> Iterator[str]:
-    """Give a name of the file that blosc2 can take: of a path that is not UTF-8 it is that of an open file."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:  # Linux, where names are bytes
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            yield f"/proc/self/fd/{handle}"
-        finally:
-            os.close(handle)
-    else:
-        yield str(path)
-
-
-def _pack_array(array: np.ndarray) -> bytes:
-    """Compress one array; each slice of each channel is one block.
-
-    It is compressed in memory, to be written by Python, which notices a full disk. For a small array the time counts
-    (LZ4), for a large one its place on the disk (Zstandard takes three times as long and a third less room).
-    """
-    import blosc2
-
-    *leading, slices, rows, columns = array.shape
-    slices_a_chunk = max(1, min(slices, CHUNK_BYTES // max(1, array.nbytes // slices)))
-    parameters = blosc2.CParams(
-        codec=blosc2.Codec.LZ4 if array.nbytes <= CHUNK_BYTES else blosc2.Codec.ZSTD,
-        clevel=1,
-        filters=[blosc2.Filter.SHUFFLE],
-        typesize=array.itemsize,
-        nthreads=1,
-    )
-    packed = blosc2.asarray(
-        np.ascontiguousarray(array),
-        cparams=parameters,
-        dparams=blosc2.DParams(nthreads=1),
-        chunks=(*leading, slices_a_chunk, rows, columns),
-        blocks=(*(1 for _ in leading), 1, rows, columns),
-        contiguous=True,
-    )
-    frame: bytes = packed.to_cframe()
-    return frame
 
 
 def _organ_slices(labels: np.ndarray) -> dict[str, list[list[int]]]:

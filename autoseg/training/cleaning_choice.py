@@ -6,6 +6,7 @@ Does not own: the removal (`inference/specks.py`).
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from autoseg.errors import UsageError
 from autoseg.files import read_json, write_json
 from autoseg.inference.specks import number_pieces
 from autoseg.plans import OrganCleaning, Plans, Reason
@@ -22,6 +24,8 @@ LEAST_GAIN = 1e-4  # in mean Dice
 PIECES_NAME = "pieces.json"
 SHARES = (0.05, 0.1, 0.3, 1.0)
 VOLUMES_ML = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+log = logging.getLogger("autoseg")
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,20 @@ class OrganPieces:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "OrganPieces":
-        """Read what `to_json` gave."""
-        return cls(content["voxel_ml"], content["reference"], tuple(content["sizes"]), tuple(content["hits"]))
+        """Read what `to_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is something else.
+        """
+        sizes, hits = tuple(content["sizes"]), tuple(content["hits"])
+        numbers = (content["voxel_ml"], content["reference"], *sizes, *hits)
+        if (
+            len(sizes) != len(hits)
+            or not all(isinstance(n, (int, float)) and n >= 0 for n in numbers)
+            or not numbers[0]
+        ):
+            raise ValueError("not the pieces of an organ")
+        return cls(content["voxel_ml"], content["reference"], sizes, hits)
 
 
 CasePieces = Mapping[str, OrganPieces]
@@ -102,13 +118,17 @@ def write_pieces(folder: Path, cases: Mapping[str, CasePieces], *, plans: Plans)
 
 
 def read_pieces(run_folder: Path, *, plans: Plans) -> list[CasePieces]:
-    """Read the pieces of all folds of a run that were validated; those of another plan count for nothing."""
+    """Read the pieces of all folds of a run that were validated; of another plan or form they count for nothing."""
     found: list[CasePieces] = []
     for path in sorted(run_folder.glob(f"fold_*/validation/{PIECES_NAME}")):
-        content = read_json(path)
-        if content["plan"] == _plan_digest(plans):
-            cases = content["cases"].values()
-            found += [{name: OrganPieces.from_json(own) for name, own in case.items()} for case in cases]
+        try:
+            content = read_json(path)
+            if content["plan"] == _plan_digest(plans):
+                names = [organ.name for organ in plans.data.organs]
+                cases = content["cases"].values()
+                found += [{name: OrganPieces.from_json(case[name]) for name in names} for case in cases]
+        except (UsageError, KeyError, TypeError, AttributeError, ValueError):
+            log.warning("%s is damaged; its cases do not count in the choice of what is a speck.", path)
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import DatasetError, OutputError, Problem, UsageError
-from autoseg.files import explain_write_error, read_json, remove_leftovers, write_json
+from autoseg.files import explain_write_error, remove_leftovers, write_json
 from autoseg.locks import hold_folder
 from autoseg.machine import find_free_bytes
 from autoseg.network.device import choose_device
@@ -18,6 +18,7 @@ from autoseg.plans import SET_BY, Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
 from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, dice_after, read_pieces, write_pieces
+from autoseg.training.fold_list import read_folds
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import FoldData, Length, train_fold
 from autoseg.training.validation import CaseDice, clean_validation_map, mean_dice, write_validation_map
@@ -73,7 +74,7 @@ def train(
     if epochs is not None and max_minutes is not None:
         raise UsageError("--epochs and --max-minutes: give one of them.")
     if (epochs is not None and epochs < 1) or (max_minutes is not None and not max_minutes > 0):
-        raise UsageError("--epochs and --max-minutes take numbers above 0.")
+        raise UsageError("--epochs and --max-minutes: expected numbers above 0.")
     run_folder = Path(run_folder)
     torch_device = choose_device(device)
     if device == "auto" and torch_device.type == "cpu":
@@ -107,21 +108,22 @@ def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
     """Choose the cases of a fold from `splits.json`.
 
     Raises:
-        UsageError: There is no such fold, or no preprocessed case in it.
+        UsageError: There is no such fold or no case in it, or `splits.json` is not as `read_folds` expects.
     """
-    splits: list[dict[str, list[str]]] = read_json(run_folder / "splits.json")
-    numbered = {str(number): split for number, split in enumerate(splits)}
-    stored = set(store.case_ids())
+    folds = read_folds(run_folder / "splits.json", stored=set(store.case_ids()))
+    numbered = {str(number): one for number, one in enumerate(folds)}
     if fold == "all":
-        training = sorted({case for split in splits for case in (*split["train"], *split["validation"])} & stored)
+        training = sorted({case for one in folds for case in (*one.train, *one.validation)})
         monitored, seen = training[:NUM_MONITORED_WITHOUT_VALIDATION], True
     elif fold in numbered:
-        training = [case for case in numbered[fold]["train"] if case in stored]
-        monitored, seen = [case for case in numbered[fold]["validation"] if case in stored], False
+        training, monitored, seen = list(numbered[fold].train), list(numbered[fold].validation), False
     else:
-        raise UsageError(f"--fold {fold}: this run has the folds {', '.join(numbered)}, and all.")
+        raise UsageError(f"--fold {fold}: this run has the folds {', '.join(numbered)}, and all. Name one of them.")
     if not training:
-        raise UsageError(f"{run_folder}: fold {fold} has no preprocessed case. Run autoseg_plan again.")
+        raise UsageError(
+            f"{run_folder / 'splits.json'}: fold {fold} has no case to train on. Give it cases, or delete the file and "
+            "run autoseg_plan again."
+        )
     return FoldData(
         folder=run_folder / f"fold_{fold}",
         store=store,
@@ -156,7 +158,7 @@ def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> Cas
     What raises Dice when it is removed from them is removed from the maps, and by the model from then on.
     """
     if data.seen_in_training or not data.monitored:
-        log.info("every case was trained on, so there is none to validate on%s", _how_to_validate(data.folder.parent))
+        log.info("every case was trained on, so there is none to validate on%s", _how_to_validate(data))
         _clean_as_validated(state, data, plans=plans)
         return {}
     device = next(state.averaged.parameters()).device
@@ -183,10 +185,10 @@ def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> Cas
     return cleaned
 
 
-def _how_to_validate(run_folder: Path) -> str:
+def _how_to_validate(data: FoldData) -> str:
     """Say how cases are left out of training, where the run has folds that leave any out."""
-    splits: list[dict[str, list[str]]] = read_json(run_folder / "splits.json")
-    if not any(split["validation"] for split in splits):
+    folds = read_folds(data.folder.parent / "splits.json", stored=set(data.store.case_ids()))
+    if not any(one.validation for one in folds):
         return ": the run has a single case, or cases of one patient"
     return f"; --fold 0 leaves one part in {len(splits)} out"
 

@@ -213,7 +213,7 @@ class _Worker:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
-            log.warning("a training process ended by itself (%d); its slices are done by the others from now on", code)
+            log.warning("a training process ended by itself (%d); its slices are done by the others from now on.", code)
             self._process = None
             return None
         gradients = cut_like(self._values, parameters)

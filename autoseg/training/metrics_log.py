@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autoseg.files import write_text
+from autoseg.files import parse_json, write_text
 
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
@@ -23,10 +23,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             break
-        if not isinstance(record, dict) or "step" not in record:  # a number can be what is left of a line
+        is_record = isinstance(record, dict) and isinstance(record.get("step"), int)
+        if not is_record:  # a number can be what is left of a line
             break
         records.append(record)
     return records

@@ -10,7 +10,10 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from autoseg.errors import printable
 from autoseg.files import atomic_path
+
+NAME_LETTERS = 40
 
 
 def plot_progress(records: Sequence[dict[str, Any]], path: Path) -> None:
@@ -38,7 +41,7 @@ def plot_progress(records: Sequence[dict[str, Any]], path: Path) -> None:
             [record["validation"]["dice"].get(organ) for record in validated],
             marker="o",
             markersize=3,
-            label=organ[:40],
+            label=_legend(organ),
         )
     bottom.set_ylim(0, 1)
     bottom.set_ylabel("Dice, cases of the training itself" if seen else "Dice, whole validation volumes")
@@ -48,3 +51,9 @@ def plot_progress(records: Sequence[dict[str, Any]], path: Path) -> None:
         bottom.legend(loc="lower right", frameon=False, fontsize="small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _legend(name: str) -> str:
+    """Show an organ's name as it is: matplotlib takes dollars for formulas, and hides what begins with a line."""
+    shown = printable(name)[:NAME_LETTERS].replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown

@@ -12,7 +12,7 @@ Legend: B slices in V clips of T, N neighbouring slices, C channels, K organs as
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,13 +25,24 @@ from autoseg.training.click_drawing import draw_clicks
 from autoseg.training.losses import IGNORE
 
 
+class Sliced(Protocol):
+    """An array, or what reads parts of one from the disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Return a part."""
+
+
 class CaseArrays(Protocol):
     """What sampling needs of a case store; `preprocessing.store.CaseStore` is one."""
 
-    def open_image(self, case_id: str) -> np.ndarray:
+    def open_image(self, case_id: str) -> Sliced:
         """Return the (C, S, R, W) image, sliceable without reading all of it."""
 
-    def open_labels(self, case_id: str) -> np.ndarray:
+    def open_labels(self, case_id: str) -> Sliced:
         """Return the (S, R, W) organ indices, sliceable."""
 
     def organ_slices(self, case_id: str) -> dict[int, np.ndarray]:
@@ -75,7 +86,7 @@ class SliceSampler:
         self.plans = plans
         self.case_ids = tuple(case_ids)
         self.cache_bytes = cache_bytes
-        self._arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._arrays: dict[str, tuple[Sliced, Sliced]] = {}
         self._organ_slices = {case_id: store.organ_slices(case_id) for case_id in case_ids}
         self._cases_of_organ: dict[int, list[str]] = {}
         left = cache_bytes
@@ -189,7 +200,7 @@ class SliceSampler:
         return np.sort(np.array(present + absent, dtype=np.int64))
 
 
-def cut_slices(image: np.ndarray, numbers: np.ndarray, *, rows: slice, columns: slice) -> np.ndarray:
+def cut_slices(image: Sliced, numbers: np.ndarray, *, rows: slice, columns: slice) -> np.ndarray:
     """Cut N slices, in any order, out of a (C, S, R, W) image: (N, C, rows, columns) float32."""
     first, last = int(numbers.min()), int(numbers.max())
     block = np.asarray(image[:, first : last + 1, rows, columns], dtype=np.float32)  # one read of the store

@@ -4,10 +4,9 @@ Owns: the network, its averaged copy, the optimisers, the counters, `resume.pt`.
 """
 
 import copy
-import json
 import logging
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from autoseg.errors import CheckpointError
-from autoseg.files import atomic_path
+from autoseg.errors import CheckpointError, UsageError
+from autoseg.files import atomic_path, parse_json, read_json
 from autoseg.hub import find_weights
 from autoseg.network.build import build_network
+from autoseg.network.load_failures import explain_load_failure
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.sam2_weights import WeightsReport, load_sam2_weights
 from autoseg.plans import Plans
@@ -97,6 +97,23 @@ def new_state(
     )
 
 
+def read_pretrained(path: Path) -> list[str]:
+    """Return the names of the weights that came from a checkpoint, as an earlier sitting wrote them down.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    try:
+        content = read_json(path)
+        names: list[str] = [name for name in content["parameters"] if isinstance(name, str)]
+    except (UsageError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{path} is damaged: it does not name the weights that training began from. Delete resume.pt beside it to "
+            "start this fold again."
+        ) from None
+    return names
+
+
 def save_state(state: TrainState, plans: Plans, path: Path) -> None:
     """Write `resume.pt`: tensors and plain values only, so that it loads without running code."""
     content = {
@@ -119,7 +136,7 @@ def load_state(state: TrainState, plans: Plans, path: Path) -> None:
         CheckpointError: The file is damaged, or was written under another plan.
     """
     content = _read_state(path, device=next(state.network.parameters()).device)
-    difference = _explain_difference(content["plans"], plans)
+    difference = _explain_difference(_plans_of(content, path), plans)
     if difference:
         raise CheckpointError(
             f"{path} was written under another plan ({difference}). Delete it to start this fold with the new one."
@@ -130,11 +147,12 @@ def load_state(state: TrainState, plans: Plans, path: Path) -> None:
         for optimiser, saved in zip(state.optimisers, content["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         state.scaler.load_state_dict(content["scaler"])
-    except (RuntimeError, ValueError, KeyError) as error:  # torch names keys and shapes that differ
+        state.step, state.seconds = int(content["step"]), float(content["seconds"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # torch names what differs
         raise CheckpointError(
-            f"{path} does not fit this version's network: {error}. Delete it to start this fold again."
+            f"{path} does not fit this version's network: {explain_load_failure(error)}. Delete it to start this "
+            "fold again."
         ) from error
-    state.step, state.seconds = content["step"], content["seconds"]
     log.info("continuing at step %d, after %.0f s of training", state.step, state.seconds)
 
 
@@ -147,19 +165,36 @@ def _read_state(path: Path, *, device: torch.device) -> dict[str, Any]:
             raise zipfile.BadZipFile(f"{spoiled} does not have the checksum that it carries")
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damage shows itself in a dozen types, from UnpicklingError to UnicodeDecodeError
-        raise CheckpointError(f"{path} is damaged: {error}. Delete it to start this fold again.") from error
+        raise CheckpointError(
+            f"{path} is damaged: {explain_load_failure(error)}. Delete it to start this fold again."
+        ) from error
     keys = {"plans", "network", "averaged", "optimisers", "scaler", "step", "seconds"}
     if not isinstance(content, dict) or not keys <= set(content):
         raise CheckpointError(f"{path} is no training state of this version. Delete it to start this fold again.")
     return content
 
 
-def _explain_difference(written_under: str, plans: Plans) -> str:
+def _plans_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the plan that a state carries, as plain values.
+
+    Raises:
+        CheckpointError: It carries none.
+    """
+    try:
+        written_under = parse_json(content["plans"])
+    except (ValueError, TypeError):
+        written_under = None
+    if not isinstance(written_under, dict):
+        raise CheckpointError(f"{path} is damaged: it carries no plan. Delete it to start this fold again.")
+    return written_under
+
+
+def _explain_difference(old: Mapping[str, Any], plans: Plans) -> str:
     """Name the fields that decide a training run and differ, or return nothing.
 
     Inference, reasons and the machine may change between two sittings.
     """
-    old, new = json.loads(written_under), plans.model_dump(mode="json")
+    new = plans.model_dump(mode="json")
     differing = [
         name for part in ("data", "network", "training") for name in _differing(old.get(part), new[part], part)
     ]

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from autoseg.errors import TrainingError
-from autoseg.files import read_json, write_json
+from autoseg.files import write_json
 from autoseg.network.device import cuda_dtype
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import Plans
@@ -27,7 +27,7 @@ from autoseg.training.metrics_log import append_metrics, keep_until, read_metric
 from autoseg.training.optimiser import learning_rate, set_learning_rate
 from autoseg.training.progress_plot import plot_progress
 from autoseg.training.sampling import Batch, SliceSampler
-from autoseg.training.state import TrainState, load_state, new_state, save_state, update_average
+from autoseg.training.state import TrainState, load_state, new_state, read_pretrained, save_state, update_average
 from autoseg.training.validation import mean_dice, validate_case
 
 log = logging.getLogger("autoseg")
@@ -84,7 +84,7 @@ def train_fold(
     resume_path, metrics_path = fold.folder / "resume.pt", fold.folder / "metrics.jsonl"
     needs_scaler = device.type == "cuda" and cuda_dtype() == torch.float16
     weights_path, is_new = fold.folder / "weights.json", not resume_path.exists()
-    pretrained = None if is_new or not weights_path.exists() else read_json(weights_path)["parameters"]
+    pretrained = None if is_new or not weights_path.exists() else read_pretrained(weights_path)
     state = new_state(plans, device=device, needs_scaler=needs_scaler, offline=offline, pretrained=pretrained)
     if state.weights is not None:
         write_json(weights_path, asdict(state.weights))
@@ -195,7 +195,7 @@ def train_step(
         parts += processes.finish_step(state.step, state.network, state.parameters)
     losses, gradients = average_parts(parts)
     if not math.isfinite(losses["total"]):
-        log.warning("step %d: the loss is not finite; its batch is skipped", state.step)
+        log.warning("step %d: the loss is not finite; its batch is skipped.", state.step)
         return None
     for parameter, gradient in zip(state.parameters, gradients, strict=True):
         parameter.grad = gradient

@@ -20,6 +20,7 @@ from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training.cleaning_choice import OrganPieces, list_pieces
+from autoseg.training.sampling import Sliced
 
 CaseDice = dict[str, float | None]
 
@@ -103,7 +104,7 @@ def _new_counts(plans: Plans) -> np.ndarray:
     return np.zeros((3, len(plans.data.organs) + 1), dtype=np.int64)
 
 
-def _counting(maps: Iterable[Tensor], labels: np.ndarray, counts: np.ndarray) -> Iterator[Tensor]:
+def _counting(maps: Iterable[Tensor], labels: Sliced, counts: np.ndarray) -> Iterator[Tensor]:
     """Pass the maps of slices on, and add their voxels to `counts`; ignored voxels count nowhere."""
     start = 0
     for probs in maps:

@@ -1,13 +1,15 @@
 """Errors become exit codes, and only bugs show a traceback."""
 
 import errno
+import logging
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from autoseg.cli.common import OPENMP_SPINS, build_parser, run_command
-from autoseg.errors import DatasetError, LockedError, Problem, UsageError
+from autoseg.errors import DatasetError, LockedError, PlanError, Problem, UsageError
 from autoseg.stopping import SIGNALS
 
 
@@ -121,3 +123,23 @@ def test_run_command_lets_threads_sleep_unless_the_user_chose(parser, monkeypatc
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     run_command(parser, lambda _: 0, [])
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.parametrize("path", ["x" * 256, "a/" * 2500 + "b", "a\0b", "\u00fc" * 128])
+def test_a_path_that_no_file_can_have_is_refused(path, capsys):
+    parser = build_parser("x", description="", example="")
+    parser.add_argument("-i", "--input", type=Path, nargs="+")
+    assert run_command(parser, lambda arguments: 0, ["-i", "fine", path]) == 2
+    assert "no file can have this name" in capsys.readouterr().err
+
+
+def test_a_line_of_a_name_does_not_become_a_line_of_the_terminal(capsys):
+    def work(_arguments):
+        logging.getLogger("autoseg").warning("%s: done", "a\n  b\nautoseg_predict: 5 of 5 cases")
+        raise PlanError("b\nc is no plan:\n  field: " + "x" * 10_000_000)
+
+    assert run_command(build_parser("x", description="", example=""), work, []) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == r"a\n  b\nautoseg_predict: 5 of 5 cases: done"
+    assert lines[1] == r"x: PlanError: b\nc is no plan:"
+    assert lines[2].startswith("  field: xxx") and len(lines[2]) < 5000 and len(lines) == 3

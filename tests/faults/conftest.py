@@ -1,7 +1,11 @@
 """The commands in this process on small datasets, so that a fault costs a fraction of a second."""
 
+import importlib.util
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +17,7 @@ from autoseg.cli import evaluate, plan, predict, train
 
 SHAPE_ZYX = (6, 20, 24)
 ORGANS = {"background": 0, "liver": 1, "spleen": 2}
+SECRET_PLACE, SECRET_USER = "secret_place_of_jane", "user_jane_doe"  # in paths that nobody else may see
 
 
 @dataclass(frozen=True)
@@ -134,3 +139,51 @@ def make_model(tiny_plans: Callable[..., object], tmp_path_factory: pytest.TempP
         return path
 
     return make
+
+
+@dataclass(frozen=True)
+class WholeWay:
+    """What `whole_way.py` left behind.
+
+    Attributes:
+        folder: With `data`, `dicom`, `run` and `out`.
+        codes: Exit code by command.
+        text: All that the terminal showed.
+        network: All that was asked of the network.
+    """
+
+    folder: Path
+    codes: dict[str, int]
+    text: str
+    network: str
+
+
+@pytest.fixture(scope="session")
+def whole_way(tmp_path_factory: pytest.TempPathFactory) -> WholeWay:
+    """Take a dataset full of patients' names and markup all the way, once, in a process that may not ask a network."""
+    script = Path(__file__).with_name("whole_way.py")
+    root = tmp_path_factory.mktemp("way")
+    folder, site, log = root / SECRET_PLACE, root / "site", root / "network.txt"
+    folder.mkdir()
+    site.mkdir()
+    spec = importlib.util.spec_from_file_location("whole_way", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (site / "sitecustomize.py").write_text(module.WATCH)
+    environment = {**os.environ, "NETWORK_LOG": str(log), "OMP_NUM_THREADS": "1", "USER": SECRET_USER}
+    environment |= {"LOGNAME": SECRET_USER, "HOME": str(root / SECRET_USER), "PYTHONIOENCODING": "utf-8"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(site), str(script.parents[2])])
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=300,
+    )
+    text = done.stdout.decode()
+    assert done.returncode == 0, text
+    return WholeWay(
+        folder, json.loads((folder / "codes.json").read_text()), text, log.read_text() if log.exists() else ""
+    )

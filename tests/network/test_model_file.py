@@ -15,6 +15,7 @@ from autoseg.errors import CheckpointError
 from autoseg.network import model_file
 from autoseg.network.build import build_network
 from autoseg.network.model_file import load_model, load_models, pack_models, save_model
+from autoseg.plans import Reason
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_loading_needs_neither_open_clip_nor_the_checkpoint_that_training_began_
     save_model(network, gone, tmp_path / "m.safetensors")
     for name in ("text_encoder", "clip_image", "open_clip_parts"):
         monkeypatch.setitem(sys.modules, f"autoseg.network.{name}", None)
-    assert load_model(tmp_path / "m.safetensors")[1] == gone
+    assert load_model(tmp_path / "m.safetensors")[1].network.weights == "sam2.pt"
 
 
 def test_a_flipped_bit_anywhere_is_noticed(saved):
@@ -303,3 +304,21 @@ def test_a_packed_file_that_lost_a_folds_tensor_is_refused(saved, tmp_path):
     save_file(tensors, tmp_path / "packed.safetensors", metadata={model_file.METADATA_KEY: json.dumps(card)})
     with pytest.raises(CheckpointError, match="the weights do not fit"):
         load_models(tmp_path / "packed.safetensors")
+
+
+def test_a_model_file_names_the_checkpoint_that_training_began_from_by_its_name_alone(saved, tmp_path):
+    network, plans, _ = saved
+    place = "/home/jane/secret/sam2.pt"
+    changes = (f"--set network.weights={place}", "plan.json: and/or")
+    reasons = {"network.weights": Reason(rule=f"Set by --set network.weights={place}", facts={"planned": None})}
+    network_plan = plans.network.model_copy(update={"weights": place})
+    given = plans.model_copy(update={"network": network_plan, "changes": changes, "reasons": reasons})
+    save_model(network, given, tmp_path / "m.safetensors")
+    assert b"jane" not in (tmp_path / "m.safetensors").read_bytes()
+    read = load_model(tmp_path / "m.safetensors")[1]
+    assert read.changes == ("--set network.weights=sam2.pt", "plan.json: and/or")
+    assert read.data == plans.data
+    for kept in ("hf://a/b/c.pt", "sam2.1_hiera_tiny", None):
+        network_plan = plans.network.model_copy(update={"weights": kept})
+        save_model(network, plans.model_copy(update={"network": network_plan}), tmp_path / "m.safetensors")
+        assert load_model(tmp_path / "m.safetensors")[1].network.weights == kept

@@ -82,7 +82,7 @@ POINTS = (
     Kill(
         "plan",
         "preprocessing: one array of the second case packed",
-        Calling("autoseg.preprocessing.store:_pack_array", "after", 3),
+        Calling("autoseg.preprocessing.store:pack_array", "after", 3),
     ),
     Kill("plan", "preprocessing: the second case written, without its name", Renaming("case_1", "whole")),
     Kill("plan", "preprocessing: the second case just named", Renaming("case_1", "renamed")),

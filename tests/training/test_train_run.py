@@ -99,12 +99,17 @@ def test_choose_fold_reads_the_splits(run, make_store, tiny_plans, fold, trainin
     assert data.folder == run / f"fold_{fold}"
 
 
-def test_choose_fold_leaves_out_cases_that_are_not_preprocessed(run, make_store, tiny_plans):
-    store = make_store(tiny_plans(2), 2)
-    assert choose_fold(run, store, fold="all").training == ("case_0", "case_1")
-    assert choose_fold(run, store, fold="2").monitored == ()
-    with pytest.raises(UsageError, match="no preprocessed case"):
-        choose_fold(run, make_store(tiny_plans(2), 0), fold="0")
+def test_choose_fold_refuses_cases_that_are_not_preprocessed(run, make_store, tiny_plans):
+    with pytest.raises(UsageError, match=r"names the case 'case_2', which is not preprocessed .*autoseg_plan again"):
+        choose_fold(run, make_store(tiny_plans(2), 2), fold="0")
+
+
+def test_choose_fold_refuses_a_fold_without_a_case_to_train_on(run, make_store, tiny_plans):
+    write_json(run / "splits.json", [{"train": [], "validation": ["case_0"]}, {"train": ["case_0"], "validation": []}])
+    store = make_store(tiny_plans(2), 1)
+    with pytest.raises(UsageError, match="fold 0 has no case to train on"):
+        choose_fold(run, store, fold="0")
+    assert choose_fold(run, store, fold="1").monitored == ()
 
 
 @pytest.mark.parametrize("fold", ["3", "-1", "00", "²", "../0", "", "All"])

@@ -1,0 +1,132 @@
+"""One array in a file, of which single slices are read quickly; the only user of blosc2.
+
+Owns: `pack_array` and its inverse, `open_array`; what is looked at before blosc2 may open a file.
+Does not own: which arrays a case has, and whether their bytes are those that were written (`store.py`).
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autoseg.errors import DatasetError
+
+if TYPE_CHECKING:
+    import blosc2
+
+CHUNK_BYTES = 4 << 20  # a chunk is the unit of the file; its blocks are the slices, and only those asked for are read
+# The header of blosc2's frame (its README_CFRAME_FORMAT): 87 bytes, then what is called its metalayers: an array of
+# three in msgpack, the size of the index, and a map that begins with the number of entries and the first one's name.
+FRAME_MAGIC, FRAME_MAGIC_AT = b"\xa8b2frame\0", 1
+METALAYERS_AT = 87
+ONE_LAYER, ONE_LAYER_AT = b"\xde\x00\x01\xa4b2nd", METALAYERS_AT + 4
+
+
+class StoredArray:
+    """An array on the disk, of which only what is asked for is read and unpacked."""
+
+    def __init__(self, array: "blosc2.NDArray", path: Path) -> None:
+        """Take an open array; `path` names it in errors."""
+        self._array, self._path = array, path
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype: np.dtype = array.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Read a part.
+
+        Raises:
+            DatasetError: The file is damaged there.
+        """
+        try:
+            part: np.ndarray = self._array[key]
+        except (RuntimeError, ValueError) as error:  # what blosc2 makes of damage
+            raise DatasetError(f"{self._path} is damaged: it cannot be unpacked. {_remedy(self._path)}") from error
+        return part
+
+
+def pack_array(array: np.ndarray) -> bytes:
+    """Compress one array; each slice of each channel is one block.
+
+    It is compressed in memory, to be written by Python, which notices a full disk. For a small array the time counts
+    (LZ4), for a large one its place on the disk (Zstandard takes three times as long and a third less room).
+
+    Args:
+        array: (.., slices, rows, columns).
+    """
+    import blosc2
+
+    *leading, slices, rows, columns = array.shape
+    slices_a_chunk = max(1, min(slices, CHUNK_BYTES // max(1, array.nbytes // slices)))
+    parameters = blosc2.CParams(
+        codec=blosc2.Codec.LZ4 if array.nbytes <= CHUNK_BYTES else blosc2.Codec.ZSTD,
+        clevel=1,
+        filters=[blosc2.Filter.SHUFFLE],
+        typesize=array.itemsize,
+        nthreads=1,
+    )
+    packed = blosc2.asarray(
+        np.ascontiguousarray(array),
+        cparams=parameters,
+        dparams=blosc2.DParams(nthreads=1),
+        chunks=(*leading, slices_a_chunk, rows, columns),
+        blocks=(*(1 for _ in leading), 1, rows, columns),
+        contiguous=True,
+    )
+    frame: bytes = packed.to_cframe()
+    return frame
+
+
+def open_array(path: Path, *, shape: Sequence[int], dtypes: Sequence[str]) -> StoredArray:
+    """Open the file of an array that `pack_array` made; nothing of it is unpacked yet.
+
+    Args:
+        path: Of the file.
+        shape: That the array must have.
+        dtypes: Names of the types that it may have.
+
+    Raises:
+        DatasetError: It is no such file, or damaged.
+    """
+    import blosc2  # here, since it takes 0.4 s to load and a store that is current needs none of it
+
+    array = None
+    with suppress(RuntimeError, ValueError, OSError):  # what blosc2 makes of damage
+        if holds_plain_array(path):
+            with _name_in_utf8(path) as name:
+                array = blosc2.open(name, mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+    if not isinstance(array, blosc2.NDArray) or array.shape != tuple(shape) or array.dtype.name not in dtypes:
+        raise DatasetError(f"{path} is no array of autoseg, or is damaged. {_remedy(path)}")
+    return StoredArray(array, path)
+
+
+def holds_plain_array(path: Path) -> bool:
+    """Say whether a file is one of blosc2's that holds an array and nothing else.
+
+    Such a file may also hold what stands for an array: an expression, the source of a function, an address on the
+    network. Older versions of blosc2 run, or ask, what they find there as soon as they open it.
+    """
+    with path.open("rb") as file:
+        head = file.read(ONE_LAYER_AT + len(ONE_LAYER))
+    return head[FRAME_MAGIC_AT:].startswith(FRAME_MAGIC) and head[ONE_LAYER_AT:] == ONE_LAYER
+
+
+@contextmanager
+def _name_in_utf8(path: Path) -> Iterator[str]:
+    """Give a name of the file that blosc2 can take: of a path that is not UTF-8 it is that of an open file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # Linux, where names are bytes
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            yield f"/proc/self/fd/{handle}"
+        finally:
+            os.close(handle)
+    else:
+        yield str(path)
+
+
+def _remedy(path: Path) -> str:
+    return f"Delete the folder {path.parent.name} and run autoseg_plan again: it preprocesses this case anew."

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import pytest
+
+from autoseg.errors import DatasetError
+from autoseg.preprocessing.array_file import holds_plain_array, open_array, pack_array
+
+
+def test_an_array_comes_back_slice_by_slice_and_nothing_else_is_opened(tmp_path: Path):
+    array = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
+    path = tmp_path / "a.b2nd"
+    path.write_bytes(pack_array(array))
+    stored = open_array(path, shape=(1, 2, 3, 4), dtypes=("float32",))
+    np.testing.assert_array_equal(stored[:, 1:2], array[:, 1:2])
+    for shape, dtypes in (((1, 2, 3, 5), ("float32",)), ((1, 2, 3, 4), ("uint8", "uint16"))):
+        with pytest.raises(DatasetError, match=r"a\.b2nd is no array of autoseg, or is damaged. Delete the folder"):
+            open_array(path, shape=shape, dtypes=dtypes)
+
+
+def test_only_a_plain_array_is_one(tmp_path: Path):
+    array = blosc2.asarray(np.zeros((2, 3)), urlpath=str(tmp_path / "a.b2nd"), mode="w")
+    assert holds_plain_array(tmp_path / "a.b2nd")
+    blosc2.asarray(
+        np.zeros((2, 3)), urlpath=str(tmp_path / "b.b2nd"), mode="w", meta={"proxy-source": {"urlpath": "x"}}
+    )
+    (array + 1).save(str(tmp_path / "c.b2nd"))
+    blosc2.SChunk(urlpath=str(tmp_path / "d.b2nd"), data=bytes(10), mode="w")
+    (tmp_path / "e.b2nd").write_bytes(b"")
+    (tmp_path / "f.b2nd").write_bytes((tmp_path / "a.b2nd").read_bytes()[:97])
+    assert [holds_plain_array(tmp_path / f"{name}.b2nd") for name in "bcdef"] == [False] * 5
