@@ -60,16 +60,18 @@ def write_case(
         ScanFileError: The label map cannot be written, or no DICOM segmentation can refer to the series.
         OSError: Another file cannot be written.
     """
-    organs = measure_organs(
-        predicted.labels_zyx,
-        scan.array_zyx,
-        geometry=scan.geometry,
-        names=predictor.names,
-        expected_dice=predicted.expected_dice,
-    )
     written: list[str] = []
     try:
-        for name in _write_files(output, case_id, scan, predicted, organs, predictor, also=also, series=series):
+        if "seg.dcm" in also and series is not None:  # first: a series that lacks something fails its case as a whole
+            written += _write_dicom_seg(output, case_id, scan, predicted, predictor, series=series)
+        organs = measure_organs(
+            predicted.labels_zyx,
+            scan.array_zyx,
+            geometry=scan.geometry,
+            names=predictor.names,
+            expected_dice=predicted.expected_dice,
+        )
+        for name in _write_files(output, case_id, scan, predicted, organs, predictor, also=also):
             written.append(name)
         return {name: file_sha256(output / name) for name in written}, organs
     except BaseException:
@@ -83,6 +85,18 @@ def remove_case(output: Path, names: Iterable[str]) -> None:
         (output / name).unlink(missing_ok=True)
 
 
+def _write_dicom_seg(
+    output: Path, case_id: str, scan: Scan, predicted: PredictedCase, predictor: Predictor, *, series: Path
+) -> list[str]:
+    from autoseg.dicom_series import series_files  # SimpleITK and highdicom load only when they are asked for
+    from autoseg.outputs.dicom_seg import write_dicom_seg
+
+    path, spacing = output / f"{case_id}.seg.dcm", scan.geometry.spacing_zyx_mm[0]
+    slices = series_files(series)
+    is_there = write_dicom_seg(path, predicted.labels_zyx, slices=slices, slice_mm=spacing, names=predictor.names)
+    return [path.name] if is_there else []
+
+
 def _write_files(
     output: Path,
     case_id: str,
@@ -92,17 +106,9 @@ def _write_files(
     predictor: Predictor,
     *,
     also: Sequence[str],
-    series: Path | None,
 ) -> Iterator[str]:
     """Write the files of a case one by one, and yield the name of each that is there."""
     names, labels, geometry = predictor.names, predicted.labels_zyx, scan.geometry
-    if "seg.dcm" in also and series is not None:  # first: a series that lacks something fails its case as a whole
-        from autoseg.dicom_series import series_files  # SimpleITK and highdicom load only when they are asked for
-        from autoseg.outputs.dicom_seg import write_dicom_seg
-
-        path, spacing = output / f"{case_id}.seg.dcm", geometry.spacing_zyx_mm[0]
-        if write_dicom_seg(path, labels, slices=series_files(series), slice_mm=spacing, names=names):
-            yield path.name
     write_label_map(output / label_map_name(case_id), labels, geometry=geometry, names=names)
     yield label_map_name(case_id)
     write_bytes(output / preview_name(case_id), draw_preview(scan, labels, organs))

@@ -209,7 +209,7 @@ def test_a_big_endian_label_map_holds_the_same_organs(both):
 
 def facts_of(both, case_id):
     """Give what the fingerprint holds of a case."""
-    cases = json.loads((both.run / "fingerprint.json").read_text())["cases"]
+    cases = json.loads((both.run / "fingerprint.json").read_text(encoding="utf-8"))["cases"]
     return next(case for case in cases if case["case_id"] == case_id)
 
 

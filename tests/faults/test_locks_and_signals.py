@@ -261,7 +261,8 @@ def test_train_saves_its_state_and_ends_its_processes(run, slow, capfd, monkeypa
     assert training.num_processes() == core_workers_of(training.process) == 0
     text = capfd.readouterr().err
     assert "the same command continues" in text and "Traceback" not in text
-    torch.set_num_threads(1)
+    if num_processes > 1:
+        return  # how it goes on is the same, and takes seconds
     monkeypatch.undo()
     assert train.main([str(run), "--epochs", "1", "--device", "cpu"]) == 0
     assert "continuing at step 1" in capfd.readouterr().err

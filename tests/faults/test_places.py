@@ -65,7 +65,10 @@ def test_odd_names_are_planned_and_predicted_and_printed_escaped(command, odd, t
     assert predicted.code == 3, predicted.text
     written = {path.name.removesuffix(".nii.gz") for path in (tmp_path / "out").glob("*.nii.gz")}
     assert written == set(ODD_NAMES)
-    run = {case["case_id"]: case for case in json.loads((tmp_path / "out" / "run.json").read_text())["cases"]}
+    run = {
+        case["case_id"]: case
+        for case in json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["cases"]
+    }
     assert {name for name, case in run.items() if case["is_done"]} == set(map(shown, ODD_NAMES))
     for text in (planned.text, predicted.text):
         assert all(line.isprintable() for line in text.split("\n"))
@@ -160,8 +163,11 @@ def test_paths_that_are_no_regular_files_are_refused_and_nothing_waits(
     stopped, planned = command(*arguments), command(*arguments, "--on-bad", "skip")
     predicted = command("predict", "-m", model_file, "-i", irregular / "imagesTr", "-o", tmp_path / "out")
     assert (stopped.code, planned.code, predicted.code) == (4, 3, 3)
-    report = json.loads((tmp_path / "run" / "dataset_report.json").read_text())
-    run = {case["case_id"]: case for case in json.loads((tmp_path / "out" / "run.json").read_text())["cases"]}
+    report = json.loads((tmp_path / "run" / "dataset_report.json").read_text(encoding="utf-8"))
+    run = {
+        case["case_id"]: case
+        for case in json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["cases"]
+    }
     for kind, (fault, remedy) in KINDS.items():
         for what, file in (("image", f"{kind}_image_0000.nii.gz"), ("label", f"{kind}_label.nii.gz")):
             case_id = f"{kind}_{what}"
@@ -171,7 +177,7 @@ def test_paths_that_are_no_regular_files_are_refused_and_nothing_waits(
         assert not run[f"{kind}_image"]["is_done"] and run[f"{kind}_label"]["is_done"]
         for words in (f"{kind}_image_0000.nii.gz", fault, remedy):
             assert words in run[f"{kind}_image"]["message"] and words in predicted.text
-    folds = json.loads((tmp_path / "run" / "splits.json").read_text())
+    folds = json.loads((tmp_path / "run" / "splits.json").read_text(encoding="utf-8"))
     assert {name for fold in folds for part in fold.values() for name in part} == {"good_0", "good_1"}
     assert run["good_0"]["is_done"] and (tmp_path / "out" / "good_0.nii.gz").is_file()
 
@@ -320,6 +326,6 @@ def test_one_file_that_cannot_be_written_fails_its_case_alone(command, tmp_path,
     assert outcome.code == 3, outcome.text
     assert "out/a.nii.gz cannot be written: Is a directory" in outcome.text
     assert nib.load(tmp_path / "out" / "b.nii.gz").shape == draw_image(0).shape[::-1]
-    cases = json.loads((tmp_path / "out" / "run.json").read_text())["cases"]
+    cases = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["cases"]
     assert [case["is_done"] for case in cases] == [False, True]
     assert not list((tmp_path / "out").rglob(".writing-*")) and np.prod(draw_image(0).shape) == 2880

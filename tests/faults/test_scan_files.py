@@ -222,7 +222,7 @@ def test_several_volumes_are_the_channels_of_a_decathlon_dataset(command, tmp_pa
     planned = command("plan", root, "-o", tmp_path / "run", "--num-workers", 1, "--on-bad", "skip")
     assert planned.code == 3
     assert "case_2.nii.gz holds 3 volumes; expected 2 channels (T1, T2)" in planned.text
-    record = json.loads((tmp_path / "run" / "preprocessed" / "case_0" / "case.json").read_text())
+    record = json.loads((tmp_path / "run" / "preprocessed" / "case_0" / "case.json").read_text(encoding="utf-8"))
     assert record["shape"][0] == 2
 
 
@@ -333,7 +333,7 @@ def test_a_bad_scan_alone_leaves_nothing_usable(command, tmp_path, model_file, n
     outcome = command("predict", "-m", model_file, "-i", path, "-o", tmp_path / "out", "--also", *ALSO_FILES)
     assert outcome.code == 4
     assert name in outcome.text and "None of the 1 cases" in outcome.text
-    cases = json.loads((tmp_path / "out" / "run.json").read_text())["cases"]
+    cases = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["cases"]
     assert [case["is_done"] for case in cases] == [False]
     assert not list((tmp_path / "out").rglob("*.nii.gz"))
 
@@ -379,7 +379,7 @@ def test_a_damaged_dicom_series_is_refused_and_the_other_one_predicted(
         save_dicom(series / "bad", np.zeros((3, 20, 24), np.int16), series="1.2.4")
     outcome = command("predict", "-m", model_file, "-i", series, "-o", tmp_path / "out")
     assert outcome.code == 3
-    bad, good = json.loads((tmp_path / "out" / "run.json").read_text())["cases"]
+    bad, good = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["cases"]
     assert (bad["case_id"], bad["is_done"], good["case_id"], good["is_done"]) == ("bad", False, "good", True)
     for words in ("bad", fault, remedy):
         assert words in bad["message"] and words in outcome.text
