@@ -190,7 +190,7 @@ def _how_to_validate(data: FoldData) -> str:
     folds = read_folds(data.folder.parent / "splits.json", stored=set(data.store.case_ids()))
     if not any(one.validation for one in folds):
         return ": the run has a single case, or cases of one patient"
-    return f"; --fold 0 leaves one part in {len(splits)} out"
+    return f"; --fold 0 leaves one part in {len(folds)} out"
 
 
 def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> Plans:
