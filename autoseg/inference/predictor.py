@@ -25,13 +25,11 @@ from autoseg.inference.file_labels import undo_preprocessing
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
 from autoseg.network.cores import side_by_side
-from autoseg.network.device import choose_device
+from autoseg.network.device import choose_device, is_out_of_memory
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.model_file import MODEL_FILE_NAME, load_models, most_validated
 from autoseg.plans import Plans, apply_settings
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
-
-CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # what torch says where there is no class of errors for it
 
 log = logging.getLogger("autoseg")
 
@@ -132,7 +130,7 @@ class Predictor:
                         image, clicks=placed, with_uncertainty=with_uncertainty, scratch=scratch
                     )
                 except RuntimeError as error:  # the parent of OutOfMemoryError, which torch raises on a GPU alone
-                    if not isinstance(error, torch.OutOfMemoryError) and CPU_IS_FULL not in str(error):
+                    if not is_out_of_memory(error):
                         raise
                     message = str(error).partition("\n")[0]  # not the error, whose frames hold what filled the memory
                 if self.device.type == "cuda":

@@ -30,12 +30,17 @@ FORMAT_VERSION = 7  # 1: before the memory; 2, 3: before SAM 2's tensors, a gate
 # plans; 6: no text tower
 METADATA_KEY = "autoseg"
 MODEL_FILE_NAME = "model.safetensors"
+STATE_FILE_NAME = "resume.pt"  # training's own, beside the model that comes of it
 READER = "reader."  # begins the names of the text tower's tensors, which only text about other organs needs
 FOLD = "fold_"  # begins the tensors' names in a packed file: fold_0.refiner...
 
 
 def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
-    """Write a model; the text tower is replaced by what it says of the plan's organs, and kept to read of others."""
+    """Write a model; the text tower is replaced by what it says of the plan's organs, and kept to read of others.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written; a model that was there stays as it was.
+    """
     was_training = network.training
     network.eval()
     with torch.no_grad():
@@ -145,9 +150,15 @@ def _make_network(
 def _write_model_file(tensors: dict[str, Tensor], plans: Plans, path: Path) -> None:
     text = plans.model_dump_json()
     card = {"format_version": FORMAT_VERSION, "sha256": content_hash(tensors, plans=text), "plans": text}
-    with atomic_path(path) as temporary:
-        # One entry: safetensors writes several in an order that changes, and then equal models would differ as files.
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(card)})
+    try:
+        with atomic_path(path) as temporary:
+            # One entry: safetensors writes several in an order that changes; then equal models would differ as files.
+            save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(card)})
+    except (SafetensorError, OSError) as error:  # the first where the disk is full
+        raise CheckpointError(
+            f"{path} could not be written: {error}. What was there before is untouched. Make room on this disk; the "
+            "same command goes on."
+        ) from error
 
 
 def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:
@@ -158,22 +169,31 @@ def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist. Train first, or give the path of a {MODEL_FILE_NAME}.") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no model of autoseg, or is damaged: {error}. Copy it again.") from error
+        raise CheckpointError(f"{path} is no model of autoseg, or is damaged: {error}. {_get_again(path)}") from error
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} is no model of autoseg. Give a {MODEL_FILE_NAME} that autoseg_train wrote.")
     try:
         card = json.loads(metadata[METADATA_KEY])
         version, digest, text = card["format_version"], card["sha256"], str(card["plans"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: its description cannot be read. Copy it again.") from error
+        raise CheckpointError(f"{path} is damaged: its description cannot be read. {_get_again(path)}") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path} has format {version!r}; this autoseg reads {FORMAT_VERSION}. Install the other.")
     if digest != content_hash(tensors, plans=text):
-        raise CheckpointError(f"{path} is damaged: its content does not have the hash that it carries. Copy it again.")
+        raise CheckpointError(
+            f"{path} is damaged: its content does not have the hash that it carries. {_get_again(path)}"
+        )
     try:
         return tensors, parse_plans(json.loads(text), source=f"the plan inside {path}")
     except (PlanError, ValueError) as error:
         raise CheckpointError(f"{path} carries no plan that this version can read: {error}") from error
+
+
+def _get_again(path: Path) -> str:
+    """Say how a damaged model is had again: a fold's own is in its training state."""
+    if (path.parent / STATE_FILE_NAME).exists():
+        return f"Give the same autoseg_train command again: it writes the model anew from {STATE_FILE_NAME}."
+    return "Copy it again."
 
 
 def _stored_text(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -> StoredText:

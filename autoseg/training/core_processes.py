@@ -9,7 +9,7 @@ slices of their own wait for one another at Python's lock.
 
 The weights lie in a memory-mapped file that all processes see, so nothing is sent but "go"; each process writes its
 gradients into a file of its own and answers with its losses. A process that dies is reported, and from then on its
-share of each batch is done here.
+share of each batch is done here. Where the temporary folder has no room for these files, no process is started.
 """
 
 import itertools
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
@@ -33,7 +34,8 @@ from torch.nn import Parameter
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
-from autoseg.training.gradients import PartGradients, find_gradients
+from autoseg.training.gradients import PartGradients, find_gradients_in_room, seed_dropout
+from autoseg.training.pieces import Room
 from autoseg.training.sampling import SliceSampler
 
 log = logging.getLogger("autoseg")
@@ -56,14 +58,18 @@ class GradientProcesses:
         for worker in self._workers:
             worker.send_go()
 
-    def finish_step(self, step: int, network: AutosegNetwork, parameters: Sequence[Parameter]) -> list[PartGradients]:
-        """Wait for every share of the batch of `step`; do those of dead processes here."""
+    def finish_step(
+        self, step: int, network: AutosegNetwork, parameters: Sequence[Parameter], *, room: Room | None = None
+    ) -> list[PartGradients]:
+        """Wait for every share of the batch of `step`; do those of dead processes here, in the room that there is."""
         results = []
         for worker in self._workers:
             result = worker.receive(parameters)
             if result is None:
+                plan = self._plans.training
                 batch = self._sampler.make_batch(step, part=worker.part)
-                result = find_gradients(network, parameters, batch, plan=self._plans.training)
+                seed_dropout(plan.seed, step=step, first_slice=worker.part.start)
+                result = find_gradients_in_room(network, parameters, batch, plan=plan, room=room or Room())
             results.append(result)
         return results
 
@@ -83,16 +89,29 @@ def start_processes(
     """
     plans = sampler.plans
     parts = cut_batch(plans.slices_per_step, num_processes, clip_slices=plans.clip_slices)
+    whole = slice(0, plans.slices_per_step)
     if len(parts) == 1:
-        yield parts[0], GradientProcesses(workers=(), sampler=sampler, plans=plans)
+        yield whole, GradientProcesses(workers=(), sampler=sampler, plans=plans)
         return
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="autoseg-") as name:
         folder = Path(name)
-        parameters = place_in_file(network, folder / "weights", is_new=True)
-        save_file(fixed_tensors(network), folder / "fixed")
-        num_values = sum(parameter.numel() for parameter in parameters)
+        num_values = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        try:
+            for file in ("weights", *(_gradients_name(part) for part in parts[1:])):
+                _reserve(folder / file, 4 * num_values)
+            save_file(fixed_tensors(network), folder / "fixed")
+        except (OSError, SafetensorError) as error:
+            log.warning(
+                "no room in %s for what the cores share (%s); training without processes, which is slower. Make room "
+                "there, or set TMPDIR to another folder.",
+                folder.parent,
+                error,
+            )
+            yield whole, GradientProcesses(workers=(), sampler=sampler, plans=plans)
+            return
+        place_in_file(network, folder / "weights", is_new=True)
+        torch.set_num_threads(1)
         task: dict[str, Any] = {
             "plans": plans.model_dump(mode="json"),
             "store": str(store.folder.resolve()),
@@ -126,15 +145,35 @@ def cut_batch(batch_slices: int, num_processes: int, *, clip_slices: int = 1) ->
 
 
 def place_in_file(network: AutosegNetwork, path: Path, *, is_new: bool) -> list[Parameter]:
-    """Move the trained weights into a memory-mapped file, or take those that are there; returns them in its order."""
+    """Move the trained weights into a file of their size, memory-mapped, or take those that are there.
+
+    Returns:
+        The weights, in the file's order.
+    """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     sizes = [parameter.numel() for parameter in parameters]
-    values = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="w+" if is_new else "r+", shape=(sum(sizes),)))
+    values = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="r+", shape=(sum(sizes),)))
     for parameter, piece in zip(parameters, cut_like(values, parameters), strict=True):
         if is_new:
             piece.copy_(parameter.data)
         parameter.data = piece
     return parameters
+
+
+def _gradients_name(part: slice) -> str:
+    return f"gradients_{part.start}"
+
+
+def _reserve(path: Path, num_bytes: int) -> None:
+    """Make a file of zeros that has its place on the disk: a mapped file without one ends the process when it is full.
+
+    Raises:
+        OSError: There is no room.
+    """
+    with path.open("wb") as file:
+        file.truncate(num_bytes)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
 
 
 def fixed_tensors(network: AutosegNetwork) -> dict[str, Tensor]:
@@ -150,17 +189,9 @@ def cut_like(values: Tensor, parameters: Sequence[Parameter]) -> list[Tensor]:
     return [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
 
 
-class _Worker:
-    """One process and its part of each batch."""
-
-    def __init__(self, part: slice, task: dict[str, Any], *, folder: Path, num_values: int) -> None:
-        self.part = part
-        path = folder / f"gradients_{part.start}"
-        self._values = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="w+", shape=(num_values,)))
-        package_root = str(Path(__file__).parents[2])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-        self._process: subprocess.Popen[str] | None = subprocess.Popen(
+def _start(environment: dict[str, str]) -> "subprocess.Popen[str] | None":
+    try:
+        return subprocess.Popen(
             [sys.executable, "-m", "autoseg.training.core_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -168,6 +199,22 @@ class _Worker:
             env=environment,
             start_new_session=True,  # Ctrl-C is for this process, which then ends that one
         )
+    except OSError as error:  # no memory, or no more processes allowed
+        log.warning("a training process could not be started (%s); its slices are done by the others", error)
+        return None
+
+
+class _Worker:
+    """One process and its part of each batch."""
+
+    def __init__(self, part: slice, task: dict[str, Any], *, folder: Path, num_values: int) -> None:
+        self.part = part
+        path = folder / _gradients_name(part)
+        self._values = torch.from_numpy(np.memmap(path, dtype=np.float32, mode="r+", shape=(num_values,)))
+        package_root = str(Path(__file__).parents[2])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+        self._process = _start(environment)
         self._send(json.dumps({**task, "part": [part.start, part.stop], "gradients": str(path)}) + "\n")
 
     def send_go(self) -> None:
