@@ -135,22 +135,14 @@ def _put_aside(path: Path) -> None:
 
 
 class _SealingFile:
-    """Passes on what torch writes, and keeps its digest.
-
-    torch reports a full disk as "unexpected pos"; the reason is kept here.
-    """
+    """Passes on what torch writes, and keeps its digest."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
         self.digest = hashlib.sha256()
-        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        try:
-            _write_all(self._file, data)
-        except OSError as error:
-            self.error = error
-            raise
+        _write_all(self._file, data)
         self.digest.update(data)
         return memoryview(data).nbytes
 
@@ -168,9 +160,9 @@ def _write_sealed(content: dict[str, Any], path: Path) -> None:
         sealing = _SealingFile(file)
         try:
             torch.save(content, sealing)  # type: ignore[arg-type]
-        except RuntimeError:
-            if sealing.error is not None:
-                raise sealing.error from None
+        except RuntimeError as error:  # "unexpected pos", in place of a full disk, and of Ctrl-C too
+            if error.__context__ is not None:
+                raise error.__context__ from None
             raise
         file.seek(-len(NO_COMMENT), os.SEEK_END)
         _write_all(file, SEAL_BYTES.to_bytes(2, "little") + SEAL + sealing.digest.hexdigest().encode("ascii"))

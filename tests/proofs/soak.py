@@ -66,7 +66,7 @@ LINES = {
     "bad-weights": r"back to the weights of step \d+",
     "worker-killed": r"a training process ended by itself \(-9\)",
     "memory-full": r"the memory of cpu is full; \d of a step's slices at a time",
-    "disk-full": r"is not saved: .*resume.pt could not be written: .*ENOSPC",
+    "disk-full": r"resume.pt could not be written: .*ENOSPC",
     "killed": r"continuing at step \d+",
     "killed-in-save": r"continuing at step \d+",
     "flipped": r"resume.pt is damaged: .* SHA-256 .* Going on from the state before it",
@@ -144,7 +144,7 @@ def soak(
     fold = run / f"fold_{FOLD}"
     start, logs, between = time.monotonic(), [], []
     code = -9
-    while code == -9 and len(logs) <= len(read_json(faults)):
+    while code in (-9, 2) and len(logs) <= len(read_json(faults)):
         words = [run, FOLD, str(steps // 20), faults, ledger, str(len(logs)), str(seconds_between_saves)]
         log = folder / f"sitting_{len(logs)}.log"
         with log.open("w") as file:
@@ -157,6 +157,10 @@ def soak(
             ).returncode
         logs.append(log.read_text())
         print(f"sitting {len(logs) - 1}: ended with {code} after {time.monotonic() - start:.0f} s", file=sys.stderr)
+        if (
+            code == 2 and "could not be written" not in logs[-1]
+        ):  # a full disk at the very end: the same command goes on
+            break
         if code == -9 and (kind := damage_newest(fold, rng=rng)):
             between.append({"fault": kind, "sitting": len(logs) - 1})
     if code != 0:

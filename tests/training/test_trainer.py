@@ -112,6 +112,8 @@ def test_training_stopped_at_any_step_and_continued_equals_the_undisturbed_run(
     assert state.step == 4
     given, wanted = weights_of(state), weights_of(expected)
     assert [key for key in wanted if not torch.equal(given[key], wanted[key])] == []
+    models = [folder / "model.safetensors" for folder in (fold.folder, done[1].folder)]
+    assert models[0].read_bytes() == models[1].read_bytes()
     assert [record["step"] for record in read_metrics(fold.folder / "metrics.jsonl")][-1] == 4
 
 
@@ -140,6 +142,7 @@ def test_training_killed_between_two_saves_goes_back_to_the_last_and_equals_the_
     given, wanted = weights_of(state), weights_of(expected)
     assert [key for key in wanted if not torch.equal(given[key], wanted[key])] == []
     assert [record["step"] for record in read_metrics(killed / "metrics.jsonl")] == [2, 4]
+    assert (killed / "model.safetensors").read_bytes() == (done[1].folder / "model.safetensors").read_bytes()
 
 
 @pytest.mark.usefixtures("no_picture")
