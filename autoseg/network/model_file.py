@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from autoseg.errors import CheckpointError, PlanError
-from autoseg.files import parse_json, write_bytes
+from autoseg.errors import CheckpointError, OutputError, PlanError
+from autoseg.files import explain_write_error, parse_json, write_bytes
 from autoseg.hub_address import PREFIX
 from autoseg.network.build import build_network
 from autoseg.network.learned_text import LearnedText
@@ -37,6 +37,7 @@ FORMAT_VERSION = 7  # 1: before the memory; 2, 3: before SAM 2's tensors, a gate
 # plans; 6: no text tower
 METADATA_KEY = "autoseg"
 MODEL_FILE_NAME = "model.safetensors"
+STATE_FILE_NAME = "resume.pt"  # training's own, beside the model that comes of it
 READER = "reader."  # begins the names of the text tower's tensors, which only text about other organs needs
 FOLD = "fold_"  # begins the tensors' names in a packed file: fold_0.refiner...
 MOST_FOLDS = 1000  # three digits in a tensor's name
@@ -44,7 +45,11 @@ LENGTH_BYTES = 8  # of the header, before it
 
 
 def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
-    """Write a model; the text tower is replaced by what it says of the plan's organs, and kept to read of others."""
+    """Write a model; the text tower is replaced by what it says of the plan's organs, and kept to read of others.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written; a model that was there stays as it was.
+    """
     was_training = network.training
     network.eval()
     with torch.no_grad():
@@ -159,7 +164,11 @@ def _write_model_file(tensors: dict[str, Tensor], plans: Plans, path: Path) -> N
     card = {"format_version": FORMAT_VERSION, "sha256": content_hash(tensors, plans=text), "plans": text}
     # One entry: safetensors writes several in an order that changes, and then equal models would differ as files. It
     # writes no file itself: of a full disk it says so in an error of its own kind, which is no OSError.
-    write_bytes(path, save(tensors, metadata={METADATA_KEY: json.dumps(card)}))
+    content = save(tensors, metadata={METADATA_KEY: json.dumps(card)})
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise OutputError(explain_write_error(error, path)) from error
 
 
 def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:
@@ -171,8 +180,7 @@ def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:
         raise CheckpointError(f"{path} does not exist. Train first, or give the path of a {MODEL_FILE_NAME}.") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is no model of autoseg, or is damaged: {explain_load_failure(error)}. Copy it again, or give a "
-            f"{MODEL_FILE_NAME} that autoseg_train wrote."
+            f"{path} is no model of autoseg, or is damaged: {explain_load_failure(error)}. {_get_again(path)}"
         ) from error
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} is no model of autoseg. Give a {MODEL_FILE_NAME} that autoseg_train wrote.")
@@ -180,14 +188,16 @@ def _read_model_file(path: Path) -> tuple[dict[str, Tensor], Plans]:
         card = parse_json(metadata[METADATA_KEY])
         version, digest, text = card["format_version"], card["sha256"], str(card["plans"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: its description cannot be read. Copy it again.") from error
+        raise CheckpointError(f"{path} is damaged: its description cannot be read. {_get_again(path)}") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format {version!r:.20}; this autoseg reads {FORMAT_VERSION}. Install the autoseg that wrote "
             "it."
         )
     if digest != content_hash(tensors, plans=text) or not _header_is_as_written(path):
-        raise CheckpointError(f"{path} is damaged: its content does not have the hash that it carries. Copy it again.")
+        raise CheckpointError(
+            f"{path} is damaged: its content does not have the hash that it carries. {_get_again(path)}"
+        )
     try:
         return tensors, parse_plans(parse_json(text), source=f"the plan inside {path}")
     except (PlanError, ValueError) as error:
@@ -224,6 +234,13 @@ def _without_places(plans: Plans) -> Plans:
     content = plans.model_dump(mode="json") | json.loads(told.replace(path, name))
     content["network"]["weights"] = Path(weights).name
     return Plans.model_validate(content)
+
+
+def _get_again(path: Path) -> str:
+    """Say how a damaged model is had again: a fold's own is in its training state."""
+    if (path.parent / STATE_FILE_NAME).exists():
+        return f"Give the same autoseg_train command again: it writes the model anew from {STATE_FILE_NAME}."
+    return "Copy it again."
 
 
 def _stored_text(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -> StoredText:

@@ -4,23 +4,30 @@ Owns: which cases a fold has, the folder's lock, the final validation.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoseg.errors import DatasetError, OutputError, Problem, UsageError
+import torch
+
+from autoseg.errors import CheckpointError, DatasetError, OutputError, Problem, TrainingError, UsageError
 from autoseg.files import explain_write_error, remove_leftovers, write_json
 from autoseg.locks import hold_folder
 from autoseg.machine import find_free_bytes
-from autoseg.network.device import choose_device
+from autoseg.network.device import choose_device, is_out_of_memory
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import SET_BY, Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
+from autoseg.training.checkpoints import NO_ROOM, explain_full_disk
 from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, dice_after, read_pieces, write_pieces
 from autoseg.training.fold_list import read_folds
+from autoseg.training.gradients import explain_full_memory
+from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData
 from autoseg.training.state import TrainState
-from autoseg.training.trainer import FoldData, Length, train_fold
+from autoseg.training.trainer import Length, train_fold
 from autoseg.training.validation import CaseDice, clean_validation_map, mean_dice, write_validation_map
 
 log = logging.getLogger("autoseg")
@@ -69,7 +76,9 @@ def train(
         UsageError: There is no plan, no such fold, or two lengths.
         OutputError: The fold's folder cannot be written.
         LockedError: Another run trains this fold, or plans in the run folder.
-        CheckpointError: Pretrained weights cannot be had or have another SHA-256, or an earlier state cannot be used.
+        CheckpointError: Pretrained weights cannot be had or have another SHA-256, an earlier state cannot be used, or
+            the disk is full.
+        TrainingError: The loss stays not finite, or the device's memory is too small.
     """
     if epochs is not None and max_minutes is not None:
         raise UsageError("--epochs and --max-minutes: give one of them.")
@@ -92,7 +101,10 @@ def train(
             steps=(epochs or plans.training.epochs) * plans.training.steps_per_epoch,
             seconds=None if max_minutes is None else 60.0 * max_minutes,
         )
-        with hold_folder(data.folder, command="autoseg_train", remedy="Wait for it, or end it."):
+        with (
+            hold_folder(data.folder, command="autoseg_train", remedy="Wait for it, or end it."),
+            _explained(data.folder, torch_device),
+        ):
             for folder in (data.folder, data.folder / "validation"):
                 remove_leftovers(folder)
             _refuse_damaged(data)
@@ -101,7 +113,24 @@ def train(
                 data, plans=plans, length=length, device=torch_device, cache_bytes=_cache_bytes(), offline=offline
             )
             dice = _final_validation(state, data, plans=plans)
+            _announce_best(state, data)
     return TrainingResult(folder=data.folder, steps=state.step, seconds=state.seconds, dice=dice)
+
+
+@contextmanager
+def _explained(folder: Path, device: torch.device) -> Iterator[None]:
+    """Turn what the machine lacks, wherever it shows, into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise CheckpointError(explain_full_disk(Path(error.filename or folder), error)) from error
+    except (RuntimeError, MemoryError) as error:  # the parent of torch.OutOfMemoryError
+        if not is_out_of_memory(error):
+            raise
+        message = str(error).partition("\n")[0]
+        raise TrainingError(explain_full_memory(device, message, what="the network and its optimiser alone")) from None
 
 
 def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
@@ -206,6 +235,14 @@ def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> P
     plans = plans.model_copy(update={"inference": inference, "reasons": reasons})
     save_model(state.averaged, plans, data.folder / MODEL_FILE_NAME)
     return plans
+
+
+def _announce_best(state: TrainState, data: FoldData) -> None:
+    path = data.folder / BEST_MODEL_FILE_NAME
+    if state.best_dice >= 0 and path.exists():
+        log.info(
+            "prediction uses the final model; the best Dice on the way, %.3f, was that of %s", state.best_dice, path
+        )
 
 
 def _announce(data: FoldData, plans: Plans, length: Length, *, device: str) -> None:

@@ -34,7 +34,8 @@ from torch.nn import Parameter
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
-from autoseg.training.gradients import PartGradients, find_gradients
+from autoseg.training.gradients import PartGradients, find_gradients_in_room, seed_dropout
+from autoseg.training.pieces import Room
 from autoseg.training.sampling import SliceSampler
 
 log = logging.getLogger("autoseg")
@@ -57,14 +58,18 @@ class GradientProcesses:
         for worker in self._workers:
             worker.send_go()
 
-    def finish_step(self, step: int, network: AutosegNetwork, parameters: Sequence[Parameter]) -> list[PartGradients]:
-        """Wait for every share of the batch of `step`; do those of dead processes here."""
+    def finish_step(
+        self, step: int, network: AutosegNetwork, parameters: Sequence[Parameter], *, room: Room | None = None
+    ) -> list[PartGradients]:
+        """Wait for every share of the batch of `step`; do those of dead processes here, in the room that there is."""
         results = []
         for worker in self._workers:
             result = worker.receive(parameters)
             if result is None:
+                plan = self._plans.training
                 batch = self._sampler.make_batch(step, part=worker.part)
-                result = find_gradients(network, parameters, batch, plan=self._plans.training)
+                seed_dropout(plan.seed, step=step, first_slice=worker.part.start)
+                result = find_gradients_in_room(network, parameters, batch, plan=plan, room=room or Room())
             results.append(result)
         return results
 
@@ -184,6 +189,21 @@ def cut_like(values: Tensor, parameters: Sequence[Parameter]) -> list[Tensor]:
     return [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
 
 
+def _start(environment: dict[str, str]) -> "subprocess.Popen[str] | None":
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "autoseg.training.core_worker", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for this process, which then ends that one
+        )
+    except OSError as error:  # no memory, or no more processes allowed
+        log.warning("a training process could not be started (%s); its slices are done by the others", error)
+        return None
+
+
 class _Worker:
     """One process and its part of each batch."""
 
@@ -194,14 +214,7 @@ class _Worker:
         package_root = str(Path(__file__).parents[2])
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-        self._process: subprocess.Popen[str] | None = subprocess.Popen(
-            [sys.executable, "-m", "autoseg.training.core_worker", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends that one
-        )
+        self._process = _start(environment)
         self._send(json.dumps({**task, "part": [part.start, part.stop], "gradients": str(path)}) + "\n")
 
     def send_go(self) -> None:

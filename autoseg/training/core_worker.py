@@ -17,7 +17,7 @@ from autoseg.network.build import build_network
 from autoseg.plans import parse_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training.core_processes import cut_like, place_in_file
-from autoseg.training.gradients import find_gradients
+from autoseg.training.gradients import find_gradients, seed_dropout
 from autoseg.training.sampling import SliceSampler
 
 
@@ -35,7 +35,8 @@ def answer(source: TextIO, target: TextIO) -> None:
     store = CaseStore(Path(task["store"]), data_hash=plans.data.hash())
     sampler = SliceSampler(store, task["cases"], plans=plans, cache_bytes=task["cache_bytes"])
     batches = sampler.batches(first_step=task["first_step"], part=slice(*task["part"]))
-    for _go in source:
+    for step, _go in enumerate(source, start=task["first_step"]):
+        seed_dropout(plans.training.seed, step=step, first_slice=task["part"][0])
         part = find_gradients(network, parameters, next(batches), plan=plans.training)
         torch._foreach_copy_(places, list(part.gradients))
         target.write(json.dumps(part.losses) + "\n")

@@ -11,9 +11,20 @@ from autoseg.files import parse_json, write_text
 
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
-    """Append one epoch's record."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
+    """Append one epoch's record, whole or not at all.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    line = (json.dumps(record, allow_nan=False) + "\n").encode("utf-8")
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError:
+            file.truncate(size)  # a part of a line would hide all lines that are appended later
+            raise
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

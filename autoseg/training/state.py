@@ -1,13 +1,12 @@
-"""Everything that a training run would lose if it were killed: `TrainState`, saved and loaded side by side.
+"""Everything that a training run would lose if it were killed: `TrainState`, packed and filled side by side.
 
-Owns: the network, its averaged copy, the optimisers, the counters, `resume.pt`.
+Owns: the network, its averaged copy, the optimisers, the counters, and whether a saved state belongs to a plan.
+Does not own: the file (`checkpoints.py`).
 """
 
 import copy
-import logging
-import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from autoseg.errors import CheckpointError, UsageError
-from autoseg.files import atomic_path, parse_json, read_json
+from autoseg.files import parse_json, read_json
 from autoseg.hub import find_weights
 from autoseg.network.build import build_network
 from autoseg.network.load_failures import explain_load_failure
@@ -25,8 +24,9 @@ from autoseg.network.model import AutosegNetwork
 from autoseg.network.sam2_weights import WeightsReport, load_sam2_weights
 from autoseg.plans import Plans
 from autoseg.training.optimiser import build_optimisers
+from autoseg.training.pieces import Room
 
-log = logging.getLogger("autoseg")
+STATE_VERSION = 2  # 1: no rate factor, no best Dice, no seal
 
 
 @dataclass
@@ -42,6 +42,11 @@ class TrainState:
         step: Steps done.
         seconds: Time spent on them, over all sittings.
         bad_steps: Steps in a row, up to now, whose loss was not finite.
+        rate_factor: Of the learning rate; below 1 once the run had to go back to an earlier state.
+        best_dice: The best mean Dice on validation cases on the way; below 0 before the first look.
+        room: What the device's memory is known to hold; of this sitting.
+        saved_step: The step of the newest saved state; below 0 where there is none.
+        is_whole: False while a step moves the weights: an error then leaves some moved and some not.
     """
 
     network: AutosegNetwork
@@ -52,11 +57,30 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0
     bad_steps: int = 0
+    rate_factor: float = 1.0
+    best_dice: float = -1.0
+    room: Room = field(default_factory=Room)
+    saved_step: int = -1
+    is_whole: bool = True
 
     @cached_property
     def parameters(self) -> list[Parameter]:
         """The trained weights, in the network's order; listed once, since a network has hundreds of modules."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def is_finite(self) -> bool:
+        """Return whether every weight is."""
+        weights = [*self.network.parameters(), *self.averaged.parameters()]
+        return all(bool(weight.isfinite().all()) for weight in weights)
+
+    def is_sound(self) -> bool:
+        """Return whether this state is worth keeping: between two steps, the last of them good, every weight finite."""
+        return self.is_whole and self.bad_steps == 0 and self.is_finite()
 
 
 def new_state(
@@ -108,15 +132,16 @@ def read_pretrained(path: Path) -> list[str]:
         names: list[str] = [name for name in content["parameters"] if isinstance(name, str)]
     except (UsageError, KeyError, TypeError):
         raise CheckpointError(
-            f"{path} is damaged: it does not name the weights that training began from. Delete resume.pt beside it to "
-            "start this fold again."
+            f"{path} is damaged: it does not name the weights that training began from. Delete the folder "
+            f"{path.parent} to start this fold again."
         ) from None
     return names
 
 
-def save_state(state: TrainState, plans: Plans, path: Path) -> None:
-    """Write `resume.pt`: tensors and plain values only, so that it loads without running code."""
-    content = {
+def pack_state(state: TrainState, plans: Plans) -> dict[str, Any]:
+    """Return tensors and plain values only, so that they load without running code."""
+    return {
+        "version": STATE_VERSION,
         "plans": plans.model_dump_json(),
         "network": state.network.state_dict(),
         "averaged": state.averaged.state_dict(),
@@ -124,54 +149,43 @@ def save_state(state: TrainState, plans: Plans, path: Path) -> None:
         "scaler": state.scaler.state_dict(),
         "step": state.step,
         "seconds": state.seconds,
+        "rate_factor": state.rate_factor,
+        "best_dice": state.best_dice,
     }
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
 
 
-def load_state(state: TrainState, plans: Plans, path: Path) -> None:
-    """Fill a new state with a saved one.
+def fill_state(state: TrainState, plans: Plans, content: dict[str, Any], *, source: Path) -> None:
+    """Fill a state with what `pack_state` gave; the network's weights stay in the memory that they lie in.
+
+    Args:
+        state: Of the same plan.
+        plans: Of the run.
+        content: A dict with the key "plans" at least.
+        source: For messages.
 
     Raises:
-        CheckpointError: The file is damaged, or was written under another plan.
+        CheckpointError: It was written under another plan or version of autoseg.
     """
-    content = _read_state(path, device=next(state.network.parameters()).device)
-    difference = _explain_difference(_plans_of(content, path), plans)
+    remedy = f"Delete the folder {source.parent} to start this fold again."
+    if content.get("version") != STATE_VERSION:
+        found = content.get("version")
+        raise CheckpointError(f"{source} has version {found!r:.20}; this autoseg reads {STATE_VERSION}. {remedy}")
+    difference = _explain_difference(_plans_of(content, source), plans)
     if difference:
-        raise CheckpointError(
-            f"{path} was written under another plan ({difference}). Delete it to start this fold with the new one."
-        )
+        raise CheckpointError(f"{source} was written under another plan ({difference}). {remedy}")
     try:
         state.network.load_state_dict(content["network"])
         state.averaged.load_state_dict(content["averaged"])
         for optimiser, saved in zip(state.optimisers, content["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        state.scaler.load_state_dict(content["scaler"])
-        state.step, state.seconds = int(content["step"]), float(content["seconds"])
+        if content["scaler"]:  # empty where it was saved without float16
+            state.scaler.load_state_dict(content["scaler"])
+        state.step, state.seconds = content["step"], content["seconds"]
+        state.rate_factor, state.best_dice = content["rate_factor"], content["best_dice"]
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # torch names what differs
-        raise CheckpointError(
-            f"{path} does not fit this version's network: {explain_load_failure(error)}. Delete it to start this "
-            "fold again."
-        ) from error
-    log.info("continuing at step %d, after %.0f s of training", state.step, state.seconds)
-
-
-def _read_state(path: Path, *, device: torch.device) -> dict[str, Any]:
-    """Read what `save_state` wrote; nothing in the file is executed, and every byte is checked against its sum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            spoiled = archive.testzip()
-        if spoiled is not None:
-            raise zipfile.BadZipFile(f"{spoiled} does not have the checksum that it carries")
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # damage shows itself in a dozen types, from UnpicklingError to UnicodeDecodeError
-        raise CheckpointError(
-            f"{path} is damaged: {explain_load_failure(error)}. Delete it to start this fold again."
-        ) from error
-    keys = {"plans", "network", "averaged", "optimisers", "scaler", "step", "seconds"}
-    if not isinstance(content, dict) or not keys <= set(content):
-        raise CheckpointError(f"{path} is no training state of this version. Delete it to start this fold again.")
-    return content
+        reason = explain_load_failure(error)
+        raise CheckpointError(f"{source} does not fit this version's network: {reason}. {remedy}") from error
+    state.saved_step, state.bad_steps, state.is_whole = state.step, 0, True
 
 
 def _plans_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -185,7 +199,9 @@ def _plans_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     except (ValueError, TypeError):
         written_under = None
     if not isinstance(written_under, dict):
-        raise CheckpointError(f"{path} is damaged: it carries no plan. Delete it to start this fold again.")
+        raise CheckpointError(
+            f"{path} is damaged: it carries no plan. Delete the folder {path.parent} to start this fold again."
+        )
     return written_under
 
 
@@ -206,6 +222,10 @@ def _differing(old: Any, new: Any, name: str) -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
         return [found for key in keys for found in _differing(old.get(key), new.get(key), f"{name}.{key}")]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):  # such as the organs
+        return [found for i in range(len(new)) for found in _differing(old[i], new[i], f"{name}.{i}")]
+    if isinstance(old, list) and isinstance(new, list):
+        return [f"{name}: {len(old)} there, {len(new)} now"]
     return [] if old == new else [f"{name}: {old!s:.40} there, {new!s:.40} now"]
 
 

@@ -1,40 +1,34 @@
 """Training of one fold: functions over one `TrainState`.
 
-Owns: the loop, its length by epochs or by time, when to validate and to save.
-Does not own: batches (`sampling.py`), losses (`losses.py`), what is in a checkpoint (`state.py`).
+Owns: the loop, its length by epochs or by time, when to save, and when a run has gone wrong.
+Does not own: a step (`step.py`), batches (`sampling.py`), looking on the way (`monitoring.py`), files (`saving.py`).
 """
 
 import logging
-import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
-from autoseg.errors import TrainingError
 from autoseg.files import write_json
 from autoseg.network.device import cuda_dtype
-from autoseg.network.model_file import MODEL_FILE_NAME, save_model
+from autoseg.network.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
 from autoseg.plans import Plans
-from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import ProgressBar
+from autoseg.training.checkpoints import has_state, load_state
 from autoseg.training.core_processes import GradientProcesses, start_processes
-from autoseg.training.gradients import average_parts, find_gradients
-from autoseg.training.metrics_log import append_metrics, keep_until, read_metrics
+from autoseg.training.metrics_log import append_metrics, keep_until
+from autoseg.training.monitoring import FoldData, Watch
 from autoseg.training.optimiser import learning_rate, set_learning_rate
-from autoseg.training.progress_plot import plot_progress
 from autoseg.training.sampling import Batch, SliceSampler
-from autoseg.training.state import TrainState, load_state, new_state, read_pretrained, save_state, update_average
-from autoseg.training.validation import mean_dice, validate_case
+from autoseg.training.saving import draw, go_back, keep_at_a_stop, keep_on_the_way, keep_state
+from autoseg.training.state import TrainState, new_state, read_pretrained
+from autoseg.training.step import train_step
 
 log = logging.getLogger("autoseg")
 
-LOOK_EVERY = 0.1  # of the run's length
-LOOKING_SHARE = 0.04  # of the training time that looking on the way may take
-MAX_MONITORED_SLICES = 300
 SECONDS_BETWEEN_SAVES = 60.0
 MAX_BAD_STEPS = 20  # in a row, after which a loss that is not finite is no accident
 
@@ -53,21 +47,12 @@ class Length:
         return min(1.0, state.step / self.steps)
 
 
-@dataclass(frozen=True)
-class FoldData:
-    """What one fold trains on and is watched on."""
-
-    folder: Path
-    store: CaseStore
-    training: tuple[str, ...]
-    monitored: tuple[str, ...]
-    seen_in_training: bool
-
-
 def train_fold(
     fold: FoldData, *, plans: Plans, length: Length, device: torch.device, cache_bytes: int, offline: bool = False
 ) -> TrainState:
     """Train a fold, or go on where an earlier run stopped, and write its model.
+
+    A run that is done already only has its model written again.
 
     Args:
         fold: What to train on.
@@ -78,33 +63,55 @@ def train_fold(
         offline: Take pretrained weights of the hub from its cache only.
 
     Raises:
-        CheckpointError: Pretrained weights cannot be had, or the state of the earlier run cannot be used.
-        TrainingError: The loss stays not finite.
+        CheckpointError: Pretrained weights cannot be had, the states of the earlier run cannot be used, or the disk is
+            full at the beginning or the end.
+        TrainingError: The loss stays not finite, or the device's memory holds not one slice.
     """
-    resume_path, metrics_path = fold.folder / "resume.pt", fold.folder / "metrics.jsonl"
+    state = _begin(fold, plans=plans, device=device, offline=offline)
+    sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
+    if length.progress(state) < 1.0:
+        try:
+            _train(state, sampler, fold, plans=plans, length=length)
+        except BaseException:
+            keep_at_a_stop(state, plans, fold.folder)
+            raise
+    if not state.is_finite():
+        go_back(state, plans, fold.folder, cases=_last_cases(state, sampler))
+    keep_state(state, plans, fold.folder)
+    save_model(state.averaged, plans, fold.folder / MODEL_FILE_NAME)
+    draw(fold.folder)
+    return state
+
+
+def _begin(fold: FoldData, *, plans: Plans, device: torch.device, offline: bool) -> TrainState:
+    """Make the state of a new run, and save it: so it is known that there is room, and there is a way back.
+
+    Or take the one that an earlier sitting left.
+    """
+    path, weights_path = fold.folder / STATE_FILE_NAME, fold.folder / "weights.json"
+    is_new = not has_state(path)
     needs_scaler = device.type == "cuda" and cuda_dtype() == torch.float16
-    weights_path, is_new = fold.folder / "weights.json", not resume_path.exists()
     pretrained = None if is_new or not weights_path.exists() else read_pretrained(weights_path)
     state = new_state(plans, device=device, needs_scaler=needs_scaler, offline=offline, pretrained=pretrained)
     if state.weights is not None:
         write_json(weights_path, asdict(state.weights))
-    if not is_new:
-        load_state(state, plans, resume_path)
-    keep_until(metrics_path, step=state.step)
-    sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
+    if is_new:
+        keep_state(state, plans, fold.folder)
+    else:
+        load_state(state, plans, path)
+    keep_until(fold.folder / "metrics.jsonl", step=state.step)
     state.network.train()
-    num_processes = torch.get_num_threads() if device.type == "cpu" else 1
-    try:
-        with start_processes(
-            state.network, sampler, store=fold.store, first_step=state.step, num_processes=num_processes
-        ) as (part, processes):
-            batches = sampler.batches(first_step=state.step, part=part)
-            _run(state, batches, fold, plans=plans, length=length, processes=processes)
-    finally:
-        save_state(state, plans, resume_path)
-    save_model(state.averaged, plans, fold.folder / MODEL_FILE_NAME)
-    plot_progress(read_metrics(metrics_path), fold.folder / "progress.png")
     return state
+
+
+def _train(state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Plans, length: Length) -> None:
+    """Train in this process, and in one for each core beside it."""
+    num_processes = torch.get_num_threads() if state.device.type == "cpu" else 1
+    with start_processes(
+        state.network, sampler, store=fold.store, first_step=state.step, num_processes=num_processes
+    ) as (part, processes):
+        batches = sampler.batches(first_step=state.step, part=part)
+        _run(state, batches, fold, sampler=sampler, length=length, processes=processes)
 
 
 def _run(
@@ -112,28 +119,26 @@ def _run(
     batches: Iterator[Batch],
     fold: FoldData,
     *,
-    plans: Plans,
+    sampler: SliceSampler,
     length: Length,
     processes: GradientProcesses,
 ) -> None:
     """Go through epochs until the length is reached."""
+    plans = sampler.plans
     last_save = time.monotonic()
-    looking_seconds = 0.0
-    next_look = length.progress(state) + LOOK_EVERY
+    watch = Watch(progress=length.progress(state))
     with ProgressBar(what=f"training {fold.folder.name}", unit="%", total=100) as bar:
         while length.progress(state) < 1.0:
             epoch_record = _run_epoch(state, batches, plans=plans, length=length, processes=processes)
             start = time.monotonic()
+            if state.bad_steps > MAX_BAD_STEPS:
+                go_back(state, plans, fold.folder, cases=_last_cases(state, sampler))
             progress = length.progress(state)
-            if progress >= min(next_look, 1.0) and looking_seconds <= LOOKING_SHARE * state.seconds:
-                epoch_record["validation"] = _monitor(state, fold, plans=plans)
-                looking_seconds += time.monotonic() - start
-                next_look = progress + LOOK_EVERY
-            append_metrics(fold.folder / "metrics.jsonl", epoch_record)
+            if watch.is_due(state, progress=progress):
+                epoch_record["validation"] = watch.look(state, fold, plans=plans, progress=progress)
+            _note(epoch_record, fold)
             if time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
-                save_state(state, plans, fold.folder / "resume.pt")
-                save_model(state.averaged, plans, fold.folder / MODEL_FILE_NAME)
-                plot_progress(read_metrics(fold.folder / "metrics.jsonl"), fold.folder / "progress.png")
+                keep_on_the_way(state, plans, fold.folder)
                 last_save = time.monotonic()
             if length.seconds is not None:
                 state.seconds += time.monotonic() - start  # the time that was promised includes looking and saving
@@ -143,29 +148,24 @@ def _run(
 def _run_epoch(
     state: TrainState, batches: Iterator[Batch], *, plans: Plans, length: Length, processes: GradientProcesses
 ) -> dict[str, object]:
-    """Run one epoch and return its record for `metrics.jsonl`."""
+    """Run one epoch, or less where too many steps in a row go wrong; returns its record for `metrics.jsonl`."""
     sums: dict[str, float] = defaultdict(float)
     waited, good_steps = 0.0, 0
     epoch_start = time.monotonic()
     for _ in range(plans.training.steps_per_epoch):
         start = time.monotonic()
         progress = length.progress(state)
-        rate = learning_rate(plans.training, progress=progress)
+        rate = state.rate_factor * learning_rate(plans.training, progress=progress)
         set_learning_rate(state.optimisers, rate, progress=progress)
         batch = next(batches)
         waited += time.monotonic() - start
         losses = train_step(state, batch, plans=plans, processes=processes)
-        state.step += 1
         state.seconds += time.monotonic() - start
-        if losses is None:
-            state.bad_steps += 1
-            if state.bad_steps > MAX_BAD_STEPS:
-                raise TrainingError(_explain_bad_loss(batch, state.bad_steps))
-        else:
-            state.bad_steps, good_steps = 0, good_steps + 1
+        if losses is not None:
+            good_steps += 1
             for name, value in losses.items():
                 sums[name] += value
-        if length.progress(state) >= 1.0:
+        if length.progress(state) >= 1.0 or state.bad_steps > MAX_BAD_STEPS:
             break
     return {
         "step": state.step,
@@ -176,61 +176,17 @@ def _run_epoch(
     }
 
 
-def train_step(
-    state: TrainState, batch: Batch, *, plans: Plans, processes: GradientProcesses | None = None
-) -> dict[str, float] | None:
-    """Move the weights by one batch; return the loss terms, or None where the loss was not finite and nothing moved.
-
-    Args:
-        state: Is moved.
-        batch: The batch, or the part of it that the processes leave.
-        plans: Of the run.
-        processes: Those that find the gradients of the batch's other parts.
-    """
-    scaler = state.scaler if state.scaler.is_enabled() else None
-    if processes is not None:
-        processes.start_step()
-    parts = [find_gradients(state.network, state.parameters, batch, plan=plans.training, scaler=scaler)]
-    if processes is not None:
-        parts += processes.finish_step(state.step, state.network, state.parameters)
-    losses, gradients = average_parts(parts)
-    if not math.isfinite(losses["total"]):
-        log.warning("step %d: the loss is not finite; its batch is skipped.", state.step)
-        return None
-    for parameter, gradient in zip(state.parameters, gradients, strict=True):
-        parameter.grad = gradient
-    for optimiser in state.optimisers:
-        state.scaler.unscale_(optimiser)
-    norm = torch.nn.utils.clip_grad_norm_(state.parameters, plans.training.gradient_clip_norm)
-    if torch.isfinite(norm) or state.scaler.is_enabled():  # the scaler skips such a step by itself
-        for optimiser in state.optimisers:
-            state.scaler.step(optimiser)
-    state.scaler.update()
-    for parameter in state.parameters:
-        parameter.grad = None
-    update_average(state.averaged, state.network, decay=plans.training.ema_decay, step=state.step)
-    return losses
+def _note(record: dict[str, object], fold: FoldData) -> None:
+    try:
+        append_metrics(fold.folder / "metrics.jsonl", record)
+    except OSError as error:
+        log.warning("%s: the record of step %s is lost (%s)", fold.folder / "metrics.jsonl", record["step"], error)
 
 
-def _monitor(state: TrainState, fold: FoldData, *, plans: Plans) -> dict[str, object] | None:
-    """Measure Dice on whole volumes, without mirroring; None where the fold has nothing to look at."""
-    cases = choose_monitored(fold)
-    if not cases:
-        return None
-    quick = plans.model_copy(update={"inference": plans.inference.model_copy(update={"mirror_axes": ()})})
-    device = next(state.averaged.parameters()).device
-    dice = mean_dice([validate_case(state.averaged, fold.store, case, plans=quick, device=device) for case in cases])
-    return {"seen_in_training": fold.seen_in_training, "cases": len(cases), "dice": dice}
-
-
-def choose_monitored(fold: FoldData) -> list[str]:
-    """Choose the cases to look at on the way: as many as keep a look cheap, or else the one with the fewest slices."""
-    num_slices = {case: fold.store.shape(case)[1] for case in fold.monitored}
-    chosen: list[str] = []
-    for case in fold.monitored:
-        if sum(num_slices[other] for other in chosen) + num_slices[case] <= MAX_MONITORED_SLICES:
-            chosen.append(case)
-    return chosen or sorted(fold.monitored, key=num_slices.__getitem__)[:1]
+def _last_cases(state: TrainState, sampler: SliceSampler) -> list[str]:
+    """Return the cases of the last bad steps, or of the last step where none was; a few steps tell."""
+    count = min(max(1, state.bad_steps), 5, state.step)
+    return [case for step in range(state.step - count, state.step) for case in sampler.make_batch(step).case_ids]
 
 
 def _describe(record: dict[str, object]) -> str:
@@ -244,11 +200,3 @@ def _describe(record: dict[str, object]) -> str:
             where = "training cases" if validation["seen_in_training"] else "validation"
             text += f", Dice {sum(values) / len(values):.3f} ({where})"
     return text
-
-
-def _explain_bad_loss(batch: Batch, bad_steps: int) -> str:
-    cases = ", ".join(sorted(set(batch.case_ids)))
-    return (
-        f"the loss was not finite in {bad_steps} steps in a row; the last batch had slices of {cases}. "
-        "Look at these scans, or lower training.learning_rate."
-    )

@@ -4,25 +4,30 @@ Owns: Dice of the averaged network over cases, and the label maps of the final v
 Does not own: metrics on the scans' own grid (`evaluation/`, by `autoseg_evaluate`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from autoseg.errors import TrainingError
 from autoseg.geometry import MM3_PER_ML
 from autoseg.image_io import read_labels, write_label_map
 from autoseg.inference.file_labels import undo_preprocessing
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
+from autoseg.network.device import is_out_of_memory
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training.cleaning_choice import OrganPieces, list_pieces
+from autoseg.training.gradients import explain_full_memory
 from autoseg.training.sampling import Sliced
 
 CaseDice = dict[str, float | None]
+Result = TypeVar("Result")
 
 
 def validate_case(
@@ -36,12 +41,19 @@ def validate_case(
     """Predict a preprocessed case slice by slice and return each organ's Dice.
 
     An organ that is neither in the reference nor predicted has None; one that only one of both holds has 0.
+
+    Raises:
+        TrainingError: The device's memory is full even with one slice at a time.
     """
-    counts = _new_counts(plans)
-    maps = _predict(network, store, case_id, plans=plans, device=device)
-    for _maps in _counting(maps, store.open_labels(case_id), counts):
-        pass
-    return _dice(counts, plans)
+
+    def measure(plans: Plans) -> CaseDice:
+        counts = _new_counts(plans)
+        maps = _predict(network, store, case_id, plans=plans, device=device)
+        for _maps in _counting(maps, store.open_labels(case_id), counts):
+            pass
+        return _dice(counts, plans)
+
+    return _in_room(measure, plans, device=device)
 
 
 def write_validation_map(
@@ -51,7 +63,20 @@ def write_validation_map(
 
     Returns:
         What `validate_case` does, and the pieces of each organ on the preprocessed grid.
+
+    Raises:
+        TrainingError: The device's memory is full even with one slice at a time.
     """
+
+    def write(plans: Plans) -> tuple[CaseDice, dict[str, OrganPieces]]:
+        return _write_map(network, store, case_id, plans=plans, device=device, folder=folder)
+
+    return _in_room(write, plans, device=device)
+
+
+def _write_map(
+    network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
+) -> tuple[CaseDice, dict[str, OrganPieces]]:
     counts = _new_counts(plans)
     reference = store.open_labels(case_id)
     winners = np.zeros(reference.shape, reference.dtype)
@@ -65,6 +90,23 @@ def write_validation_map(
     organs = [organ.name for organ in plans.data.organs]
     pieces = list_pieces(winners, np.asarray(reference[:]), names=organs, voxel_ml=voxel_ml)
     return _dice(counts, plans), pieces
+
+
+def _in_room(work: Callable[[Plans], Result], plans: Plans, *, device: torch.device) -> Result:
+    """Do work; where the device's memory is full, once more from its beginning with half as many slices at a time."""
+    while True:
+        try:
+            return work(plans)
+        except (RuntimeError, MemoryError) as error:  # the parent of torch.OutOfMemoryError
+            if not is_out_of_memory(error):
+                raise
+            message = str(error).partition("\n")[0]  # not the error, whose frames hold what filled the memory
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = plans.inference.slices_per_batch // 2
+        if half == 0:
+            raise TrainingError(explain_full_memory(device, message, what="one slice of a validation case at a time"))
+        plans = plans.model_copy(update={"inference": plans.inference.model_copy(update={"slices_per_batch": half})})
 
 
 def clean_validation_map(path: Path, *, plans: Plans) -> None:

@@ -26,8 +26,9 @@ from autoseg.evaluation import evaluate
 from autoseg.plans import Plans, apply_overlay, apply_settings, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training import trainer
+from autoseg.training.monitoring import FoldData
 from autoseg.training.state import TrainState
-from autoseg.training.trainer import FoldData, Length, train_fold
+from autoseg.training.trainer import Length, train_fold
 from autoseg.training.validation import clean_validation_map, write_validation_map
 
 CPU = torch.device("cpu")

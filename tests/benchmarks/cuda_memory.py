@@ -21,7 +21,7 @@ from autoseg.planning.memory_model import estimate_training_gib
 from autoseg.plans import Plans
 from autoseg.training.sampling import Batch
 from autoseg.training.state import new_state
-from autoseg.training.trainer import train_step
+from autoseg.training.step import train_step
 
 GIB = 2**30
 TIMED_STEPS = 2

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from autoseg.cli import evaluate, plan, predict, train
+from autoseg.plans import apply_settings, read_plans, write_plans
 
 SHAPE_ZYX = (6, 20, 24)
 ORGANS = {"background": 0, "liver": 1, "spleen": 2}
@@ -187,3 +189,48 @@ def whole_way(tmp_path_factory: pytest.TempPathFactory) -> WholeWay:
     return WholeWay(
         folder, json.loads((folder / "codes.json").read_text()), text, log.read_text() if log.exists() else ""
     )
+
+
+TINY_TRAINING = (
+    "network.image_size_px=32",
+    "network.feature_channels=16",
+    "network.refiner_channels=[4,8]",
+    "network.has_semantic_decoder=false",
+    "network.interaction_levels=0",
+    "network.injection_stages=[]",
+    "network.text.model=learned",
+    "training.steps_per_epoch=10",
+    "training.batch_slices=2",
+)
+
+
+@pytest.fixture(scope="session")
+def planned_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with a dataset of three good cases and its planned run, for copying (`tiny_run`)."""
+    import nibabel as nib
+
+    import autoseg
+
+    root = tmp_path_factory.mktemp("tiny")
+    for number in range(3):
+        for folder, name, array in zip(("images", "labels"), ("_0000", ""), draw_case(number), strict=True):
+            path = root / "data" / f"{folder}Tr" / f"good_{number}{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array.transpose(), np.eye(4)), path)
+    content = {"channel_names": {"0": "MRI"}, "labels": ORGANS, "file_ending": ".nii.gz"}
+    (root / "data" / "dataset.json").write_text(json.dumps(content))
+    autoseg.plan(root / "data", root / "run", device="cpu", memory_gib=4, settings=TINY_TRAINING, num_workers=1)
+    return root
+
+
+@pytest.fixture
+def tiny_run(planned_once: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Give a planned run whose training steps take milliseconds: (settings, ..) -> its folder, `data` beside it."""
+
+    def make(*settings: str) -> Path:
+        run = tmp_path / "run"
+        shutil.copytree(planned_once, tmp_path, dirs_exist_ok=True)
+        write_plans(apply_settings(read_plans(run / "plans.json"), settings), run / "plans.json")
+        return run
+
+    return make

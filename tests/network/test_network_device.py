@@ -123,3 +123,30 @@ def test_a_torch_that_does_not_tell_means_full_precision(monkeypatch):
     has_fast_bfloat16.cache_clear()
     assert not has_fast_bfloat16()
     has_fast_bfloat16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
+def test_full_memory_is_known_by_each_of_its_errors(error):
+    assert is_out_of_memory(error)
+
+
+def test_a_real_refusal_of_the_cpus_memory_is_known():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes do not match"), ValueError("out of memory"), OSError(28, "full")]
+)
+def test_another_error_is_not_taken_for_full_memory(error):
+    assert not is_out_of_memory(error)

@@ -1,3 +1,5 @@
+import resource
+
 import pytest
 
 from autoseg.training.metrics_log import append_metrics, keep_until, read_metrics
@@ -38,3 +40,15 @@ def test_a_value_that_is_not_finite_is_refused(log):
     with pytest.raises(ValueError, match="JSON compliant"):
         append_metrics(log, {"step": 8, "losses": {"total": float("nan")}})
     assert read_metrics(log) == RECORDS
+
+
+def test_a_record_that_finds_no_room_leaves_no_part_of_a_line(log):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 5, hard))  # five bytes of the line are written
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            append_metrics(log, {"step": 8})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    append_metrics(log, {"step": 10})
+    assert read_metrics(log) == [*RECORDS, {"step": 10}]

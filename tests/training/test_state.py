@@ -1,8 +1,4 @@
-import pickle
 import shutil
-import struct
-import zipfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +6,10 @@ from torch import nn
 
 from autoseg.errors import CheckpointError
 from autoseg.plans import apply_settings
+from autoseg.training.checkpoints import load_state, save_state
 from autoseg.training.sampling import SliceSampler
-from autoseg.training.state import load_state, new_state, save_state, update_average
-from autoseg.training.trainer import train_step
+from autoseg.training.state import fill_state, new_state, pack_state, update_average
+from autoseg.training.step import train_step
 
 CPU = torch.device("cpu")
 
@@ -49,7 +46,6 @@ def saved(tiny_plans, make_store, tmp_path_factory):
     sampler = SliceSampler(make_store(plans), ["case_0"], plans=plans, cache_bytes=0)
     for step in range(2):
         train_step(state, sampler.make_batch(step), plans=plans)
-        state.step += 1
     state.seconds = 12.5
     path = tmp_path_factory.mktemp("saved") / "resume.pt"
     save_state(state, plans, path)
@@ -105,71 +101,57 @@ def test_state_of_a_plan_that_differs_in_inference_and_words_alone_is_taken(trai
     assert fresh.step == 2
 
 
-def test_state_that_is_damaged_is_refused_wherever_the_damage_is(trained):
+def test_state_of_other_organs_is_refused_and_the_organ_named(trained):
     state, plans, path = trained
-    content = path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        entries = [entry for entry in archive.infolist() if entry.file_size > 500]
-    assert len(entries) > 8
-    for entry in entries[:: len(entries) // 8]:
-        name_length, padding = struct.unpack("<HH", content[entry.header_offset + 26 : entry.header_offset + 30])
-        start = entry.header_offset + 30 + name_length + padding  # the padding means nothing and may be anything
-        for place in (entry.header_offset + 1, start, start + entry.file_size - 1):
-            spoiled = bytearray(content)
-            spoiled[place] ^= 0xFF
-            path.write_bytes(spoiled)
-            with pytest.raises(CheckpointError, match="damaged"):
-                load_state(state, plans, path)
-    for size in (0, 10, len(content) // 2, len(content) - 1):
-        path.write_bytes(content[:size])
-        with pytest.raises(CheckpointError, match="damaged"):
-            load_state(state, plans, path)
+    first, second = plans.data.organs
+    lung = second.model_copy(update={"name": "lung"})
+    other = plans.model_copy(update={"data": plans.data.model_copy(update={"organs": (first, lung)})})
+    with pytest.raises(CheckpointError, match=r"data.organs.1.name: organ 1 there, lung now"):
+        load_state(state, other, path)
+    fewer = plans.model_copy(update={"data": plans.data.model_copy(update={"organs": (first,)})})
+    with pytest.raises(CheckpointError, match=r"data.organs: 2 there, 1 now"):
+        load_state(state, fewer, path)
 
 
-class Trap:
-    def __reduce__(self):
-        return (Path.touch, (Path("trapped"),))
-
-
-def test_state_that_is_a_pickle_or_something_else_is_refused_and_not_executed(trained, tmp_path, monkeypatch):
-    state, plans, path = trained
-    monkeypatch.chdir(tmp_path)
-    path.write_bytes(pickle.dumps({"plans": Trap()}))
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_state(state, plans, path)
-    torch.save({"plans": Trap()}, path)
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_state(state, plans, path)
-    assert not Path("trapped").exists()
-    torch.load(path, weights_only=False)
-    assert Path("trapped").exists(), "the trap is none, so the test says nothing"
-    for content in ({"plans": "{}"}, [1, 2], torch.zeros(2)):
-        torch.save(content, path)
-        with pytest.raises(CheckpointError, match="no training state"):
-            load_state(state, plans, path)
-
-
-def test_state_whose_weights_have_other_names_is_refused(trained):
+def test_state_whose_weights_have_other_names_is_refused(saved):
     """As after an update of autoseg that changed the network."""
-    _, plans, path = trained
-    content = torch.load(path, weights_only=True)
-    content["network"]["old_name"] = content["network"].pop("fusion_gates")
-    torch.save(content, path)
-    with pytest.raises(CheckpointError, match="does not fit this version"):
-        load_state(begin(plans), plans, path)
+    state, plans, path = saved
+    content = pack_state(state, plans)
+    content["network"] = {**content["network"], "old_name": content["network"]["fusion_gates"]}
+    del content["network"]["fusion_gates"]
+    with pytest.raises(CheckpointError, match=r"does not fit this version.*Delete the folder"):
+        fill_state(begin(plans), plans, content, source=path)
 
 
-def test_save_leaves_the_state_before_where_the_disk_is_full(trained, monkeypatch):
-    state, plans, path = trained
-    before = path.read_bytes()
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 1}, "has version 1; this autoseg reads 2"),
+        ({"version": "x" * 99}, "has version 'x+"),
+        ({"plans": "[]"}, "another plan|no plan"),
+        ({"plans": "{"}, "no plan that this version can read"),
+        ({"plans": 3}, "no plan that this version can read"),
+        ({"optimisers": None}, "does not fit"),
+        ({"network": 1}, "does not fit"),
+    ],
+)
+def test_state_of_another_version_is_refused(saved, changes, message):
+    state, plans, path = saved
+    with pytest.raises(CheckpointError, match=message):
+        fill_state(begin(plans), plans, {**pack_state(state, plans), **changes}, source=path)
 
-    def fail(*_):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space"):
-        save_state(state, plans, path)
-    assert path.read_bytes() == before and list(path.parent.glob(".writing-*")) == []
+def test_a_state_is_sound_only_between_two_good_steps_with_finite_weights(tiny_plans):
+    state = begin(tiny_plans(2))
+    assert state.is_sound()
+    state.bad_steps = 1
+    assert not state.is_sound() and state.is_finite()
+    state.bad_steps, state.is_whole = 0, False
+    assert not state.is_sound()
+    state.is_whole = True
+    with torch.no_grad():
+        next(state.averaged.parameters()).view(-1)[-1] = float("inf")
+    assert not state.is_sound() and not state.is_finite()
 
 
 @pytest.mark.parametrize(("step", "least", "most"), [(0, 0.5, 1.0), (5, 0.05, 0.9), (10_000, 0.00999, 0.01001)])

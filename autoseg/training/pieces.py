@@ -1,0 +1,86 @@
+"""A batch in pieces, for a device whose memory is full: the same gradients, more time.
+
+Owns: `Room`, how a batch is cut, and the network run over its pieces.
+Does not own: losses, gradients, and when to try again with less (`gradients.py`).
+
+The loss is not a mean over slices: Dice sums over all of them. So the pieces' outputs are put together before the loss
+is taken, and only what the layers keep for the way back is not: it is computed anew, piece by piece, when the gradients
+come to it (Chen et al. 2016, "Training deep nets with sublinear memory cost"). Gradients are those of the whole batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from autoseg.network.model import NetworkOutput
+from autoseg.training.sampling import Batch
+
+
+@dataclass
+class Room:
+    """How much of a batch the device's memory holds at once.
+
+    Attributes:
+        slices: The most, found by trying; None as long as whole batches fit.
+    """
+
+    slices: int | None = None
+
+
+def clip_length(batch: Batch) -> int:
+    """Return how many slices must stay together: those of a clip look at each other through the memory."""
+    return 1 if batch.positions is None else batch.positions.shape[1]
+
+
+def cut_into_pieces(batch: Batch, num_slices: int) -> list[Batch]:
+    """Cut a batch into pieces of whole clips, each of at most `num_slices` slices or else one clip."""
+    length = clip_length(batch)
+    clips = max(1, num_slices // length)
+    starts = range(0, len(batch.images), clips * length)
+    return [_take(batch, start, min(start + clips * length, len(batch.images)), length=length) for start in starts]
+
+
+def run_in_pieces(run: Callable[[Batch], NetworkOutput], batch: Batch, num_slices: int | None) -> NetworkOutput:
+    """Run the network over a batch, keeping the activations of one piece at a time.
+
+    Args:
+        run: The network, on any number of whole clips.
+        batch: On the device.
+        num_slices: The most at once; None: all, and nothing is computed twice.
+
+    Returns:
+        The output of the whole batch, without a memory bank if it was cut.
+    """
+    pieces = [batch] if num_slices is None else cut_into_pieces(batch, num_slices)
+    if len(pieces) == 1:
+        return run(batch)
+    # It also brings back the random numbers of dropout for the second time.
+    return _join([checkpoint(run, piece, use_reentrant=False) for piece in pieces])
+
+
+def _take(batch: Batch, start: int, stop: int, *, length: int) -> Batch:
+    rows = slice(start, stop)
+    clicks = None if batch.clicks is None else batch.clicks.take(rows)
+    positions = None if batch.positions is None else batch.positions[start // length : stop // length]
+    return replace(
+        batch,
+        images=batch.images[rows],
+        labels=batch.labels[rows],
+        case_ids=batch.case_ids[rows],
+        positions=positions,
+        clicks=clicks,
+    )
+
+
+def _join(outputs: list[NetworkOutput]) -> NetworkOutput:
+    """Put the slices of several outputs one after the other."""
+    joined: dict[str, Any] = {"bank": None}
+    for field in fields(NetworkOutput):
+        values = [getattr(output, field.name) for output in outputs]
+        if field.name != "bank":
+            joined[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else None
+    return NetworkOutput(**joined)

@@ -1,0 +1,114 @@
+"""One training step: gradients of a batch, and the weights moved by them.
+
+Owns: `train_step`, and what is moved as one.
+Does not own: gradients (`gradients.py`), what follows when steps go wrong (`trainer.py`).
+"""
+
+import logging
+import math
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoseg.plans import Plans
+from autoseg.training.core_processes import GradientProcesses
+from autoseg.training.gradients import average_parts, find_gradients_in_room, seed_dropout
+from autoseg.training.sampling import Batch
+from autoseg.training.state import TrainState, update_average
+
+log = logging.getLogger("autoseg")
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, plans: Plans, processes: GradientProcesses | None = None
+) -> dict[str, float] | None:
+    """Move the weights by one batch, and count the step, also one in which nothing moves.
+
+    Args:
+        state: Is moved.
+        batch: The batch, or the part of it that the processes leave.
+        plans: Of the run.
+        processes: Those that find the gradients of the batch's other parts.
+
+    Returns:
+        The loss terms; None where the loss or a gradient was not finite and nothing moved.
+
+    Raises:
+        TrainingError: The device's memory is full even with one slice at a time.
+    """
+    scaler = state.scaler if state.scaler.is_enabled() else None
+    if processes is not None:
+        processes.start_step()
+    seed_dropout(plans.training.seed, step=state.step, first_slice=0)
+    parts = [
+        find_gradients_in_room(
+            state.network, state.parameters, batch, plan=plans.training, scaler=scaler, room=state.room
+        )
+    ]
+    if processes is not None:
+        parts += processes.finish_step(state.step, state.network, state.parameters, room=state.room)
+    losses, gradients = average_parts(parts)
+    with uninterrupted():
+        is_good = math.isfinite(losses["total"]) and _move(state, gradients, plans=plans)
+        state.bad_steps = 0 if is_good else state.bad_steps + 1
+        state.step += 1
+    if not is_good:
+        log.warning("step %d: the loss is not finite; its batch is skipped", state.step - 1)
+    return losses if is_good else None
+
+
+def _move(state: TrainState, gradients: Sequence[Tensor], *, plans: Plans) -> bool:
+    """Move weights and average by the gradients; False where they are not finite, and then nothing moves."""
+    for parameter, gradient in zip(state.parameters, gradients, strict=True):
+        parameter.grad = gradient
+    for optimiser in state.optimisers:
+        state.scaler.unscale_(optimiser)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, plans.training.gradient_clip_norm)
+    is_finite = bool(torch.isfinite(norm))
+    state.is_whole = False
+    if is_finite:
+        for optimiser in state.optimisers:
+            state.scaler.step(optimiser)
+        update_average(state.averaged, state.network, decay=plans.training.ema_decay, step=state.step)
+    state.scaler.update()  # to a smaller scale where something was not finite
+    for parameter in state.parameters:
+        parameter.grad = None
+    state.is_whole = True
+    return is_finite
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the block is done; a second signal goes through at once.
+
+    A step that was cut in two would leave some weights moved and others not, and the run that goes on from there would
+    not be the one that was stopped.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one is interrupted by signals
+        yield
+        return
+    arrived: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        restore()
+        arrived.append(number)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for held in before:
+        signal.signal(held, note)
+    try:
+        yield
+    finally:
+        restore()
+        for held in arrived:
+            signal.raise_signal(held)

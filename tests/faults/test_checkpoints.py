@@ -1,0 +1,210 @@
+"""Training states and models that are damaged, of something else, or that the disk has no room for."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+
+import pytest
+import torch
+
+from autoseg.network.model_file import load_model
+from autoseg.plans import apply_settings, read_plans, write_plans
+from autoseg.training import checkpoints, metrics_log, saving, trainer
+
+
+@pytest.fixture
+def planned(tiny_run):
+    return tiny_run("training.steps_per_epoch=2")
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    """Leave out the picture, which takes as long as the training here."""
+    monkeypatch.setattr(saving, "plot_progress", lambda *_: None)
+
+
+@pytest.fixture
+def trained(planned, command):
+    """Give a fold's folder after 2 epochs of 2 steps, and its model."""
+    outcome = command("train", planned, "--epochs", 2)
+    assert outcome.code == 0, outcome.text
+    fold = planned / "fold_all"
+    return fold, (fold / "model.safetensors").read_bytes()
+
+
+def flip(path, place=5000):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.fault("corrupt-checkpoint")
+def test_a_damaged_newest_state_is_made_up_for_by_the_one_before_and_the_model_is_the_same(trained, command):
+    fold, model = trained
+    flip(fold / "resume.pt")
+    (fold / "model.safetensors").unlink()
+    outcome = command("train", fold.parent, "--epochs", 2)
+    assert outcome.code == 0
+    assert f"{fold / 'resume.pt'} is damaged: its content does not have the SHA-256" in outcome.text
+    assert f"Going on from the state before it, {fold / 'resume_previous.pt'}" in outcome.text
+    assert (fold / "model.safetensors").read_bytes() == model
+    for path in (fold / "resume.pt", fold / "resume_previous.pt"):
+        path.write_bytes(b"")
+    outcome = command("train", fold.parent, "--epochs", 2)
+    assert outcome.code == 2
+    assert "CheckpointError" in outcome.text and f"Delete the folder {fold} to start this fold again" in outcome.text
+    assert (fold / "resume.pt").exists() and (fold / "resume_previous.pt").exists()
+
+
+@pytest.mark.fault("corrupt-checkpoint")
+def test_a_missing_newest_state_too(trained, command):
+    fold, model = trained
+    (fold / "resume.pt").unlink()
+    outcome = command("train", fold.parent, "--epochs", 2)
+    assert outcome.code == 0
+    assert f"{fold / 'resume.pt'} is missing. Going on from the state before it" in outcome.text
+    assert (fold / "model.safetensors").read_bytes() == model
+
+
+@pytest.mark.fault("corrupt-checkpoint")
+def test_a_damaged_model_is_refused_and_the_same_command_writes_it_again(trained, command, monkeypatch, tmp_path):
+    fold, model = trained
+    flip(fold / "model.safetensors", place=len(model) // 2)
+    scans = fold.parents[1] / "data" / "imagesTr"
+    outcome = command("predict", "-m", fold.parent, "-i", scans, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert f"{fold / 'model.safetensors'} is damaged" in outcome.text
+    assert "Give the same autoseg_train command again: it writes the model anew from resume.pt" in outcome.text
+    monkeypatch.setattr(trainer, "train_step", None)  # nothing is trained for it
+    assert command("train", fold.parent, "--epochs", 2).code == 0
+    assert (fold / "model.safetensors").read_bytes() == model
+    (fold / "model.safetensors").unlink()
+    assert command("predict", "-m", fold.parent, "-i", scans, "-o", tmp_path / "out").code == 2
+    assert command("train", fold.parent, "--epochs", 2).code == 0
+    assert (fold / "model.safetensors").read_bytes() == model
+
+
+@pytest.mark.fault("other-checkpoint")
+def test_a_state_of_another_plan_other_labels_or_another_version_is_an_error_with_the_difference(trained, command):
+    fold, _ = trained
+    plans = read_plans(fold.parent / "plans.json")
+    states = {name: (fold / name).read_bytes() for name in ("resume.pt", "resume_previous.pt")}
+    write_plans(apply_settings(plans, ["training.learning_rate=0.5"]), fold.parent / "plans.json")
+    outcome = command("train", fold.parent, "--epochs", 2)
+    assert outcome.code == 2 and "was written under another plan (training.learning_rate: " in outcome.text
+    assert f"Delete the folder {fold} to start this fold again" in outcome.text
+
+    first, second = plans.data.organs
+    spoken = first.model_copy(update={"sentences": ("another text",)})
+    write_plans(
+        plans.model_copy(update={"data": plans.data.model_copy(update={"organs": (spoken, second)})}),
+        fold.parent / "plans.json",
+    )
+    outcome = command("train", fold.parent, "--epochs", 2)
+    assert outcome.code == 2 and "another plan (data.organs.0.sentences" in outcome.text
+
+    write_plans(plans, fold.parent / "plans.json")
+    content = torch.load(fold / "resume.pt", weights_only=True)
+    checkpoints._write_sealed({**content, "version": 1}, fold / "resume.pt")
+    outcome = command("train", fold.parent, "--epochs", 2)
+    assert outcome.code == 2 and "resume.pt has version 1; this autoseg reads 2" in outcome.text
+    assert (fold / "resume_previous.pt").read_bytes() == states["resume_previous.pt"]
+
+
+@pytest.fixture
+def full_disk():
+    """Limit the size of files, as a full disk does: the kernel refuses to write more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(num_bytes=1_000_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+
+    yield fill
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.fault("disk-full")
+def test_a_disk_that_is_full_at_the_beginning_stops_training_before_the_work(planned, command, full_disk, monkeypatch):
+    monkeypatch.setattr(trainer, "train_step", None)
+    full_disk()
+    outcome = command("train", planned, "--epochs", 1)
+    assert outcome.code == 2
+    assert f"{planned / 'fold_all' / 'resume.pt'} could not be written: File too large (EFBIG)" in outcome.text
+    assert "Make room on this disk; the same command goes on" in outcome.text
+    assert [path.name for path in (planned / "fold_all").iterdir() if path.name != ".lock"] == []
+
+
+@pytest.mark.fault("disk-full")
+def test_a_disk_that_is_full_for_a_while_costs_a_save_and_one_at_the_end_an_error(planned, command, monkeypatch):
+    """The first save in the middle finds no room, nor does the last."""
+    real, fails = checkpoints._write_all, []
+
+    def write(file, data):
+        if fails and fails[0] and file.tell() > 10**6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file, data)
+
+    def save_then_note(real_save):
+        def save(*arguments, **named):
+            fails[:] = fails[1:]
+            return real_save(*arguments, **named)
+
+        return save
+
+    monkeypatch.setattr(checkpoints, "_write_all", write)
+    monkeypatch.setattr(saving, "save_state", save_then_note(saving.save_state))
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
+    fold = planned / "fold_all"
+    fails[:] = [False, False, True, False, True]  # the first leaves the list; then: step 0, 2, 4, the end
+    outcome = command("train", planned, "--epochs", 2)
+    assert outcome.code == 0, outcome.text
+    assert f"step 2 is not saved: {fold / 'resume.pt'} could not be written: No space left on device" in outcome.text
+    assert torch.load(fold / "resume.pt", weights_only=True)["step"] == 4
+    model = (fold / "model.safetensors").read_bytes()
+
+    fails[:] = [False, True, True, True]  # step 6, again at the end
+    outcome = command("train", planned, "--epochs", 3)
+    assert outcome.code == 2
+    assert f"{fold / 'resume.pt'} could not be written: No space left on device (ENOSPC)" in outcome.text
+    assert "Make room on this disk; the same command goes on" in outcome.text
+    assert torch.load(fold / "resume.pt", weights_only=True)["step"] == 4
+    assert (fold / "model.safetensors").read_bytes() == model
+    assert list(fold.glob(".writing-*")) == []
+
+    fails.clear()
+    outcome = command("train", planned, "--epochs", 3)
+    assert outcome.code == 0 and "continuing at step 4" in outcome.text
+    load_model(fold / "model.safetensors")
+
+
+@pytest.mark.fault("disk-full")
+def test_a_model_that_finds_no_room_leaves_the_one_before_and_a_lost_record_stops_nothing(
+    trained, command, full_disk, monkeypatch
+):
+    fold, model = trained
+    state = (fold / "resume.pt").read_bytes()
+    full_disk()
+    outcome = command("train", fold.parent, "--epochs", 2)
+    assert outcome.code == 2
+    assert f"{fold / 'model.safetensors'} could not be written" in outcome.text and "Make room" in outcome.text
+    assert (fold / "model.safetensors").read_bytes() == model and (fold / "resume.pt").read_bytes() == state
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    full_disk(resource.RLIM_INFINITY)
+    monkeypatch.setattr(trainer, "append_metrics", full)
+    outcome = command("train", fold.parent, "--epochs", 3)
+    assert outcome.code == 0 and "the record of step 6 is lost ([Errno 28] No space left on device)" in outcome.text
+    assert [record["step"] for record in metrics_log.read_metrics(fold / "metrics.jsonl")] == [2, 4]
+
+
+@pytest.mark.fault("killed")
+def test_what_a_killed_save_left_is_removed_by_the_next_sitting(trained, command):
+    fold, _ = trained
+    shutil.copy(fold / "resume.pt", fold / ".writing-abc.pt")
+    assert command("train", fold.parent, "--epochs", 2).code == 0
+    assert list(fold.glob(".writing-*")) == []
+    assert json.loads((fold / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4

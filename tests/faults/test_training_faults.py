@@ -1,0 +1,206 @@
+"""What goes wrong while a network trains: numbers, memory, processes."""
+
+import dataclasses
+import os
+import signal
+
+import pytest
+import torch
+
+from autoseg.network.model_file import load_model
+from autoseg.training import core_processes, gradients, saving, trainer
+from autoseg.training.metrics_log import read_metrics
+from autoseg.training.sampling import SliceSampler
+
+
+@pytest.fixture
+def planned(tiny_run):
+    return tiny_run()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Leave out the picture, and let fewer bad steps be too many."""
+    monkeypatch.setattr(saving, "plot_progress", lambda *_: None)
+    monkeypatch.setattr(trainer, "MAX_BAD_STEPS", 3)
+
+
+@pytest.fixture
+def large_batches(tiny_run):
+    """Give a run whose steps have 8 slices, which two cores share."""
+    return tiny_run("training.batch_slices=8", "training.steps_per_epoch=6")
+
+
+def spoil_batches(monkeypatch, steps):
+    """Make the images of some steps NaN."""
+    real = SliceSampler.make_batch
+
+    def make_batch(self, step, *, part=None):
+        batch = real(self, step, part=part)
+        return dataclasses.replace(batch, images=batch.images * float("nan")) if step in steps else batch
+
+    monkeypatch.setattr(SliceSampler, "make_batch", make_batch)
+
+
+def assert_finite(fold):
+    network, _ = load_model(fold / "model.safetensors")
+    assert all(bool(weight.isfinite().all()) for weight in network.state_dict().values())
+    saved = torch.load(fold / "resume.pt", weights_only=True)
+    assert all(bool(value.isfinite().all()) for part in ("network", "averaged") for value in saved[part].values())
+    return saved
+
+
+@pytest.mark.fault("loss-not-finite")
+def test_some_bad_steps_are_skipped_and_more_in_a_row_lead_back_once_at_a_lower_rate(planned, command, monkeypatch):
+    spoil_batches(monkeypatch, {1, 4, 5, 6, 7, 8})
+    outcome = command("train", planned, "--epochs", 1)
+    assert outcome.code == 0, outcome.text
+    assert "step 1: the loss is not finite; its batch is skipped" in outcome.text
+    assert outcome.text.count("its batch is skipped") == 6
+    # nothing was saved but the beginning
+    assert "in 4 steps in a row; back to the weights of step 0 (resume.pt), from now on with 0.3 times" in outcome.text
+    saved = assert_finite(planned / "fold_all")
+    assert (saved["step"], saved["rate_factor"]) == (10, 0.3)
+    rates = [record["learning_rate"] for record in read_metrics(planned / "fold_all" / "metrics.jsonl")]
+    assert rates[-1] < 0.3 * rates[0]
+
+
+@pytest.mark.fault("loss-not-finite")
+def test_when_it_happens_again_the_error_names_the_cases_and_the_last_good_state_is_kept(
+    tiny_run, command, monkeypatch
+):
+    run = tiny_run("training.steps_per_epoch=5")
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
+    with monkeypatch.context() as patch:
+        spoil_batches(patch, set(range(6, 99)))
+        outcome = command("train", run, "--epochs", 3)
+        assert outcome.code == 2
+        assert "TrainingError: the loss was not finite in 4 steps in a row, again" in outcome.text
+        assert "had slices of good_" in outcome.text
+        assert "Look at these scans; or plan again with a lower training.learning_rate" in outcome.text
+        saved = assert_finite(run / "fold_all")
+        # saved when the run went back, after steps 6 to 9; the rate stays low in another sitting
+        assert (saved["step"], saved["rate_factor"]) == (10, 0.3)
+    outcome = command("train", run, "--epochs", 3)
+    assert outcome.code == 0 and "continuing at step 10" in outcome.text
+    assert assert_finite(run / "fold_all")["rate_factor"] == 0.3
+
+
+@pytest.mark.fault("loss-not-finite")
+def test_weights_that_go_bad_in_the_last_step_are_not_saved(planned, command, monkeypatch):
+    """No loss is left that would tell of it."""
+    real = trainer.train_step
+
+    def step(state, *rest, **named):
+        losses = real(state, *rest, **named)
+        if state.step == 10:
+            with torch.no_grad():
+                for network in (state.network, state.averaged):
+                    next(network.parameters()).view(-1)[0] = float("inf")
+        return losses
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    outcome = command("train", planned, "--epochs", 1)
+    assert outcome.code == 0, outcome.text
+    assert "back to the weights of step 0" in outcome.text
+    assert_finite(planned / "fold_all")
+
+
+def fill_memory(monkeypatch, times):
+    real, left = gradients.find_gradients, [times]
+
+    def find(*arguments, **named):
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(gradients, "find_gradients", find)
+
+
+@pytest.mark.fault("gpu-memory-full")
+def test_full_memory_at_the_first_step_makes_smaller_pieces_and_changes_no_loss(large_batches, command, monkeypatch):
+    assert command("train", large_batches, "--epochs", 1).code == 0
+    whole = read_metrics(large_batches / "fold_all" / "metrics.jsonl")
+    (large_batches / "fold_all").rename(large_batches / "undisturbed")
+    fill_memory(monkeypatch, 2)
+    outcome = command("train", large_batches, "--epochs", 1)
+    assert outcome.code == 0, outcome.text
+    assert outcome.text.count("the memory of cpu is full") == 2
+    assert "2 of a step's slices at a time from now on, with the same gradients" in outcome.text
+    pieces = read_metrics(large_batches / "fold_all" / "metrics.jsonl")
+    for one, other in zip(pieces, whole, strict=True):
+        assert one["losses"] == pytest.approx(other["losses"], rel=0.02)
+
+
+@pytest.mark.fault("gpu-memory-full")
+def test_where_one_slice_finds_no_room_the_error_says_what_to_do(large_batches, command, monkeypatch):
+    fill_memory(monkeypatch, 99)
+    outcome = command("train", large_batches, "--epochs", 1)
+    assert outcome.code == 2
+    assert "TrainingError: the memory of cpu is full even with one slice at a time: CUDA out of memory." in outcome.text
+    assert "Plan again with a smaller network.image_size_px, network.backbone or training.batch_slices" in outcome.text
+    assert (large_batches / "fold_all" / "resume.pt").exists()
+
+
+@pytest.mark.fault("gpu-memory-full")
+def test_full_memory_in_the_optimiser_leaves_no_half_moved_state(planned, command, monkeypatch):
+    def full(*_args, **_named):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    outcome = command("train", planned, "--epochs", 1)
+    assert outcome.code == 2
+    assert "the memory of cpu is full even with the network and its optimiser alone" in outcome.text
+    assert torch.load(planned / "fold_all" / "resume.pt", weights_only=True)["step"] == 0
+
+
+@pytest.mark.fault("dead-worker")
+def test_a_core_process_that_is_killed_is_made_up_for_and_the_model_is_the_same(large_batches, command, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert command("train", large_batches, "--epochs", 1).code == 0
+    fold = large_batches / "fold_all"
+    model = (fold / "model.safetensors").read_bytes()
+    fold.rename(large_batches / "undisturbed")
+    real, killed = trainer.train_step, []
+
+    def step(state, *rest, processes, **named):
+        if state.step == 4:
+            killed.append(processes._workers[0]._process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+        return real(state, *rest, processes=processes, **named)
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    outcome = command("train", large_batches, "--epochs", 1)
+    assert outcome.code == 0, outcome.text
+    assert "a training process ended by itself (-9); its slices are done by the others from now on" in outcome.text
+    assert len(killed) == 1
+    assert (fold / "model.safetensors").read_bytes() == model
+
+
+@pytest.mark.fault("dead-worker")
+def test_a_core_process_that_cannot_be_started_is_made_up_for(large_batches, command, monkeypatch):
+
+    def refuse(*_args, **_named):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(core_processes.subprocess, "Popen", refuse)
+    outcome = command("train", large_batches, "--epochs", 1)
+    assert outcome.code == 0, outcome.text
+    assert "a training process could not be started ([Errno 11] Resource temporarily unavailable)" in outcome.text
+
+
+@pytest.mark.fault("no-gpu")
+def test_where_the_cores_find_no_room_for_what_they_share_one_core_trains(large_batches, command, monkeypatch):
+    """A mapped file without room would end the process with SIGBUS and not a word."""
+
+    def refuse(*_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(core_processes.os, "posix_fallocate", refuse)
+    outcome = command("train", large_batches, "--epochs", 1)
+    assert outcome.code == 0, outcome.text
+    assert "no room in /" in outcome.text and "for what the cores share ([Errno 28] No space left" in outcome.text
+    assert "set TMPDIR to another folder" in outcome.text

@@ -1,0 +1,120 @@
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from autoseg.training import step
+from autoseg.training.sampling import SliceSampler
+from autoseg.training.state import new_state
+from autoseg.training.step import train_step, uninterrupted
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def handled():
+    """Have both signals noted in a list, as the commands' handlers raise them."""
+    arrived = []
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    for one in before:
+        signal.signal(one, lambda number, _frame: arrived.append(number))
+    yield arrived
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_the_block_is_done(handled, number):
+    with uninterrupted():
+        os.kill(os.getpid(), number)
+        assert handled == []
+    assert handled == [number]
+    os.kill(os.getpid(), number)
+    assert handled == [number, number]  # the handlers are back
+
+
+def test_a_second_signal_goes_through_at_once(handled):
+    with uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert handled == [signal.SIGINT]
+    assert handled == [signal.SIGINT] * 2
+
+
+def test_an_error_passes_and_the_handlers_are_back(handled):
+    with pytest.raises(ValueError, match="x"), uninterrupted():
+        raise ValueError("x")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert handled == [signal.SIGTERM]
+
+
+def test_in_another_thread_nothing_is_done():
+    done = []
+
+    def work():
+        with uninterrupted():
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+@pytest.fixture
+def begun(tiny_plans, make_store):
+    plans = tiny_plans(2)
+    state = new_state(plans, device=CPU, needs_scaler=False)
+    state.network.train()
+    return state, SliceSampler(make_store(plans), ["case_0"], plans=plans, cache_bytes=0).make_batch(0), plans
+
+
+def test_ctrl_c_while_the_weights_move_is_raised_after_the_step_is_counted(begun, monkeypatch):
+    state, batch, plans = begun
+    real = step.update_average
+
+    def update(*arguments, **named):
+        os.kill(os.getpid(), signal.SIGINT)
+        real(*arguments, **named)
+
+    monkeypatch.setattr(step, "update_average", update)
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_step(state, batch, plans=plans)
+    finally:
+        signal.signal(signal.SIGINT, old)
+    assert state.step == 1 and state.is_whole and state.is_sound()
+
+
+def test_gradients_that_are_not_finite_move_nothing_though_the_loss_is(begun, monkeypatch):
+    state, batch, plans = begun
+    before = [parameter.clone() for parameter in state.parameters]
+    real = step.average_parts
+
+    def average(parts):
+        losses, found = real(parts)
+        found[3] = torch.full_like(found[3], float("inf"))
+        return losses, found
+
+    monkeypatch.setattr(step, "average_parts", average)
+    assert train_step(state, batch, plans=plans) is None
+    assert (state.step, state.bad_steps) == (1, 1) and state.is_whole and not state.is_sound()
+    assert all(torch.equal(one, other) for one, other in zip(before, state.parameters, strict=True))
+    monkeypatch.undo()
+    assert train_step(state, batch, plans=plans) is not None
+    assert (state.step, state.bad_steps) == (2, 0) and state.is_sound()
+
+
+def test_an_error_while_the_weights_move_leaves_a_state_that_is_not_kept(begun, monkeypatch):
+    state, batch, plans = begun
+
+    def fail(*_args, **_named):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(state.optimisers[-1], "step", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        train_step(state, batch, plans=plans)
+    assert not state.is_whole and not state.is_sound()
