@@ -28,7 +28,7 @@ from autoseg.network.open_clip_parts import load_clip
 from autoseg.network.sam2_weights import read_sam2_file
 from autoseg.planning.command import plan
 from autoseg.plans import TextPlan
-from autoseg.preprocessing.case_record import holds_plain_array
+from autoseg.preprocessing.array_file import holds_plain_array
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training.command import train
 

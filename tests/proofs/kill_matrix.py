@@ -102,11 +102,17 @@ POINTS = (
     ),
     Kill("train", "the first training state half written", Renaming("resume.pt", "half")),
     Kill("train", "the second training state half written", Renaming("resume.pt", "half", 2)),
+    Kill(
+        "train",
+        "the second training state written, the first just set aside",
+        Renaming("resume_previous.pt", "renamed"),
+    ),
     Kill("train", "the second training state written, without its name", Renaming("resume.pt", "whole", 2)),
     Kill(
         "train", "the second training state just named, the model still the first", Renaming("resume.pt", "renamed", 2)
     ),
     Kill("train", "`model.safetensors` half written", Renaming("model.safetensors", "half", 2)),
+    Kill("train", "`model_best.safetensors` half written", Renaming("model_best.safetensors", "half", 2)),
     Kill("train", "`progress.png` half written", Renaming("progress.png", "half")),
     Kill("train", "after the last step, before the model is written", Renaming("model.safetensors", "half", 4)),
     Kill("train", "validation: the second label map half written", Renaming("validation/*.nii.gz", "half", 2)),
@@ -190,10 +196,10 @@ def in_fork(
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             torch.set_num_threads(1)
-            import autoseg.training.trainer as trainer
+            from autoseg.training import monitoring, trainer
 
             trainer.SECONDS_BETWEEN_SAVES = 0.0  # every epoch, in place of every minute
-            trainer.LOOKING_SHARE = float("inf")  # whatever the time that looking takes
+            monitoring.LOOKING_SHARE = float("inf")  # whatever the time that looking takes
             if point is not None:
                 arm(point, folder=folder)
             code = main(list(arguments))

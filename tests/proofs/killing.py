@@ -65,10 +65,13 @@ class Appending:
 
 
 Point = Renaming | Calling | Appending
+_command = 0  # process number of the command that was armed; a worker of it reaches some points first
 
 
 def arm(point: Point, *, folder: pathlib.Path) -> None:
-    """Have this process kill itself at a point; `folder` is where files that grow by lines are looked for."""
+    """Have this process be killed at a point; `folder` is where files that grow by lines are looked for."""
+    global _command
+    _command = os.getpid()
     match point:
         case Renaming():
             _arm_renaming(point)
@@ -79,7 +82,8 @@ def arm(point: Point, *, folder: pathlib.Path) -> None:
 
 
 def die() -> None:
-    """Send this process the signal that it cannot catch."""
+    """Send the command the signal that it cannot catch, and if this is a worker of it, then itself."""
+    os.kill(_command, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
