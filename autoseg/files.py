@@ -167,7 +167,8 @@ def explain_write_error(error: OSError, place: Path | str) -> str:
     if Path(name).name.startswith(TEMPORARY_PREFIX):
         name = place
     fault = error.strerror or str(error) or type(error).__name__
-    return f"{name} cannot be written: {fault}. {DISK_FAULTS.get(error.errno or 0, FREE_SPACE)}"
+    remedy = DISK_FAULTS.get(error.errno or 0, FREE_SPACE)
+    return f"{name} cannot be written: {fault}. {remedy}"
 
 
 def remove_leftovers_of(path: Path) -> None:

@@ -253,4 +253,4 @@ def refuse_text(first: bytes, *, name: str) -> None:
         ScanFileError: All of its first bytes are letters, digits, signs and white space.
     """
     if first and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in first):
-        raise ScanFileError(f"{name} is text, not a scan. Open it in an editor to see why, then get the file again.")
+        raise ScanFileError(f"{name} is text, not a scan. Look into it with an editor, then get the file again.")

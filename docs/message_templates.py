@@ -5,7 +5,8 @@ Does not own: how the catalogue is laid out (`make_error_catalogue.py`).
 
 A message is what an error class of `autoseg/errors.py`, a `Problem` or a warning is made with. Parts that differ from
 one case to the next stand as <names>, after the names in the source. A name is followed to where the function gives it
-its value, a call to the function that makes the text, and a fault to the sentence that a helper puts it into.
+its value, a call to the function that makes the text, and a fault to the sentence that a helper puts it into. Inside a
+text, a name or call that can only be whole sentences is followed too: each of them makes a message of its own.
 """
 
 import ast
@@ -34,6 +35,8 @@ PLAIN_CALLS = {
     "float",
     "next",
 }
+CALLS_OF_VALUES = {"map", "range", "set", "type"}
+PLACES_OF_FAULTS = {"fault", "message", "words"}  # parameters of helpers
 MOST_FOLLOWED = 3  # functions deep
 
 
@@ -114,12 +117,8 @@ class Texts:
     def spread(self, expression: ast.expr, *, calls_in: ast.AST, line: int) -> Iterator[tuple[str, int]]:
         """Give the templates of a message; where a helper makes it of a fault, one for each call of the helper."""
         parameters = parameters_of(self.function) if self.function is not None else []
-        mentioned = {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)} & {
-            "fault",
-            "message",
-            "words",
-        }
-        places = [name for name in parameters if name in mentioned]
+        mentioned = {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}
+        places = [name for name in parameters if name in mentioned & PLACES_OF_FAULTS]
         if not places or self.function is None:
             yield from ((template, line) for template in self.templates(expression))
             return
@@ -139,14 +138,12 @@ class Texts:
             case ast.Constant(value=str(text)):
                 return [text]
             case ast.JoinedStr():
-                return ["".join(self._part(value) for value in node.values)]
+                return ["".join(p) for p in itertools.product(*(self._parts(v, depth=depth) for v in node.values))]
             case ast.BinOp(op=ast.Add()):
-                return [
-                    a + b
-                    for a, b in itertools.product(*(self.templates(n, depth=depth) for n in (node.left, node.right)))
-                ]
+                both = (self.templates(part, depth=depth) for part in (node.left, node.right))
+                return [left + right for left, right in itertools.product(*both)]
             case ast.IfExp():
-                return [*self.templates(node.body, depth=depth), *self.templates(node.orelse, depth=depth)]
+                return [text for part in (node.body, node.orelse) for text in self.templates(part, depth=depth)]
             case ast.Name() if depth < MOST_FOLLOWED and (values := self._assigned(node)):
                 return [text for value in values for text in self.templates(value, depth=depth + 1)]
             case ast.Call() if name_of(node.func) == "warning":
@@ -184,6 +181,15 @@ class Texts:
             if isinstance(node, ast.Assign) and isinstance(node.value, kinds)
         ]
 
+    def _parts(self, value: ast.expr, *, depth: int) -> list[str]:
+        """Give all that a part of an f-string can be where that is whole sentences, or else what stands for it."""
+        inside = value.value if isinstance(value, ast.FormattedValue) else None
+        if isinstance(inside, ast.Name | ast.Call):
+            texts = self.templates(inside, depth=depth)
+            if all(text.endswith(".") for text in texts):
+                return texts
+        return [self._part(value)]
+
     def _part(self, value: ast.expr) -> str:
         """Give a part of an f-string."""
         if isinstance(value, ast.Constant):
@@ -213,13 +219,7 @@ class Texts:
                 return f"{self._place(node.args[0])}, .."
             case ast.Call() if name_of(node.func) == "len":
                 return f"number of {self._place(node.args[0])}" if node.args else "number"
-            case ast.Call(func=ast.Name()) if node.args and name_of(node.func) in (
-                *PLAIN_CALLS,
-                "map",
-                "range",
-                "set",
-                "type",
-            ):
+            case ast.Call(func=ast.Name()) if node.args and name_of(node.func) in PLAIN_CALLS | CALLS_OF_VALUES:
                 return self._place(node.args[-1])
             case ast.Call(func=ast.Attribute(value=owner)):
                 return self._place(owner)

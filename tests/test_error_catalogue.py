@@ -38,11 +38,17 @@ EXCEPTIONS = {
     "the dataset cannot be used: <": "goes on with another message, which has its remedy",
     "--descriptions: <error>": "goes on with another message, which has its remedy",
     "The reference is left out: <error>": "goes on with another message, which has its remedy",
+    "working on the CPU: <fault>": "goes on with another message, which has its remedy",
+    "no look at the validation cases this time: <error>": "goes on with another message, which has its remedy",
+    "the best model so far is not kept: <error>": "goes on with another message, which has its remedy",
+    "step <step> is not saved: <error>": "goes on with another message, which has its remedy",
+    "--device <name>: <fault> Or use": "the remedy before its `or` is in the fault",
+    "a file does not have the SHA-256 in its case.json.": "a line of a table, whose head has the remedy",
     "<fault> Counted as a miss.": "begins with another message, which has its remedy",
     "<case id>: not predicted: <message>": "goes on with another message, which has its remedy",
     "<path> carries no plan that this version can read;": "goes on with another message",
     "<source> is not a valid plan. Mend these fields": "goes on with a line for each field",
-    "<name> is <what>.": "each kind of file has its own remedy, which is a part of what it is",
+    "<subject> is <what>.": "each kind of file has its own remedy, which is a part of what it is",
     "and <number of problems> more in dataset_report.json": "the last line of a table",
     "the prediction ended after": "of a function that is called with what it made itself",
 }
@@ -117,6 +123,10 @@ def _fault(path: Path) -> str | None:
     return None
 def _error(path, fault):
     return UsageError(f"{path}: {fault}. Mend it.")
+def _remedy(path) -> str:
+    if path:
+        return "Train again."
+    return "Copy it again."
 def check(path, names, one):
     if one:
         message = f"{len(names)} names, as {', '.join(names)}"
@@ -125,6 +135,10 @@ def check(path, names, one):
     problems.append(Problem("", "odd", is_error=False))
     raise _error(path, f"more than {MOST}")
     raise PlanError(_fault(path))
+    apart = f"{one} mm apart. Resample it."
+    near = "near" if one else "far"
+    raise PlanError(f"{path} is {near}; {apart}")
+    raise UsageError(f"{path} is damaged. {_remedy(path)}")
     raise PlanError(str(error))
 """
 
@@ -139,4 +153,7 @@ def test_templates_follow_names_helpers_and_constants(maker, tmp_path):
         ("Warning", "odd"),
         ("UsageError", "<path>: more than 5. Mend it."),
         ("PlanError", "<path> is empty. Remove it."),
+        ("PlanError", "<path> is <near>; <one> mm apart. Resample it."),
+        ("UsageError", "<path> is damaged. Train again."),
+        ("UsageError", "<path> is damaged. Copy it again."),
     }

@@ -242,7 +242,7 @@ def load_predictor(
         if device.type == "cpu" or not is_out_of_memory(error):
             raise
         message = str(error).partition("\n")[0]
-        log.warning("the memory of %s is too full for the model; predicting on the CPU (%s)", device, message)
+        log.warning("the memory of %s is too full for the model; predicting on the CPU (%s).", device, message)
         device = torch.device("cpu")
         loaded = [load_models(path, device=device) for path in paths]
     plans = loaded[0][1]

@@ -119,9 +119,9 @@ def load_earlier(state: TrainState, plans: Plans, path: Path) -> Path:
 def explain_full_disk(path: Path, error: OSError) -> str:
     """Say what kept a file from being written, what became of the one before, and the remedy."""
     what = f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, 'no code')})"
-    remedy = "Make room on this disk" if error.errno in NO_ROOM else "Make the folder writable"
+    remedy = "Free space on this disk." if error.errno in NO_ROOM else "Give yourself the right to write there."
     return (
-        f"{path} could not be written: {what}. What was there before is untouched. {remedy}; the same command goes on."
+        f"{path} could not be written: {what}. What was there before is untouched. {remedy} The same command goes on."
     )
 
 

@@ -200,7 +200,7 @@ def _start(environment: dict[str, str]) -> "subprocess.Popen[str] | None":
             start_new_session=True,  # Ctrl-C is for this process, which then ends that one
         )
     except OSError as error:  # no memory, or no more processes allowed
-        log.warning("a training process could not be started (%s); its slices are done by the others", error)
+        log.warning("a training process could not be started (%s); its slices are done by the others.", error)
         return None
 
 

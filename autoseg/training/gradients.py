@@ -126,7 +126,7 @@ def find_gradients_in_room(
             )
         room.slices = max(least, at_once // 2)
         log.warning(
-            "the memory of %s is full; %d of a step's slices at a time from now on, with the same gradients (%s)",
+            "the memory of %s is full; %d of a step's slices at a time from now on, with the same gradients (%s).",
             device,
             room.slices,
             message,
@@ -146,9 +146,11 @@ def seed_dropout(seed: int, *, step: int, first_slice: int) -> None:
 
 def explain_full_memory(device: torch.device, message: str, *, what: str) -> str:
     """Say that not even the least found room, and what to do."""
-    remedy = "Plan again with a smaller network.image_size_px, network.backbone or training.batch_slices"
     other = "" if device.type == "cpu" else ", or train with --device cpu"
-    return f"the memory of {device} is full even with {what}: {message.rstrip('.')}. {remedy}{other}."
+    return (
+        f"the memory of {device} is full even with {what}: {message.rstrip('.')}. Plan again with a smaller "
+        f"network.image_size_px, network.backbone or training.batch_slices{other}."
+    )
 
 
 def _move(batch: Batch, device: torch.device) -> Batch:

@@ -60,7 +60,7 @@ def draw(folder: Path) -> None:
     try:
         plot_progress(read_metrics(folder / "metrics.jsonl"), folder / "progress.png")
     except OSError as error:
-        log.warning("%s could not be drawn: %s", folder / "progress.png", error)
+        log.warning("%s could not be drawn: %s.", folder / "progress.png", error)
 
 
 def go_back(state: TrainState, plans: Plans, folder: Path, *, cases: Iterable[str]) -> None:

@@ -59,7 +59,7 @@ def train_step(
         state.bad_steps = 0 if is_good else state.bad_steps + 1
         state.step += 1
     if not is_good:
-        log.warning("step %d: the loss is not finite; its batch is skipped", state.step - 1)
+        log.warning("step %d: the loss is not finite; its batch is skipped.", state.step - 1)
     return losses if is_good else None
 
 

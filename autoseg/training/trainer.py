@@ -180,7 +180,7 @@ def _note(record: dict[str, object], fold: FoldData) -> None:
     try:
         append_metrics(fold.folder / "metrics.jsonl", record)
     except OSError as error:
-        log.warning("%s: the record of step %s is lost (%s)", fold.folder / "metrics.jsonl", record["step"], error)
+        log.warning("%s: the record of step %s is lost (%s).", fold.folder / "metrics.jsonl", record["step"], error)
 
 
 def _last_cases(state: TrainState, sampler: SliceSampler) -> list[str]:

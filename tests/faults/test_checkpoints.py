@@ -132,7 +132,7 @@ def test_a_disk_that_is_full_at_the_beginning_stops_training_before_the_work(pla
     outcome = command("train", planned, "--epochs", 1)
     assert outcome.code == 2
     assert f"{planned / 'fold_all' / 'resume.pt'} could not be written: File too large (EFBIG)" in outcome.text
-    assert "Make room on this disk; the same command goes on" in outcome.text
+    assert "Free space on this disk. The same command goes on" in outcome.text
     assert [path.name for path in (planned / "fold_all").iterdir() if path.name != ".lock"] == []
 
 
@@ -168,7 +168,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_save_and_one_at_the_end_an_erro
     outcome = command("train", planned, "--epochs", 3)
     assert outcome.code == 2
     assert f"{fold / 'resume.pt'} could not be written: No space left on device (ENOSPC)" in outcome.text
-    assert "Make room on this disk; the same command goes on" in outcome.text
+    assert "Free space on this disk. The same command goes on" in outcome.text
     assert torch.load(fold / "resume.pt", weights_only=True)["step"] == 4
     assert (fold / "model.safetensors").read_bytes() == model
     assert list(fold.glob(".writing-*")) == []
@@ -188,7 +188,7 @@ def test_a_model_that_finds_no_room_leaves_the_one_before_and_a_lost_record_stop
     full_disk()
     outcome = command("train", fold.parent, "--epochs", 2)
     assert outcome.code == 2
-    assert f"{fold / 'model.safetensors'} could not be written" in outcome.text and "Make room" in outcome.text
+    assert f"{fold / 'model.safetensors'} cannot be written: File too large." in outcome.text
     assert (fold / "model.safetensors").read_bytes() == model and (fold / "resume.pt").read_bytes() == state
 
     def full(*_):

@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_both_states_and_says_what_to_do(two, state, plans):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"resume.pt could not be written: .*EFBIG.*Make room on this disk"):
+        with pytest.raises(CheckpointError, match=r"resume.pt could not be written: .*EFBIG.*Free space on this disk"):
             save_state(state, plans, two)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -266,7 +266,7 @@ def test_an_error_after_the_last_byte_leaves_both_states_too(two, state, plans, 
 
 def test_a_folder_that_cannot_be_written_says_so(state, plans, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"could not be written.*Make the folder writable"):
+    with pytest.raises(CheckpointError, match=r"could not be written.*Give yourself the right to write there"):
         save_state(state, plans, tmp_path / "file" / "resume.pt")
 
 
