@@ -13,7 +13,7 @@ nothing; what stands in it, the last owner's process and host, is for the messag
 
 import json
 import os
-import socket
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import LockedError, UsageError
-from autoseg.files import explain_write_error
+from autoseg.files import explain_write_error, parse_json
 
 if sys.platform == "win32":
     import filelock
@@ -108,18 +108,18 @@ def _give_up(lock: Any) -> None:
 
 
 def _note(command: str) -> dict[str, Any]:
-    return {"command": command, "process": os.getpid(), "host": socket.gethostname()}
+    return {"command": command, "process": os.getpid(), "host": platform.node()}
 
 
 def _owner(path: Path) -> str:
     """Name who has the lock, as far as the note tells; of several that share it the last one may have ended."""
     try:
         with path.open(encoding="utf-8") as file:
-            note = json.loads(file.read(MOST_NOTE_BYTES))
+            note = parse_json(file.read(MOST_NOTE_BYTES))
         command, process, host = str(note["command"]), int(note["process"]), str(note["host"])
     except (OSError, ValueError, KeyError, TypeError):
         return "another run"
-    if host == socket.gethostname() and not _is_alive(process):
+    if host == platform.node() and not _is_alive(process):
         return "another run"
     return f"another {command} (process {process} on {host})"
 

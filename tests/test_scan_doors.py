@@ -18,16 +18,20 @@ DOORS = {
     "outputs/dicom_seg.py": "headers of a series that was read before, for the segmentation that refers to them",
 }
 OTHER_FILES = {
+    "cli/common.py": "nowhere, for what is left to be printed",
+    "locks.py": "locks",
+    "planning/case_cache.py": "its own lines",
+    "planning/file_state.py": "digests of any file's bytes",
     "files.py": "digests of any file's bytes, and files that are being written",
     "demo/pictures.py": "pictures that the demo wrote",
     "inference/predictor.py": "its own scratch",
     "network/model_file.py": "models",
     "network/sam2_weights.py": "weights of SAM2",
     "prediction/journal.py": "its own lines",
-    "preprocessing/store.py": "preprocessed cases",
+    "preprocessing/array_file.py": "preprocessed cases",
     "training/core_processes.py": "memory that processes share",
     "training/core_worker.py": "memory that processes share",
-    "training/state.py": "its own state",
+    "training/checkpoints.py": "its own state",
 }
 OPENING_NAMES = {"open", "safe_open"}
 OPENING_METHODS = {

@@ -10,6 +10,7 @@ another declaration is passed over, and its case is read again. It is written wh
 
 import base64
 import hashlib
+import json
 import logging
 import time
 import zlib
@@ -204,7 +205,7 @@ class CaseCache:
 
 
 def _to_line(entry: CaseEntry | ValuesEntry) -> bytes:
-    content = entry.model_dump_json().encode()
+    content = json.dumps(entry.model_dump(mode="json"), allow_nan=False, separators=(",", ":")).encode("ascii")
     return hashlib.blake2b(content, digest_size=16).hexdigest().encode() + b" " + content + b"\n"
 
 

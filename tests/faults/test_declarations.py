@@ -72,8 +72,8 @@ def test_a_missing_channel_and_ids_that_differ_by_case_are_left_out_by_name(
         shutil.copy(root / "imagesTr" / f"good_1{ending}", root / "imagesTr" / f"GOOD_1{ending}")
     shutil.copy(root / "labelsTr" / "good_1.nii.gz", root / "labelsTr" / "GOOD_1.nii.gz")
     said = {
-        "good_2": "channel 0001 (T2) is missing.",
-        "good_3": "channel 0000 (T1) is missing.",
+        "good_2": "channel 0001 (T2) is missing. Add it, or take it out of channel_names.",
+        "good_3": "channel 0000 (T1) is missing. Add it, or take it out of channel_names.",
         "good_1": "its id differs from 'GOOD_1' only in upper and lower case. Rename one.",
         "GOOD_1": "its id differs from 'good_1' only in upper and lower case. Rename one.",
     }

@@ -48,7 +48,7 @@ def test_without_a_gpu_cuda_is_refused_and_auto_works_on_the_cpu(no_gpu, make_da
     planning = (plan.main, root, "-o", run, "--num-workers", 1, "--device")
     predicting = (predict.main, "-m", model_file, "-i", root / "imagesTr", "-o", tmp_path / "out", "--device")
     code, text = run_main(*planning, "cuda")
-    assert code == 2 and "nvidia-smi shows no GPU here. To plan for another machine add --memory-gib N" in text
+    assert code == 2 and "nvidia-smi shows no GPU here. Add --memory-gib N to plan for another machine" in text
     code, text = run_main(*planning, "auto")
     assert code == 0 and "nvidia-smi shows no GPU here: planning for the CPU. For a GPU elsewhere:" in text
     remedy = f"torch sees no CUDA device here ({OLD_DRIVER}). Check what nvidia-smi says, and update the driver."

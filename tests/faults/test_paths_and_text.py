@@ -129,14 +129,14 @@ def test_a_scan_that_cannot_be_read_is_named_by_folder_and_name(command, model_f
 def test_an_error_of_the_system_is_told_without_the_whole_path(
     command, model_file, tmp_path, make_dataset, monkeypatch
 ):
-    def full(*_arguments):
-        raise OSError(28, "No space left on device", str(tmp_path / "out" / "preview" / "x.png"))
+    def refuse(*_arguments):
+        raise OSError(13, "Permission denied", str(tmp_path / "out" / "preview" / "x.png"))
 
-    monkeypatch.setattr("autoseg.outputs.case_files.draw_preview", full)
+    monkeypatch.setattr("autoseg.outputs.case_files.draw_preview", refuse)
     scans = make_dataset(1) / "imagesTr"
     outcome = command("predict", "-m", model_file, "-i", scans, "-o", tmp_path / "out")
     assert outcome.code == 4
-    assert "preview/x.png: No space left on device" in outcome.text
+    assert "preview/x.png: Permission denied" in outcome.text
     assert str(tmp_path) not in (tmp_path / "out" / "run.json").read_text()
 
 

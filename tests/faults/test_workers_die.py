@@ -72,7 +72,7 @@ DEATHS = {"good_0": exit_with_nine, "good_2": segfault, "good_3": be_killed, "go
 WORDS = {
     "good_0": "its process ended with exit code 9, twice",
     "good_2": "its process was ended by SIGSEGV, twice",
-    "good_3": "its process was ended by SIGKILL, twice. Often this means that the memory was full: use fewer workers",
+    "good_3": "its process was ended by SIGKILL, twice. Check the case. Often this means that the memory was full",
     "good_4": "the memory was full (8 GiB). Use fewer workers, or a machine with more memory",
 }
 

@@ -142,7 +142,7 @@ def test_a_full_memory_makes_batches_smaller_and_the_result_stays(tiny_plans, ca
     assert np.array_equal(labels, expected) and labels.any()
     assert network.sizes[: len(tried)] == tried
     assert [record.message for record in caplog.records] == [
-        f"the device's memory was full; trying {n} {'slice' if n == 1 else 'slices'} at a time on cpu (full.)"
+        f"the device's memory was full; trying {n} {'slice' if n == 1 else 'slices'} at a time on cpu (full.)."
         for n in tried[1:]
     ]
 
@@ -286,7 +286,7 @@ def test_find_model_files_takes_a_file_a_fold_a_run_and_prefers_the_model_of_all
 
 
 def test_find_model_files_without_one_says_what_to_do(tmp_path):
-    with pytest.raises(CheckpointError, match=r"Train first: autoseg_train"):
+    with pytest.raises(CheckpointError, match=r"Train first, with autoseg_train"):
         find_model_files(tmp_path)
     with pytest.raises(CheckpointError, match="there is no"):
         find_model_files(tmp_path / "nowhere")

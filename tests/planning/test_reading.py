@@ -34,7 +34,7 @@ def scanned(monkeypatch):
 
 
 def scan_all(root, path, **more):
-    return scan_cases(read_dataset(root), num_workers=1, cache=CaseCache(path, **more))
+    return scan_cases(read_dataset(root), num_workers=0, cache=CaseCache(path, **more))
 
 
 def as_tuples(results):
@@ -206,7 +206,7 @@ def test_labels_without_names_are_listed_once(make_dataset, save_nifti, tmp_path
 
     def check():
         read.clear()
-        check = check_dataset(root, num_workers=1, cache=CaseCache(path))
+        check = check_dataset(root, num_workers=0, cache=CaseCache(path))
         return [organ.value for organ in check.fingerprint.organs], list(read)
 
     assert check() == ([1], ["case_000.nii.gz", "case_001.nii.gz"])

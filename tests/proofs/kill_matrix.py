@@ -143,7 +143,7 @@ POINTS = (
     Kill("export", "the file half written", Renaming("packed.safetensors", "half")),
     Kill("export", "the file written, without its name", Renaming("packed.safetensors", "whole")),
     Kill("export", "the file just named", Renaming("packed.safetensors", "renamed")),
-    Kill("evaluate", "after the second case", Calling("autoseg.evaluation.folders:_measure_pair", "after", 2)),
+    Kill("evaluate", "after the first case", Calling("autoseg.evaluation.folders:_measure_pair", "after")),
     Kill("evaluate", "the JSON half written", Renaming("evaluation.json", "half")),
 )
 
