@@ -22,6 +22,7 @@ import numpy as np
 from autoseg.errors import DatasetError, UsageError
 from autoseg.files import TEMPORARY_PREFIX, read_json
 from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.preprocessing.store_sums import file_sum
 from autoseg.preprocessing.transform import CaseTransform
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class CaseStore:
                 "data_hash": data_hash,
                 "sources": list(sources),
                 "bytes": sizes,
+                "sums": {name: file_sum(temporary / name) for name in sizes},
                 "shape": list(case.image.shape),
                 "transform": case.transform.to_json(),
                 "organ_slices": {} if case.labels is None else _organ_slices(case.labels),
@@ -127,6 +129,11 @@ class CaseStore:
         ranges = self._record(case_id)["organ_slices"]
         return {int(k): np.concatenate([np.arange(start, stop) for start, stop in ranges[k]]) for k in ranges}
 
+    def sums(self, case_id: str) -> dict[Path, int]:
+        """Return the files of a case with the sums that they were written with; none of a case of an older autoseg."""
+        found: dict[str, int] = self._record(case_id).get("sums", {})
+        return {self._case_folder(case_id) / name: value for name, value in found.items()}
+
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half-written; nobody else may be writing."""
         for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
@@ -138,7 +145,10 @@ class CaseStore:
         if name not in self._record(case_id)["bytes"]:
             raise DatasetError(f"the preprocessed case {case_id} has no labels. Train on labelled cases only.")
         path = self._case_folder(case_id) / name
-        array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        try:
+            array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        except RuntimeError as error:
+            raise DatasetError(f"{path} is damaged ({error}). Delete its folder and run autoseg_plan again.") from error
         if not isinstance(array, blosc2.NDArray):
             raise DatasetError(f"{path} is not an array of autoseg. Delete it and run autoseg_plan again.")
         return array

@@ -9,13 +9,16 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
+from autoseg.errors import CheckpointError
 from autoseg.files import read_json, write_json
 from autoseg.network.device import cuda_dtype
 from autoseg.network.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
 from autoseg.plans import Plans
+from autoseg.preprocessing.store_sums import check_cases
 from autoseg.progress import ProgressBar
 from autoseg.training.checkpoints import has_state, load_state
 from autoseg.training.core_processes import GradientProcesses, start_processes
@@ -65,8 +68,10 @@ def train_fold(
     Raises:
         CheckpointError: Pretrained weights cannot be had, the states of the earlier run cannot be used, or the disk is
             full at the beginning or the end.
+        DatasetError: A preprocessed case is damaged.
         TrainingError: The loss stays not finite, or the device's memory holds not one slice.
     """
+    check_cases(fold.store, (*fold.training, *fold.monitored), max_bytes=cache_bytes)
     state = _begin(fold, plans=plans, device=device, offline=offline)
     sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
     if length.progress(state) < 1.0:
@@ -91,7 +96,7 @@ def _begin(fold: FoldData, *, plans: Plans, device: torch.device, offline: bool)
     path, weights_path = fold.folder / STATE_FILE_NAME, fold.folder / "weights.json"
     is_new = not has_state(path)
     needs_scaler = device.type == "cuda" and cuda_dtype() == torch.float16
-    pretrained = None if is_new or not weights_path.exists() else read_json(weights_path)["parameters"]
+    pretrained = None if is_new or not weights_path.exists() else _read_pretrained(weights_path)
     state = new_state(plans, device=device, needs_scaler=needs_scaler, offline=offline, pretrained=pretrained)
     if state.weights is not None:
         write_json(weights_path, asdict(state.weights))
@@ -102,6 +107,15 @@ def _begin(fold: FoldData, *, plans: Plans, device: torch.device, offline: bool)
     keep_until(fold.folder / "metrics.jsonl", step=state.step)
     state.network.train()
     return state
+
+
+def _read_pretrained(path: Path) -> list[str]:
+    """Read which weights came from a checkpoint when the run began."""
+    record = read_json(path)
+    names = record.get("parameters") if isinstance(record, dict) else None
+    if not isinstance(names, list):
+        raise CheckpointError(f"{path} does not name the pretrained weights. Delete {path.parent} to start again.")
+    return names
 
 
 def _train(state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Plans, length: Length) -> None:
