@@ -177,6 +177,8 @@ def _read_sealed(path: Path) -> dict[str, Any]:
         DamagedStateError: It is missing, cannot be read, or is not what was written.
         CheckpointError: It is whole, but holds something else.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DamagedStateError(f"{path} is no regular file.")
     try:
         _check_seal(path)
         content = torch.load(path, map_location="cpu", weights_only=True)  # a GPU may have no room for two

@@ -55,11 +55,15 @@ def train_step(
         parts += processes.finish_step(state.step, state.network, state.parameters, room=state.room)
     losses, gradients = average_parts(parts)
     with uninterrupted():
-        is_good = math.isfinite(losses["total"]) and _move(state, gradients, plans=plans)
+        has_loss = math.isfinite(losses["total"])
+        is_good = has_loss and _move(state, gradients, plans=plans)
         state.bad_steps = 0 if is_good else state.bad_steps + 1
         state.step += 1
     if not is_good:
-        log.warning("step %d: the loss is not finite; its batch is skipped.", state.step - 1)
+        # With float16 a gradient that is too large is no accident: it is how the scale of the loss is found.
+        level = logging.DEBUG if has_loss and scaler is not None else logging.WARNING
+        what = "a gradient" if has_loss else "the loss"
+        log.log(level, "step %d: %s is not finite; its batch is skipped.", state.step - 1, what)
     return losses if is_good else None
 
 

@@ -65,6 +65,7 @@ def train_fold(
     Raises:
         CheckpointError: Pretrained weights cannot be had, the states of the earlier run cannot be used, or the disk is
             full at the beginning or the end.
+        DatasetError: A preprocessed case is damaged.
         TrainingError: The loss stays not finite, or the device's memory holds not one slice.
     """
     state = _begin(fold, plans=plans, device=device, offline=offline)

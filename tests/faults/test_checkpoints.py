@@ -11,7 +11,7 @@ import torch
 
 from autoseg.network.model_file import load_model
 from autoseg.plans import apply_settings, read_plans, write_plans
-from autoseg.training import checkpoints, metrics_log, saving, trainer
+from autoseg.training import checkpoints, metrics_log, saving, trainer, validation
 
 
 @pytest.fixture
@@ -208,3 +208,20 @@ def test_what_a_killed_save_left_is_removed_by_the_next_sitting(trained, command
     assert command("train", fold.parent, "--epochs", 2).code == 0
     assert list(fold.glob(".writing-*")) == []
     assert json.loads((fold / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
+
+
+@pytest.mark.fault("disk-full")
+def test_a_disk_that_is_full_when_the_validation_is_written_is_said_and_the_same_command_goes_on(
+    planned, command, monkeypatch
+):
+    def full(path, *_args, **_named):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "write_label_map", full)
+        outcome = command("train", planned, "--epochs", 1, "--fold", 0)
+    assert outcome.code == 2
+    assert "CheckpointError: " in outcome.text and "could not be written: No space left on device" in outcome.text
+    assert "Make room on this disk; the same command goes on" in outcome.text
+    assert command("train", planned, "--epochs", 1, "--fold", 0).code == 0
+    assert (planned / "fold_0" / "validation" / "summary.json").exists()

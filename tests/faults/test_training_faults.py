@@ -204,3 +204,18 @@ def test_where_the_cores_find_no_room_for_what_they_share_one_core_trains(large_
     assert outcome.code == 0, outcome.text
     assert "no room in /" in outcome.text and "for what the cores share ([Errno 28] No space left" in outcome.text
     assert "set TMPDIR to another folder" in outcome.text
+
+
+@pytest.mark.fault("flipped-byte")
+@pytest.mark.parametrize("name", ["image.b2nd", "labels.b2nd"])
+def test_a_flipped_byte_in_a_preprocessed_case_stops_training_before_its_first_step(planned, command, name):
+    """It would decompress to other voxels, or to an error of the library's."""
+    path = planned / "preprocessed" / "good_1" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    outcome = command("train", planned, "--epochs", 1)
+    assert outcome.code == 4
+    assert "1 of 3 preprocessed cases" in outcome.text and "Run autoseg_plan again" in outcome.text
+    assert "good_1  a file does not have the SHA-256 in its case.json." in outcome.text
+    assert not path.parent.exists() and not (planned / "fold_all" / "resume.pt").exists()

@@ -3,8 +3,9 @@
     python tests/proofs/soak.py -o docs/results/soak.json
 
 Number of steps: autoseg's own nano network made 1,768 steps in 10 minutes of the left atrium's training, on two cores,
-the mean of three seeds (docs/results/left_atrium_vs_monai_seeds.json); two hours are 12 times that, 21,216. The network
-here is a much smaller one, so that they take less time, and states are saved more often in the same measure.
+the mean of three seeds (docs/results/left_atrium_vs_monai_seeds.json); two hours are 12 times that, 21,216, or 21,200
+in whole epochs. The network here is a much smaller one, so that they take less time (55 minutes on two cores that
+others used too), and states are saved more often, every ten seconds.
 
 Faults are drawn from a seed and put in from outside (`soak_runner.py`); a kill ends a sitting, and the same command
 begins the next one, sometimes after the newest state was damaged. Each fault must be told of in the log; the report

@@ -82,6 +82,8 @@ def damage(path, how):
     path.unlink()
     if how == "folder":
         path.mkdir()
+    elif how == "pipe":
+        os.mkfifo(path)
     elif how == "link to nothing":
         path.symlink_to("nowhere")
     elif how == "pickle":
@@ -91,7 +93,7 @@ def damage(path, how):
         path.write_bytes({"flipped": flipped, "cut off": content[:-1], "empty": b"", "text": b"no state"}[how])
 
 
-DAMAGES = ("flipped", "cut off", "empty", "text", "pickle", "missing", "folder", "link to nothing")
+DAMAGES = ("flipped", "cut off", "empty", "text", "pickle", "missing", "folder", "pipe", "link to nothing")
 
 
 class Trap:
