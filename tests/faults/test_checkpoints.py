@@ -222,6 +222,6 @@ def test_a_disk_that_is_full_when_the_validation_is_written_is_said_and_the_same
         outcome = command("train", planned, "--epochs", 1, "--fold", 0)
     assert outcome.code == 2
     assert "CheckpointError: " in outcome.text and "could not be written: No space left on device" in outcome.text
-    assert "Make room on this disk; the same command goes on" in outcome.text
+    assert "Free space on this disk. The same command goes on" in outcome.text
     assert command("train", planned, "--epochs", 1, "--fold", 0).code == 0
     assert (planned / "fold_0" / "validation" / "summary.json").exists()
