@@ -121,7 +121,7 @@ def test_a_scan_that_cannot_be_read_is_named_by_folder_and_name(command, model_f
     outcome = command("predict", "-m", model_file, "-i", scans, "-o", tmp_path / "out")
     assert outcome.code == 3
     for name in ("run.json", "report.html"):
-        content = (tmp_path / "out" / name).read_text()
+        content = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert "imagesTr/bad_0000.nii.gz" in content and str(tmp_path) not in content
 
 
@@ -137,7 +137,7 @@ def test_an_error_of_the_system_is_told_without_the_whole_path(
     outcome = command("predict", "-m", model_file, "-i", scans, "-o", tmp_path / "out")
     assert outcome.code == 4
     assert "preview/x.png: Permission denied" in outcome.text
-    assert str(tmp_path) not in (tmp_path / "out" / "run.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "out" / "run.json").read_text(encoding="utf-8")
 
 
 class Page(html.parser.HTMLParser):
@@ -204,10 +204,12 @@ def test_tables_for_slicer_hold_one_line_a_label(whole_way):
 def test_json_gives_the_very_names_back_and_shows_no_control_character(whole_way):
     declared = {
         name.strip(): v
-        for name, v in json.loads((whole_way.folder / "data" / "dataset.json").read_text())["labels"].items()
+        for name, v in json.loads((whole_way.folder / "data" / "dataset.json").read_text(encoding="utf-8"))[
+            "labels"
+        ].items()
     }
     del declared["background"]
-    assert json.loads((whole_way.folder / "out" / "labels.json").read_text())["labels"] == declared
+    assert json.loads((whole_way.folder / "out" / "labels.json").read_text(encoding="utf-8"))["labels"] == declared
     assert read_label_names(whole_way.folder / "out" / "plain.nii.gz") == {v: name for name, v in declared.items()}
     texts = [
         path for path in whole_way.folder.rglob("*") if path.suffix in (".json", ".jsonl", ".csv", ".tsv", ".html")
@@ -247,7 +249,7 @@ def test_listed_paths_that_lead_out_are_refused_and_not_looked_at(make_dataset, 
     root = make_dataset(2)
     good = [{"image": f"imagesTr/good_{n}_0000.nii.gz", "label": f"labelsTr/good_{n}.nii.gz"} for n in range(2)]
     bad = [{**good[0], "image": f"imagesTr/bad_{n}.nii.gz", kind: path} for n, path in enumerate(PATHS_OUTSIDE)]
-    content = json.loads((root / "dataset.json").read_text()) | {"training": [good[1], *bad]}
+    content = json.loads((root / "dataset.json").read_text(encoding="utf-8")) | {"training": [good[1], *bad]}
     (root / "dataset.json").write_text(json.dumps(content))
     outcome = command("plan", root, "--check")
     assert outcome.code == 4
@@ -294,7 +296,7 @@ def test_a_link_in_the_place_of_an_output_is_replaced_and_not_followed(make_data
     for name in ("good_0.nii.gz", "report.html", "run.json", "labels.json", "statistics.csv", "preview/good_0.png"):
         (tmp_path / "out" / name).symlink_to(tmp_path / "precious")
     assert command("predict", "-m", model_file, "-i", scans, "-o", tmp_path / "out").code == 0
-    assert (tmp_path / "precious").read_text() == "mine"
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "mine"
 
 
 @paths_outside
@@ -318,5 +320,7 @@ def test_a_journal_makes_nobody_remove_what_is_no_file_of_its_case(make_dataset,
     (out / "cases.jsonl").write_text("".join(json.dumps({**rest, **line}) + "\n" for line in lines))
     outcome = command("predict", "-m", model_file, "-i", scans, "-o", out)
     assert outcome.code == 0, outcome.text
-    assert (tmp_path / "precious").read_text() == (out / "notes.txt").read_text() == "mine"
+    assert (
+        (tmp_path / "precious").read_text(encoding="utf-8") == (out / "notes.txt").read_text(encoding="utf-8") == "mine"
+    )
     assert [nib.load(out / f"good_{n}.nii.gz").shape for n in range(3)] == [(24, 20, 6)] * 3
