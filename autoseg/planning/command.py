@@ -1,37 +1,34 @@
 """The library call behind `autoseg_plan`: check, fingerprint, plan, preprocess, split.
 
-Owns: the order of the steps, what is written when, what stops the run, and the lock on the run folder.
-Does not own: any of the steps themselves, the parser (`cli/plan.py`).
+Owns: the order of the steps, what is written when, and what stops the run.
+Does not own: any of the steps themselves, the lock on the run folder (`run_folder.py`), the parser (`cli/plan.py`).
 
 Every file is complete or absent, and `splits.json` comes last: a run folder that has one is ready to train. The same
 command again reads only the cases whose files changed, and preprocesses only what is not there.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from autoseg.descriptions.ask import Server
-from autoseg.errors import DatasetError, OutputError, PlanError, Problem, UsageError, format_problems
-from autoseg.files import atomic_path, explain_write_error, find_disk_fault, read_json, remove_leftovers, write_json
-from autoseg.locks import hold_folder
+from autoseg.errors import DatasetError, Problem, UsageError, format_problems
+from autoseg.files import write_json
 from autoseg.planning.case_cache import FILE_NAME as CACHE_NAME
 from autoseg.planning.case_cache import CaseCache
 from autoseg.planning.changes import plan_with_changes
 from autoseg.planning.check import DatasetCheck, check_dataset, check_names, shorten_paths
 from autoseg.planning.describing import add_descriptions
 from autoseg.planning.device import find_device
-from autoseg.planning.fingerprint import Fingerprint
 from autoseg.planning.own_descriptions import read_own_descriptions, use_own_descriptions
 from autoseg.planning.pinning import pin_weights
 from autoseg.planning.planner import describe_organs
 from autoseg.planning.report import JSON_NAME, write_report
 from autoseg.planning.resources import bytes_to_preprocess, warn_if_disk_is_short
-from autoseg.planning.splits import make_splits
-from autoseg.plans import Plans, read_plans, write_plans
+from autoseg.planning.run_folder import earlier_plans, own_folder, write_plans_if_new, write_splits_if_new
+from autoseg.plans import Plans
 from autoseg.preprocessing.run import preprocess_dataset
 from autoseg.workers import default_num_workers
 
@@ -138,7 +135,7 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
         raise UsageError("--offline and --describe: give one of them, since a server is asked over the network.")
     device = find_device(request.device, memory_gib=request.memory_gib)
     own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
-    with _own_folder(request):
+    with own_folder(request.run_folder, dataset_root=request.dataset_root):
         check = _check(request)
         found = {"layout": check.layout, "contents": check.contents}
         usable = _usable(check)
@@ -148,9 +145,9 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
         fingerprint, unused = use_own_descriptions(check.fingerprint, own)
         fingerprint = add_descriptions(fingerprint, run_folder=request.run_folder, server=request.describe)
         plans = plan_with_changes(fingerprint, device=device, overlays=request.overlays, settings=request.settings)
-        plans = pin_weights(plans, earlier=_earlier_plans(request.run_folder), offline=request.offline)
+        plans = pin_weights(plans, earlier=earlier_plans(request.run_folder), offline=request.offline)
         found["plan"] = unused + describe_organs(fingerprint)[1]
-        _write_plans_if_new(plans, request.run_folder)
+        write_plans_if_new(plans, request.run_folder)
         failures = found["preprocessing"] = _preprocess(check, plans=plans, request=request)
         failed = {problem.case_id for problem in failures if problem.is_error}
         used = tuple(case_id for case_id in usable if case_id not in failed)
@@ -158,7 +155,7 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
         _stop_at_errors(failures, num_cases=check.num_cases, request=request)
         if not used:
             raise DatasetError("no case could be preprocessed. Mend what is listed below.", problems=failures)
-        _write_splits(check.fingerprint, plans=plans, used=used, path=request.run_folder / "splits.json")
+        write_splits_if_new(check.fingerprint, plans=plans, used=used, run_folder=request.run_folder)
     problems = tuple(problem for stage in found.values() for problem in stage)
     _show_problems(problems)
     return PlanOutcome(plans, check, used, tuple(sorted({p.case_id for p in problems if p.is_error})))
@@ -176,7 +173,7 @@ def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
         LockedError: Another process plans into the same folder.
     """
     own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
-    with _own_folder(request):
+    with own_folder(request.run_folder, dataset_root=request.dataset_root):
         check = _check(request)
         names = check_names(check, own)
         found = {"layout": check.layout, "contents": check.contents, "plan": names}
@@ -213,30 +210,6 @@ def _write_report(
     )
 
 
-@contextmanager
-def _own_folder(request: PlanRequest) -> Iterator[None]:
-    """Hold the run folder for this process alone; a folder that cannot be written is an error before any work."""
-    folder, root = request.run_folder.resolve(), request.dataset_root.resolve()
-    if folder == root or root in folder.parents:
-        raise UsageError(
-            f"-o {request.run_folder} lies in the dataset, which is never written to. Choose another folder."
-        )
-    try:
-        with atomic_path(folder / "probe.tmp") as probe:
-            probe.write_bytes(b"probe")
-        (folder / "probe.tmp").unlink()
-        with hold_folder(folder, command="autoseg_plan", remedy="Wait for it, end it, or choose another -o."):
-            remove_leftovers(folder)
-            yield
-    except OSError as error:
-        if find_disk_fault(error) is not None:
-            raise OutputError(explain_write_error(error, request.run_folder)) from error
-        place = error.filename or request.run_folder
-        raise UsageError(
-            f"{place} cannot be read or written: {error.strerror or error}. Free space or choose another -o."
-        ) from error
-
-
 def _stop_at_errors(problems: Sequence[Problem], *, num_cases: int, request: PlanRequest) -> None:
     """Raise where errors stop the run: those of the dataset as a whole always, those of cases with `on_bad="fail"`."""
     errors = [problem for problem in problems if problem.is_error]
@@ -258,28 +231,6 @@ def _show_problems(problems: Sequence[Problem]) -> None:
         log.warning("  and %d more in dataset_report.json", len(problems) - MAX_PROBLEMS_SHOWN)
 
 
-def _earlier_plans(run_folder: Path) -> Plans | None:
-    """Return the plans of an earlier run of the command, or None where there are none that can be read."""
-    try:
-        return read_plans(run_folder / "plans.json")
-    except (PlanError, UsageError):
-        return None
-
-
-def _write_plans_if_new(plans: Plans, run_folder: Path) -> None:
-    """Write `plans.json` unless it holds just these plans; other plans make the old splits invalid."""
-    path = run_folder / "plans.json"
-    try:
-        is_new = bool(read_json(path) != plans.model_dump(mode="json"))
-    except UsageError:
-        is_new = True
-    if is_new:
-        if path.exists():
-            log.info("the plan changed; plans.json and splits.json are written anew.")
-        (run_folder / "splits.json").unlink(missing_ok=True)
-        write_plans(plans, path)
-
-
 def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest) -> tuple[Problem, ...]:
     facts = check.fingerprint.cases
     usable, store_folder = {case.case_id for case in facts}, request.run_folder / "preprocessed"
@@ -291,34 +242,3 @@ def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest) -> t
         num_workers=request.num_workers or default_num_workers(bytes_to_preprocess(facts, plans.data)),
     )
     return shorten_paths(problems, root=check.dataset.root)
-
-
-@dataclass(frozen=True)
-class _SplitCase:
-    case_id: str
-    patient_id: str
-
-
-def _write_splits(fingerprint: Fingerprint, *, plans: Plans, used: Sequence[str], path: Path) -> None:
-    """Write the folds; folds of the same cases stay as they are, so that a user may edit them."""
-    chosen = set(used)
-    if _split_cases(path) == chosen:
-        return
-    cases = [case for case in fingerprint.cases if case.case_id in chosen]
-    groups = fingerprint.patient_groups()
-    splits = make_splits(
-        [_SplitCase(case.case_id, groups[case.case_id]) for case in cases],
-        organs_of_case={case.case_id: [organ.name for organ in case.organs] for case in cases},
-        num_folds=plans.training.num_folds,
-        seed=plans.training.seed,
-    )
-    write_json(path, splits)
-
-
-def _split_cases(path: Path) -> set[str] | None:
-    """Return the cases of a file of folds, or None where there is none of the right form."""
-    try:
-        folds = read_json(path)
-        return {name for fold in folds for part in ("train", "validation") for name in fold[part]} if folds else None
-    except (UsageError, TypeError, KeyError):
-        return None

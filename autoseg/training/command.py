@@ -1,6 +1,7 @@
 """`autoseg.train`, the library call behind `autoseg_train`: folds of a run folder, one after the other.
 
-Owns: which cases a fold has, the folder's lock, the final validation.
+Owns: which cases a fold has, and whether they are whole; the folder's lock.
+Does not own: the training (`trainer.py`), the validation at its end (`final_validation.py`).
 """
 
 import logging
@@ -8,27 +9,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from autoseg.errors import CheckpointError, DatasetError, OutputError, Problem, TrainingError, UsageError
-from autoseg.files import explain_write_error, remove_leftovers, write_json
+from autoseg.files import explain_write_error, remove_leftovers
 from autoseg.locks import hold_folder
 from autoseg.machine import find_free_bytes
 from autoseg.network.device import choose_device, is_out_of_memory
-from autoseg.network.model_file import MODEL_FILE_NAME, save_model
-from autoseg.plans import SET_BY, Plans, read_plans
+from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
 from autoseg.training.checkpoints import NO_ROOM, explain_full_disk
-from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, dice_after, read_pieces, write_pieces
+from autoseg.training.final_validation import validate_finally
 from autoseg.training.fold_list import read_folds
 from autoseg.training.gradients import explain_full_memory
 from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import Length, train_fold
-from autoseg.training.validation import CaseDice, clean_validation_map, mean_dice, write_validation_map
+from autoseg.training.validation import CaseDice
 
 log = logging.getLogger("autoseg")
 
@@ -112,7 +111,7 @@ def train(
             state = train_fold(
                 data, plans=plans, length=length, device=torch_device, cache_bytes=_cache_bytes(), offline=offline
             )
-            dice = _final_validation(state, data, plans=plans)
+            dice = validate_finally(state, data, plans=plans)
             _announce_best(state, data)
     return TrainingResult(folder=data.folder, steps=state.step, seconds=state.seconds, dice=dice)
 
@@ -179,62 +178,6 @@ def _refuse_damaged(data: FoldData) -> None:
             "written, and are removed. Run autoseg_plan again: it preprocesses them anew.",
             problems=[Problem(case_id, "a file does not have the SHA-256 in its case.json.") for case_id in damaged],
         )
-
-
-def _final_validation(state: TrainState, data: FoldData, *, plans: Plans) -> CaseDice:
-    """Predict every case that was left out, with mirroring as in prediction; write label maps and `summary.json`.
-
-    What raises Dice when it is removed from them is removed from the maps, and by the model from then on.
-    """
-    if data.seen_in_training or not data.monitored:
-        log.info("every case was trained on, so there is none to validate on%s", _how_to_validate(data))
-        _clean_as_validated(state, data, plans=plans)
-        return {}
-    device = next(state.averaged.parameters()).device
-    folder = data.folder / "validation"
-    cases: dict[str, CaseDice] = {}
-    pieces: dict[str, dict[str, OrganPieces]] = {}
-    for case_id in track(data.monitored, what="validating"):
-        cases[case_id], pieces[case_id] = write_validation_map(
-            state.averaged, data.store, case_id, plans=plans, device=device, folder=folder
-        )
-    write_pieces(folder, pieces, plans=plans)
-    plans = _clean_as_validated(state, data, plans=plans)
-    for case_id in cases:
-        clean_validation_map(folder / f"{case_id}.nii.gz", plans=plans)
-    means = mean_dice(list(cases.values()))
-    cleaned = mean_dice([dice_after(own, plans.inference.cleaning) for own in pieces.values()])
-    summary: dict[str, Any] = {
-        "grid": "preprocessed",
-        "mean_dice": cleaned,
-        "mean_dice_uncleaned": means,
-        "cases": cases,
-    }
-    write_json(folder / "summary.json", summary)
-    return cleaned
-
-
-def _how_to_validate(data: FoldData) -> str:
-    """Say how cases are left out of training, where the run has folds that leave any out."""
-    folds = read_folds(data.folder.parent / "splits.json", stored=set(data.store.case_ids()))
-    if not any(one.validation for one in folds):
-        return ": the run has a single case, or cases of one patient"
-    return f"; --fold 0 leaves one part in {len(folds)} out"
-
-
-def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> Plans:
-    """Write the model once more with what all validations of the run so far say of specks; a user's own rules stay."""
-    pieces = read_pieces(data.folder.parent, plans=plans)
-    planned = plans.reasons.get("inference.cleaning")
-    if not pieces or (planned is not None and planned.rule.startswith(SET_BY)):
-        return plans
-    names = [organ.name for organ in plans.data.organs]
-    chosen, reason = choose_cleaning(pieces, names=names, planned=plans.inference.cleaning)
-    inference = plans.inference.model_copy(update={"cleaning": chosen})
-    reasons = {**plans.reasons, "inference.cleaning": reason}
-    plans = plans.model_copy(update={"inference": inference, "reasons": reasons})
-    save_model(state.averaged, plans, data.folder / MODEL_FILE_NAME)
-    return plans
 
 
 def _announce_best(state: TrainState, data: FoldData) -> None:

@@ -1,0 +1,101 @@
+"""The run folder while it is planned: held by one run, and its plan and folds written only where they changed.
+
+Owns: `own_folder`; when `plans.json` and `splits.json` stay as they are.
+Does not own: what stands in them (`planner.py`, `splits.py`), the order of the steps (`command.py`).
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.errors import OutputError, PlanError, UsageError
+from autoseg.files import atomic_path, explain_write_error, find_disk_fault, read_json, remove_leftovers, write_json
+from autoseg.locks import hold_folder
+from autoseg.planning.fingerprint import Fingerprint
+from autoseg.planning.splits import make_splits
+from autoseg.plans import Plans, read_plans, write_plans
+
+log = logging.getLogger("autoseg")
+
+
+@contextmanager
+def own_folder(run_folder: Path, *, dataset_root: Path) -> Iterator[None]:
+    """Hold the run folder for this process alone; a folder that cannot be written is an error before any work.
+
+    Raises:
+        UsageError: The folder lies in the dataset, or cannot be written.
+        LockedError: Another run has it.
+        OutputError: The disk is full, or broken.
+    """
+    folder, root = run_folder.resolve(), dataset_root.resolve()
+    if folder == root or root in folder.parents:
+        raise UsageError(f"-o {run_folder} lies in the dataset, which is never written to. Choose another folder.")
+    try:
+        with atomic_path(folder / "probe.tmp") as probe:
+            probe.write_bytes(b"probe")
+        (folder / "probe.tmp").unlink()
+        with hold_folder(folder, command="autoseg_plan", remedy="Wait for it, end it, or choose another -o."):
+            remove_leftovers(folder)
+            yield
+    except OSError as error:
+        if find_disk_fault(error) is not None:
+            raise OutputError(explain_write_error(error, run_folder)) from error
+        place = error.filename or run_folder
+        raise UsageError(
+            f"{place} cannot be read or written: {error.strerror or error}. Free space or choose another -o."
+        ) from error
+
+
+def earlier_plans(run_folder: Path) -> Plans | None:
+    """Return the plans of an earlier run of the command, or None where there are none that can be read."""
+    try:
+        return read_plans(run_folder / "plans.json")
+    except (PlanError, UsageError):
+        return None
+
+
+def write_plans_if_new(plans: Plans, run_folder: Path) -> None:
+    """Write `plans.json` unless it holds just these plans; other plans make the old splits invalid."""
+    path = run_folder / "plans.json"
+    try:
+        is_new = bool(read_json(path) != plans.model_dump(mode="json"))
+    except UsageError:
+        is_new = True
+    if is_new:
+        if path.exists():
+            log.info("the plan changed; plans.json and splits.json are written anew.")
+        (run_folder / "splits.json").unlink(missing_ok=True)
+        write_plans(plans, path)
+
+
+@dataclass(frozen=True)
+class _SplitCase:
+    case_id: str
+    patient_id: str
+
+
+def write_splits_if_new(fingerprint: Fingerprint, *, plans: Plans, used: Sequence[str], run_folder: Path) -> None:
+    """Write the folds; folds of the same cases stay as they are, so that a user may edit them."""
+    path, chosen = run_folder / "splits.json", set(used)
+    if _split_cases(path) == chosen:
+        return
+    cases = [case for case in fingerprint.cases if case.case_id in chosen]
+    groups = fingerprint.patient_groups()
+    splits = make_splits(
+        [_SplitCase(case.case_id, groups[case.case_id]) for case in cases],
+        organs_of_case={case.case_id: [organ.name for organ in case.organs] for case in cases},
+        num_folds=plans.training.num_folds,
+        seed=plans.training.seed,
+    )
+    write_json(path, splits)
+
+
+def _split_cases(path: Path) -> set[str] | None:
+    """Return the cases of a file of folds, or None where there is none of the right form."""
+    try:
+        folds = read_json(path)
+        return {name for fold in folds for part in ("train", "validation") for name in fold[part]} if folds else None
+    except (UsageError, TypeError, KeyError):
+        return None

@@ -1,0 +1,76 @@
+"""What is measured when a fold is trained, and what follows from it for the model.
+
+Owns: `validate_finally`.
+Does not own: the prediction of a case (`validation.py`), which pieces are specks (`cleaning_choice.py`).
+"""
+
+import logging
+from typing import Any
+
+from autoseg.files import write_json
+from autoseg.network.model_file import MODEL_FILE_NAME, save_model
+from autoseg.plans import SET_BY, Plans
+from autoseg.progress import track
+from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, dice_after, read_pieces, write_pieces
+from autoseg.training.fold_list import read_folds
+from autoseg.training.monitoring import FoldData
+from autoseg.training.state import TrainState
+from autoseg.training.validation import CaseDice, clean_validation_map, mean_dice, write_validation_map
+
+log = logging.getLogger("autoseg")
+
+
+def validate_finally(state: TrainState, data: FoldData, *, plans: Plans) -> CaseDice:
+    """Predict every case that was left out, with mirroring as in prediction; write label maps and `summary.json`.
+
+    What raises Dice when it is removed from them is removed from the maps, and by the model from then on.
+    """
+    if data.seen_in_training or not data.monitored:
+        log.info("every case was trained on, so there is none to validate on%s", _how_to_validate(data))
+        _clean_as_validated(state, data, plans=plans)
+        return {}
+    device = next(state.averaged.parameters()).device
+    folder = data.folder / "validation"
+    cases: dict[str, CaseDice] = {}
+    pieces: dict[str, dict[str, OrganPieces]] = {}
+    for case_id in track(data.monitored, what="validating"):
+        cases[case_id], pieces[case_id] = write_validation_map(
+            state.averaged, data.store, case_id, plans=plans, device=device, folder=folder
+        )
+    write_pieces(folder, pieces, plans=plans)
+    plans = _clean_as_validated(state, data, plans=plans)
+    for case_id in cases:
+        clean_validation_map(folder / f"{case_id}.nii.gz", plans=plans)
+    means = mean_dice(list(cases.values()))
+    cleaned = mean_dice([dice_after(own, plans.inference.cleaning) for own in pieces.values()])
+    summary: dict[str, Any] = {
+        "grid": "preprocessed",
+        "mean_dice": cleaned,
+        "mean_dice_uncleaned": means,
+        "cases": cases,
+    }
+    write_json(folder / "summary.json", summary)
+    return cleaned
+
+
+def _how_to_validate(data: FoldData) -> str:
+    """Say how cases are left out of training, where the run has folds that leave any out."""
+    folds = read_folds(data.folder.parent / "splits.json", stored=set(data.store.case_ids()))
+    if not any(one.validation for one in folds):
+        return ": the run has a single case, or cases of one patient"
+    return f"; --fold 0 leaves one part in {len(folds)} out"
+
+
+def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> Plans:
+    """Write the model once more with what all validations of the run so far say of specks; a user's own rules stay."""
+    pieces = read_pieces(data.folder.parent, plans=plans)
+    planned = plans.reasons.get("inference.cleaning")
+    if not pieces or (planned is not None and planned.rule.startswith(SET_BY)):
+        return plans
+    names = [organ.name for organ in plans.data.organs]
+    chosen, reason = choose_cleaning(pieces, names=names, planned=plans.inference.cleaning)
+    inference = plans.inference.model_copy(update={"cleaning": chosen})
+    reasons = {**plans.reasons, "inference.cleaning": reason}
+    plans = plans.model_copy(update={"inference": inference, "reasons": reasons})
+    save_model(state.averaged, plans, data.folder / MODEL_FILE_NAME)
+    return plans
