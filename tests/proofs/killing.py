@@ -117,10 +117,11 @@ def _dying(when: When, number: int) -> Callable[[Callable[..., Any]], Callable[.
         def called(*arguments: Any, **named: Any) -> Any:
             nonlocal seen
             seen += 1
-            if seen == number and when == "before":
+            is_due = seen == number  # before another thread counts
+            if is_due and when == "before":
                 die()
             result = function(*arguments, **named)
-            if seen == number:
+            if is_due:
                 die()
             return result
 
