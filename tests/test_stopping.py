@@ -13,6 +13,8 @@ from autoseg.stopping import SIGNALS, Stopped, held_back, stop_on_signals
 @pytest.fixture(autouse=True)
 def own_handlers():
     before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+    if signal.SIGHUP in SIGNALS:  # where the tests were started by nohup it is ignored, and stays so
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -16,6 +16,7 @@ import autoseg.planning.reading
 import autoseg.training.trainer
 from autoseg.cli import plan, predict, train
 from autoseg.inference.predictor import Predictor
+from autoseg.stopping import SIGNALS
 
 MAINS = {"plan": plan.main, "train": train.main, "predict": predict.main}
 LONGEST_SECONDS = 20
@@ -130,7 +131,8 @@ class Forked:
         self.process = os.fork()
         if self.process == 0:
             os.setsid()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number in SIGNALS:  # whatever the tests were started by ignores, as nohup does
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             code = 1
             try:
                 code = MAINS[verb]([*rest, "--device", "cpu"])
