@@ -8,6 +8,7 @@ Does not own: names of labels and channels (`dataset_labels.py`), the content of
     plain     images/<any name>.nii.gz   labels/<the same name>.nii.gz
 """
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from autoseg.errors import Problem, ScanFileError
 from autoseg.image_io import SCAN_ENDINGS, count_volumes, is_scan_name, scan_stem
 from autoseg.scan_bytes import display_name, file_fault
 
+MOST_ID_BYTES = 200  # a name of a file has 255 at most, and ours add endings and what marks a file being written
 CHANNEL_SUFFIX = re.compile(r"(.+)_([0-9]{4})", flags=re.DOTALL)  # a file name may hold a newline
 
 
@@ -164,6 +166,12 @@ def finish_cases(
     cases = []
     for case_id, candidate in sorted(candidates.items()):
         faults = list(candidate.faults)
+        num_bytes = len(os.fsencode(case_id))
+        if num_bytes > MOST_ID_BYTES:
+            faults.append(
+                f"its name has {num_bytes} bytes; expected at most {MOST_ID_BYTES}, for longer names of files are made "
+                "of it. Rename its files."
+            )
         others = [name for name in spellings[unicodedata.normalize("NFC", case_id).casefold()] if name != case_id]
         if others:
             faults.append(f"its id differs from {others[0]!r} only in upper and lower case. Rename one.")

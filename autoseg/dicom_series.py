@@ -19,13 +19,14 @@ from autoseg.geometry import ImageGeometry
 from autoseg.image_in_memory import from_simpleitk
 from autoseg.image_io import Scan
 from autoseg.nifti_header import check_extent, check_shear
-from autoseg.scan_bytes import display_name
+from autoseg.scan_bytes import display_name, file_fault
 from autoseg.voxel_values import replace_not_finite
 
 INDEX_NAME = "DICOMDIR"  # of the files on a disc
 DICOM_ENDINGS = (".dcm", ".ima", ".dicom")
 PREAMBLE_BYTES = 128  # before the letters DICM
 MODALITY, ORIENTATION, POSITION = "0008|0060", "0020|0037", "0020|0032"
+SPACING = "0028|0030"
 UNEVEN_SHARE = 0.1  # of the distance between slices; scanners round positions
 MOST_SIDEWAYS_MM = 0.5
 TURNED = 1e-3  # a direction cosine may differ by as much within a series
@@ -66,6 +67,9 @@ def series_files(folder: Path) -> list[Path]:
     except UnicodeEncodeError:  # SimpleITK ends the process over such a path
         raise ScanFileError(f"{name}: the folder's name is not UTF-8. Rename it.") from None
     for path in _list(folder):  # before SimpleITK looks at them
+        fault = None if path.is_dir() else file_fault(path)
+        if fault and not _was_dicom(path):
+            raise ScanFileError(f"{name}: {fault} Take it out of the folder.")
         if is_dicom(path):
             check_dicom_file(path, has_picture=path.name != INDEX_NAME)
         elif _was_dicom(path):
@@ -142,6 +146,8 @@ def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -
         turns = places = np.zeros(0)
     if turns.shape != (num_files, 6) or places.shape != (num_files, 3):
         raise ScanFileError(f"{name}: a file does not say where its slice lies. Export the series again.")
+    if len({_tag(reader, index, SPACING) for index in range(num_files)}) > 1:
+        raise ScanFileError(f"{name}: its slices differ in the spacing of their pixels. Export the series again.")
     if np.abs(turns - turns[0]).max() > TURNED:
         raise ScanFileError(f"{name}: its slices are turned against each other. Put each series into its own folder.")
     normal = np.cross(turns[0, :3], turns[0, 3:])

@@ -5,6 +5,7 @@ Does not own: what makes a case whole (`dataset_layouts.py`), what is in its fil
 """
 
 import csv
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,8 +48,9 @@ def find_cases(inputs: Path | Sequence[Path], *, channel_names: Sequence[str]) -
         cases += own
         problems += more
     cases = list(dict.fromkeys(cases))  # each file of `scans/*.nii.gz` stands for its whole case
-    counts = Counter(case.case_id.casefold() for case in cases)
-    twice = [case.case_id for case in cases if counts[case.case_id.casefold()] > 1]
+    spellings = [unicodedata.normalize("NFC", case.case_id).casefold() for case in cases]
+    counts = Counter(spellings)
+    twice = [case.case_id for case, spelling in zip(cases, spellings, strict=True) if counts[spelling] > 1]
     if twice:
         raise DatasetError(
             f"two of the inputs hold a case {twice[0]!r:.80}; their label maps would have one name. Predict them into "

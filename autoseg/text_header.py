@@ -64,11 +64,13 @@ def parse_nrrd_header(head: bytes, *, name: str) -> StoredImage:
     text, found, _ = head.partition(min(ends)[1]) if ends else (head, b"", b"")  # the voxels may hold the other one
     if not found:
         raise ScanFileError(f"{name} ends inside its NRRD header. Copy or download it again.")
-    fields = {}
+    fields: dict[str, str] = {}
     for line in text.decode("utf-8", "replace").splitlines()[1:]:
         key, separator, value = line.partition(": ")
-        if separator and not line.startswith("#"):
-            fields[key.strip().lower()] = value.strip()
+        if not separator or line.startswith("#"):
+            continue
+        if fields.setdefault(key.strip().lower(), value.strip()) != value.strip():
+            raise ScanFileError(f"{name}: a field of its NRRD header stands there twice. Save the file again.")
     if "data file" in fields or "datafile" in fields:
         raise ScanFileError(f"{name}: its voxels lie in another file. Save header and voxels as one .nrrd file.")
     for key in ("line skip", "byte skip", "lineskip", "byteskip"):
@@ -79,6 +81,8 @@ def parse_nrrd_header(head: bytes, *, name: str) -> StoredImage:
         raise ScanFileError(f"{name}: encoding is {encoding!r:.40}; expected raw or gzip. Save it with one of them.")
     sizes = _numbers(fields, "sizes", name)
     vectors = _nrrd_vectors(fields, sizes, name)
+    if fields.get("dimension", str(len(sizes))) != str(len(sizes)):
+        raise ScanFileError(f"{name}: its dimension is not the number of its sizes, {len(sizes)}. Save the file again.")
     scalar = [axis for axis, vector in enumerate(vectors) if vector is None]
     if any(sizes[axis] != 1 for axis in scalar) or len(vectors) - len(scalar) not in (2, 3):
         raise ScanFileError(
@@ -122,10 +126,13 @@ def parse_mha_header(head: bytes, *, name: str) -> StoredImage:
         if end < 0:
             raise ScanFileError(f"{name} ends inside its MetaImage header. Copy or download it again.")
         key, _, value = head[offset:end].decode("utf-8", "replace").partition("=")
-        fields[key.strip()] = value.strip()
+        if fields.setdefault(key.strip(), value.strip()) != value.strip():
+            raise ScanFileError(f"{name}: a field of its MetaImage header stands there twice. Save the file again.")
         offset = end + 1
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
         raise ScanFileError(f"{name}: its voxels lie in another file. Save header and voxels as one .mha file.")
+    if fields.get("HeaderSize", "0") != "0":
+        raise ScanFileError(f"{name}: its voxels do not begin after the header (HeaderSize). Save the file again.")
     if fields.get("ElementNumberOfChannels", "1") != "1":
         raise ScanFileError(f"{name} holds several values in each voxel; expected grey values. Convert it.")
     if not _is_true(fields, "BinaryData", default="True"):
@@ -137,11 +144,14 @@ def parse_mha_header(head: bytes, *, name: str) -> StoredImage:
             f"{name}: its DimSize is {fields['DimSize']!r:.60}; expected one volume. Save each by itself."
         )
     count = len(sizes) + len(extra)
+    if fields.get("NDims", str(count)) != str(count):
+        raise ScanFileError(f"{name}: its NDims is not the number of its sizes, {count}. Save the file again.")
     spacing = _floats(fields, ("ElementSpacing", "ElementSize"), name, default=[1.0] * count)
     matrix = _floats(
         fields, ("TransformMatrix", "Orientation", "Rotation"), name, default=np.eye(count).ravel().tolist()
     )
     origin = _floats(fields, ("Offset", "Position", "Origin"), name, default=[0.0] * count)
+    _refuse_negative(spacing, name)
     if (len(spacing), len(matrix), len(origin)) != (count, count**2, count):
         raise ScanFileError(f"{name}: spacing, matrix or offset do not have {count} axes. Repair the header.")
     space = min(3, count)
@@ -201,6 +211,7 @@ def _nrrd_vectors(fields: _Fields, sizes: list[int], name: str) -> list[np.ndarr
         ]
     else:
         spacing = _floats(fields, ("spacings",), name, default=[1.0] * len(sizes))
+        _refuse_negative(spacing, name)
         vectors = [step * axis for step, axis in zip(spacing, np.eye(3), strict=False)]
     if len(vectors) != len(sizes):
         raise ScanFileError(f"{name}: there are {len(sizes)} sizes and {len(vectors)} axes. Repair the header.")
@@ -216,6 +227,12 @@ def _nrrd_space(fields: _Fields, name: str) -> tuple[np.ndarray, list[str]]:
             f"{name}: its space is {space!r:.60}; expected one of {', '.join(sorted(NRRD_SPACES))}. Repair the header."
         )
     return LPS_TO_RAS, ["the header says nothing of the patient's axes; left, posterior, superior are taken."]
+
+
+def _refuse_negative(spacing: list[float], name: str) -> None:
+    """Refuse a spacing below zero: some programs flip the axis then, others do not."""
+    if min(spacing, default=0.0) < 0:
+        raise ScanFileError(f"{name}: a spacing is {min(spacing):g}; expected positive numbers. Repair the header.")
 
 
 def _is_true(fields: _Fields, key: str, *, default: str = "False") -> bool:

@@ -48,6 +48,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _is_evaluation(path: Path) -> bool:
+    """Say whether a file is what this command writes, so that it may be written anew."""
+    from autoseg.files import read_json
+
+    try:
+        content = read_json(path)
+    except UsageError:
+        return False
+    return isinstance(content, dict) and {"rules", "tolerance_mm", "cases"} <= content.keys()
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from autoseg.evaluation import evaluate  # here, not above: --help must not wait for NumPy and SciPy
     from autoseg.evaluation.label_names import read_dataset_labels
@@ -57,6 +68,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     output: Path | None = arguments.output
     if output is not None and (output.is_dir() or output.suffix != ".json"):
         raise UsageError(f"-o {printable(str(output))}: expected the name of a .json file, such as evaluation.json.")
+    if output is not None and output.exists() and not _is_evaluation(output):
+        raise UsageError(
+            f"-o {printable(str(output))}: there is a file that is no evaluation; it is not overwritten. Choose "
+            "another name."
+        )
     labels = read_dataset_labels(arguments.names) if arguments.names is not None else None
     evaluation = evaluate(
         arguments.predictions,

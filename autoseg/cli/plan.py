@@ -199,6 +199,8 @@ def _server(arguments: argparse.Namespace) -> "Server | None":
     if arguments.describe_model is None:
         raise UsageError("--describe needs --describe-model. Name a model that the server knows.")
     key_file: Path | None = arguments.describe_key_file
+    if key_file is not None and not key_file.is_file():
+        raise UsageError(f"--describe-key-file {key_file} cannot be read: there is no such file. Check the path.")
     try:
         key = None if key_file is None else key_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

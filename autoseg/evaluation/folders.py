@@ -127,7 +127,8 @@ def _label_maps(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
         raise UsageError(f"{_shown(folder)} cannot be listed: {error.strerror}. Check its permissions.") from error
     stems = {scan_stem(path) for path in paths}
     for path in paths:
-        if scan_stem(path).endswith(SLICER_COPY) and scan_stem(path).removesuffix(SLICER_COPY) in stems:
+        is_copy = path.name.lower().endswith(f"{SLICER_COPY}.nrrd")
+        if is_copy and scan_stem(path).removesuffix(SLICER_COPY) in stems:
             continue  # case.seg.nrrd beside case.nii.gz is the same once more, for 3D Slicer
         other = found.setdefault(scan_stem(path), path)
         if other != path:

@@ -303,7 +303,7 @@ def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
     for folder in (model, model / "fold_all"):
         if (folder / MODEL_FILE_NAME).is_file():
             return [folder / MODEL_FILE_NAME]
-    folds = sorted(model.glob(f"fold_*/{MODEL_FILE_NAME}"))
+    folds = sorted(path for path in model.glob(f"fold_*/{MODEL_FILE_NAME}") if path.is_file())
     if not folds:
         raise CheckpointError(f"{model}: there is no {MODEL_FILE_NAME} here. Train first, with autoseg_train {model}.")
     log.info("averaging %d folds", len(folds))

@@ -5,23 +5,24 @@ Does not own: the way of a case (`steps.py`), the files (`outputs/`).
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from autoseg.dataset import CaseFiles
-from autoseg.errors import DatasetError, OutputError, Problem, UsageError
+from autoseg.errors import DatasetError, OutputError, Problem, UsageError, printable
 from autoseg.files import explain_write_error, file_sha256, remove_leftovers
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.predictor import Predictor, find_model_files, load_predictor, with_settings
 from autoseg.locks import LOCK_NAME, hold_folder
-from autoseg.outputs.case_files import ALSO, FOLDERS, FOLDERS_OF_CASES
+from autoseg.outputs.case_files import ALSO, FOLDERS, FOLDERS_OF_CASES, label_map_name
 from autoseg.outputs.label_tables import write_label_tables
 from autoseg.outputs.run_files import CaseStatus, PredictionRun, write_run
 from autoseg.prediction.estimate import Estimate, estimate_cases, tell_time_on_cpu, warn_if_disk_is_short
 from autoseg.prediction.gather import gather
-from autoseg.prediction.journal import Journal
+from autoseg.prediction.journal import JOURNAL_NAME, Journal
 from autoseg.prediction.steps import Job, predict_cases
 from autoseg.ranks import Ranks, join_ranks
 from autoseg.scan_bytes import display_name
@@ -172,8 +173,17 @@ def _bad_cases(problems: Sequence[Problem]) -> list[CaseStatus]:
 def _refuse_output_over_input(cases: Sequence[CaseFiles], output: Path) -> None:
     paths = [path for case in cases for path in case.image_paths]
     folders = {folder for path in paths for folder in (path.resolve(), path.resolve().parent, path.parent.resolve())}
-    if output.resolve() in folders:
+    ours = {output.resolve() / name for name in (*FOLDERS, *FOLDERS_OF_CASES)}
+    if output.resolve() in folders or any(not ours.isdisjoint(folder.parents) or folder in ours for folder in folders):
         raise UsageError(f"-o {output}: the scans lie there; inputs are never overwritten. Choose another folder.")
+    is_ours = (output / LOCK_NAME).exists() or (output / JOURNAL_NAME).exists()
+    names = [] if is_ours else [label_map_name(case.case_id) for case in cases]
+    there = [name for name in names if os.path.lexists(output / name)]
+    if there:
+        raise UsageError(
+            f"-o {output}: {printable(there[0])} is there, and no prediction of autoseg's wrote it. Choose another "
+            "folder."
+        )
     above = output.resolve().parent
     if output.resolve().name == "preprocessed" and (above / "plans.json").exists():
         raise UsageError(f"-o {output}: autoseg_plan keeps the cases of a run there. Choose another folder.")

@@ -106,8 +106,8 @@ def warn_if_disk_is_short(
     """
     needed = 0.0
     for case in cases:
-        if not (output / label_map_name(case.case_id)).exists():
-            with contextlib.suppress(AutosegError, OSError):  # said when it is read
+        with contextlib.suppress(AutosegError, OSError):  # said when it is read
+            if not (output / label_map_name(case.case_id)).exists():
                 one = _estimate(predictor, case, seconds_a_window=0.0, base_bytes=0.0)
                 needed += (_with_more(one, also, num_organs=len(predictor.organs)) if also else one).disk_bytes
     try:

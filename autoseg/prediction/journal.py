@@ -59,7 +59,9 @@ class Journal:
         self._cases: dict[str, FinishedCase] = {}
         self._ends_in_line = True
         self._one_at_a_time = threading.Lock()  # cases are written side by side
-        paths = folder.glob(JOURNAL_NAME.replace(".", "*.", 1))
+        paths = [
+            path for path in folder.glob(JOURNAL_NAME.replace(".", "*.", 1)) if path.is_file()
+        ]  # a pipe would wait
         for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):  # the latest word on a case counts
             content = path.read_bytes()
             for line in content.splitlines():

@@ -29,7 +29,7 @@ def append_metrics(path: Path, record: dict[str, Any]) -> None:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read all records; a last line that was cut off by a kill is left out."""
-    if not path.exists():
+    if not path.is_file():  # a pipe would let us wait for ever
         return []
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
