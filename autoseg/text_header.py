@@ -67,7 +67,7 @@ def parse_nrrd_header(head: bytes, *, name: str) -> StoredImage:
     fields: dict[str, str] = {}
     for line in text.decode("utf-8", "replace").splitlines()[1:]:
         key, separator, value = line.partition(": ")
-        if not separator or line.startswith("#"):
+        if not separator or line.startswith("#") or ":=" in key:  # a comment, or a value of another program's
             continue
         if fields.setdefault(key.strip().lower(), value.strip()) != value.strip():
             raise ScanFileError(f"{name}: a field of its NRRD header stands there twice. Save the file again.")

@@ -77,7 +77,7 @@ def test_a_header_of_text_that_contradicts_itself_is_refused(tmp_path, text, fau
 
 
 @pytest.mark.fault("not-nifti")
-@pytest.mark.parametrize("text", [MHA.format(""), NRRD.format("")])
+@pytest.mark.parametrize("text", [MHA.format(""), NRRD.format(""), NRRD.format("a:=b: 1\na:=b: 2\n")])
 def test_the_same_header_without_the_contradiction_is_read(tmp_path, text):
     path = tmp_path / ("a.nrrd" if text.startswith("NRRD") else "a.mha")
     path.write_bytes(text.encode() + bytes(48))
