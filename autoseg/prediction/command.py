@@ -5,7 +5,6 @@ Does not own: the way of a case (`steps.py`), the files (`outputs/`).
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -178,7 +177,7 @@ def _refuse_output_over_input(cases: Sequence[CaseFiles], output: Path) -> None:
         raise UsageError(f"-o {output}: the scans lie there; inputs are never overwritten. Choose another folder.")
     is_ours = (output / LOCK_NAME).exists() or (output / JOURNAL_NAME).exists()
     names = [] if is_ours else [label_map_name(case.case_id) for case in cases]
-    there = [name for name in names if os.path.lexists(output / name)]
+    there = [name for name in names if (output / name).is_file() and not (output / name).is_symlink()]
     if there:
         raise UsageError(
             f"-o {output}: {printable(there[0])} is there, and no prediction of autoseg's wrote it. Choose another "
