@@ -55,7 +55,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_current_umask())
+        temporary.chmod(0o666 & ~current_umask())
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -235,7 +235,8 @@ def _json_escape(letter: str) -> str:
     return "".join(f"\\u{units[k]:02x}{units[k + 1]:02x}" for k in range(0, len(units), 2))
 
 
-def _current_umask() -> int:
+def current_umask() -> int:
+    """Return the permissions that new files are not to have, as the user set them."""
     umask = os.umask(0)
     os.umask(umask)
     return umask

@@ -2,6 +2,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -49,6 +50,8 @@ def test_a_signal_that_is_ignored_stays_so():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with stop_on_signals():
         signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_a_second_signal_at_once_is_the_same_wish_and_lets_cleaning_up_end():
@@ -159,6 +162,26 @@ def test_held_back_lets_signals_wait_until_the_end():
             done.append("whole")
         done.append("more")
     assert done == ["whole"]
+
+
+def test_held_back_ends_with_the_handlers_as_before_also_after_an_error():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(ValueError, match="x"), held_back():
+        raise ValueError("x")
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_held_back_in_another_thread_leaves_the_handlers_alone():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        with held_back():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
 
 
 def test_another_signal_after_the_end_ends_the_process_at_once():

@@ -59,9 +59,8 @@ class Journal:
         self._cases: dict[str, FinishedCase] = {}
         self._ends_in_line = True
         self._one_at_a_time = threading.Lock()  # cases are written side by side
-        paths = [
-            path for path in folder.glob(JOURNAL_NAME.replace(".", "*.", 1)) if path.is_file()
-        ]  # a pipe would wait
+        # Files alone: to read a pipe would be to wait for ever.
+        paths = [path for path in folder.glob(JOURNAL_NAME.replace(".", "*.", 1)) if path.is_file()]
         for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):  # the latest word on a case counts
             content = path.read_bytes()
             for line in content.splitlines():

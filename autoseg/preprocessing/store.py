@@ -12,7 +12,6 @@ frame has no checksum, and a flipped bit would be trained on.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from autoseg.errors import DatasetError, UsageError
-from autoseg.files import TEMPORARY_PREFIX, file_sha256, read_json
+from autoseg.files import TEMPORARY_PREFIX, current_umask, file_sha256, read_json
 from autoseg.preprocessing.array_file import StoredArray, open_array, pack_array
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.case_record import IMAGE, LABELS, STORE_VERSION, read_record
@@ -62,7 +61,7 @@ class CaseStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=TEMPORARY_PREFIX))
         try:
-            temporary.chmod(0o777 & ~_umask())
+            temporary.chmod(0o777 & ~current_umask())
             frames = {IMAGE: pack_array(case.image)}
             if case.labels is not None:
                 frames[LABELS] = pack_array(case.labels)
@@ -218,9 +217,3 @@ def _one_line_a_key(record: dict[str, Any]) -> str:
     """Lay JSON out so that a person can read it and ten thousand ranges do not take a line each."""
     lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

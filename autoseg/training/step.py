@@ -6,17 +6,13 @@ Does not own: gradients (`gradients.py`), what follows when steps go wrong (`tra
 
 import logging
 import math
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from autoseg.plans import Plans
+from autoseg.stopping import held_back
 from autoseg.training.core_processes import GradientProcesses
 from autoseg.training.gradients import average_parts, find_gradients_in_room, seed_dropout
 from autoseg.training.sampling import Batch
@@ -54,7 +50,7 @@ def train_step(
     if processes is not None:
         parts += processes.finish_step(state.step, state.network, state.parameters, room=state.room)
     losses, gradients = average_parts(parts)
-    with uninterrupted():
+    with held_back():  # a step cut in two would leave some weights moved, and a run that goes on would be another
         has_loss = math.isfinite(losses["total"])
         is_good = has_loss and _move(state, gradients, plans=plans)
         state.bad_steps = 0 if is_good else state.bad_steps + 1
@@ -85,34 +81,3 @@ def _move(state: TrainState, gradients: Sequence[Tensor], *, plans: Plans) -> bo
         parameter.grad = None
     state.is_whole = True
     return is_finite
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until the block is done; a second signal goes through at once.
-
-    A step that was cut in two would leave some weights moved and others not, and the run that goes on from there would
-    not be the one that was stopped.
-    """
-    if threading.current_thread() is not threading.main_thread():  # only that one is interrupted by signals
-        yield
-        return
-    arrived: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        restore()
-        arrived.append(number)
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for held in before:
-        signal.signal(held, note)
-    try:
-        yield
-    finally:
-        restore()
-        for held in arrived:
-            signal.raise_signal(held)

@@ -1,6 +1,5 @@
 import os
 import signal
-import threading
 
 import pytest
 import torch
@@ -8,59 +7,9 @@ import torch
 from autoseg.training import step
 from autoseg.training.sampling import SliceSampler
 from autoseg.training.state import new_state
-from autoseg.training.step import train_step, uninterrupted
+from autoseg.training.step import train_step
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def handled():
-    """Have both signals noted in a list, as the commands' handlers raise them."""
-    arrived = []
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
-    for one in before:
-        signal.signal(one, lambda number, _frame: arrived.append(number))
-    yield arrived
-    for one, handler in before.items():
-        signal.signal(one, handler)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_until_the_block_is_done(handled, number):
-    with uninterrupted():
-        os.kill(os.getpid(), number)
-        assert handled == []
-    assert handled == [number]
-    os.kill(os.getpid(), number)
-    assert handled == [number, number]  # the handlers are back
-
-
-def test_a_second_signal_goes_through_at_once(handled):
-    with uninterrupted():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert handled == [signal.SIGINT]
-    assert handled == [signal.SIGINT] * 2
-
-
-def test_an_error_passes_and_the_handlers_are_back(handled):
-    with pytest.raises(ValueError, match="x"), uninterrupted():
-        raise ValueError("x")
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert handled == [signal.SIGTERM]
-
-
-def test_in_another_thread_nothing_is_done():
-    done = []
-
-    def work():
-        with uninterrupted():
-            done.append(True)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert done == [True]
 
 
 @pytest.fixture
