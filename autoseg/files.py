@@ -34,6 +34,8 @@ DISK_FAULTS = {
     errno.EIO: "Check the disk, or choose another place.",
     errno.EFBIG: "The file system or `ulimit -f` allows no larger file; choose another place.",
 }
+PERMISSION = "Check the permissions there, or choose another place."
+REMEDIES = {**DISK_FAULTS, errno.EACCES: PERMISSION, errno.EPERM: PERMISSION}
 MOST_JSON_BYTES = 1 << 30  # the fingerprint of ten thousand cases with a hundred organs each has some 700 MB
 MOST_DIGITS = 400  # of a whole number; a float ends at 309
 MOST_JSON_DEPTH = 60  # our own files have six; Python's writers of JSON end at some hundreds
@@ -167,7 +169,7 @@ def explain_write_error(error: OSError, place: Path | str) -> str:
     if Path(name).name.startswith(TEMPORARY_PREFIX):
         name = place
     fault = error.strerror or str(error) or type(error).__name__
-    remedy = DISK_FAULTS.get(error.errno or 0, FREE_SPACE)
+    remedy = REMEDIES.get(error.errno or 0, FREE_SPACE)
     return f"{name} cannot be written: {fault}. {remedy}"
 
 

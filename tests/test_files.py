@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import pytest
 from autoseg.errors import UsageError
 from autoseg.files import (
     atomic_path,
+    explain_write_error,
     fault_of,
     file_sha256,
     parse_json,
@@ -167,3 +169,18 @@ def test_fault_of_names_a_file_by_folder_and_name():
     assert fault_of(OSError(28, "No space left", "/home/jane/data/a.nii")) == "data/a.nii: No space left"
     assert fault_of(OSError(28, "No space left")) == "No space left"
     assert fault_of(OSError("odd")) == "odd"
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.ENOSPC, "No space left on device. Free space there or choose another place."),
+        (errno.EACCES, "Permission denied. Check the permissions there, or choose another place."),
+        (errno.EFBIG, "File too large. The file system or `ulimit -f` allows no larger file; choose another place."),
+    ],
+)
+def test_explain_write_error_names_the_file_and_not_its_temporary_name(code, remedy):
+    error = OSError(code, os.strerror(code), "out/.writing-a.json-x1")
+    assert explain_write_error(error, "out/a.json") == f"out/a.json cannot be written: {remedy}"
+    error = OSError(code, os.strerror(code), "out/b.json")
+    assert explain_write_error(error, "out") == f"out/b.json cannot be written: {remedy}"

@@ -11,7 +11,6 @@ The seal is a SHA-256 of the whole file in the comment at the end of the zip tha
 one and no byte is left out: torch checks its tensors alone, and says nothing of a flipped byte between them.
 """
 
-import errno
 import hashlib
 import logging
 import os
@@ -21,8 +20,8 @@ from typing import Any
 
 import torch
 
-from autoseg.errors import CheckpointError
-from autoseg.files import atomic_path
+from autoseg.errors import CheckpointError, OutputError
+from autoseg.files import atomic_path, explain_write_error
 from autoseg.network.device import is_out_of_memory
 from autoseg.network.load_failures import explain_load_failure
 from autoseg.plans import Plans
@@ -36,7 +35,6 @@ SEAL = b"sha256:"
 SEAL_BYTES = len(SEAL) + 64
 NO_COMMENT = b"\0\0"  # ends a zip: the length of its comment
 CHUNK_BYTES = 1 << 20
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DamagedStateError(CheckpointError):
@@ -63,7 +61,7 @@ def save_state(state: TrainState, plans: Plans, path: Path, *, keeps_previous: b
         keeps_previous: False overwrites the newest and leaves the one before as it is.
 
     Raises:
-        CheckpointError: The disk is full or cannot be written; what was there stays as it was.
+        OutputError: The disk is full or cannot be written; what was there stays as it was.
     """
     try:
         with atomic_path(path) as temporary:
@@ -71,7 +69,7 @@ def save_state(state: TrainState, plans: Plans, path: Path, *, keeps_previous: b
             if keeps_previous and path.exists():
                 path.replace(previous_path(path))
     except OSError as error:
-        raise CheckpointError(explain_full_disk(path, error)) from error
+        raise OutputError(explain_write_error(error, path)) from error
     state.saved_step = state.step
 
 
@@ -114,15 +112,6 @@ def load_earlier(state: TrainState, plans: Plans, path: Path) -> Path:
         content, source = _read_sealed(path), path
     fill_state(state, plans, content, source=source)
     return source
-
-
-def explain_full_disk(path: Path, error: OSError) -> str:
-    """Say what kept a file from being written, what became of the one before, and the remedy."""
-    what = f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, 'no code')})"
-    remedy = "Free space on this disk." if error.errno in NO_ROOM else "Give yourself the right to write there."
-    return (
-        f"{path} could not be written: {what}. What was there before is untouched. {remedy} The same command goes on."
-    )
 
 
 def _start_again(path: Path) -> str:

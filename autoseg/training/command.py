@@ -12,15 +12,14 @@ from pathlib import Path
 
 import torch
 
-from autoseg.errors import CheckpointError, DatasetError, OutputError, Problem, TrainingError, UsageError
-from autoseg.files import explain_write_error, remove_leftovers
+from autoseg.errors import DatasetError, OutputError, Problem, TrainingError, UsageError
+from autoseg.files import explain_write_error, find_disk_fault, remove_leftovers
 from autoseg.locks import hold_folder
 from autoseg.machine import find_free_bytes
 from autoseg.network.device import choose_device, is_out_of_memory
 from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
-from autoseg.training.checkpoints import NO_ROOM, explain_full_disk
 from autoseg.training.final_validation import validate_finally
 from autoseg.training.fold_list import read_folds
 from autoseg.training.gradients import explain_full_memory
@@ -73,10 +72,9 @@ def train(
 
     Raises:
         UsageError: There is no plan, no such fold, or two lengths.
-        OutputError: The fold's folder cannot be written.
+        OutputError: The fold's folder cannot be written, or the disk is full.
         LockedError: Another run trains this fold, or plans in the run folder.
-        CheckpointError: Pretrained weights cannot be had or have another SHA-256, an earlier state cannot be used, or
-            the disk is full.
+        CheckpointError: Pretrained weights cannot be had or have another SHA-256, or an earlier state cannot be used.
         TrainingError: The loss stays not finite, or the device's memory is too small.
     """
     if epochs is not None and max_minutes is not None:
@@ -122,9 +120,9 @@ def _explained(folder: Path, device: torch.device) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if find_disk_fault(error) is None:
             raise
-        raise CheckpointError(explain_full_disk(Path(error.filename or folder), error)) from error
+        raise OutputError(explain_write_error(error, folder)) from error
     except (RuntimeError, MemoryError) as error:  # the parent of torch.OutOfMemoryError
         if not is_out_of_memory(error):
             raise

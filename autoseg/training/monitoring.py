@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoseg.errors import CheckpointError, OutputError, TrainingError
+from autoseg.errors import OutputError, TrainingError
 from autoseg.network.model_file import save_model
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
@@ -86,7 +86,7 @@ def _keep_best(state: TrainState, fold: FoldData, dice: CaseDice, *, plans: Plan
         return False
     try:
         save_model(state.averaged, plans, fold.folder / BEST_MODEL_FILE_NAME)
-    except (CheckpointError, OutputError) as error:
+    except OutputError as error:
         log.warning("the best model so far is not kept: %s", error)
         return False
     state.best_dice = mean

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from autoseg.errors import CheckpointError, OutputError, TrainingError
+from autoseg.errors import OutputError, TrainingError
 from autoseg.network.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
 from autoseg.plans import Plans
 from autoseg.training.checkpoints import load_earlier, save_state
@@ -27,7 +27,7 @@ def keep_state(state: TrainState, plans: Plans, folder: Path) -> None:
     """Save a state that has moved on since the last save; its weights are finite.
 
     Raises:
-        CheckpointError: The disk is full; the state before stays.
+        OutputError: The disk is full; the state before stays.
     """
     if state.step != state.saved_step:
         save_state(state, plans, folder / STATE_FILE_NAME)
@@ -41,7 +41,7 @@ def keep_on_the_way(state: TrainState, plans: Plans, folder: Path) -> None:
         keep_state(state, plans, folder)
         save_model(state.averaged, plans, folder / MODEL_FILE_NAME)
         draw(folder)
-    except (CheckpointError, OutputError) as error:
+    except OutputError as error:
         log.warning("step %d is not saved: %s Training goes on, and tries again later.", state.step, error)
 
 
@@ -51,7 +51,7 @@ def keep_at_a_stop(state: TrainState, plans: Plans, folder: Path) -> None:
         return
     try:
         keep_state(state, plans, folder)
-    except (CheckpointError, OutputError) as error:
+    except OutputError as error:
         log.warning("step %d is not saved: %s", state.step, error)
 
 
@@ -94,7 +94,7 @@ def go_back(state: TrainState, plans: Plans, folder: Path, *, cases: Iterable[st
     state.rate_factor = LOWER_RATE
     try:
         save_state(state, plans, folder / STATE_FILE_NAME, keeps_previous=False)
-    except (CheckpointError, OutputError) as error:
+    except OutputError as error:
         log.warning("step %d is not saved: %s", state.step, error)
 
 

@@ -63,8 +63,8 @@ def train_fold(
         offline: Take pretrained weights of the hub from its cache only.
 
     Raises:
-        CheckpointError: Pretrained weights cannot be had, the states of the earlier run cannot be used, or the disk is
-            full at the beginning or the end.
+        CheckpointError: Pretrained weights cannot be had, or the states of the earlier run cannot be used.
+        OutputError: The disk is full at the beginning or the end.
         DatasetError: A preprocessed case is damaged.
         TrainingError: The loss stays not finite, or the device's memory holds not one slice.
     """

@@ -67,7 +67,7 @@ LINES = {
     "bad-weights": r"back to the weights of step \d+",
     "worker-killed": r"a training process ended by itself \(-9\)",
     "memory-full": r"the memory of cpu is full; \d of a step's slices at a time",
-    "disk-full": r"resume.pt could not be written: .*ENOSPC",
+    "disk-full": r"resume.pt cannot be written: No space left",
     "killed": r"continuing at step \d+",
     "killed-in-save": r"continuing at step \d+",
     "flipped": r"resume.pt is damaged: .* SHA-256 .* Going on from the state before it",
@@ -158,9 +158,7 @@ def soak(
             ).returncode
         logs.append(log.read_text())
         print(f"sitting {len(logs) - 1}: ended with {code} after {time.monotonic() - start:.0f} s", file=sys.stderr)
-        if (
-            code == 2 and "could not be written" not in logs[-1]
-        ):  # a full disk at the very end: the same command goes on
+        if code == 2 and "cannot be written" not in logs[-1]:  # a full disk at the very end: the same command goes on
             break
         if code == -9 and (kind := damage_newest(fold, rng=rng)):
             between.append({"fault": kind, "sitting": len(logs) - 1})

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from autoseg.errors import CheckpointError
+from autoseg.errors import OutputError
 from autoseg.network.model_file import load_model
 from autoseg.training import monitoring, validation
 from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData, Watch
@@ -54,11 +54,11 @@ def test_training_cases_choose_no_best_model(watched, monkeypatch):
 
 def test_a_full_disk_costs_the_best_model_and_nothing_else(watched, monkeypatch, caplog):
     def full(*_):
-        raise CheckpointError("model_best.safetensors could not be written: no room.")
+        raise OutputError("model_best.safetensors cannot be written: no room.")
 
     monkeypatch.setattr(monitoring, "save_model", full)
     assert not look(watched, monkeypatch, 0.5)["is_best"]
-    assert "the best model so far is not kept: model_best.safetensors could not be written" in caplog.text
+    assert "the best model so far is not kept: model_best.safetensors cannot be written" in caplog.text
     monkeypatch.undo()
     assert look(watched, monkeypatch, 0.5)["is_best"]  # the next look keeps it
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from autoseg.errors import CheckpointError, TrainingError
+from autoseg.errors import OutputError, TrainingError
 from autoseg.training import saving
 from autoseg.training.saving import go_back, keep_at_a_stop, keep_on_the_way, keep_state
 from autoseg.training.state import new_state
@@ -67,7 +67,7 @@ def test_going_back_survives_a_full_disk(kept, monkeypatch, caplog):
     state, plans, folder = kept
 
     def full(*_args, **_named):
-        raise CheckpointError("no room.")
+        raise OutputError("no room.")
 
     monkeypatch.setattr(saving, "save_state", full)
     go_back(state, plans, folder, cases=["a"])
