@@ -130,3 +130,14 @@ def test_a_renamed_task_gets_a_hint(write_task, convert_here, tmp_path):
     write_task("Task09_Spleen").rename(tmp_path / "my_spleens")
     with pytest.raises(DatasetError, match=r"Was the task's folder renamed\?"):
         convert_here(msd, tmp_path / "my_spleens")
+
+
+def test_a_broken_task_stops_no_other(write_task, convert_here, tmp_path):
+    for name in ("Task03_Liver", "Task06_Lung", "Task09_Spleen"):
+        write_task(name)
+    (tmp_path / "msd" / "Task03_Liver" / "dataset.json").write_text("{")
+    (tmp_path / "msd" / "Task06_Lung" / "labelsTr").rename(tmp_path / "msd" / "Task06_Lung" / "labels")
+    liver, lung, spleen = convert_here(msd, tmp_path / "msd")
+    assert (spleen.cases, spleen.problems) == (("spleen_10",), ())
+    assert (liver.problems[0].case_id, "cannot be read as JSON" in liver.problems[0].message) == ("Task03_Liver", True)
+    assert [problem.case_id for problem in lung.problems] == ["Task06_Lung/labelsTr"]
