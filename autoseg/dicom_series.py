@@ -1,7 +1,7 @@
 """A folder of DICOM files that make one volume, as a scan.
 
-Owns: `read_series`, `read_slices`, `series_files`, `find_series`, and the checks that a series is whole. Nothing of a file but its
-voxels, its place and its modality is looked at, so that no text about the patient can reach an output.
+Owns: `read_series`, `read_slices`, `series_files`, `find_series`, and the checks that a series is whole. Nothing of a
+file but its voxels, its place and its modality is looked at, so that no text about the patient can reach an output.
 Does not own: other scan files (`image_io.py`).
 """
 

@@ -23,6 +23,7 @@ from dataset_conversion.dicom_objects import read_object, readable
 MOST_PLANES = 10_000
 UNEVEN_SHARE = 0.1  # of the distance of planes, by which one may lie off its place
 TURNED = 1e-3  # by which direction cosines and millimetres may differ from frame to frame
+LPS_TO_RAS_AFFINE = np.diag([*np.diag(LPS_TO_RAS), 1.0])
 PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # little-endian and not compressed
 
 
@@ -85,7 +86,9 @@ def read_segmentation(path: Path) -> Segmentation:
                 f"{name}: {len(per_frame)} frames of {shape[1]} x {shape[0]} pixels do not fit into the {len(pixels)} "
                 "bytes that it holds. Copy it again, or export it again."
             )
-        numbers = [int(_group(one, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber) for one in per_frame]
+        numbers = [
+            int(_group(one, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber) for one in per_frame
+        ]
         geometry, planes = _stack(per_frame, shared, shape=shape, name=name)
         return Segmentation(
             geometry=geometry,
@@ -167,13 +170,10 @@ def _stack(frames: list[Any], shared: Any, *, shape: tuple[int, int], name: str)
     affine[:3, :3] = np.stack([along_row * pixels_mm[0, 1], along_column * pixels_mm[0, 0], normal * step_mm], axis=1)
     affine[:3, 3] = first
     try:
-        geometry = ImageGeometry.from_affine((num_planes, *shape), LPS_TO_RAS_4 @ affine)
+        geometry = ImageGeometry.from_affine((num_planes, *shape), LPS_TO_RAS_AFFINE @ affine)
     except GeometryError as error:
         raise ScanFileError(f"{name}: {error}") from error
     return geometry, [round(float(plane)) for plane in planes]
-
-
-LPS_TO_RAS_4 = np.block([[LPS_TO_RAS, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
 
 
 def _find_step(heights: np.ndarray, measures: Any) -> float:

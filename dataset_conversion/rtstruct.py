@@ -55,15 +55,13 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Read the names of the structures alone, without their contours.
+    """Read the names of the structures that are drawn.
 
     Raises:
         ScanFileError: The file is damaged.
         UsageError: pydicom is not installed.
     """
-    content = read_object(path, only=STRUCTURES[:1])
-    with readable(path):
-        return tuple(str(one.get("ROIName", "")).strip() for one in content.get("StructureSetROISequence") or ())
+    return tuple(structure.name for structure in read_structures(path) if structure.contours_mm)
 
 
 def _read_structure(name: str, drawn: Any) -> Structure:
