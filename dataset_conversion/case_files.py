@@ -31,17 +31,19 @@ class WrittenCase:
     Attributes:
         values: That its label map holds, without 0.
         num_links: Of its files, those that are hard links.
+        notes: What was odd about it.
     """
 
     values: tuple[int, ...]
     num_links: int
+    notes: tuple[str, ...] = ()
 
 
 def target_names(case: SourceCase, *, num_channels: int) -> list[str]:
     """Give the files that a case becomes, below the dataset's folder."""
-    folder = "imagesTs" if case.label is None else "imagesTr"
-    names = [f"{folder}/{case.case_id}_{channel:04d}{ENDING}" for channel in range(num_channels)]
-    return names if case.label is None else [*names, f"labelsTr/{case.case_id}{ENDING}"]
+    part = "Tr" if case.is_training else "Ts"
+    names = [f"images{part}/{case.case_id}_{channel:04d}{ENDING}" for channel in range(num_channels)]
+    return names if case.label is None else [*names, f"labels{part}/{case.case_id}{ENDING}"]
 
 
 def read_files(case: SourceCase) -> Content:
@@ -115,7 +117,7 @@ def convert_case(case: SourceCase, *, dataset: SourceDataset, out: Path) -> Writ
         if fault is not None:
             raise OutputError(explain_write_error(fault, out)) from error
         raise
-    return WrittenCase(values, sum(links))
+    return WrittenCase(values, sum(links), content.notes)
 
 
 def _write(volume: Volume, path: Path, *, dataset: SourceDataset, is_labels: bool) -> bool:

@@ -1,7 +1,7 @@
 """A source becomes one or more datasets in nnU-Net's layout: what all conversions do in the same way.
 
-Owns: the command line of a conversion (`run_conversion`) and its run (`convert`): many cases at once, no bad case the end
-of the others, `dataset.json` last.
+Owns: the command line of a conversion (`run_conversion`) and its run (`convert`): many cases at once, no bad case the
+end of the others, `dataset.json` last.
 Does not own: what a source is (`source.py` and its own module), its files (`finding.py`, `case_files.py`).
 
 A conversion's module holds an `Origin` and a function `find(source)` that gives the datasets of the source, and ends in
@@ -37,7 +37,7 @@ from dataset_conversion.case_files import convert_case, target_names
 from dataset_conversion.journal import Journal
 from dataset_conversion.source import Origin, SourceCase, SourceDataset, describe
 
-FOLDERS = ("imagesTr", "labelsTr", "imagesTs")
+FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 COPIES_IN_MEMORY = 2  # of a case while it is read: the bytes as stored, and the values
 
 Find = Callable[..., Sequence[SourceDataset]]
@@ -49,8 +49,8 @@ class Conversion:
 
     Attributes:
         folder: Where it is.
-        cases: With a label map, in `imagesTr`.
-        unlabelled: In `imagesTs`.
+        cases: To train on, in `imagesTr`.
+        others: In `imagesTs`: without a label map, or kept for testing.
         num_kept: Cases that an earlier run had finished.
         num_links: Files that are hard links to the source's.
         num_organs: Labels of the dataset.
@@ -59,7 +59,7 @@ class Conversion:
 
     folder: Path
     cases: tuple[str, ...]
-    unlabelled: tuple[str, ...]
+    others: tuple[str, ...]
     num_kept: int
     num_links: int
     num_organs: int
@@ -94,7 +94,7 @@ def convert(
     done = tuple(
         convert_dataset(dataset, origin, out=out / dataset.folder, num_workers=num_workers) for dataset in find(source)
     )
-    if not any(one.cases or one.unlabelled for one in done):
+    if not any(one.cases or one.others for one in done):
         problems = [problem for one in done for problem in one.problems]
         raise DatasetError(
             f"{printable(str(source))} holds no usable case; expected {origin.layout}. {origin.get_it}",
@@ -154,13 +154,14 @@ def _convert_held(
             raise OutputError(result.message)
         else:
             problems.append(Problem(case.case_id, result.message))
-    labelled = tuple(case.case_id for case in cases if case.case_id in done and case.label is not None)
-    unlabelled = tuple(case.case_id for case in cases if case.case_id in done and case.label is None)
+    training = tuple(case.case_id for case in cases if case.case_id in done and case.is_training)
+    others = tuple(case.case_id for case in cases if case.case_id in done and not case.is_training)
+    problems += [Problem(name, note, is_error=False) for name, one in done.items() for note in one.notes]
     if done:
         problems += _report_absent(dataset, found={value for one in done.values() for value in one.values})
-        write_json(out / "dataset.json", describe(dataset, origin, labelled=labelled))
+        write_json(out / "dataset.json", describe(dataset, origin, training=training))
     num_links = sum(one.num_links for one in done.values())
-    return Conversion(out, labelled, unlabelled, num_kept, num_links, len(dataset.labels), tuple(problems))
+    return Conversion(out, training, others, num_kept, num_links, len(dataset.labels), tuple(problems))
 
 
 def _distinct(cases: Sequence[SourceCase], problems: list[Problem]) -> list[SourceCase]:
@@ -230,9 +231,8 @@ def _work(origin: Origin, find: Find, arguments: argparse.Namespace) -> int:
     done = convert(origin, partial(find, **options), source, out=out, num_workers=num_workers)
     for one in done:
         print(
-            f"{printable(str(one.folder))}: {len(one.cases)} cases with {one.num_organs} labels, "
-            f"{len(one.unlabelled)} scans without labels; {one.num_kept} were done before, {one.num_links} files are "
-            "hard links"
+            f"{printable(str(one.folder))}: {len(one.cases)} cases to train on with {one.num_organs} labels, "
+            f"{len(one.others)} others in imagesTs; {one.num_kept} were done before; {one.num_links} hard links"
         )
     problems = [problem for one in done for problem in one.problems]
     if problems:

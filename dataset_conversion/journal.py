@@ -55,11 +55,12 @@ class Journal:
         is_there = all((self._path.parent / name).is_file() for name in names)
         if not is_there or entry.get("key") != case_key(case, dataset):
             return None
-        values, num_links = entry.get("values"), entry.get("num_links")
-        if not isinstance(values, list) or not all(type(one) is int for one in (*values, num_links)):
+        values, num_links, notes = entry.get("values"), entry.get("num_links"), entry.get("notes")
+        if not isinstance(values, list) or not isinstance(notes, list) or not isinstance(num_links, int):
             return None
-        assert isinstance(num_links, int)
-        return WrittenCase(tuple(values), num_links)
+        if not all(type(value) is int for value in values) or not all(isinstance(note, str) for note in notes):
+            return None
+        return WrittenCase(tuple(values), num_links, tuple(notes))
 
     def add(self, case: SourceCase, written: WrittenCase, *, dataset: SourceDataset) -> None:
         """Write a finished case down, on the disk before this returns."""
@@ -68,6 +69,7 @@ class Journal:
             "key": case_key(case, dataset),
             "values": list(written.values),
             "num_links": written.num_links,
+            "notes": list(written.notes),
         }
         with self._path.open("ab") as file:
             file.write(f"\n{json.dumps(entry)}".encode())  # begins anew after a line that a kill cut off
@@ -83,8 +85,13 @@ def case_key(case: SourceCase, dataset: SourceDataset) -> str:
         for path in ([one] if not one.is_dir() else sorted(one.rglob("*")))
         for status in [path.stat()]
     ]
-    settings = [list(dataset.channel_names), sorted(dataset.values), sorted(dataset.renumber.items())]
-    return hashlib.sha256(json.dumps([case.case_id, files, settings]).encode()).hexdigest()
+    settings = [
+        list(dataset.channel_names),
+        list(dataset.values.items()),
+        sorted(dataset.renumber.items()),
+        dict(dataset.settings),
+    ]
+    return hashlib.sha256(json.dumps([case.case_id, files, settings], sort_keys=True).encode()).hexdigest()
 
 
 def _parse(line: bytes) -> Any:

@@ -44,6 +44,7 @@ class SourceCase:
         label: A label map, or whatever else the dataset's own `read` understands; None makes a scan to predict.
         patient: Who was scanned, where one patient has several cases.
         annotated: The labels that were looked for in this case; None means all.
+        held_out: The source keeps this case for testing: it goes to `imagesTs` and, with a label, `labelsTs`.
     """
 
     case_id: str
@@ -51,6 +52,12 @@ class SourceCase:
     label: Path | None = None
     patient: str | None = None
     annotated: tuple[str, ...] | None = None
+    held_out: bool = False
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is one to train on."""
+        return self.label is not None and not self.held_out
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -73,10 +80,12 @@ class Content:
     Attributes:
         channels: In the order of the channels.
         labels: On the grid of the channels, with the source's values; None for a scan to predict.
+        notes: What was odd about it and how it was read, for people.
     """
 
     channels: tuple[Volume, ...]
     labels: Volume | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ class SourceDataset:
         read: Reads a case, in a worker process; None reads plain files (`case_files.read_files`).
         folder: Below OUT, where a source becomes several datasets.
         name: Of the dataset; empty for that of the origin.
+        settings: Whatever else decides what a case becomes, in the types of JSON; with another value it is made anew.
         more: Further entries of `dataset.json`.
     """
 
@@ -105,6 +115,7 @@ class SourceDataset:
     read: Callable[[SourceCase], Content] | None = None
     folder: str = ""
     name: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -117,9 +128,9 @@ class SourceDataset:
         return {value: " and ".join(names[value]) for value in sorted(names)}
 
 
-def describe(dataset: SourceDataset, origin: Origin, *, labelled: Iterable[str]) -> dict[str, Any]:
-    """Give the content of `dataset.json` for the cases that were converted."""
-    done = set(labelled)
+def describe(dataset: SourceDataset, origin: Origin, *, training: Iterable[str]) -> dict[str, Any]:
+    """Give the content of `dataset.json` for the cases to train on that were converted."""
+    done = set(training)
     patients = {case.case_id: case.patient for case in dataset.cases if case.patient and case.case_id in done}
     annotated = {
         case.case_id: list(case.annotated)

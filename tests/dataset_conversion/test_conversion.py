@@ -1,5 +1,6 @@
 """What all conversions share, on a source made up for it."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ from autoseg.dataset import read_dataset
 from autoseg.errors import DatasetError, LockedError, UsageError
 from autoseg.image_io import read_label_names, read_labels, read_scan
 from autoseg.locks import hold_folder
+from dataset_conversion.case_files import read_files
 from dataset_conversion.conversion import convert, run_conversion
 from dataset_conversion.finding import find_cases, report_missing, require, with_patient
 from dataset_conversion.source import Origin, SourceDataset
@@ -63,7 +65,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 def test_convert_gives_a_dataset_that_autoseg_reads(source, out):
     done = run(source, out)
-    assert (done.cases, done.unlabelled, done.problems) == (("p1_a", "p1_b", "p2_a"), ("p9_a",), ())
+    assert (done.cases, done.others, done.problems) == (("p1_a", "p1_b", "p2_a"), ("p9_a",), ())
     dataset = read_dataset(out)
     assert dataset.problems == ()
     assert [(case.case_id, case.patient_id) for case in dataset.cases] == [
@@ -249,7 +251,7 @@ def test_run_conversion_works_in_processes_and_tells_what_is_missing(source, out
     (source / "img" / "p1_b.nii.gz").unlink()
     assert run_conversion(ORIGIN, find, [str(source), str(out), "--num-workers", "2"]) == 3
     printed = capsys.readouterr()
-    assert "2 cases with 2 labels, 1 scans without labels; 0 were done before, 5 files are hard links" in printed.out
+    assert "2 cases to train on with 2 labels, 1 others in imagesTs; 0 were done before; 5 hard links" in printed.out
     assert "p1_b  img/p1_b.nii.gz is missing." in printed.err
     assert run_conversion(ORIGIN, find, [str(source), str(out), "--num-workers", "0"]) == 2
 
@@ -260,3 +262,54 @@ def test_run_conversion_takes_options_of_its_own(source, out):
 
     assert run_conversion(ORIGIN, find, [str(source), str(out), "--folder", "one"], add_options=add_options) == 0
     assert (out / "one" / "dataset.json").is_file()
+
+
+def test_find_cases_two_files_for_one_place_are_told(source, save_image):
+    save_image(source / "img" / "p1_b.nii")
+    (dataset,) = find(source)
+    assert next((problem.case_id, problem.message) for problem in dataset.problems) == (
+        "p1_b",
+        "img/p1_b.nii.gz and img/p1_b.nii stand for the same. Keep one.",
+    )
+
+
+def test_find_cases_star_stands_for_one_folder_and_the_name_for_itself(tmp_path, save_image):
+    for name in ("x1/a/a_ct.nii.gz", "x2/b/b_ct.nii.gz", "x2/c/d_ct.nii.gz", "y/e/e_ct.nii.gz", "x1/z/f/f_ct.nii.gz"):
+        save_image(tmp_path / name)
+    cases, problems = find_cases(tmp_path, images=["x*/{case}/{case}_ct.nii.gz"], label=None, case=r"\w")
+    assert ([case.case_id for case in cases], problems) == (["a", "b"], [])
+
+
+def test_convert_held_out_case_goes_to_the_test_folders(source, out, save_labels):
+    save_labels(source / "test_seg" / "p9_a.nii.gz", (3,))
+    save_image_to = source / "test" / "p9_b.nii.gz"
+    save_image_to.write_bytes((source / "test" / "p9_a.nii.gz").read_bytes())
+
+    def find_held_out(source):
+        options = {"label": "test_seg/{case}.nii.gz", "case": r"p\d_\w", "held_out": True, "may_lack_label": True}
+        cases, problems = find_cases(source, images=["test/{case}.nii.gz"], **options)
+        (dataset,) = find(source)
+        training = [case for case in dataset.cases if case.label is not None]
+        return [SourceDataset(["CT"], LABELS, cases=[*training, *cases], problems=problems)]
+
+    (done,) = convert(ORIGIN, find_held_out, source, out=out, num_workers=0)
+    assert (done.cases, done.others, done.problems) == (("p1_a", "p1_b", "p2_a"), ("p9_a", "p9_b"), ())
+    assert sorted(path.name for path in (out / "imagesTs").iterdir()) == ["p9_a_0000.nii.gz", "p9_b_0000.nii.gz"]
+    assert sorted(path.name for path in (out / "labelsTs").iterdir()) == ["p9_a.nii.gz"]
+    assert [case.case_id for case in read_dataset(out).cases] == ["p1_a", "p1_b", "p2_a"]
+
+
+def read_and_note(case):
+    return dataclasses.replace(read_files(case), notes=("is odd.",) if case.case_id == "p1_b" else ())
+
+
+def test_convert_notes_of_a_case_are_told_again_by_a_later_run(source, out):
+    for _ in range(2):
+        (problem,) = run(source, out, read=read_and_note).problems
+        assert (problem.case_id, problem.message, problem.is_error) == ("p1_b", "is odd.", False)
+
+
+def test_convert_other_settings_convert_again(source, out):
+    run(source, out, settings={"spacing": 1})
+    assert run(source, out, settings={"spacing": 1}).num_kept == 4
+    assert run(source, out, settings={"spacing": 2}).num_kept == 0
