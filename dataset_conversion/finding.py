@@ -99,6 +99,11 @@ def find_paths(source: Path, template: str, *, case: str) -> dict[str, list[Path
     return found
 
 
+def names_seen(cases: Iterable[SourceCase], problems: Iterable[Problem]) -> list[str]:
+    """Give the names of the cases of which anything was found, whole or not."""
+    return [case.case_id for case in cases] + [problem.case_id for problem in problems]
+
+
 def report_missing(expected: Iterable[str], found: Iterable[str], *, origin: Origin) -> list[Problem]:
     """Give one problem that names all cases of the published source that are not there; none where all are."""
     expected, found = list(expected), set(found)

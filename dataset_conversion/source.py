@@ -128,6 +128,11 @@ class SourceDataset:
         return {value: " and ".join(names[value]) for value in sorted(names)}
 
 
+def numbered(names: Iterable[str]) -> dict[str, int]:
+    """Give labels their values in the order of their names, from 1 on."""
+    return {name: value for value, name in enumerate(names, start=1)}
+
+
 def describe(dataset: SourceDataset, origin: Origin, *, training: Iterable[str]) -> dict[str, Any]:
     """Give the content of `dataset.json` for the cases to train on that were converted."""
     done = set(training)
