@@ -159,7 +159,7 @@ def _renumber(labels: Volume, dataset: SourceDataset) -> Volume:
 
 def _check_labels(scan: Scan, case: SourceCase, dataset: SourceDataset) -> tuple[int, ...]:
     """Give the values of a label map, all of which must have a name."""
-    values = [int(value) for value in np.unique(scan.array_zyx) if value != 0]
+    values = _values_of(scan.array_zyx)
     unknown = [value for value in values if value not in dataset.values]
     if unknown:
         assert case.label is not None
@@ -170,3 +170,13 @@ def _check_labels(scan: Scan, case: SourceCase, dataset: SourceDataset) -> tuple
             "file, or download it again."
         )
     return tuple(values)
+
+
+def _values_of(labels_zyx: np.ndarray) -> list[int]:
+    """List the values of a label map without 0, by size; plane by plane, since the whole would be copied."""
+    if labels_zyx.dtype not in (np.uint8, np.uint16):
+        return [int(value) for value in np.unique(labels_zyx) if value != 0]
+    counts = np.zeros(np.iinfo(labels_zyx.dtype).max + 1, dtype=bool)
+    for plane in labels_zyx:
+        counts[plane.ravel()] = True
+    return [int(value) for value in np.flatnonzero(counts) if value != 0]

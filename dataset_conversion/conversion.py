@@ -29,7 +29,7 @@ from autoseg.errors import (
     format_problems,
     printable,
 )
-from autoseg.files import explain_write_error, remove_leftovers, write_json
+from autoseg.files import explain_write_error, fault_of, remove_leftovers, write_json
 from autoseg.image_io import bytes_in_memory
 from autoseg.locks import hold_folder
 from autoseg.workers import WorkerFailure, default_num_workers, map_cases
@@ -91,8 +91,12 @@ def convert(
             f"{printable(str(out))} and the source lie in each other, and the source is never written to. Choose "
             "another folder."
         )
+    try:
+        datasets = find(source)
+    except OSError as error:
+        raise UsageError(f"{fault_of(error)}. Check the permissions of the source.") from error
     done = tuple(
-        convert_dataset(dataset, origin, out=out / dataset.folder, num_workers=num_workers) for dataset in find(source)
+        convert_dataset(dataset, origin, out=out / dataset.folder, num_workers=num_workers) for dataset in datasets
     )
     if not any(one.cases or one.others for one in done):
         problems = [problem for one in done for problem in one.problems]

@@ -94,7 +94,7 @@ def find_paths(source: Path, template: str, *, case: str) -> dict[str, list[Path
         form = re.compile(_as_regex(one, case))
         for path in sorted(source.glob(one.replace(CASE, "*"))):
             match = form.fullmatch(path.relative_to(source).as_posix())
-            if match and not (is_scan and path.is_dir()):
+            if match and path.exists() and not (is_scan and path.is_dir()):  # a link may lead nowhere
                 found.setdefault(match["case"], []).append(path)
     return found
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoseg.errors import Problem
+from autoseg.errors import DatasetError, Problem, UsageError
 from autoseg.files import read_json
 from dataset_conversion.conversion import run_conversion
 from dataset_conversion.finding import find_cases, listed_cases, names_seen, nothing_found, report_missing, require
@@ -82,7 +82,18 @@ def find(source: Path) -> list[SourceDataset]:
     if not names:
         hint = " Was the task's folder renamed?" if all((source / part).exists() for part in PARTS) else ""
         raise nothing_found(source, ORIGIN, hint=hint, problems=[Problem(name, "is missing.") for name in TASKS])
-    return [find_task(source / name, name, folder=name) for name in names]
+    return [_find_one_of_several(source / name, name) for name in names]
+
+
+def _find_one_of_several(source: Path, name: str) -> SourceDataset:
+    """Find a task; one that cannot be used stops no other."""
+    try:
+        return find_task(source, name, folder=name)
+    except DatasetError as error:
+        problems = [Problem(f"{name}/{one.case_id}", f"{one.message} {ORIGIN.get_it}") for one in error.problems]
+    except UsageError as error:
+        problems = [Problem(name, str(error))]
+    return SourceDataset(channel_names=(), labels={}, cases=(), problems=problems, folder=name, name=name)
 
 
 def find_task(source: Path, name: str, *, folder: str) -> SourceDataset:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from autoseg.dataset import read_dataset
-from autoseg.errors import DatasetError, LockedError, UsageError
+from autoseg.errors import DatasetError, LockedError, OutputError, UsageError
 from autoseg.image_io import read_label_names, read_labels, read_scan
 from autoseg.locks import hold_folder
 from dataset_conversion.case_files import read_files
@@ -313,3 +313,49 @@ def test_convert_other_settings_convert_again(source, out):
     run(source, out, settings={"spacing": 1})
     assert run(source, out, settings={"spacing": 1}).num_kept == 4
     assert run(source, out, settings={"spacing": 2}).num_kept == 0
+
+
+class Killed(BaseException):
+    """As a signal would."""
+
+
+def read_until_killed(case):
+    if case.case_id == "p1_b":
+        raise Killed
+    return read_files(case)
+
+
+def test_convert_killed_in_between_leaves_no_dataset_json_and_goes_on(source, out):
+    with pytest.raises(Killed):
+        run(source, out, read=read_until_killed)
+    assert not (out / "dataset.json").exists()
+    assert sorted(path.name for path in (out / "labelsTr").iterdir()) == ["p1_a.nii.gz"]
+    assert (run(source, out).num_kept, (out / "dataset.json").is_file()) == (1, True)
+
+
+def test_convert_full_disk_ends_the_run_and_leaves_no_half_case(source, out, monkeypatch, capsys):
+    def refuse(*_args, **_more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr("shutil.copyfile", refuse)
+    with pytest.raises(OutputError, match=r"out cannot be written: No space left on device\. Free space there"):
+        run(source, out)
+    assert [path.name for path in out.rglob("*.gz")] == []
+
+
+def test_convert_link_that_leads_nowhere_is_a_missing_file(source, out):
+    path = source / "img" / "p1_b.nii.gz"
+    path.unlink()
+    path.symlink_to(source / "annex" / "object")
+    done = run(source, out)
+    assert (done.cases, done.problems[0].message[:31]) == (("p1_a", "p2_a"), "img/p1_b.nii.gz is missing. Cop")
+
+
+def test_convert_source_that_is_links_is_linked_to_the_files_themselves(source, out, tmp_path):
+    path = source / "img" / "p1_b.nii.gz"
+    path.rename(tmp_path / "object")
+    path.symlink_to(tmp_path / "object")
+    run(source, out)
+    target = out / "imagesTr" / "p1_b_0000.nii.gz"
+    assert target.samefile(tmp_path / "object") and not target.is_symlink()
