@@ -187,11 +187,13 @@ def _list_path(folder: Path) -> Path:
 
 def _label_names(listed: Any, folder: Path) -> dict[int, str]:
     """Read the names of the labels 1, 2, ..; of those that stand there twice, the later ones get their number."""
-    labels = listed.get("labels") if isinstance(listed, dict) else None
-    values = [str(value) for value in range(1, len(labels))] if isinstance(labels, dict) else []
+    content: dict[str, Any] = listed if isinstance(listed, dict) else {}
+    labels: dict[str, Any] = content["labels"] if isinstance(content.get("labels"), dict) else {}
+    values = [str(value) for value in range(1, len(labels))]
     if not values or not all(isinstance(labels.get(value), str) for value in values):
         raise UsageError(
-            f'{display_name(_list_path(folder))}: expected labels such as {{"0": "background", "1": "liver"}}.'
+            f'{display_name(_list_path(folder))}: expected labels such as {{"0": "background", "1": "liver"}}. '
+            "Download it again."
         )
     names: dict[int, str] = {}
     seen: Counter[str] = Counter()
