@@ -138,6 +138,7 @@ def _convert_held(
 ) -> Conversion:
     """Convert the cases that are not done yet and describe the dataset."""
     journal = Journal(out, name=dataset.name or origin.name)
+    problems += journal.report_gone(cases)
     for folder in FOLDERS:
         remove_leftovers(out / folder)
     done = {case.case_id: kept for case in cases if (kept := journal.find(case, dataset=dataset)) is not None}

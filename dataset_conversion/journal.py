@@ -7,14 +7,15 @@ A case counts as finished where the same files went into it (by path, size and t
 all that it became is there.
 """
 
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoseg.errors import UsageError, printable
+from autoseg.errors import Problem, UsageError, printable
 from autoseg.files import parse_json, write_text
 from dataset_conversion.case_files import WrittenCase, target_names
 from dataset_conversion.source import SourceCase, SourceDataset
@@ -61,6 +62,17 @@ class Journal:
         if not all(type(value) is int for value in values) or not all(isinstance(note, str) for note in notes):
             return None
         return WrittenCase(tuple(values), num_links, tuple(notes))
+
+    def report_gone(self, cases: Sequence[SourceCase]) -> list[Problem]:
+        """Give a problem for each case of an earlier run that the source no longer has, while its files are there."""
+        gone = self._entries.keys() - {case.case_id for case in cases}
+        return [
+            Problem(
+                name, "is there from an earlier run, but not whole in the source any more. Delete its files in OUT."
+            )
+            for name in sorted(gone)
+            if any(self._path.parent.glob(f"images*/{glob.escape(name)}_[0-9][0-9][0-9][0-9].nii.gz"))
+        ]
 
     def add(self, case: SourceCase, written: WrittenCase, *, dataset: SourceDataset) -> None:
         """Write a finished case down, on the disk before this returns."""

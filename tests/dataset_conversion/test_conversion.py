@@ -333,15 +333,55 @@ def test_convert_killed_in_between_leaves_no_dataset_json_and_goes_on(source, ou
     assert (run(source, out).num_kept, (out / "dataset.json").is_file()) == (1, True)
 
 
-def test_convert_full_disk_ends_the_run_and_leaves_no_half_case(source, out, monkeypatch, capsys):
+def test_convert_full_disk_ends_the_run_and_leaves_no_half_case(source, out, monkeypatch):
     def refuse(*_args, **_more):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def copy_but_no_labels(path, target):
+        if path.parent.name == "seg":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        target.write_bytes(path.read_bytes())
 
     monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr("shutil.copyfile", refuse)
+    monkeypatch.setattr("shutil.copyfile", copy_but_no_labels)
     with pytest.raises(OutputError, match=r"out cannot be written: No space left on device\. Free space there"):
         run(source, out)
     assert [path.name for path in out.rglob("*.gz")] == []
+
+
+def test_convert_killed_while_a_changed_case_is_made_anew_leaves_no_dataset_json(source, out, save_labels):
+    run(source, out)
+    save_labels(source / "seg" / "p1_b.nii.gz", (3, 3, 3, 3))
+    with pytest.raises(Killed):
+        run(source, out, read=read_until_killed)
+    assert not (out / "dataset.json").exists()
+
+
+def test_convert_changed_case_that_fails_now_leaves_nothing_of_its_earlier_self(source, out):
+    run(source, out)
+    (source / "img" / "p1_b.nii.gz").write_bytes(b"")
+    assert run(source, out).cases == ("p1_a", "p2_a")
+    assert [path.name for path in out.rglob("p1_b*")] == []
+
+
+def test_convert_case_of_an_earlier_run_that_the_source_lost_is_told(source, out):
+    run(source, out)
+    (source / "seg" / "p1_b.nii.gz").unlink()
+    for _ in range(2):
+        told = [problem.message for problem in run(source, out).problems if problem.case_id == "p1_b"]
+        assert told[1:] == [
+            "is there from an earlier run, but not whole in the source any more. Delete its files in OUT."
+        ]
+    for path in out.rglob("p1_b*"):
+        path.unlink()
+    assert [problem.case_id for problem in run(source, out).problems] == ["p1_b", ""]
+
+
+def test_convert_removes_what_a_killed_run_was_writing(source, out):
+    run(source, out)
+    (out / "imagesTr" / ".writing-p1_a-x.nii.gz").write_bytes(b"half")
+    run(source, out)
+    assert [path.name for path in out.rglob(".writing-*")] == []
 
 
 def test_convert_link_that_leads_nowhere_is_a_missing_file(source, out):
