@@ -36,8 +36,8 @@ from dataset_conversion.source import Origin, SourceCase, SourceDataset
 ORIGIN = Origin(
     name="dicom_with_annotations",
     title="DICOM series with contours or segmentations",
-    licence="that of the source",
-    reference="",
+    licence="that of your data",
+    reference="Own data.",
     layout="a folder a patient, with image series and the RTSTRUCT or SEG files that refer to them, at any depth",
     get_it="Export both together, from one archive.",
 )

@@ -25,8 +25,8 @@ from dataset_conversion.source import Origin, SourceDataset
 ORIGIN = Origin(
     name="one_file_per_organ",
     title="scans with one mask file an organ",
-    licence="that of the source",
-    reference="",
+    licence="that of your data",
+    reference="Own data.",
     layout="<case>/ct.nii.gz and <case>/segmentations/<organ>.nii.gz, or what --image and --masks say",
     get_it="Name the places with --image and --masks.",
 )

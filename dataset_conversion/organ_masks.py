@@ -43,12 +43,14 @@ def merge_masks(masks: Iterable[tuple[int, np.ndarray]], *, shape_zyx: tuple[int
     for value, mask in masks:
         sizes[value] = np.count_nonzero(mask)
         held = labels[mask]  # by others, or 0
-        for other in np.flatnonzero(np.bincount(held, minlength=1)):
-            if other:
-                pair = (min(value, int(other)), max(value, int(other)))
-                overlaps[pair] += int(np.count_nonzero(held == other))
-        is_smaller = (sizes[held] > sizes[value]) | ((sizes[held] == sizes[value]) & (held > value))
-        labels[mask] = np.where((held == 0) | is_smaller, np.array(value, labels.dtype), held)
+        is_taken = held != 0
+        others = held[is_taken]
+        for other in np.flatnonzero(np.bincount(others, minlength=1)):
+            overlaps[min(value, int(other)), max(value, int(other))] += int(np.count_nonzero(others == other))
+        wins = ~is_taken
+        wins[is_taken] = (sizes[others] > sizes[value]) | ((sizes[others] == sizes[value]) & (others > value))
+        held[wins] = value
+        labels[mask] = held
     return MergedMasks(labels, dict(overlaps))
 
 

@@ -131,7 +131,8 @@ def _find_kind(source: Path, kind: str, splits: dict[str, str]) -> SourceDataset
     problems = [problem for problem in problems if problem.case_id in is_kind]
     whole: list[SourceCase] = []
     for case in cases:
-        lacking = [name for name in classes if name not in list_organs(case)]
+        there = list_organs(case)
+        lacking = [name for name in classes if name not in there]
         if lacking:
             problems.append(Problem(case.case_id, _describe(lacking)))
             continue
