@@ -157,8 +157,8 @@ def test_two_structures_of_one_number_are_refused(tmp_path):
 def test_every_cut_and_many_changed_bytes_end_in_structures_or_one_error(tmp_path, rng):
     path = save_rtstruct(tmp_path / "rs.dcm", {"Liver": [rectangle((-5, 1), (-17.5, -15.5), 30.0)]})
     content = path.read_bytes()
-    damaged = [content[:length] for length in range(132, len(content), 7)]
-    for place in range(132, len(content), 3):
+    damaged = [content[:length] for length in range(132, len(content), 17)]
+    for place in range(132, len(content), 7):
         damaged.append(content[:place] + bytes([int(rng.integers(256))]) + content[place + 1 :])
     for one in damaged:
         path.write_bytes(one)
