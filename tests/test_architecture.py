@@ -51,18 +51,22 @@ ALLOWED: dict[str, set[str]] = {
     "dataset_layouts": GROUND,
     "dataset": GROUND | {"dataset_labels", "dataset_layouts"},
     "scans_to_predict": GROUND | {"dataset_layouts"},
-    "plans": {"errors", "files"},
+    "data_plan": set(),
+    "label_sets": {"data_plan", "errors"},
+    "plans": {"data_plan", "errors", "files"},
     "hub_address": {"errors"},
     "hub": {"errors", "files", "hub_address"},
     "descriptions": {"errors", "files"},
-    "preprocessing": GROUND | DATASET | {"plans"},
+    "preprocessing": GROUND | DATASET | {"label_sets", "plans"},
     "planning": GROUND | DATASET | {"descriptions", "hub", "hub_address", "plans", "preprocessing"},
     "network": {"errors", "files", "hub", "hub_address", "plans", "progress", "ranks"},
     "evaluation": GROUND | DATASET,
     "inference": GROUND | DATASET | {"descriptions", "network", "plans", "preprocessing"},
     "outputs": GROUND | DATASET | {"inference", "plans", "preprocessing"},
     "prediction": GROUND | DATASET | {"inference", "network", "outputs", "plans", "preprocessing"},
-    "training": GROUND | DATASET | {"evaluation", "hub", "inference", "network", "plans", "preprocessing"},
+    "training": GROUND
+    | DATASET
+    | {"evaluation", "hub", "inference", "label_sets", "network", "plans", "preprocessing"},
 }
 OPEN_TO_ALL = {"cli", "demo", "__init__"}
 DOORS: dict[str, tuple[str, ...]] = {

@@ -22,9 +22,9 @@ from autoseg.network.device import is_out_of_memory
 from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
+from autoseg.training.case_arrays import Sliced
 from autoseg.training.cleaning_choice import OrganPieces, list_pieces
 from autoseg.training.gradients import explain_full_memory
-from autoseg.training.sampling import Sliced
 
 CaseDice = dict[str, float | None]
 Result = TypeVar("Result")
