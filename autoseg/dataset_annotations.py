@@ -63,7 +63,9 @@ def parse_annotated(
         if not keys:
             message = "annotated_labels says that no label was annotated, so nothing is learnt from it."
             problems.append(Problem(case_id, message, is_error=False))
-    _tell_wrong_names(wrong, [one.name for one in (*labels.organs, *labels.regions)], problems)
+    _tell_wrong_names(
+        wrong, [organ.name for organ in labels.organs] + [region.name for region in labels.regions], problems
+    )
     return found
 
 

@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "preprocessing": GROUND | DATASET | {"label_sets", "plans"},
     "planning": GROUND | DATASET | {"descriptions", "hub", "hub_address", "plans", "preprocessing"},
     "network": {"errors", "files", "hub", "hub_address", "plans", "progress", "ranks"},
-    "evaluation": GROUND | DATASET,
+    "evaluation": GROUND | DATASET | {"descriptions"},
     "inference": GROUND | DATASET | {"descriptions", "network", "plans", "preprocessing"},
     "outputs": GROUND | DATASET | {"inference", "plans", "preprocessing"},
     "prediction": GROUND | DATASET | {"inference", "network", "outputs", "plans", "preprocessing"},
