@@ -62,7 +62,9 @@ ALLOWED: dict[str, set[str]] = {
     "inference": GROUND | DATASET | {"descriptions", "network", "plans", "preprocessing"},
     "outputs": GROUND | DATASET | {"inference", "plans", "preprocessing"},
     "prediction": GROUND | DATASET | {"inference", "network", "outputs", "plans", "preprocessing"},
-    "training": GROUND | DATASET | {"evaluation", "hub", "inference", "network", "plans", "preprocessing"},
+    "training": GROUND
+    | DATASET
+    | {"descriptions", "evaluation", "hub", "inference", "network", "plans", "preprocessing"},
 }
 OPEN_TO_ALL = {"cli", "demo", "__init__"}
 DOORS: dict[str, tuple[str, ...]] = {

@@ -22,7 +22,15 @@ from autoseg.descriptions.modality import Modality
 from autoseg.descriptions.names import mentions_side, name_tokens
 from autoseg.files import read_json
 
-__all__ = ["Description", "Structure", "describe_organ", "known_names", "known_structures", "mentions_side"]
+__all__ = [
+    "Description",
+    "Structure",
+    "describe_organ",
+    "known_names",
+    "known_structures",
+    "mentions_side",
+    "organ_key",
+]
 
 FILES = ("abdomen", "thorax", "heart", "vessels", "muscles", "brain", "hippocampus", "skeleton")
 TEXT_FIELDS = ("what", "where", "shape", "ct", "mri", "confused_with")
@@ -74,6 +82,12 @@ def describe_organ(name: str, *, modality: Modality, own_text: str | None = None
     fields = ("what", "where", "shape", *_LOOKS[modality], "confused_with")
     texts = (structure.texts[field] for field in fields)
     return Description(name=name, sentences=tuple(itertools.chain(*map(split_sentences, texts))), is_known=True)
+
+
+def organ_key(name: str) -> tuple[str, ...]:
+    """Return what all names, synonyms and spellings of one structure share, and no other structure has."""
+    structure = _index().get(name_tokens(name))
+    return name_tokens(name if structure is None else structure.name) or (name,)
 
 
 def known_names() -> tuple[str, ...]:
