@@ -61,7 +61,7 @@ class FittedWeights:
         adapted: In part, or changed to the new plan's channels, words, organs or places.
         new: Of the new network, drawn: the model has no such part, or one of another shape.
         left_over: Of the model; the plan has no such part, or one of another shape.
-        words: Of the plan's descriptions, where its small text tower reads them, else 0.
+        words: Tokens of the plan's descriptions, where its small text tower reads them, else 0.
         known_words: Of these, those that the model knows.
     """
 

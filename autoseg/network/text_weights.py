@@ -28,7 +28,7 @@ class FittedText:
 
     Attributes:
         tensors: By the network's names.
-        words: Of the plan's descriptions; 0 where there is no small tower.
+        words: Tokens of the plan's descriptions; 0 where there is no small tower.
         known_words: Of these, those that the model knows.
     """
 

@@ -34,7 +34,7 @@ class StartReport:
         fold: Whose model it is, where there were several, or None.
         organs: Of the plan, to their names in the model or None.
         channels: The same of the channels.
-        words: Of the plan's descriptions, where its small text tower reads them, else 0.
+        words: Tokens of the plan's descriptions, where its small text tower reads them, else 0.
         known_words: Of these, those that the model knows.
         taken: As they were.
         adapted: In part, or changed to the plan's channels, words, organs or places.
@@ -72,7 +72,6 @@ class StartReport:
     ) -> "StartReport":
         """Put together what is known of a start; `number` is the fold's."""
         there = model.plans
-        fits_whole = not fitted.new and not fitted.left_over
         return cls(
             file=file,
             sha256=sha256,
@@ -81,7 +80,7 @@ class StartReport:
             organs=_named(plans.data.organs, there.data.organs, model.organs),
             channels=_named(plans.data.channels, there.data.channels, model.channels),
             **vars(fitted),
-            settings=() if fits_whole else tuple(_settings_that_differ(plans, there)),
+            settings=tuple(_settings_that_differ(plans, there)) if fitted.left_over else (),
         )
 
     def describe(self, plans: Plans) -> Iterator[str]:
@@ -98,7 +97,7 @@ class StartReport:
         if any(name != source for name, source in self.channels.items()):
             yield f"  channels: {_tell(self.channels)}"
         if self.words:
-            yield f"  words of the descriptions: {self.known_words} known to it, {self.words - self.known_words} new"
+            yield f"  tokens of the descriptions: {self.known_words} known to it, {self.words - self.known_words} new"
         if plans.network.weights is not None:
             yield f"  network.weights, {plans.network.weights}, is not read: the model takes its place"
         if self.settings:
@@ -135,7 +134,7 @@ def _settings_that_differ(here: Plans, there: Plans) -> Iterator[str]:
     """Yield what `autoseg_plan` would have to be told to make the parts of a network that the model has."""
     ours, theirs = here.network.model_dump(mode="json"), there.network.model_dump(mode="json")
     for name in SHAPING:
-        if ours[name] != theirs[name]:
+        if ours[name] != theirs[name] and theirs[name] is not False:  # a part that the model lacks makes nothing fit
             yield f"--set network.{name}={_word(theirs[name])}"
     if ours["text"]["model"] != theirs["text"]["model"]:
         yield f"--set network.text.model={_word(theirs['text']['model'])}"
@@ -150,9 +149,9 @@ def _tell(sources: dict[str, str | None]) -> str:
     known = [name if name == source else f"{name} (its {source})" for name, source in sources.items() if source]
     new = [name for name, source in sources.items() if source is None]
     parts = ((known, "known to it"), (new, "new"))
-    return "; ".join(f"{_shorten(names)} {what}" for names, what in parts if names)
+    return "; ".join(f"{_name_some(names)} {what}" for names, what in parts if names)
 
 
-def _shorten(names: Sequence[str]) -> str:
+def _name_some(names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more

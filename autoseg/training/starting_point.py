@@ -124,7 +124,7 @@ def _choose_file(model: Path, *, fold: str) -> tuple[Path, int | None, int]:
 
 
 def _choose(numbers: Sequence[int], *, fold: str) -> int:
-    """Choose the model of the same fold, which, if the folds are the same, has not seen its validation; or the first."""
+    """Choose the model of the same fold, which has not seen its validation if the folds are the same; or the first."""
     return int(fold) if fold.isdecimal() and int(fold) in numbers else numbers[0]
 
 
