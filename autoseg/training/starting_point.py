@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from autoseg.descriptions import organ_key
+from autoseg.descriptions.names import name_tokens
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.files import file_sha256
 from autoseg.inference.predictor import find_model_files
@@ -181,7 +182,8 @@ def match_organs(here: Plans, there: Plans) -> tuple[int | None, ...]:
 
 def match_channels(here: Sequence[str], there: Sequence[str]) -> tuple[int | None, ...]:
     """Give for each channel its position among the other names; those with other names follow in their order."""
-    keys = [organ_key(name) for name in there]
-    found = [keys.index(organ_key(name)) if organ_key(name) in keys else None for name in here]
+    keys = [name_tokens(name) or (name,) for name in there]
+    wanted = [name_tokens(name) or (name,) for name in here]
+    found = [keys.index(key) if key in keys else None for key in wanted]
     left = iter(sorted(set(range(len(there))) - set(found)))
     return tuple(next(left, None) if position is None else position for position in found)

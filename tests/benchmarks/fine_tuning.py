@@ -7,7 +7,7 @@ learned from 4 other cases, from scratch and from that model, for the same secon
 measured on 8 cases that no training has seen. Seconds are those that the process computes, so that other work on the
 machine takes nothing away.
 
-`--seed` draws the phantoms. Settings of fine-tuning (`--set`) were chosen with another seed than the default.
+`--seed` draws the phantoms; what fine-tuning does by itself was chosen with another one than the default.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def main() -> None:
     """Train the first model once, then both ways with each seed, and write one JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first-seconds", type=float, default=120)
-    parser.add_argument("--seconds", type=float, nargs="+", default=[15, 45])
+    parser.add_argument("--seconds", type=float, nargs="+", default=[20, 60])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the trainings")
     parser.add_argument("--seed", type=int, default=2026, help="of the phantoms")
     parser.add_argument("--set", nargs="+", default=[], dest="settings", help="of the second plan, when fine-tuning")

@@ -90,6 +90,7 @@ def test_organs_are_matched_by_name_then_by_synonym(plans):
         (["T1", "T2"], ["t2"], (None, 0)),
         (["T2", "T1", "FLAIR"], ["T1", "FLAIR"], (None, 0, 1)),
         (["PET"], ["CT", "PET"], (1,)),
+        (["肝", "肺"], ["肺", "肝"], (1, 0)),
         (["A", "B", "C"], ["C", "D"], (1, None, 0)),
     ],
 )
@@ -201,6 +202,12 @@ def test_a_fold_that_has_begun_goes_on_without_the_model_and_refuses_another(run
     other = seeded_model(plans, tmp_path / "other.safetensors", 5)
     with pytest.raises(UsageError, match=r"has begun from another model, mine.safetensors .*Leave out --from to go on"):
         train(run, epochs=3, device="cpu", start_from=other)
+    record = (run / "fold_all" / "weights.json").read_bytes()
+    fold = choose_fold(run, CaseStore(run / "preprocessed", data_hash=plans.data.hash()), fold="all")
+    late = find_start(other, fold.folder, plans=plans, fold="all", has_begun=False)  # begun by another in between
+    length = trainer.Length(steps=4, seconds=None)
+    trainer.train_fold(fold, plans=plans, length=length, device=CPU, cache_bytes=0, start=late)
+    assert (run / "fold_all" / "weights.json").read_bytes() == record
     mine.unlink()
     assert train(run, epochs=3, device="cpu", start_from=mine).steps == 6
     assert "mine.safetensors cannot be read; it is not needed" in caplog.text
