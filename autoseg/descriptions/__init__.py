@@ -3,7 +3,7 @@
 Owns: the JSON files of structures and `describe_organ`. Does not own: the text encoder (`network/text_encoder.py`).
 """
 
-from autoseg.descriptions.lookup import Description, describe_organ, known_names, mentions_side, organ_key
+from autoseg.descriptions.lookup import Description, describe_organ, known_names, mentions_side
 from autoseg.descriptions.modality import Modality, find_modality
 
-__all__ = ["Description", "Modality", "describe_organ", "find_modality", "known_names", "mentions_side", "organ_key"]
+__all__ = ["Description", "Modality", "describe_organ", "find_modality", "known_names", "mentions_side"]

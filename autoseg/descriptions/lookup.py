@@ -29,7 +29,7 @@ __all__ = [
     "known_names",
     "known_structures",
     "mentions_side",
-    "organ_key",
+    "structure_name",
 ]
 
 FILES = ("abdomen", "thorax", "heart", "vessels", "muscles", "brain", "hippocampus", "skeleton")
@@ -84,10 +84,10 @@ def describe_organ(name: str, *, modality: Modality, own_text: str | None = None
     return Description(name=name, sentences=tuple(itertools.chain(*map(split_sentences, texts))), is_known=True)
 
 
-def organ_key(name: str) -> tuple[str, ...]:
-    """Return what all names, synonyms and spellings of one structure share, and no other structure has."""
+def structure_name(name: str) -> str | None:
+    """Return the first name of the stored structure that a name or synonym stands for; None where there is none."""
     structure = _index().get(name_tokens(name))
-    return name_tokens(name if structure is None else structure.name) or (name,)
+    return None if structure is None else structure.name
 
 
 def known_names() -> tuple[str, ...]:

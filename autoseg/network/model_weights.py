@@ -42,13 +42,13 @@ class ModelWeights:
     Attributes:
         tensors: As in its file.
         plans: Its own plan.
-        organs: For each organ of the new plan its position in the model's, or None.
+        text_rows: For each row of the new network's text (`DataPlan.text_rows`) that in the model's, or None.
         channels: For each channel of the new plan its position in the model's, or None.
     """
 
     tensors: Mapping[str, Tensor]
     plans: Plans
-    organs: Sequence[int | None]
+    text_rows: Sequence[int | None]
     channels: Sequence[int | None]
 
 
@@ -91,7 +91,7 @@ def load_model_weights(network: AutosegNetwork, model: ModelWeights, plans: Plan
     if CLICK_POSITION in wanted and POSITION in offered:
         offered |= {CLICK_POSITION: offered[POSITION]}
     try:
-        text = fit_text(network.text, offered, there=model.plans, organs=model.organs)
+        text = fit_text(network.text, offered, there=model.plans, rows=model.text_rows)
         fitted = {name: value for name, value in offered.items() if name not in ROWS} | text.tensors
         fitted |= _fit_inputs(wanted, offered, model, plans) | _fit_places(wanted, offered)
         fitting = {name: fitted[name] for name, value in wanted.items() if _fits(fitted.get(name), value)}

@@ -46,21 +46,19 @@ def is_same_tower(here: TextPlan, there: TextPlan) -> bool:
     return identity(here) == identity(there)
 
 
-def fit_text(
-    text: nn.Module, offered: Mapping[str, Tensor], *, there: Plans, organs: Sequence[int | None]
-) -> FittedText:
+def fit_text(text: nn.Module, offered: Mapping[str, Tensor], *, there: Plans, rows: Sequence[int | None]) -> FittedText:
     """Fit what has a row a word, a place or an organ; all else of a text part fits by its shape.
 
     Args:
         text: The new network's, with the weights that rows without a counterpart keep.
         offered: The model's weights by the network's names, those of the same tower.
         there: The model's plan.
-        organs: For each organ of the new plan its position in the model's, or None.
+        rows: For each row of the new plan's text, an organ in a kind of scans, that in the model's, or None.
     """
     vectors, position, places, table = ROWS
     own = {name: value for name, value in text.state_dict(prefix="text.").items() if name in offered}
     if vectors in own and isinstance(text, LearnedText):
-        pairs = [(here, source) for here, source in enumerate(organs) if source is not None]
+        pairs = [(here, source) for here, source in enumerate(rows) if source is not None]
         return FittedText({vectors: _with_rows(own[vectors], offered[vectors], pairs)} if pairs else {})
     fitted = {name: fit_rows(own[name], offered[name]) for name in (position, places) if name in own}
     if table not in own:
@@ -93,8 +91,7 @@ def _known_words(text: nn.Module, there: Plans) -> list[tuple[int, int]]:
     from autoseg.network.text_encoder import ScratchTextTower, TextEncoder, build_text_encoder  # open_clip is loaded
 
     assert isinstance(text, TextEncoder)
-    sentences = [organ.sentences for organ in there.data.organs]
-    model = build_text_encoder(there.network.text, sentences, feature_channels=text.position.shape[1])
+    model = build_text_encoder(there.network.text, there.data.text_rows, feature_channels=text.position.shape[1])
     assert isinstance(text.tower, ScratchTextTower) and isinstance(model.tower, ScratchTextTower)
     ours, theirs = text.tower.lookup.tolist(), model.tower.lookup.tolist()
     both = [(here, source) for here, source in zip(ours, theirs, strict=True) if min(here, source) >= FIRST_KNOWN]

@@ -21,6 +21,7 @@ from autoseg.network.model_file import STATE_FILE_NAME
 from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
+from autoseg.training.case_dice import CaseDice
 from autoseg.training.checkpoints import has_state
 from autoseg.training.final_validation import validate_finally
 from autoseg.training.fold_list import read_folds
@@ -29,7 +30,6 @@ from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData
 from autoseg.training.starting_point import find_start, name_start
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import Length, train_fold
-from autoseg.training.validation import CaseDice
 
 log = logging.getLogger("autoseg")
 

@@ -71,13 +71,15 @@ class StartReport:
         plans: Plans,
     ) -> "StartReport":
         """Put together what is known of a start; `number` is the fold's."""
-        there = model.plans
+        there, num_organs = model.plans, len(model.plans.data.organs)
+        of_first_modality = model.text_rows[: len(plans.data.organs)]
+        organs = [None if row is None else row % num_organs for row in of_first_modality]
         return cls(
             file=file,
             sha256=sha256,
             dataset=there.dataset_name,
             fold=number,
-            organs=_named(plans.data.organs, there.data.organs, model.organs),
+            organs=_named(plans.data.organs, there.data.organs, organs),
             channels=_named(plans.data.channels, there.data.channels, model.channels),
             **vars(fitted),
             settings=tuple(_settings_that_differ(plans, there)) if fitted.left_over else (),

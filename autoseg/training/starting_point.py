@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from autoseg.descriptions import organ_key
+from autoseg.descriptions.lookup import structure_name
 from autoseg.descriptions.names import name_tokens
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.files import file_sha256
@@ -166,7 +166,7 @@ def _compare(tensors: dict[str, Tensor], there: Plans, here: Plans) -> ModelWeig
     return ModelWeights(
         tensors,
         there,
-        organs=match_organs(here, there),
+        text_rows=match_text_rows(here, there),
         channels=match_channels(
             [channel.name for channel in here.data.channels], [channel.name for channel in there.data.channels]
         ),
@@ -176,8 +176,27 @@ def _compare(tensors: dict[str, Tensor], there: Plans, here: Plans) -> ModelWeig
 def match_organs(here: Plans, there: Plans) -> tuple[int | None, ...]:
     """Give for each organ its position in the other plan, by name or else by synonym; None where it has none."""
     names = {organ.name: position for position, organ in reversed(list(enumerate(there.data.organs)))}
-    keys = {organ_key(name): position for name, position in names.items()}
-    return tuple(names.get(organ.name, keys.get(organ_key(organ.name))) for organ in here.data.organs)
+    keys = {_organ_key(name): position for name, position in names.items()}
+    return tuple(names.get(organ.name, keys.get(_organ_key(organ.name))) for organ in here.data.organs)
+
+
+def match_text_rows(here: Plans, there: Plans) -> tuple[int | None, ...]:
+    """Give for each row of the network's text, an organ in scans of a modality, its row in the other plan, or None.
+
+    Of a modality that the other plan does not have, its first one is taken.
+    """
+    names = [modality.name for modality in there.data.modalities]
+    organs = match_organs(here, there)
+    return tuple(
+        None if organ is None else there.data.text_row(organ, names.index(one.name) if one.name in names else 0)
+        for one in here.data.modalities
+        for organ in organs
+    )
+
+
+def _organ_key(name: str) -> tuple[str, ...]:
+    """Return what all names, synonyms and spellings of one structure share, and no other structure has."""
+    return name_tokens(structure_name(name) or name) or (name,)
 
 
 def match_channels(here: Sequence[str], there: Sequence[str]) -> tuple[int | None, ...]:

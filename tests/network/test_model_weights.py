@@ -25,14 +25,14 @@ def finish(make_network, tmp_path):
     return make
 
 
-def begin(path, plans, *, organs=None, channels=None):
-    """Build a new network and fill it; by default the plan's organs and channels are the model's first ones."""
+def begin(path, plans, *, rows=None, channels=None):
+    """Build a new network and fill it; by default the plan's rows of text and channels are the model's first ones."""
     [tensors], there = read_model_tensors(path)
-    organs = organs or [k if k < len(there.data.organs) else None for k in range(len(plans.data.organs))]
+    rows = rows or [k if k < len(there.data.text_rows) else None for k in range(len(plans.data.text_rows))]
     channels = channels or [c if c < len(there.data.channels) else None for c in range(len(plans.data.channels))]
     network = build_network(plans).eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    return network, load_model_weights(network, ModelWeights(tensors, there, organs, channels), plans), before
+    return network, load_model_weights(network, ModelWeights(tensors, there, rows, channels), plans), before
 
 
 def logits_of(network, images, organs=(0, 1)):
@@ -77,7 +77,7 @@ def test_words_keep_their_rows_wherever_they_stand_in_the_new_vocabulary(finish,
     fewer = plans.data.organs[1:2]  # "the right organ", "it lies right of all"
     spoken = plans.data.organs[0].model_copy(update={"sentences": ("an organ all of ears",)})
     other = plans.model_copy(update={"data": plans.data.model_copy(update={"organs": (*fewer, spoken)})})
-    new, report, before = begin(path, other, organs=[1, None])
+    new, report, before = begin(path, other, rows=[1, None])
     model, _ = load_model(path)
     torch.testing.assert_close(new.text(torch.tensor([0]))[0], model.text(torch.tensor([1]))[0])
     assert report.words - report.known_words == 2 and report.known_words == 7  # "an", "ears" are new
@@ -98,12 +98,12 @@ def test_a_vocabulary_of_the_same_size_is_not_taken_for_the_same(finish, tiny_pl
 def test_learned_vectors_follow_their_organs_and_new_ones_are_drawn(finish, tiny_plans):
     path, _ = finish(3, text={"model": "learned"})
     plans = tiny_plans(3, network={"text": {"model": "learned"}})
-    new, report, before = begin(path, plans, organs=[2, None, 0])
+    new, report, before = begin(path, plans, rows=[2, None, 0])
     model, _ = load_model(path)
     vectors = new.text.vectors.detach()
     assert torch.equal(vectors[[0, 2]], model.text.vectors[[2, 0]])
     assert torch.equal(vectors[1], before["text.vectors"][1]) and report.adapted == ("text.vectors",)
-    strangers, report, before = begin(path, plans, organs=[None] * 3)
+    strangers, report, before = begin(path, plans, rows=[None] * 3)
     assert torch.equal(strangers.text.vectors, before["text.vectors"])
     assert report.new == report.left_over == ("text.vectors",)
 

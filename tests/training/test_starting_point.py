@@ -13,7 +13,7 @@ from autoseg.plans import apply_settings, write_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training import saving, trainer
 from autoseg.training.command import choose_fold, train
-from autoseg.training.starting_point import find_start, match_channels, match_organs, name_start
+from autoseg.training.starting_point import find_start, match_channels, match_organs, match_text_rows, name_start
 from autoseg.training.state import new_state
 from autoseg.training.step import train_step
 from autoseg.training.validation import validate_case
@@ -80,6 +80,21 @@ def test_organs_are_matched_by_name_then_by_synonym(plans):
     here = named(plans, "Kidney_L", "gizmo", "bile", "gall bladder", "肝", "Gizmo")
     there = named(plans, "gallbladder", "left kidney", "gizmo", "肺", "right kidney")
     assert match_organs(here, there) == (1, 2, None, 0, None, 2)
+
+
+def test_rows_of_text_are_matched_by_organ_and_by_kind_of_scan_or_else_with_the_first(plans):
+    def kinds(plan, first, *more):
+        organs = [
+            organ.model_copy(update={"more_sentences": len(more) * (organ.sentences,)}) for organ in plan.data.organs
+        ]
+        others = tuple({"name": name, "channels": plan.data.channels} for name in more)
+        changed = {"modality": first, "more_modalities": others, "organs": tuple(organs)}
+        return plan.model_validate(plan.model_dump() | {"data": plan.data.model_dump() | changed})
+
+    here = kinds(named(plans, "spleen", "liver", "thymus"), "mri", "ct", "pet")
+    there = kinds(named(plans, "liver", "spleen"), "ct", "mri")
+    assert match_text_rows(here, there) == (3, 2, None, 1, 0, None, 1, 0, None)
+    assert match_text_rows(named(plans, "spleen"), there) == (1,)
 
 
 @pytest.mark.parametrize(
