@@ -18,6 +18,8 @@ from autoseg.training.state import new_state
 from autoseg.training.step import train_step
 from autoseg.training.validation import validate_case
 
+SHORT = {"steps_per_epoch": 2, "epochs": 1}
+SMALL = {"has_semantic_decoder": False, "interaction_levels": 0, "injection_stages": [], "refiner_channels": [4, 8]}
 CPU = torch.device("cpu")
 SPLITS = [
     {"train": ["case_1", "case_2"], "validation": ["case_0"]},
@@ -27,7 +29,7 @@ SPLITS = [
 
 @pytest.fixture(scope="module")
 def plans(tiny_plans):
-    return tiny_plans(2, training={"steps_per_epoch": 2, "epochs": 1})
+    return tiny_plans(2, training=SHORT, network=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +165,7 @@ def test_before_the_first_step_the_dice_is_the_models(run, plans, tmp_path):
 
 
 def test_a_run_with_another_organ_says_what_it_took_and_writes_it_down(tiny_plans, make_store, model, tmp_path, caplog):
-    plans = tiny_plans(2, training={"steps_per_epoch": 2, "epochs": 1}, network={"takes_clicks": True})
+    plans = tiny_plans(2, training=SHORT, network={**SMALL, "takes_clicks": True})
     first, second = plans.data.organs
     spoken = {"name": "thymus", "sentences": ("the thymus lies in front of all",)}
     organs = (first, second.model_copy(update=spoken))
@@ -177,7 +179,7 @@ def test_a_run_with_another_organ_says_what_it_took_and_writes_it_down(tiny_plan
     record = read_json(tmp_path / "run" / "fold_all" / "weights.json")
     count = {name: len(record[name]) for name in ("taken", "adapted", "new", "left_over")}
     assert f"beginning from model.safetensors (tiny): {count['taken']} tensors taken, 2 adapted, " in caplog.text
-    assert f"{count['new']} new, 0 left over" in caplog.text and count["taken"] > 300
+    assert f"{count['new']} new, 0 left over" in caplog.text and count["taken"] > 200
     assert "  adapted: text 2" in caplog.text and "  new: click encoder 7, refiner 2" in caplog.text
     assert "  organs: organ 0 known to it; thymus new" in caplog.text
     assert "tokens of the descriptions: 7 known to it, 4 new" in caplog.text  # thym-us, in, front
