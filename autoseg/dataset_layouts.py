@@ -34,6 +34,8 @@ class CaseFiles:
         label_path: None where only a prediction is wanted.
         patient_id: Cases of one patient never stand on both sides of a split.
         volumes: For channels in 4D files, the volume of each channel; empty where every path is a file of its own.
+        annotated: Names of the labels that were annotated in it; None: all of its dataset.
+        dataset: Whose case it is, in a plan over several datasets.
     """
 
     case_id: str
@@ -41,6 +43,8 @@ class CaseFiles:
     label_path: Path | None
     patient_id: str
     volumes: tuple[int, ...] = ()
+    annotated: tuple[str, ...] | None = None
+    dataset: str | None = None
 
 
 @dataclass

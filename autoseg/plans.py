@@ -1,78 +1,51 @@
 """Everything that determines a run, as one frozen, strict object: `Plans`.
 
 Owns: the fields with their units and ranges, reading and writing of `plans.json`, overlays and `--set`.
-Does not own: how a value is chosen (`planning/rules.py`).
+Does not own: the data part (`data_plan.py`), how a value is chosen (`planning/rules_*.py`).
 
 The parts are grouped by what a change invalidates: `data` means to preprocess again, `network` new weights,
 `training` a new run; `inference` may be changed at prediction.
 """
 
 import difflib
-import hashlib
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from autoseg.data_plan import (
+    Axis,
+    ChannelPlan,
+    DataPlan,
+    DatasetPlan,
+    LabelPlan,
+    ModalityPlan,
+    OrganPlan,
+    PlanPart,
+    RegionPlan,
+)
 from autoseg.errors import PlanError
 from autoseg.files import parse_json, read_json, write_json
 
-Axis = Literal["z", "y", "x"]
+__all__ = [
+    "Axis",
+    "ChannelPlan",
+    "DataPlan",
+    "DatasetPlan",
+    "LabelPlan",
+    "ModalityPlan",
+    "OrganPlan",
+    "RegionPlan",
+]
 VisitingOrder = Literal["outwards", "similarity", "ascending"]
 Backbone = Literal["nano", "tiny", "small", "base_plus", "large"]
-PositiveMm = Annotated[float, Field(ge=1e-4, le=1000)]  # as scans are read
+WindowPx = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
 PLANS_VERSION: Literal[1] = 1
 FAULTS_SHOWN = 20  # of a plan
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class ChannelPlan(_Part):
-    """How the voxels of one channel become numbers near zero."""
-
-    name: str = Field(min_length=1, max_length=200, description="channel name from the dataset")
-    scheme: Literal["ct", "zscore"] = Field(description="ct: clip, then one mean for all; zscore: each scan by itself")
-    clip_low: float = Field(0.0, description="ct only: lower clip, in the scan's units (HU)")
-    clip_high: float = Field(1.0, description="ct only: upper clip, in the scan's units (HU)")
-    mean: float = Field(0.0, description="ct only: mean of the foreground over the dataset")
-    standard_deviation: float = Field(1.0, gt=0, description="ct only: deviation of the foreground over the dataset")
-    only_inside_mask: bool = Field(False, description="zscore only: statistics from non-zero voxels alone")
-
-
-class OrganPlan(_Part):
-    """One structure that is asked for by text."""
-
-    name: str = Field(min_length=1, max_length=200, description="name as in the dataset")
-    value: int = Field(ge=1, le=65535, description="value in the label maps, read and written")
-    sentences: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = Field(
-        min_length=1, max_length=32, description="the description that the text encoder reads"
-    )
-
-
-class DataPlan(_Part):
-    """What preprocessing does; its hash is stamped on the store."""
-
-    channels: tuple[ChannelPlan, ...] = Field(min_length=1, max_length=32)
-    organs: tuple[OrganPlan, ...] = Field(min_length=1, max_length=4096)
-    ignore_value: int | None = Field(None, ge=0, le=65535, description="label value that counts nowhere")
-    target_spacing_zyx_mm: tuple[PositiveMm, PositiveMm, PositiveMm] = Field(description="grid that the network sees")
-    slice_axis: Axis = Field(description="canonical axis that is cut into slices (z: inferior to superior)")
-    crop_to_nonzero: bool = Field(True, description="drop the border in which all channels are zero")
-
-    def hash(self) -> str:
-        """Return a short digest of everything that decides the preprocessed voxels; descriptions do not."""
-        facts = self.model_dump(mode="json")
-        for organ in facts["organs"]:
-            del organ["sentences"]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-class TextPlan(_Part):
+class TextPlan(PlanPart):
     """The text tower (open_clip's), either small and trained from scratch or pretrained and frozen."""
 
     model: str = Field(
@@ -82,7 +55,7 @@ class TextPlan(_Part):
     max_tokens: int = Field(64, ge=8, le=1024, description="length of a sentence in tokens; longer ones are cut")
 
 
-class NetworkPlan(_Part):
+class NetworkPlan(PlanPart):
     """What decides the shapes of the weights."""
 
     backbone: Backbone = Field(description="size of SAM2's Hiera")
@@ -99,8 +72,11 @@ class NetworkPlan(_Part):
     )
     text: TextPlan = TextPlan()
     image_size_px: int = Field(ge=32, le=2048, multiple_of=32, description="side of the square that the Hiera sees")
-    window_rows_px: int = Field(ge=16, le=4096, multiple_of=16, description="in-plane window at target spacing, rows")
-    window_columns_px: int = Field(ge=16, le=4096, multiple_of=16, description="in-plane window, columns")
+    window_rows_px: WindowPx = Field(description="in-plane window at target spacing, rows")
+    window_columns_px: WindowPx = Field(description="in-plane window, columns")
+    small_windows_px: tuple[tuple[WindowPx, WindowPx], ...] = Field(
+        (), max_length=8, description="more windows, rows and columns, for scans whose slices they hold whole"
+    )
     feature_channels: int = Field(64, ge=16, le=1024, multiple_of=16, description="D, width of prompts and features")
     interaction_levels: int = Field(2, ge=0, le=4, description="levels of text-image cross-attention")
     interaction_image: Literal["hiera", "clip"] = Field(
@@ -126,13 +102,26 @@ class NetworkPlan(_Part):
     memory_recalled: int = Field(4, ge=1, le=64, description="slices of the bank that a slice looks at")
     memory_update: Literal["similarity", "fifo"] = Field("similarity", description="how a full bank makes room")
 
+    @property
+    def windows_px(self) -> tuple[tuple[int, int], ...]:
+        """All windows, rows and columns, the smallest first and the one for everything last."""
+        small = sorted(self.small_windows_px, key=lambda window: window[0] * window[1])
+        return (*small, (self.window_rows_px, self.window_columns_px))
+
+    def window_of(self, slice_shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the window for a scan by the rows and columns of its slices: the smallest that holds them whole."""
+        rows, columns = slice_shape
+        fitting = (window for window in self.windows_px if window[0] >= rows and window[1] >= columns)
+        return next(fitting, self.windows_px[-1])
+
     @model_validator(mode="after")
     def _window_fits_the_refiner(self) -> "NetworkPlan":
         step = self.refiner_stride * 2 ** max(0, len(self.refiner_channels) - 1)
-        sides = (self.window_rows_px, self.window_columns_px)
+        sides = [side for window in self.windows_px for side in window]
         if any(side % step or side < 2 * step for side in sides):
             raise ValueError(
-                f"window_rows_px and window_columns_px must be multiples of {step}, at least {2 * step}: "
+                f"window_rows_px, window_columns_px and small_windows_px must be multiples of {step}, at least "
+                f"{2 * step}: "
                 f"refiner_stride {self.refiner_stride}, halved {len(self.refiner_channels) - 1} times. "
                 "Another window, or fewer refiner_channels, would do"
             )
@@ -153,7 +142,7 @@ class NetworkPlan(_Part):
         return self
 
 
-class LossPlan(_Part):
+class LossPlan(PlanPart):
     """Weights of the terms of the loss."""
 
     dice: float = Field(1.0, ge=0, le=100, description="Dice of the final map")
@@ -166,7 +155,7 @@ class LossPlan(_Part):
     alignment: float = Field(0.1, ge=0, le=100, description="agreement of the two decoders' masks")
 
 
-class AugmentationPlan(_Part):
+class AugmentationPlan(PlanPart):
     """Probabilities and ranges of the random changes of a training slice."""
 
     mirror_axes: tuple[Literal["slice", "row", "column"], ...] = Field((), description="axes that may be mirrored")
@@ -179,7 +168,21 @@ class AugmentationPlan(_Part):
     noise_deviation: float = Field(0.3, ge=0, le=10, description="most noise, in standard deviations of the image")
 
 
-class TrainingPlan(_Part):
+class DatasetShare(PlanPart):
+    """How often a training step sees one of several datasets."""
+
+    dataset: str = Field(min_length=1, max_length=200, description="its name")
+    share: float = Field(ge=0, le=1, description="of all steps")
+
+
+class OrganShare(PlanPart):
+    """How often a slice is drawn for one organ, beside the others of its dataset."""
+
+    organ: str = Field(min_length=1, max_length=200, description="its name, or a region's")
+    weight: float = Field(ge=0, le=1e6, description="1 for every organ that is not named")
+
+
+class TrainingPlan(PlanPart):
     """What decides a training run, given the network."""
 
     batch_slices: int = Field(8, ge=1, le=4096, description="slices a step")
@@ -215,6 +218,12 @@ class TrainingPlan(_Part):
     gradient_clip_norm: float = Field(5.0, gt=0, le=1000)
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay a step of the averaged weights")
     organ_slice_share: float = Field(0.67, ge=0, le=1, description="least share of slices that hold a chosen organ")
+    dataset_shares: tuple[DatasetShare, ...] = Field(
+        (), max_length=1000, description="with several datasets only: how often a step sees each; none: by their cases"
+    )
+    organ_weights: tuple[OrganShare, ...] = Field(
+        (), max_length=4096, description="organs that slices are drawn for more or less often than for others"
+    )
     click_share: float = Field(
         0.5, ge=0, le=1, description="with takes_clicks only: share of a slice's organs that are pointed at"
     )
@@ -225,7 +234,7 @@ class TrainingPlan(_Part):
     augmentation: AugmentationPlan = AugmentationPlan()
 
 
-class OrganCleaning(_Part):
+class OrganCleaning(PlanPart):
     """Which detached pieces of an organ are taken for specks and removed from a label map."""
 
     organ: str = Field(min_length=1, max_length=200, description="its name")
@@ -233,7 +242,7 @@ class OrganCleaning(_Part):
     least_ml: float = Field(0.0, ge=0, le=1e6, description="volume under which a piece goes, the largest too")
 
 
-class InferencePlan(_Part):
+class InferencePlan(PlanPart):
     """What may change at prediction without new weights."""
 
     window_overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbour sees too")
@@ -249,21 +258,21 @@ class InferencePlan(_Part):
 SET_BY = "Set by"  # begins the reason of a value that a user chose
 
 
-class Reason(_Part):
+class Reason(PlanPart):
     """Why the planner chose a value."""
 
     rule: str = Field(max_length=2000, description="the rule, in a sentence")
     facts: dict[str, Any] = Field({}, description="what the rule looked at")
 
 
-class Device(_Part):
+class Device(PlanPart):
     """The machine that the plan is made for."""
 
     kind: Literal["cpu", "cuda"]
     memory_gib: float = Field(gt=0, le=100000)
 
 
-class Plans(_Part):
+class Plans(PlanPart):
     """A whole resolved plan."""
 
     version: Literal[1] = PLANS_VERSION
@@ -291,15 +300,16 @@ class Plans(_Part):
         return self.clip_slices * max(1, self.training.batch_slices // self.clip_slices)
 
     @model_validator(mode="after")
-    def _organs_are_distinct(self) -> "Plans":
-        organs = self.data.organs
-        for what, counts in (
-            ("name", Counter(repr(organ.name) for organ in organs)),
-            ("value", Counter(repr(organ.value) for organ in organs)),
-        ):
-            twice = [value for value, count in counts.items() if count > 1]
-            if twice:
-                raise ValueError(f"two organs share the {what} {twice[0]}")
+    def _shares_are_of_known_names(self) -> "Plans":
+        datasets, labels = [one.name for one in self.data.datasets], self.data.label_names
+        for share in self.training.dataset_shares:
+            if share.dataset not in datasets:
+                raise ValueError(f"training.dataset_shares: no dataset of the plan is called {share.dataset!r}")
+        if self.training.dataset_shares and not any(share.share for share in self.training.dataset_shares):
+            raise ValueError("training.dataset_shares: at least one dataset needs a share above 0")
+        for weight in self.training.organ_weights:
+            if weight.organ not in labels:
+                raise ValueError(f"training.organ_weights: no organ or region is called {weight.organ!r}")
         return self
 
     @model_validator(mode="after")

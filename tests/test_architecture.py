@@ -22,7 +22,10 @@ GROUND = {
     "voxel_values",
 }
 GROUND |= {"dicom_bytes", "dicom_series", "image_in_memory", "locks", "machine", "ranks", "stopping", "workers"}
-DATASET = {"dataset", "dataset_labels", "dataset_layouts", "scans_to_predict"}
+DATASET = {
+    *("dataset", "dataset_annotations", "dataset_labels", "dataset_layouts", "dataset_regions"),
+    "scans_to_predict",
+}
 # what each part may import besides itself
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -47,22 +50,28 @@ ALLOWED: dict[str, set[str]] = {
         *("dicom_bytes", "errors", "files", "geometry", "image_in_memory", "image_io", "nifti_header", "scan_bytes"),
         "voxel_values",
     },
-    "dataset_labels": GROUND,
+    "dataset_regions": {"errors"},
+    "dataset_labels": GROUND | {"dataset_regions"},
+    "dataset_annotations": {"dataset_labels", "errors"},
     "dataset_layouts": GROUND,
-    "dataset": GROUND | {"dataset_labels", "dataset_layouts"},
+    "dataset": GROUND | {"dataset_annotations", "dataset_labels", "dataset_layouts"},
     "scans_to_predict": GROUND | {"dataset_layouts"},
-    "plans": {"errors", "files"},
+    "data_plan": set(),
+    "label_sets": {"data_plan", "errors"},
+    "plans": {"data_plan", "errors", "files"},
     "hub_address": {"errors"},
     "hub": {"errors", "files", "hub_address"},
     "descriptions": {"errors", "files"},
-    "preprocessing": GROUND | DATASET | {"plans"},
+    "preprocessing": GROUND | DATASET | {"label_sets", "plans"},
     "planning": GROUND | DATASET | {"descriptions", "hub", "hub_address", "plans", "preprocessing"},
     "network": {"errors", "files", "hub", "hub_address", "plans", "progress", "ranks"},
     "evaluation": GROUND | DATASET,
     "inference": GROUND | DATASET | {"descriptions", "network", "plans", "preprocessing"},
     "outputs": GROUND | DATASET | {"inference", "plans", "preprocessing"},
     "prediction": GROUND | DATASET | {"inference", "network", "outputs", "plans", "preprocessing"},
-    "training": GROUND | DATASET | {"evaluation", "hub", "inference", "network", "plans", "preprocessing"},
+    "training": GROUND
+    | DATASET
+    | {"evaluation", "hub", "inference", "label_sets", "network", "plans", "preprocessing"},
 }
 OPEN_TO_ALL = {"cli", "demo", "__init__"}
 DOORS: dict[str, tuple[str, ...]] = {

@@ -14,10 +14,24 @@ import numpy as np
 
 from autoseg.errors import DatasetError
 from autoseg.image_io import Scan
+from autoseg.label_sets import index_of_values
 from autoseg.plans import DataPlan
 from autoseg.preprocessing.resampling import resample_labels
 from autoseg.preprocessing.slices import prepare_slices
 from autoseg.preprocessing.transform import CaseTransform
+
+
+@dataclass(frozen=True)
+class CaseSource:
+    """Where a case comes from, as far as it matters.
+
+    Attributes:
+        dataset: Name of one of the plan's datasets; None in a plan of one.
+        annotated: Indices of the organs and regions that were annotated; None: all organs.
+    """
+
+    dataset: str | None = None
+    annotated: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -26,45 +40,56 @@ class PreprocessedCase:
 
     Attributes:
         image: (C, S, R, W) float32, near zero mean.
-        labels: (S, R, W) organ indices, uint8 (ignored: 255) up to 254 organs, else uint16 (65535); None if unknown.
+        labels: (S, R, W) indices of organs and regions, uint8 (ignored: 255) up to 254 of them, else uint16 (65535);
+            None if unknown.
         transform: The way back to the file grid.
+        source: Whose scan it is.
     """
 
     image: np.ndarray
     labels: np.ndarray | None
     transform: CaseTransform
+    source: CaseSource = CaseSource()
 
 
-def preprocess_case(channels: Sequence[Scan], *, plan: DataPlan, labels: Scan | None = None) -> PreprocessedCase:
+def preprocess_case(
+    channels: Sequence[Scan], *, plan: DataPlan, labels: Scan | None = None, source: CaseSource = CaseSource()
+) -> PreprocessedCase:
     """Bring the channels of one scan, and its label map if there is one, to the plan's grid.
+
+    Args:
+        channels: One scan a channel, on one grid.
+        plan: What is done to them.
+        labels: Its label map, with the values of its dataset.
+        source: Whose scan it is.
 
     Raises:
         DatasetError: The number of channels is not the plan's, the grids differ in shape, or a label value is unknown.
         PlanError: The target spacing would make the grid impossibly large.
     """
     _check_shapes(channels, labels)
-    slices = prepare_slices(channels, plan=plan)
+    slices = prepare_slices(channels, plan=plan, modality=plan.modality_of(source.dataset))
     image = slices[:, : slices.shape[1]]
     if labels is None:
-        return PreprocessedCase(image, None, slices.transform)
-    indices = to_organ_indices(slices.transform.view(labels.array_zyx), plan=plan)
+        return PreprocessedCase(image, None, slices.transform, source)
+    indices = to_organ_indices(slices.transform.view(labels.array_zyx), plan=plan, dataset=source.dataset)
     resampled = resample_labels(indices, slices.transform.resampled_shape)
-    return PreprocessedCase(image, np.ascontiguousarray(resampled), slices.transform)
+    return PreprocessedCase(image, np.ascontiguousarray(resampled), slices.transform, source)
 
 
-def to_organ_indices(labels: np.ndarray, *, plan: DataPlan) -> np.ndarray:
-    """Turn the dataset's values into organ indices: 0, 1..K in the order of `plan.organs`, or the ignored index.
+def to_organ_indices(labels: np.ndarray, *, plan: DataPlan, dataset: str | None = None) -> np.ndarray:
+    """Turn the values of a dataset into indices: 0, those of `plan.label_names` from 1, or the ignored index.
 
     Raises:
-        DatasetError: A value is neither 0, nor an organ's, nor the ignored one.
+        DatasetError: A value is neither 0, nor named in the dataset, nor the ignored one.
     """
-    organs = plan.organs
-    known = [0, *(organ.value for organ in organs)]
-    dtype = index_dtype(len(organs))
-    indices = np.arange(len(known), dtype=dtype)
-    if plan.ignore_value is not None:
-        known.append(plan.ignore_value)
-        indices = np.append(indices, np.iinfo(dtype).max)
+    index_of = {0: 0, **index_of_values(plan, dataset)}
+    dtype = index_dtype(len(plan.label_names))
+    declared = plan.find_dataset(dataset)
+    ignore_value = plan.ignore_value if declared is None else declared.ignore_value
+    if ignore_value is not None:
+        index_of[ignore_value] = int(np.iinfo(dtype).max)
+    known, indices = list(index_of), np.array(list(index_of.values()), dtype)
     table = np.zeros(max(known) + 2, dtype)  # the last entry stands for every larger value
     is_known = np.zeros(table.size, bool)
     table[known], is_known[known] = indices, True
@@ -77,9 +102,9 @@ def to_organ_indices(labels: np.ndarray, *, plan: DataPlan) -> np.ndarray:
     return table[positions]
 
 
-def index_dtype(num_organs: int) -> type[np.uint8] | type[np.uint16]:
-    """Return the type of organ indices; its largest value is the ignored index."""
-    return np.uint8 if num_organs <= 254 else np.uint16
+def index_dtype(num_labels: int) -> type[np.uint8] | type[np.uint16]:
+    """Return the type of indices of organs and regions; its largest value is the ignored index."""
+    return np.uint8 if num_labels <= 254 else np.uint16
 
 
 def _check_shapes(channels: Sequence[Scan], labels: Scan | None) -> None:

@@ -14,7 +14,7 @@ from autoseg.errors import GeometryError
 from autoseg.nifti_header import MAX_IMAGE_BYTES
 from autoseg.preprocessing.transform import AXIS_NUMBER, CaseTransform
 
-STORE_VERSION = 2  # 1: without SHA-256
+STORE_VERSION = 3  # 1: without SHA-256; 2: without dataset and what was annotated
 IMAGE, LABELS = "image.b2nd", "labels.b2nd"
 MOST_VOXELS = MAX_IMAGE_BYTES  # of a scan on its own grid, a byte each
 
@@ -49,6 +49,10 @@ def _check(record: Any) -> None:
         raise ValueError("another grid than the arrays")
     if math.prod(transform.original.shape_zyx) > MOST_VOXELS:
         raise ValueError("larger than any scan that is read")
+    if not (record["dataset"] is None or isinstance(record["dataset"], str)):
+        raise ValueError("no name of a dataset")
+    if record["annotated"] is not None and not all(_is_count(index) and index > 0 for index in record["annotated"]):
+        raise ValueError("no indices of what was annotated")
     for organ, ranges in record["organ_slices"].items():
         if not organ.isdecimal() or not ranges or not all(_is_range(pair, last=shape[1]) for pair in ranges):
             raise ValueError("slices that the case does not have")

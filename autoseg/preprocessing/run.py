@@ -12,8 +12,9 @@ from autoseg.dataset import CaseFiles, read_channels
 from autoseg.errors import AutosegError, OutputError, Problem
 from autoseg.files import explain_write_error, fault_of, find_disk_fault
 from autoseg.image_io import read_labels
+from autoseg.label_sets import annotated_indices
 from autoseg.plans import DataPlan
-from autoseg.preprocessing.case import preprocess_case
+from autoseg.preprocessing.case import CaseSource, preprocess_case
 from autoseg.preprocessing.store import CaseStore
 from autoseg.workers import WorkerFailure, map_cases
 
@@ -61,7 +62,8 @@ def _preprocess_to_store(case: CaseFiles, *, plan: DataPlan, store_folder: Path,
     sources = _sources(case)  # before reading: a file changed meanwhile makes the case stale
     channels = read_channels(case)
     labels = None if case.label_path is None else read_labels(case.label_path)
-    result = preprocess_case(channels, plan=plan, labels=labels)
+    source = CaseSource(case.dataset, annotated_indices(plan, case.dataset, case.annotated))
+    result = preprocess_case(channels, plan=plan, labels=labels, source=source)
     try:
         CaseStore(store_folder).write(case.case_id, result, data_hash, sources=sources)
     except OSError as error:
@@ -79,7 +81,8 @@ def _sources(case: CaseFiles) -> list[str]:
     """Describe each file by name, size and time of change: enough to notice an edit, and free of reading it."""
     facts = [(path.name, path.stat()) for path in _paths(case)]
     channels = [f"volumes {case.volumes}"] if case.volumes else []
-    return [*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts), *channels]
+    annotated = [] if case.annotated is None else [f"annotated {sorted(case.annotated)}"]
+    return [*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts), *channels, *annotated]
 
 
 def _num_bytes(case: CaseFiles) -> int:

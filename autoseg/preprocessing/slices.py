@@ -87,12 +87,13 @@ class PreparedSlices:
         return block
 
 
-def prepare_slices(channels: Sequence[Scan], *, plan: DataPlan) -> PreparedSlices:
+def prepare_slices(channels: Sequence[Scan], *, plan: DataPlan, modality: int = 0) -> PreparedSlices:
     """Find out all that the slices of a scan need, and make none yet.
 
     Args:
         channels: One scan a channel, on one grid, in the plan's order.
         plan: What is done to them.
+        modality: Which of the plan's modalities they are.
 
     Raises:
         DatasetError: The number of channels is not the plan's, or their grids differ in shape.
@@ -100,8 +101,9 @@ def prepare_slices(channels: Sequence[Scan], *, plan: DataPlan) -> PreparedSlice
     """
     arrays = _check_channels(channels, plan=plan)
     transform = make_transform(channels[0].geometry, filled=_kept_box(arrays, plan=plan), plan=plan)
+    kinds = plan.modalities[modality].channels
     mask = None
-    if any(channel.only_inside_mask for channel in plan.channels):
+    if any(channel.only_inside_mask for channel in kinds):
         mask = fill_holes(transform.view(np.logical_or.reduce([array != 0 for array in arrays])))
     views = tuple(transform.view(array) for array in arrays)
     canonical = reorient(transform.original, canonical_axis_map(transform.original))
@@ -109,9 +111,7 @@ def prepare_slices(channels: Sequence[Scan], *, plan: DataPlan) -> PreparedSlice
     orders = spline_orders(spacing, slice_first(plan.target_spacing_zyx_mm, plan.slice_axis))
     sizes = zip(transform.cropped_shape, transform.resampled_shape, orders, strict=True)
     along, rows, columns = (axis_taps(old, new, order=order) for old, new, order in sizes)
-    scalings = tuple(
-        measure_scaling(view, plan=channel, mask=mask) for view, channel in zip(views, plan.channels, strict=True)
-    )
+    scalings = tuple(measure_scaling(view, plan=channel, mask=mask) for view, channel in zip(views, kinds, strict=True))
     return PreparedSlices(transform, views, scalings, mask, (along, rows, columns))
 
 

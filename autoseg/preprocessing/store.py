@@ -24,7 +24,7 @@ import numpy as np
 from autoseg.errors import DatasetError, UsageError
 from autoseg.files import TEMPORARY_PREFIX, current_umask, file_sha256, read_json
 from autoseg.preprocessing.array_file import StoredArray, open_array, pack_array
-from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.preprocessing.case import CaseSource, PreprocessedCase
 from autoseg.preprocessing.case_record import IMAGE, LABELS, STORE_VERSION, read_record
 from autoseg.preprocessing.transform import CaseTransform
 from autoseg.workers import default_num_workers
@@ -74,6 +74,8 @@ class CaseStore:
                 "sha256": {name: hashlib.sha256(frame).hexdigest() for name, frame in frames.items()},
                 "shape": list(case.image.shape),
                 "transform": case.transform.to_json(),
+                "dataset": case.source.dataset,
+                "annotated": None if case.source.annotated is None else list(case.source.annotated),
                 "organ_slices": {} if case.labels is None else _organ_slices(case.labels),
             }
             (temporary / "case.json").write_text(_one_line_a_key(record), encoding="utf-8")
@@ -122,8 +124,14 @@ class CaseStore:
         """Return the way back to the file grid."""
         return CaseTransform.from_json(self._record(case_id)["transform"])
 
+    def source(self, case_id: str) -> CaseSource:
+        """Return the dataset that the case comes from, and what was annotated in it."""
+        record = self._record(case_id)
+        annotated = record["annotated"]
+        return CaseSource(record["dataset"], None if annotated is None else tuple(annotated))
+
     def organ_slices(self, case_id: str) -> dict[int, np.ndarray]:
-        """Return for each organ index that the case holds the slices it appears in, ascending."""
+        """Return for each index of an organ or region that the case holds the slices it appears in, ascending."""
         ranges = self._record(case_id)["organ_slices"]
         return {int(k): np.concatenate([np.arange(start, stop) for start, stop in ranges[k]]) for k in ranges}
 

@@ -78,7 +78,7 @@ def find_gradients(
         return output.float()
 
     output = run_in_pieces(run, batch, slices_at_once)
-    terms = compute_losses(output, batch.labels, weights=plan.loss)
+    terms = compute_losses(output, batch.labels, weights=plan.loss, sets=batch.sets)
     total = terms["total"] if scaler is None else scaler.scale(terms["total"])
     found = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
     gradients = [_lay_out_like(parameter, gradient) for parameter, gradient in zip(parameters, found, strict=True)]
@@ -161,6 +161,7 @@ def _move(batch: Batch, device: torch.device) -> Batch:
         organs=batch.organs.to(device, non_blocking=True),
         positions=None if batch.positions is None else batch.positions.to(device, non_blocking=True),
         clicks=None if batch.clicks is None else batch.clicks.to(device),
+        sets=None if batch.sets is None else batch.sets.to(device),
     )
 
 

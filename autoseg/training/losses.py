@@ -1,15 +1,20 @@
-"""The loss: every output of the network against the reference, each pixel that was not annotated left out.
+"""The loss: every output of the network against the reference, each pixel as far as the reference tells.
 
-Owns: the terms, their sum by the plan's weights.
+Owns: the terms, as sums over slices and as what follows from the sums; their total by the plan's weights.
+Does not own: what the reference says of a pixel (`targets.py`).
 
 Sources: CRISP-SAM2 (focal to Dice 20:1, IoU against the measured IoU, original and refined masks); SEG-SAM
 (semantic map, classification, cross-mask spatial alignment).
 
-Legend: B slices, K organs asked for, R x W the window, h4 x w4 the decoders' grid. Labels are 0 for background, 1..K
-for the organs in the order asked, and IGNORE.
+Every term follows from sums over slices: of Dice the overlaps and sizes, of an average its numerator and denominator.
+So a batch that is shared out to several processes has the loss of the whole once the sums are added up (`reduce`).
+
+Legend: B slices, K organs asked for, I items (organs and regions), R x W the window, h4 x w4 the decoders' grid. Labels
+are positions among the sets of `targets.LabelSets`, without them 0 for background and 1..K for the organs in the
+order asked, and IGNORE.
 """
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +22,26 @@ from torch import Tensor
 
 from autoseg.network.model import NetworkOutput
 from autoseg.plans import LossPlan
+from autoseg.training.targets import IGNORE, LabelSets, Target, make_target
 
-IGNORE = -1
+__all__ = ["IGNORE", "LabelSets", "compute_losses"]
+
 FOCAL_TO_DICE = 20.0
 FOCAL_GAMMA = 2.0
 FOCAL_ALPHA = 0.25
-LEFT_OUT_LOGIT = -1e4  # of a map's organ that was not annotated: probability 0, and no gradient
 SMOOTH = 1.0  # voxels; keeps Dice of an organ that is absent from the whole batch at a defined value
+
+Sums = dict[str, Tensor]
+Reduce = Callable[[Tensor], Tensor]
 
 
 def compute_losses(
-    output: NetworkOutput, labels: Tensor, *, weights: LossPlan, annotated: Tensor | None = None
+    output: NetworkOutput,
+    labels: Tensor,
+    *,
+    weights: LossPlan,
+    sets: LabelSets | None = None,
+    reduce: Reduce | None = None,
 ) -> dict[str, Tensor]:
     """Compute the weighted terms.
 
@@ -35,124 +49,116 @@ def compute_losses(
         output: Of the network.
         labels: (B, R, W) integers, see the legend.
         weights: From the plan.
-        annotated: (B, K) False where the organ was not annotated in the slice's case: of the maps the organ is left out
-            there, and the masks and numbers of it do not count. None: all were.
+        sets: What the labels stand for, where not every one is a single organ that was annotated everywhere.
+        reduce: Adds up a vector of sums over all processes that hold a part of the batch; the gradient stays that of
+            this process's own sums. None: this is the whole batch.
 
     Returns:
         Each weighted term by name, and their sum as "total".
     """
+    target = make_target(labels, num_organs=output.mask_logits.shape[1], sets=sets)
+    sums = measure_sums(output, target)
+    if reduce is not None:
+        sums = _reduce(sums, reduce)
+    return combine_sums(sums, weights=weights)
+
+
+def measure_sums(output: NetworkOutput, target: Target) -> Sums:
+    """Measure what all terms follow from; two halves of a batch give sums that add up to those of the whole."""
+    counts = target.counts(len(output.quality))  # (B, I)
     num_organs = output.mask_logits.shape[1]
-    if annotated is None:
-        counts = output.mask_logits.new_ones(output.mask_logits.shape[:2])  # (B, K)
-    else:
-        output, labels = leave_out(output, labels, annotated)
-        counts = annotated.float()
-    target, is_known = one_hot(labels, num_organs)  # (B, 1 + K, R, W), (B, 1, R, W)
-    terms = {
-        "dice": weights.dice * dice_loss(output.logits.softmax(dim=1), target, is_known),
-        "cross_entropy": weights.cross_entropy * soft_cross_entropy(output.logits, target, is_known),
-    }
+    sums = _map_sums("", output.logits, target, counts)
     if output.coarse_logits is not None:
-        terms["deep_supervision"] = weights.deep_supervision * _map_loss(output.coarse_logits, target, is_known)
-    size = output.mask_logits.shape[-2:]
-    small_target, small_known = shrink(target, is_known, size)
+        small = target.shrink(output.coarse_logits.shape[-2:])
+        sums |= _map_sums("coarse_", output.coarse_logits, small, counts)
+    small = target.shrink(output.mask_logits.shape[-2:])
     masks = output.mask_logits.sigmoid()
-    organs = small_target[:, 1:]  # (B, K, h4, w4), shares of a pixel
-    organs_known = small_known * counts[..., None, None]  # (B, K, h4, w4)
-    terms["mask"] = weights.mask * mask_loss(output.mask_logits, organs, organs_known)
-    has_known = small_known.amax(dim=(2, 3))  # (B, 1)
-    terms["quality"] = weights.quality * quality_loss(
-        output.quality, masks.detach(), organs, organs_known, counts * has_known
-    )
-    is_present = (target[:, 1:] * is_known).amax(dim=(2, 3))  # (B, K)
-    is_whole = is_known.amin(dim=(2, 3))  # (B, 1); elsewhere an organ that is not seen may lie where it is ignored
-    sure = counts * torch.maximum(is_present, is_whole)
-    presence = presence_loss(output.presence_logits, is_present, sure)
+    organs, known = small.of_organs()  # (B, K, h4, w4)
+    annotated = counts[:, :num_organs]  # (B, K)
+    known = known * annotated[..., None, None]
+    sums["focal"] = focal_sums(output.mask_logits, organs, known)
+    sums["mask_dice"] = dice_sums(masks, organs, known, annotated)
+    has_known = known.amax(dim=(2, 3))  # (B, K)
+    sums["quality"] = quality_sums(output.quality, masks.detach(), organs, known, annotated * has_known)
+    is_present, sure = _presence(target, annotated)
+    sums["presence"] = presence_sums(output.presence_logits, is_present, sure)
     if output.map_logits is not None and output.semantic_presence_logits is not None:
-        terms["semantic"] = weights.semantic * _map_loss(output.map_logits, target, is_known)
-        presence = presence + presence_loss(output.semantic_presence_logits, is_present, sure)
-        terms["alignment"] = weights.alignment * alignment_loss(
-            masks, output.map_logits.softmax(dim=1)[:, 1:], organs_known
-        )
+        sums |= _map_sums("semantic_", output.map_logits, small, counts)
+        sums["semantic_presence"] = presence_sums(output.semantic_presence_logits, is_present, sure)
+        sums["alignment"] = dice_sums(masks, output.map_logits.softmax(dim=1)[:, 1:], known, annotated)
+    return sums
+
+
+def combine_sums(sums: Mapping[str, Tensor], *, weights: LossPlan) -> dict[str, Tensor]:
+    """Make the weighted terms, and their total, of the sums over all slices."""
+    terms = {
+        "dice": weights.dice * dice_of(sums["dice"]),
+        "cross_entropy": weights.cross_entropy * mean_of(sums["cross_entropy"]),
+    }
+    if "coarse_dice" in sums:
+        coarse = dice_of(sums["coarse_dice"]) + mean_of(sums["coarse_cross_entropy"])
+        terms["deep_supervision"] = weights.deep_supervision * coarse
+    terms["mask"] = weights.mask * (FOCAL_TO_DICE * mean_of(sums["focal"]) + dice_of(sums["mask_dice"]))
+    terms["quality"] = weights.quality * mean_of(sums["quality"])
+    presence = mean_of(sums["presence"])
+    if "semantic_dice" in sums:
+        semantic = dice_of(sums["semantic_dice"]) + mean_of(sums["semantic_cross_entropy"])
+        terms["semantic"] = weights.semantic * semantic
+        presence = presence + mean_of(sums["semantic_presence"])
+        terms["alignment"] = weights.alignment * dice_of(sums["alignment"])
     terms["presence"] = weights.presence * presence
     terms["total"] = torch.stack(list(terms.values())).sum()
     return terms
 
 
-def leave_out(output: NetworkOutput, labels: Tensor, annotated: Tensor) -> tuple[NetworkOutput, Tensor]:
-    """Take organs out of the maps of slices in which they were not annotated; no gradient reaches them there.
-
-    A pixel that is labelled with such an organ all the same is unknown.
-    """
-    counts = F.pad(annotated, (1, 0), value=True)  # (B, 1 + K), background always
-    gone = ~counts[..., None, None]
-
-    def hide(maps: Tensor | None) -> Tensor | None:
-        return None if maps is None else maps.masked_fill(gone, LEFT_OUT_LOGIT)
-
-    is_odd = ~counts.gather(1, labels.clamp(min=0).flatten(1)).view_as(labels)
-    logits = output.logits.masked_fill(gone, LEFT_OUT_LOGIT)
-    hidden = replace(
-        output, logits=logits, coarse_logits=hide(output.coarse_logits), map_logits=hide(output.map_logits)
-    )
-    return hidden, labels.masked_fill(is_odd, IGNORE)
+def dice_of(sums: Tensor) -> Tensor:
+    """Return 1 - Dice, averaged over the items that were annotated anywhere; of (3, I) from `dice_sums`."""
+    overlap, total, counts = sums
+    is_counted = (counts > 0).float()
+    dice = (2 * overlap + SMOOTH) / (total + SMOOTH)
+    return ((1 - dice) * is_counted).sum() / is_counted.sum().clamp(min=1)
 
 
-def one_hot(labels: Tensor, num_organs: int) -> tuple[Tensor, Tensor]:
-    """Turn (B, R, W) labels into (B, 1 + K, R, W) zeros and ones, and (B, 1, R, W) ones where the label is known."""
-    is_known = (labels != IGNORE).unsqueeze(1)
-    values = torch.arange(1 + num_organs, device=labels.device).view(1, -1, 1, 1)
-    return (labels.unsqueeze(1) == values).float(), is_known.float()
+def mean_of(sums: Tensor) -> Tensor:
+    """Return the mean of (2,) a sum and the number of what was summed; 0 of nothing."""
+    return sums[0] / sums[1].clamp(min=1)
 
 
-def shrink(target: Tensor, is_known: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
-    """Average both over the cells of a smaller grid; each target becomes the share among the cell's known pixels."""
-    rows, columns = size
-    known = F.adaptive_avg_pool2d(is_known, (rows, columns))
-    shares = F.adaptive_avg_pool2d(target * is_known, (rows, columns)) / known.clamp(min=1e-6)
-    return shares, (known > 0.5).float()
-
-
-def dice_loss(probs: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
-    """Return 1 - Dice, averaged over the organs; sums run over all slices given, background does not count.
+def dice_sums(probs: Tensor, target: Tensor, is_known: Tensor, counts: Tensor) -> Tensor:
+    """Sum up what Dice needs, over all slices.
 
     Args:
-        probs: (B, 1 + K, R, W).
+        probs: (B, I, R, W).
         target: Of the same shape.
-        is_known: (B, 1, R, W), or (B, K, R, W) where it differs between the organs.
+        is_known: Of the same shape, or (B, 1, R, W).
+        counts: (B, I) ones where an item was annotated.
+
+    Returns:
+        (3, I): overlaps, sizes of both together, slices that count.
     """
-    probs, target = probs[:, 1:] * is_known, target[:, 1:] * is_known
-    overlap = (probs * target).sum(dim=(0, 2, 3))
+    probs, target = probs * is_known, target * is_known
     total = probs.sum(dim=(0, 2, 3)) + target.sum(dim=(0, 2, 3))
-    return 1 - ((2 * overlap + SMOOTH) / (total + SMOOTH)).mean()
+    return torch.stack([(probs * target).sum(dim=(0, 2, 3)), total, counts.sum(dim=0)])
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
-    """Average the cross-entropy over the known pixels; the target may hold shares."""
-    per_pixel = -(target * logits.log_softmax(dim=1)).sum(dim=1, keepdim=True)
-    return (per_pixel * is_known).sum() / is_known.sum().clamp(min=1)
+def cross_entropy_sums(logits: Tensor, target: Target) -> Tensor:
+    """Sum up the cross-entropy of the known pixels: minus the log-probability to be any class of the label's set."""
+    per_pixel = -(target.shares * target.log_probs_of(logits)).sum(dim=1, keepdim=True)
+    return torch.stack([(per_pixel * target.is_known).sum(), target.is_known.sum()])
 
 
-def mask_loss(logits: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
-    """Return focal and Dice loss of separate masks, 20:1 (CRISP-SAM2), both as means so that no size counts more.
-
-    Args:
-        logits: (B, K, h4, w4).
-        target: (B, K, h4, w4) shares of a pixel.
-        is_known: (B, K, h4, w4).
-    """
+def focal_sums(logits: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
+    """Sum up the focal loss of (B, K, h4, w4) separate masks; the target may hold shares of a pixel."""
     probs = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     is_right = probs * target + (1 - probs) * (1 - target)
     alpha = FOCAL_ALPHA * target + (1 - FOCAL_ALPHA) * (1 - target)
-    focal = (alpha * (1 - is_right) ** FOCAL_GAMMA * entropy * is_known).sum()
-    focal = focal / is_known.sum().clamp(min=1)
-    padded_probs, padded_target = F.pad(probs, (0, 0, 0, 0, 1, 0)), F.pad(target, (0, 0, 0, 0, 1, 0))
-    return FOCAL_TO_DICE * focal + dice_loss(padded_probs, padded_target, is_known)
+    focal = alpha * (1 - is_right) ** FOCAL_GAMMA * entropy * is_known
+    return torch.stack([focal.sum(), is_known.expand_as(focal).sum()])
 
 
-def quality_loss(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tensor, counts: Tensor) -> Tensor:
-    """Return the L1 distance between the predicted and the measured IoU of the masks at 0.5.
+def quality_sums(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tensor, counts: Tensor) -> Tensor:
+    """Sum up the L1 distance between the predicted and the measured IoU of the masks at 0.5.
 
     An organ that is neither there nor predicted has an IoU of 1. `counts` is (B, K), 0 where it was not annotated or no
     pixel is known.
@@ -162,28 +168,37 @@ def quality_loss(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tenso
     overlap = (predicted * wanted).sum(dim=(2, 3))
     union = ((predicted + wanted) > 0).float().sum(dim=(2, 3))
     measured = torch.where(union > 0, overlap / union.clamp(min=1), torch.ones_like(union))
-    return ((quality - measured).abs() * counts).sum() / counts.sum().clamp(min=1)
+    return torch.stack([((quality - measured).abs() * counts).sum(), counts.sum()])
 
 
-def presence_loss(logits: Tensor, is_present: Tensor, counts: Tensor) -> Tensor:
-    """Return the cross-entropy of (B, K) presence; `counts` is 0 where nobody knows whether the organ is there."""
+def presence_sums(logits: Tensor, is_present: Tensor, counts: Tensor) -> Tensor:
+    """Sum up the cross-entropy of (B, K) presence; `counts` is 0 where nobody knows whether the organ is there."""
     entropy = F.binary_cross_entropy_with_logits(logits, is_present, reduction="none")
-    return (entropy * counts).sum() / counts.sum().clamp(min=1)
+    return torch.stack([(entropy * counts).sum(), counts.sum()])
 
 
-def alignment_loss(masks: Tensor, maps: Tensor, is_known: Tensor) -> Tensor:
-    """Ask both decoders for the same place: 1 - Dice between their probabilities (SEG-SAM, cross-mask alignment).
+def _map_sums(prefix: str, logits: Tensor, target: Target, counts: Tensor) -> Sums:
+    """Sum up Dice and cross-entropy of one map of all classes."""
+    wanted, is_known = target.of_items()
+    return {
+        f"{prefix}dice": dice_sums(target.items_of(logits.softmax(dim=1)), wanted, is_known, counts),
+        f"{prefix}cross_entropy": cross_entropy_sums(logits, target),
+    }
 
-    Args:
-        masks: (B, K, h4, w4) of SAM's decoder.
-        maps: (B, K, h4, w4) of the semantic-aware decoder.
-        is_known: (B, K, h4, w4).
+
+def _presence(target: Target, annotated: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, K) ones where an organ is in the slice, and ones where that is sure.
+
+    Where pixels are unknown, an organ that is not seen may lie there.
     """
-    return dice_loss(F.pad(masks, (0, 0, 0, 0, 1, 0)), F.pad(maps, (0, 0, 0, 0, 1, 0)), is_known)
+    wanted, is_known = target.of_organs()
+    is_present = (wanted * is_known).amax(dim=(2, 3))
+    is_whole = is_known.amin(dim=(2, 3))
+    return is_present, annotated * torch.maximum(is_present, is_whole)
 
 
-def _map_loss(logits: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
-    small_target, small_known = shrink(target, is_known, logits.shape[-2:])
-    return dice_loss(logits.softmax(dim=1), small_target, small_known) + soft_cross_entropy(
-        logits, small_target, small_known
-    )
+def _reduce(sums: Sums, reduce: Reduce) -> Sums:
+    """Reduce all sums in one go."""
+    total = reduce(torch.cat([value.flatten() for value in sums.values()]))
+    pieces = total.split([value.numel() for value in sums.values()])
+    return {name: piece.view_as(sums[name]) for name, piece in zip(sums, pieces, strict=True)}

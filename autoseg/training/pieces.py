@@ -73,6 +73,7 @@ def _take(batch: Batch, start: int, stop: int, *, length: int) -> Batch:
         case_ids=batch.case_ids[rows],
         positions=positions,
         clicks=clicks,
+        sets=None if batch.sets is None else batch.sets.take(rows),
     )
 
 

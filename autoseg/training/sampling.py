@@ -2,7 +2,8 @@
 
 Owns: which slices a step sees, singly or in clips for the memory, the window cut from them, organs asked for, and the
 prefetching of the next batch.
-Does not own: how cases are stored (`preprocessing/store.py`), random changes (`augmentation.py`).
+Does not own: how cases are stored (`preprocessing/store.py`), which may share a step (`case_groups.py`), random changes
+(`augmentation.py`).
 
 A batch depends on the seed and the step's number alone, so a resumed run sees what the undisturbed one would have.
 
@@ -12,41 +13,19 @@ Legend: B slices in V clips of T, N neighbouring slices, C channels, K organs as
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from autoseg.label_sets import ask_labels, class_table, region_table
 from autoseg.network.clicks import Clicks
 from autoseg.network.neighbours import neighbour_numbers
 from autoseg.plans import Plans
 from autoseg.training.augmentation import augment
+from autoseg.training.case_arrays import CaseArrays, Sliced
+from autoseg.training.case_groups import CaseGroup, group_cases
 from autoseg.training.click_drawing import draw_clicks
-from autoseg.training.losses import IGNORE
-
-
-class Sliced(Protocol):
-    """An array, or what reads parts of one from the disk."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the whole array."""
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        """Return a part."""
-
-
-class CaseArrays(Protocol):
-    """What sampling needs of a case store; `preprocessing.store.CaseStore` is one."""
-
-    def open_image(self, case_id: str) -> Sliced:
-        """Return the (C, S, R, W) image, sliceable without reading all of it."""
-
-    def open_labels(self, case_id: str) -> Sliced:
-        """Return the (S, R, W) organ indices, sliceable."""
-
-    def organ_slices(self, case_id: str) -> dict[int, np.ndarray]:
-        """Return, for each organ index in the case, the slices it appears in."""
+from autoseg.training.targets import IGNORE, LabelSets
 
 
 @dataclass(frozen=True)
@@ -55,12 +34,13 @@ class Batch:
 
     Attributes:
         images: (B, C * N, R, W) float32.
-        labels: (B, R, W) int64: 0, position among `organs` plus 1, or IGNORE.
-        organs: (K,) positions in the plan.
+        labels: (B, R, W) int64: positions in `sets`, or without them 0 and position among `organs` plus 1; or IGNORE.
+        organs: (K,) rows of the network's text: positions in the plan, beyond its organs for further modalities.
         case_ids: Where each slice came from.
         positions: (V, T) numbers of the slices in their cases, in the order of a clip; the clips lie one after the
             other in `images`. None without a memory; (B, 1) where each slice is the first that is visited.
         clicks: On some of the organs, where the network takes them; else None.
+        sets: What the labels stand for, where not every one is an organ that was annotated in all slices' cases.
     """
 
     images: torch.Tensor
@@ -69,6 +49,7 @@ class Batch:
     case_ids: tuple[str, ...]
     positions: torch.Tensor | None = None
     clicks: Clicks | None = None
+    sets: LabelSets | None = None
 
 
 class SliceSampler:
@@ -87,8 +68,12 @@ class SliceSampler:
         self.case_ids = tuple(case_ids)
         self.cache_bytes = cache_bytes
         self._arrays: dict[str, tuple[Sliced, Sliced]] = {}
-        self._organ_slices = {case_id: store.organ_slices(case_id) for case_id in case_ids}
-        self._cases_of_organ: dict[int, list[str]] = {}
+        self.groups = group_cases(store, self.case_ids, plans=plans)
+        self._regions = region_table(plans.data)
+        annotated = {case_id: store.source(case_id).annotated for case_id in self.case_ids}
+        tables = {indices: class_table(plans.data, indices) for indices in set(annotated.values())}
+        self._tables = {case_id: tables[indices] for case_id, indices in annotated.items()}
+        self._is_plain = not plans.data.regions and set(annotated.values()) <= {None}
         left = cache_bytes
         for case_id in self.case_ids:
             image, labels = store.open_image(case_id), store.open_labels(case_id)
@@ -97,8 +82,6 @@ class SliceSampler:
                 image, labels = image[:], labels[:]
                 left -= size
             self._arrays[case_id] = (image, labels)
-            for organ in self._organ_slices[case_id]:
-                self._cases_of_organ.setdefault(organ, []).append(case_id)
 
     def batches(self, *, first_step: int, part: slice | None = None) -> Iterator[Batch]:
         """Yield batches, or a part of each, without end; one is made ahead in a thread while the network works."""
@@ -115,13 +98,16 @@ class SliceSampler:
         """Make the batch of one step, or a part of whole clips of it; each clip has random numbers of its own."""
         training, clip_slices = self.plans.training, self.plans.clip_slices_of(step)
         images, labels, case_ids, positions = [], [], [], []
+        group = self._draw_group(step)
         numbers = range(self.plans.slices_per_step)[part or slice(None)][::clip_slices]
         for number in numbers:
             rng = np.random.default_rng([training.seed, step, number])
-            case_id, position = self._draw_slice(rng)
+            case_id, position = self._draw_slice(group, rng)
             num_slices = self._arrays[case_id][1].shape[0]
             clip = self._draw_clip(position, clip_slices=clip_slices, num_slices=num_slices, rng=rng)  # (T,)
-            image, label = self._cut_window(case_id, clip, rng=rng)  # (T * N, C, R, W), (T, R, W)
+            image, label = self._cut_window(
+                case_id, clip, shape=group.window_px, rng=rng
+            )  # (T * N, C, R, W), (T, R, W)
             image, label = augment(image, label, plan=training.augmentation, rng=rng)
             images.append(image.reshape(clip_slices, -1, *image.shape[-2:]))  # (T, N * C, R, W)
             labels.append(label)
@@ -129,15 +115,33 @@ class SliceSampler:
             positions.append(clip)
         stacked = np.concatenate(labels)  # (B, R, W)
         organs = self._choose_organs(stacked, rng)
-        asked = relabel(stacked, organs)
+        asked, sets = self._ask(stacked, organs, case_ids)
         return Batch(
             images=torch.from_numpy(np.concatenate(images)),
             labels=torch.from_numpy(asked),
-            organs=torch.from_numpy(organs),
+            organs=torch.from_numpy(organs + self.plans.data.text_row(0, group.modality)),
             case_ids=tuple(case_ids),
             positions=torch.from_numpy(np.stack(positions)) if self.plans.network.memory_slices else None,
             clicks=self._draw_clicks(asked, num_organs=len(organs), step=step, numbers=numbers),
+            sets=sets,
         )
+
+    def _ask(
+        self, labels: np.ndarray, organs: np.ndarray, case_ids: Sequence[str]
+    ) -> tuple[np.ndarray, LabelSets | None]:
+        """Say what the labels mean for the organs asked for."""
+        if self._is_plain:
+            return relabel(labels, organs), None
+        tables = [self._tables[case_id] for case_id in case_ids]
+        asked = ask_labels(labels, tables=tables, regions=self._regions, organs=organs)
+        return asked.labels, LabelSets(torch.from_numpy(asked.classes), torch.from_numpy(asked.regions))
+
+    def _draw_group(self, step: int) -> CaseGroup:
+        """Draw the cases of a step: the same for every part of it."""
+        if len(self.groups) == 1:
+            return self.groups[0]
+        shares = [group.share for group in self.groups]
+        return self.groups[np.random.default_rng([self.plans.training.seed, step]).choice(len(shares), p=shares)]
 
     def _draw_clicks(self, labels: np.ndarray, *, num_organs: int, step: int, numbers: Sequence[int]) -> Clicks | None:
         """Draw the clicks of clips, each with random numbers of its own."""
@@ -156,14 +160,11 @@ class SliceSampler:
         places, kinds = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*drawn, strict=True))
         return Clicks(places, kinds)
 
-    def _draw_slice(self, rng: np.random.Generator) -> tuple[str, int]:
-        """Draw any slice, or, as often as the plan says, one that holds an organ; all organs are equally likely."""
-        if self._cases_of_organ and rng.random() < self.plans.training.organ_slice_share:
-            organ = list(self._cases_of_organ)[rng.integers(len(self._cases_of_organ))]
-            case_id = self._cases_of_organ[organ][rng.integers(len(self._cases_of_organ[organ]))]
-            slices = self._organ_slices[case_id][organ]
-            return case_id, int(slices[rng.integers(len(slices))])
-        case_id = self.case_ids[rng.integers(len(self.case_ids))]
+    def _draw_slice(self, group: CaseGroup, rng: np.random.Generator) -> tuple[str, int]:
+        """Draw any slice, or, as often as the plan says, one that holds an organ."""
+        if group.cases_of_organ and rng.random() < self.plans.training.organ_slice_share:
+            return group.draw_organ_slice(rng)
+        case_id = group.case_ids[rng.integers(len(group.case_ids))]
         return case_id, int(rng.integers(self._arrays[case_id][1].shape[0]))
 
     def _draw_clip(self, position: int, *, clip_slices: int, num_slices: int, rng: np.random.Generator) -> np.ndarray:
@@ -174,10 +175,11 @@ class SliceSampler:
         place = int(rng.integers(clip_slices))  # of the position in the clip
         return np.clip(position + step * (np.arange(clip_slices) - place), 0, num_slices - 1)
 
-    def _cut_window(self, case_id: str, clip: np.ndarray, *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _cut_window(
+        self, case_id: str, clip: np.ndarray, *, shape: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Cut one window out of all slices of a clip and their neighbours, placed by the clip's middle slice."""
         image, labels = self._arrays[case_id]
-        shape = (self.plans.network.window_rows_px, self.plans.network.window_columns_px)
         middle = np.asarray(labels[clip[len(clip) // 2]])
         rows, columns = (
             _window_range(size, window, _pick_target(middle, axis, rng), rng)
@@ -194,10 +196,13 @@ class SliceSampler:
         num_organs, limit = len(self.plans.data.organs), self.plans.training.organs_per_step
         if num_organs <= limit:
             return np.arange(num_organs)
-        present = [value - 1 for value in np.unique(labels) if value > 0]
-        present = list(rng.permutation(present))[:limit]
-        absent = list(rng.permutation(np.setdiff1d(np.arange(num_organs), present)))[: limit - len(present)]
-        return np.sort(np.array(present + absent, dtype=np.int64))
+        values = np.unique(labels)
+        values = values[values > 0]
+        in_regions = self._regions[values[values > num_organs] - num_organs - 1].any(axis=0)  # (1 + K,)
+        present = np.union1d(values[values <= num_organs] - 1, np.flatnonzero(in_regions) - 1)
+        first = list(rng.permutation(present))[:limit]
+        absent = list(rng.permutation(np.setdiff1d(np.arange(num_organs), first)))[: limit - len(first)]
+        return np.sort(np.array(first + absent, dtype=np.int64))
 
 
 def cut_slices(image: Sliced, numbers: np.ndarray, *, rows: slice, columns: slice) -> np.ndarray:

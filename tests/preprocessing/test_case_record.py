@@ -7,13 +7,15 @@ from autoseg.preprocessing.transform import CaseTransform
 GEOMETRY = ImageGeometry.from_spacing((4, 5, 6), (3.0, 1.0, 1.0))
 TRANSFORM = CaseTransform(GEOMETRY, crop_box=((0, 4), (1, 5), (0, 6)), slice_axis="z", resampled_shape=(4, 8, 6))
 RECORD = {
-    "version": 2,
+    "version": 3,
     "data_hash": "abc",
     "sources": [],
     "bytes": {"image.b2nd": 10, "labels.b2nd": 5},
     "sha256": {"image.b2nd": "ab" * 32, "labels.b2nd": "cd" * 32},
     "shape": [1, 4, 8, 6],
     "transform": TRANSFORM.to_json(),
+    "dataset": None,
+    "annotated": [1, 3],
     "organ_slices": {"1": [[0, 2], [3, 4]]},
 }
 
@@ -40,6 +42,9 @@ def test_a_record_of_its_form_is_read_as_it_is():
         {"organ_slices": {"1": [[2, 2]]}},
         {"organ_slices": {"liver": [[0, 1]]}},
         {"organ_slices": []},
+        {"dataset": 3},
+        {"annotated": [0]},
+        {"annotated": ["liver"]},
         {"transform": {**TRANSFORM.to_json(), "crop_box": [[0, 4], [1, 6], [0, 6]]}},
         {"transform": {**TRANSFORM.to_json(), "slice_axis": "t"}},
         {"transform": None},

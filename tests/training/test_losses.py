@@ -6,7 +6,7 @@ import torch
 from autoseg.network.model import NetworkOutput
 from autoseg.plans import LossPlan
 from autoseg.training import losses
-from autoseg.training.losses import IGNORE
+from autoseg.training.targets import IGNORE, LabelSets, Target
 
 
 def row(*values):
@@ -14,32 +14,12 @@ def row(*values):
     return torch.tensor(values, dtype=torch.float32).view(1, 1, 1, -1)
 
 
-def with_background(*values):
-    return torch.cat([1 - row(*values), row(*values)], dim=1)
-
-
 ALL = torch.ones(1, 1, 1, 4)
 
 
-def test_one_hot_puts_background_first_and_nothing_where_ignored():
-    target, is_known = losses.one_hot(torch.tensor([[[0, 1], [2, IGNORE]]]), 2)
-    assert target.tolist() == [[[[1, 0], [0, 0]], [[0, 1], [0, 0]], [[0, 0], [1, 0]]]]
-    assert is_known.tolist() == [[[[1, 1], [1, 0]]]]
-
-
-def test_shrink_gives_shares_among_the_known_pixels_of_a_cell():
-    """Left cell: one of three known pixels is the organ. Right cell: half of it unknown, which is too little."""
-    target, is_known = losses.one_hot(torch.tensor([[[1, 0, 1, 1], [0, IGNORE, IGNORE, IGNORE]]]), 1)
-    shares, known = losses.shrink(target, is_known, torch.Size((1, 2)))
-    assert shares[0, 1, 0].tolist() == pytest.approx([1 / 3, 1.0])
-    assert shares[0, 0, 0].tolist() == pytest.approx([2 / 3, 0.0])
-    assert known.tolist() == [[[[1.0, 0.0]]]]
-
-
-def test_shrink_of_a_wholly_unknown_cell_is_finite():
-    target, is_known = losses.one_hot(torch.full((1, 2, 2), IGNORE), 1)
-    shares, known = losses.shrink(target, is_known, torch.Size((1, 1)))
-    assert shares.tolist() == [[[[0.0]], [[0.0]]]] and known.item() == 0
+def dice_loss(probs, target, known, counts=None):
+    """1 - Dice of organs of slices, (B, K, R, W)."""
+    return losses.dice_of(losses.dice_sums(probs, target, known, torch.ones(probs.shape[:2])))
 
 
 @pytest.mark.parametrize(
@@ -53,49 +33,61 @@ def test_shrink_of_a_wholly_unknown_cell_is_finite():
     ],
 )
 def test_dice_loss_of_one_organ(probs, target, overlap, total):
-    loss = losses.dice_loss(with_background(*probs), with_background(*target), ALL)
+    loss = dice_loss(row(*probs), row(*target), ALL)
     assert loss.item() == pytest.approx(1 - (2 * overlap + losses.SMOOTH) / (total + losses.SMOOTH))
 
 
 def test_dice_loss_is_the_mean_over_organs_of_sums_over_the_batch():
     """Organ 1 is right in both slices (Dice 1), organ 2 wrong in both; slices are summed before the division."""
-    target = torch.zeros(2, 3, 1, 4)
-    target[:, 1, 0, 0], target[:, 2, 0, 1] = 1, 1
-    probs = torch.zeros(2, 3, 1, 4)
-    probs[:, 1, 0, 0], probs[:, 2, 0, 2] = 1, 1
-    loss = losses.dice_loss(probs, target, torch.ones(2, 1, 1, 4))
+    target = torch.zeros(2, 2, 1, 4)
+    target[:, 0, 0, 0], target[:, 1, 0, 1] = 1, 1
+    probs = torch.zeros(2, 2, 1, 4)
+    probs[:, 0, 0, 0], probs[:, 1, 0, 2] = 1, 1
+    loss = dice_loss(probs, target, torch.ones(2, 1, 1, 4))
     smooth = losses.SMOOTH
     assert loss.item() == pytest.approx(1 - (1 + smooth / (4 + smooth)) / 2)
 
 
 def test_dice_loss_leaves_out_what_is_not_known():
-    known = row(1, 1, 0, 0)
-    wrong = losses.dice_loss(with_background(1, 0, 1, 1), with_background(1, 0, 0, 0), known)
-    assert wrong.item() == pytest.approx(0)
+    assert dice_loss(row(1, 0, 1, 1), row(1, 0, 0, 0), row(1, 1, 0, 0)).item() == pytest.approx(0)
 
 
-def test_soft_cross_entropy_of_even_odds_is_log_2_and_counts_known_pixels_only():
+def test_dice_loss_is_the_mean_over_the_organs_that_were_annotated_anywhere():
+    probs, target = torch.cat([row(1, 0, 0, 0)] * 2, dim=1), torch.cat([row(0, 1, 0, 0), row(1, 0, 0, 0)], dim=1)
+    sums = losses.dice_sums(probs, target, ALL, torch.tensor([[1.0, 0.0]]))
+    assert losses.dice_of(sums).item() == pytest.approx(1 - losses.SMOOTH / (2 + losses.SMOOTH))
+    assert losses.dice_of(losses.dice_sums(probs, target, ALL, torch.zeros(1, 2))).item() == 0
+
+
+def cross_entropy(logits, organ, known):
+    target = Target(torch.cat([1 - organ, organ], dim=1), known)
+    return losses.mean_of(losses.cross_entropy_sums(logits, target))
+
+
+def test_cross_entropy_of_even_odds_is_log_2_and_counts_known_pixels_only():
     logits = torch.zeros(1, 2, 1, 4)
-    target = with_background(1, 0, 0.5, 0)
-    assert losses.soft_cross_entropy(logits, target, ALL).item() == pytest.approx(math.log(2))
+    organ = row(1, 0, 0.5, 0)
+    assert cross_entropy(logits, organ, ALL).item() == pytest.approx(math.log(2))
     logits[..., 3] = torch.tensor([-50.0, 50.0]).view(1, 2, 1)
-    assert losses.soft_cross_entropy(logits, target, ALL).item() == pytest.approx((3 * math.log(2) + 100) / 4)
-    assert losses.soft_cross_entropy(logits, target, row(1, 1, 1, 0)).item() == pytest.approx(math.log(2))
-    assert losses.soft_cross_entropy(logits, target, torch.zeros(1, 1, 1, 4)).item() == 0
+    assert cross_entropy(logits, organ, ALL).item() == pytest.approx((3 * math.log(2) + 100) / 4)
+    assert cross_entropy(logits, organ, row(1, 1, 1, 0)).item() == pytest.approx(math.log(2))
+    assert cross_entropy(logits, organ, torch.zeros(1, 1, 1, 4)).item() == 0
 
 
-def test_mask_loss_of_even_odds_is_20_focal_plus_dice():
-    """Probability 1/2, organ in two of four pixels: focal as in its paper with alpha 1/4 and gamma 2."""
-    loss = losses.mask_loss(torch.zeros(1, 1, 1, 4), row(1, 1, 0, 0), ALL)
-    focal = (2 * 0.25 + 2 * 0.75) / 4 * 0.5**2 * math.log(2)
-    dice = 1 - (2 * 1 + losses.SMOOTH) / (2 + 2 + losses.SMOOTH)
-    assert loss.item() == pytest.approx(20 * focal + dice)
+def focal_loss(logits, target):
+    return losses.mean_of(losses.focal_sums(logits, target, ALL))
 
 
-def test_mask_loss_of_a_sure_right_mask_is_0_and_of_a_sure_wrong_one_large():
+def test_focal_loss_of_even_odds_is_that_of_its_paper():
+    """Probability 1/2, organ in two of four pixels; alpha 1/4 and gamma 2."""
+    expected = (2 * 0.25 + 2 * 0.75) / 4 * 0.5**2 * math.log(2)
+    assert focal_loss(torch.zeros(1, 1, 1, 4), row(1, 1, 0, 0)).item() == pytest.approx(expected)
+
+
+def test_focal_loss_of_a_sure_right_mask_is_0_and_of_a_sure_wrong_one_large():
     right = torch.tensor([20.0, 20, -20, -20]).view(1, 1, 1, 4)
-    assert losses.mask_loss(right, row(1, 1, 0, 0), ALL).item() == pytest.approx(0, abs=1e-4)
-    assert losses.mask_loss(-right, row(1, 1, 0, 0), ALL).item() > 100
+    assert focal_loss(right, row(1, 1, 0, 0)).item() == pytest.approx(0, abs=1e-5)
+    assert focal_loss(-right, row(1, 1, 0, 0)).item() > 5
 
 
 @pytest.mark.parametrize(
@@ -109,15 +101,15 @@ def test_mask_loss_of_a_sure_right_mask_is_0_and_of_a_sure_wrong_one_large():
     ],
 )
 def test_quality_loss_is_the_distance_to_the_measured_iou(mask, target, known, iou):
-    loss = losses.quality_loss(torch.tensor([[0.7]]), row(*mask), row(*target), row(*known), torch.ones(1, 1))
-    assert loss.item() == pytest.approx(abs(0.7 - iou))
+    sums = losses.quality_sums(torch.tensor([[0.7]]), row(*mask), row(*target), row(*known), torch.ones(1, 1))
+    assert losses.mean_of(sums).item() == pytest.approx(abs(0.7 - iou))
 
 
-def test_alignment_loss_is_0_where_both_decoders_say_the_same_place():
-    assert losses.alignment_loss(row(1, 1, 0, 0), row(1, 1, 0, 0), ALL).item() == pytest.approx(0)
-    apart = losses.alignment_loss(row(1, 1, 0, 0), row(0, 0, 1, 1), ALL).item()
+def test_alignment_is_0_where_both_decoders_say_the_same_place():
+    assert dice_loss(row(1, 1, 0, 0), row(1, 1, 0, 0), ALL).item() == pytest.approx(0)
+    apart = dice_loss(row(1, 1, 0, 0), row(0, 0, 1, 1), ALL).item()
     assert apart == pytest.approx(1 - losses.SMOOTH / (4 + losses.SMOOTH))
-    assert losses.alignment_loss(row(1, 1, 0, 0), row(0, 0, 1, 1), row(0, 0, 0, 0)).item() == pytest.approx(0)
+    assert dice_loss(row(1, 1, 0, 0), row(0, 0, 1, 1), row(0, 0, 0, 0)).item() == pytest.approx(0)
 
 
 def make_output(*, num_organs=2, has_maps=True):
@@ -225,50 +217,149 @@ def test_compute_losses_a_better_output_costs_less():
         assert after[name].item() < before[name].item(), name
 
 
-NOT_ANNOTATED = torch.tensor([[True, False], [True, True]])  # organ 2 in slice 0
+def every_label_one_class(num_slices=2, num_organs=2):
+    return torch.eye(1 + num_organs, dtype=torch.bool).expand(num_slices, -1, -1).clone()
+
+
+def label_sets(classes, *regions):
+    return LabelSets(classes, torch.tensor(regions, dtype=torch.bool).view(len(regions), classes.shape[-1]))
+
+
+def not_annotated():
+    """In slice 0 nobody annotated organ 2: background may be it, and its label says nothing."""
+    classes = every_label_one_class()
+    classes[0, 0, 2] = True
+    classes[0, 2] = True
+    return label_sets(classes)
 
 
 @pytest.mark.parametrize("has_maps", [True, False])
-def test_compute_losses_an_organ_that_was_not_annotated_has_exactly_no_gradient_there(has_maps):
+def test_compute_losses_masks_of_an_organ_that_was_not_annotated_have_exactly_no_gradient_there(has_maps):
     output = make_output(has_maps=has_maps)
-    terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), annotated=NOT_ANNOTATED)
+    terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), sets=not_annotated())
     terms["total"].backward()
-    for name, first in (("logits", 1), ("coarse_logits", 1), ("map_logits", 1), ("mask_logits", 0), ("quality", 0)):
-        if getattr(output, name) is not None:
-            gradient = getattr(output, name).grad
-            assert gradient[0, first + 1].eq(0).all(), name
-            assert gradient[0, first].ne(0).any() and gradient[1, first + 1].ne(0).any(), name
+    for name in ("mask_logits", "quality"):
+        gradient = getattr(output, name).grad
+        assert gradient[0, 1].eq(0).all(), name
+        assert gradient[0, 0].ne(0).any() and gradient[1, 1].ne(0).any(), name
     output = make_output(has_maps=has_maps)
     labels = make_labels().clamp(min=0)
-    losses.compute_losses(output, labels, weights=LossPlan(), annotated=NOT_ANNOTATED)["presence"].backward()
+    losses.compute_losses(output, labels, weights=LossPlan(), sets=not_annotated())["presence"].backward()
     for presence in (output.presence_logits, output.semantic_presence_logits):
         if presence is not None:
             assert presence.grad.ne(0).tolist() == [[True, False], [True, True]]
 
 
-def test_compute_losses_what_is_predicted_of_an_organ_that_was_not_annotated_changes_nothing():
+def test_compute_losses_background_may_be_an_organ_that_was_not_annotated():
+    """What is taken from background for it there costs nothing; on the pixels of organ 1 it does."""
+    output, labels, sets = make_output(), make_labels(), not_annotated()
+    labels[0] = torch.where(labels[0] == 2, 0, labels[0])
+    is_free = labels[0] == 0
+
+    def cost(where):
+        with torch.no_grad():
+            for logits in (output.logits, output.coarse_logits, output.map_logits):
+                logits.zero_()
+            output.logits[0, 0][is_free] = -10  # background or organ 2: one of both
+            output.logits[0, 2][where] = 10
+        return losses.compute_losses(output, labels, weights=LossPlan(), sets=sets)["cross_entropy"].item()
+
+    nowhere, all_free = cost(torch.zeros_like(is_free)), cost(is_free)
+    assert all_free < nowhere < cost(torch.ones_like(is_free))
+
+
+def test_compute_losses_cross_entropy_of_a_set_is_that_of_the_summed_probability():
     output = make_output()
-    before = losses.compute_losses(output, make_labels(), weights=LossPlan(), annotated=NOT_ANNOTATED)
+    labels = torch.zeros(2, 32, 32, dtype=torch.int64)
+    classes = every_label_one_class()
+    classes[:, 0, 1] = True
+    terms = losses.compute_losses(output, labels, weights=LossPlan(), sets=label_sets(classes))
+    probs = output.logits.softmax(dim=1)
+    assert terms["cross_entropy"].item() == pytest.approx(-(probs[:, 0] + probs[:, 1]).log().mean().item(), rel=1e-5)
+
+
+def region_of_both():
+    """Label 3 is "organ 1 or 2", which nobody told apart in slice 0; in slice 1 somebody did."""
+    classes = torch.cat([every_label_one_class(), torch.tensor([[[False, True, True]]] * 2)], dim=1)
+    classes[0, 1:3] = True
+    return label_sets(classes, [False, True, True])
+
+
+def test_compute_losses_of_a_region_asks_for_the_sum_of_its_organs():
+    """How a region's pixels are shared out among its organs changes nothing, but whether they are background does."""
+    labels = torch.zeros(2, 32, 32, dtype=torch.int64)
+    labels[0, 4:20, 4:20] = 3
+    output = make_output()
     with torch.no_grad():
-        for name in ("logits", "coarse_logits", "map_logits"):
-            getattr(output, name)[0, 2] += 9
-        for name in ("mask_logits", "quality", "presence_logits", "semantic_presence_logits"):
-            getattr(output, name)[0, 1] -= 9
-    after = losses.compute_losses(output, make_labels(), weights=LossPlan(), annotated=NOT_ANNOTATED)
-    assert {name: value.item() for name, value in before.items()} == {n: v.item() for n, v in after.items()}
+        output.logits.zero_()
+
+    def cost(first, second):
+        with torch.no_grad():
+            output.logits[0, 1, 4:20, 4:20], output.logits[0, 2, 4:20, 4:20] = first, second
+        terms = losses.compute_losses(output, labels, weights=LossPlan(), sets=region_of_both())
+        return terms["dice"].item() + terms["cross_entropy"].item()
+
+    assert cost(9.0, -9.0) == pytest.approx(cost(-9.0, 9.0), rel=1e-5)
+    assert cost(9.0, -9.0) < cost(0.0, 0.0) < cost(-9.0, -9.0)
 
 
-def test_compute_losses_with_all_organs_annotated_is_that_without_saying_so():
+def test_compute_losses_of_a_region_says_nothing_of_the_masks_of_its_organs_inside_it():
+    output, labels = make_output(), torch.zeros(2, 32, 32, dtype=torch.int64)
+    labels[0, 4:20, 4:20] = 3
+    losses.compute_losses(output, labels, weights=LossPlan(), sets=region_of_both())["total"].backward()
+    assert output.mask_logits.grad[0].eq(0).all()
+    assert output.presence_logits.grad[0].eq(0).all() and output.presence_logits.grad[1].ne(0).all()
+
+
+def test_compute_losses_with_labels_that_are_single_organs_is_that_without_sets():
     output, labels = make_output(), make_labels()
-    said = losses.compute_losses(output, labels, weights=LossPlan(), annotated=torch.ones(2, 2, dtype=torch.bool))
+    said = losses.compute_losses(output, labels, weights=LossPlan(), sets=label_sets(every_label_one_class()))
     for name, value in losses.compute_losses(output, labels, weights=LossPlan()).items():
-        assert said[name].item() == pytest.approx(value.item()), name
+        assert said[name].item() == pytest.approx(value.item(), rel=1e-5), name
 
 
 def test_compute_losses_of_slices_without_any_annotated_organ_is_finite():
     output = make_output()
-    nothing = torch.zeros(2, 2, dtype=torch.bool)
-    terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), annotated=nothing)
+    classes = torch.ones(2, 3, 3, dtype=torch.bool)
+    terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), sets=label_sets(classes))
     terms["total"].backward()
-    assert bool(terms["total"].isfinite())
-    assert output.logits.grad[:, 1:].eq(0).all() and output.mask_logits.grad.eq(0).all()
+    assert bool(terms["total"].isfinite()) and abs(terms["total"].item()) < 1e-5
+    assert output.logits.grad.abs().max() < 1e-6 and output.mask_logits.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("sets", [None, not_annotated(), region_of_both()])
+def test_compute_losses_of_two_halves_whose_sums_are_added_up_are_those_of_the_whole(sets):
+    """Each half has the loss of the whole, and its own gradient is the whole's."""
+    labels = make_labels()
+    whole = make_output()
+    terms = losses.compute_losses(whole, labels, weights=LossPlan(), sets=sets)
+    terms["total"].backward()
+    halves = [half_of(make_output(), slice(number, number + 1)) for number in range(2)]
+    parts = [None if sets is None else sets.take(slice(number, number + 1)) for number in range(2)]
+    vectors = []
+    for number, half in enumerate(halves):
+
+        def note(sums):
+            vectors.append(sums.detach())
+            return sums
+
+        losses.compute_losses(half, labels[number : number + 1], weights=LossPlan(), sets=parts[number], reduce=note)
+    for number, half in enumerate(halves):
+
+        def add_up(sums, number=number):
+            return sums + vectors[1 - number]
+
+        said = losses.compute_losses(
+            half, labels[number : number + 1], weights=LossPlan(), sets=parts[number], reduce=add_up
+        )
+        said["total"].backward()
+        for name, value in terms.items():
+            assert said[name].item() == pytest.approx(value.item(), rel=1e-5), name
+        for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "quality", "presence_logits"):
+            expected = getattr(whole, name).grad[number : number + 1]
+            assert torch.allclose(getattr(half, name).grad, expected, atol=1e-6), name
+
+
+def half_of(output, rows):
+    values = {name: value.detach()[rows].requires_grad_() for name, value in vars(output).items() if value is not None}
+    return NetworkOutput(**{**vars(output), **values})

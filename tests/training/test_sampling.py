@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from autoseg.network.clicks import OUTSIDE
-from autoseg.training.losses import IGNORE
+from autoseg.plans import RegionPlan
+from autoseg.preprocessing.case import CaseSource
 from autoseg.training.sampling import SliceSampler, cut_slices, pad_to, relabel
+from autoseg.training.targets import IGNORE
 
 STILL = {"affine_probability": 0.0, "intensity_probability": 0.0, "mirror_axes": []}
 
@@ -14,14 +16,18 @@ STILL = {"affine_probability": 0.0, "intensity_probability": 0.0, "mirror_axes":
 class Cases:
     """A store in memory: case to its (C, S, R, W) image and (S, R, W) labels."""
 
-    def __init__(self, **cases):
+    def __init__(self, sources=None, **cases):
         self.cases = cases
+        self.sources = sources or {}
 
     def open_image(self, case_id):
         return self.cases[case_id][0]
 
     def open_labels(self, case_id):
         return self.cases[case_id][1]
+
+    def source(self, case_id):
+        return self.sources.get(case_id, CaseSource())
 
     def organ_slices(self, case_id):
         labels = self.cases[case_id][1]
@@ -295,3 +301,26 @@ def test_clicks_are_drawn_on_the_slices_and_organs_of_the_batch_where_the_plan_t
     parts = [sampler.make_batch(3, part=part) for part in (slice(0, 1), slice(1, 2))]
     assert torch.equal(torch.cat([part.clicks.places for part in parts]), batch.clicks.places)
     assert make_sampler(tiny_plans(3), a=make_case()).make_batch(3).clicks is None
+
+
+def test_cases_in_which_an_organ_was_not_annotated_say_so(tiny_plans):
+    """In case b nobody annotated organ 2: its background may be organ 2."""
+    store = Cases({"b": CaseSource(annotated=(1, 3))}, a=make_case(), b=make_case(seed=1))
+    plans = tiny_plans(3, training={"batch_slices": 6, "augmentation": STILL})
+    batch = SliceSampler(store, ["a", "b"], plans=plans, cache_bytes=0).make_batch(0)
+    assert set(batch.case_ids) == {"a", "b"}
+    for case_id, classes in zip(batch.case_ids, batch.sets.classes, strict=True):
+        assert classes[0].tolist() == [True, False, case_id == "b", False]
+    assert make_sampler(plans, a=make_case()).make_batch(0).sets is None
+
+
+def test_regions_of_the_plan_come_with_every_batch(tiny_plans):
+    plans = tiny_plans(3, training={"organs_per_step": 2, "augmentation": STILL, "organ_slice_share": 1.0})
+    region = RegionPlan(name="both", organs=("organ 0", "organ 1"))
+    plans = plans.model_copy(update={"data": plans.data.model_copy(update={"regions": (region,)})})
+    image, labels = make_case()
+    labels[labels > 0] = 4
+    batch = make_sampler(plans, a=(image, labels)).make_batch(0)
+    assert batch.organs.tolist() == [0, 1]
+    assert batch.sets.regions.tolist() == [[False, True, True]]
+    assert batch.sets.classes[0, batch.labels.max()].tolist() == [False, True, True]
