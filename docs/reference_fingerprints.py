@@ -1,6 +1,6 @@
 """The fingerprints in `plans/reference`: few cases that stand for all, or cases made from published figures.
 
-Owns: choosing the cases, making cases, reading and writing `fingerprint.json`.
+Owns: choosing the cases, making cases, reading and writing `fingerprint.json`, joining datasets as `joined.json` says.
 Does not own: measuring scans (`autoseg.planning`), the plans (`reference_plans.py`).
 
 A file holds a valid `Fingerprint`, with these left out that no rule looks at: intensities of single cases, digests of
@@ -8,17 +8,23 @@ voxels (cases that share voxels, or a patient, bear the same patient's name inst
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from compact_json import lay_out, round_floats
 
+from autoseg.dataset import Dataset, LabelSet
+from autoseg.dataset_labels import Organ
 from autoseg.files import read_json, write_text
 from autoseg.planning.case_facts import CaseFacts, IntensityFacts, OrganFacts
+from autoseg.planning.check import DatasetCheck
 from autoseg.planning.fingerprint import Fingerprint, OrganEntry
+from autoseg.planning.joining import join_checks
+from autoseg.planning.label_mapping import unify_labels
 
 FILE_NAME = "fingerprint.json"
+JOINED_NAME = "joined.json"
 DIGITS = 5
 LINE_LETTERS = 220  # an organ of a case takes one
 FEWEST_CASES = 9  # the rule for specks wants eight
@@ -29,7 +35,9 @@ Triple = tuple[float, float, float]
 
 
 def read_fingerprint(folder: Path) -> Fingerprint:
-    """Read the fingerprint of a dataset's folder."""
+    """Read the fingerprint of a dataset's folder, or join those of the folders that a joint plan is made of."""
+    if (folder / JOINED_NAME).exists():
+        return join([folder.parent / name for name in read_json(folder / JOINED_NAME)["datasets"]])
     return Fingerprint.model_validate(read_json(folder / FILE_NAME))
 
 
@@ -39,6 +47,25 @@ def write_fingerprint(fingerprint: Fingerprint, folder: Path) -> None:
     write_text(
         folder / FILE_NAME, lay_out(round_floats(content, digits=DIGITS), width=LINE_LETTERS, fills_objects=True)
     )
+
+
+def join(folders: Sequence[Path]) -> Fingerprint:
+    """Join datasets as `autoseg_plan` joins those that it is given together, their labels unified by name."""
+    checks = {}
+    for folder in folders:
+        one = read_fingerprint(folder)
+        labels = LabelSet(tuple(Organ(organ.name, organ.value, organ.description) for organ in one.organs))
+        dataset = Dataset(
+            name=one.dataset_name,
+            root=folder,
+            channel_names=one.channel_names,
+            labels=labels,
+            cases=(),
+            problems=(),
+        )
+        checks[folder.name] = DatasetCheck(dataset, one, layout=(), contents=())
+    mapping = unify_labels({name: check.dataset.labels for name, check in checks.items()})
+    return join_checks(checks, mapping).fingerprint
 
 
 def shorten(fingerprint: Fingerprint) -> Fingerprint:

@@ -4,9 +4,10 @@ Owns: the record of a plan, `plans.json` of a dataset's folder, `defaults.json`.
 Does not own: the fingerprints (`reference_fingerprints.py`), the command that writes all of it
 (`write_reference_plans.py`), the rules (`autoseg.planning`).
 
-A record holds the values that a rule chose, by the names that `--explain` and `--set` take, and the facts that led to
-them. Values that no rule chooses are the same in every plan and stand in `defaults.json` once. The sentences that
-describe organs and the wording of the rules are left out: a rule that changes shows in its values and facts.
+A record holds the values that a rule chose or the dataset brought along, by the names that `--explain` and `--set`
+take, and the facts that led to them. All others are the same in every plan and stand in `defaults.json` once. The
+sentences that describe organs and the wording of the rules are left out: a rule that changes shows in its values and
+facts. Of several datasets' labels those are listed that mean something else than they are called.
 """
 
 from pathlib import Path
@@ -27,6 +28,8 @@ DEVICES = (Device(kind="cpu", memory_gib=16), Device(kind="cuda", memory_gib=24)
 DIGITS = 5
 LINE_LETTERS = 120
 NEITHER = ("version", "dataset_name", "device")  # chosen nor a default
+# begins the fields that datasets bring along, which are recorded where there is something in them
+BROUGHT_ALONG = ("data.", "training.dataset_shares")
 
 
 def reference_folders() -> list[Path]:
@@ -62,17 +65,24 @@ def make_record(plans: Plans) -> dict[str, Any]:
     """Return device, chosen values, and the facts that led to them."""
     content = plans.model_dump(mode="json")
     content["data"]["organs"] = [organ.name for organ in plans.data.organs]
-    chosen = {field: _look_up(content, field) for field in plans.reasons}
+    for dataset in content["data"]["datasets"]:
+        dataset["labels"] = {one["name"]: one["means"] for one in dataset["labels"] if one["name"] != one["means"]}
+    of_dataset = [field for field, value in _without_reason(plans).items() if field.startswith(BROUGHT_ALONG) and value]
+    reasons = sorted(plans.reasons.items())  # in which order the rules are asked is no difference
+    chosen = {field: _look_up(content, field) for field in sorted([*of_dataset, *plans.reasons])}
     facts: dict[str, Any] = {}
-    for field, reason in plans.reasons.items():
+    for field, reason in reasons:
         if reason.facts and reason.facts not in facts.values():  # one rule may choose several fields
             facts[field] = reason.facts
     return round_floats({"device": content["device"], "chosen": chosen, "facts": facts}, digits=DIGITS)
 
 
 def defaults_of(plans: Plans) -> dict[str, Any]:
-    """Return every value of a plan that no rule chose."""
+    """Return every value of a plan that neither a rule chose nor the dataset brought along."""
+    return {field: value for field, value in _without_reason(plans).items() if not field.startswith(BROUGHT_ALONG)}
 
+
+def _without_reason(plans: Plans) -> dict[str, Any]:
     def is_chosen(field: str) -> bool:
         below = any(reason.startswith(f"{field}.") for reason in plans.reasons)  # such as "data.channels.0"
         return below or find_reason(plans.reasons, field) is not None
@@ -100,7 +110,12 @@ def differences(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def _look_up(content: Any, field: str) -> Any:
-    """Return the value that "network.backbone" or "data.channels.0" names."""
+    """Return the value that "network.backbone", "data.channels.0" or "data.more_modalities.MRI.channels.0" names."""
     for part in field.split("."):
-        content = content[int(part)] if isinstance(content, list) else content[part]
+        if not isinstance(content, list):
+            content = content[part]
+        elif part.isdecimal():
+            content = content[int(part)]
+        else:
+            content = next(item for item in content if item["name"] == part)
     return content

@@ -23,6 +23,7 @@ REFERENCE = ROOT / "plans" / "reference"
 FOLDERS = sorted(path for path in REFERENCE.iterdir() if path.is_dir())
 PUBLISHED = [folder for folder in FOLDERS if (folder / "published.json").exists()]
 COMMAND = "python docs/write_reference_plans.py"
+DEVICE_FIELDS = ("device.kind", "device.memory_gib")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,7 @@ def read(path: Path) -> Any:
 
 def test_every_dataset_that_can_be_run_and_many_published_ones_are_there():
     runnable = {"brain_tumour_mri", "hippocampus_mri", "left_atrium_mri", "multi_organ", "phantoms"}
+    runnable |= {"joined_three"}
     assert runnable == {folder.name for folder in FOLDERS} - {folder.name for folder in PUBLISHED}
     assert len(PUBLISHED) >= 14
 
@@ -72,18 +74,29 @@ def test_recorded_plan_is_what_the_rules_make_of_the_recorded_fingerprint(folder
     assert_is(plans.make_defaults_text(fingerprint), REFERENCE / "defaults.json")
 
 
-def test_plans_and_defaults_together_hold_every_value_of_a_plan(docs):
-    fingerprint = docs["reference_fingerprints"].read_fingerprint(REFERENCE / "hippocampus_mri")
-    device = docs["reference_plans"].read_devices(REFERENCE / "hippocampus_mri")[0]
-    record = read(REFERENCE / "hippocampus_mri" / "plans.json")["cpu, 16 GiB"]
-    fields = {"device.kind", "device.memory_gib", "version", "dataset_name"} | record["chosen"].keys()
-    fields |= read(REFERENCE / "defaults.json").keys()
-    missing = [
-        field
-        for field in flatten(make_plans(fingerprint, device=device))
-        if not any(f"{field}.".startswith(f"{known}.") or known.startswith(f"{field}.") for known in fields)
+@pytest.mark.parametrize("name", ["hippocampus_mri", "joined_three"])
+def test_plans_and_defaults_together_hold_every_value_of_a_plan(name: str, docs):
+    module, fingerprint = docs["reference_plans"], docs["reference_fingerprints"].read_fingerprint(REFERENCE / name)
+    plans = make_plans(fingerprint, device=module.read_devices(REFERENCE / name)[0])
+    recorded = {**read(REFERENCE / "defaults.json"), **read(REFERENCE / name / "plans.json")["cpu, 16 GiB"]["chosen"]}
+
+    def is_there(field: str) -> bool:
+        return any(f"{field}.".startswith(f"{one}.") or one.startswith(f"{field}.") for one in recorded)
+
+    missing = {field: value for field, value in flatten(plans).items() if not is_there(field)}
+    assert {field for field, value in missing.items() if value} == {"version", "dataset_name", *DEVICE_FIELDS}
+    assert all(field.startswith(module.BROUGHT_ALONG) for field, value in missing.items() if not value)
+
+
+def test_joined_datasets_keep_their_cases_and_organs(docs):
+    read_fingerprint = docs["reference_fingerprints"].read_fingerprint
+    joined = read_fingerprint(REFERENCE / "joined_three")
+    parts = [
+        read_fingerprint(REFERENCE / name) for name in read(REFERENCE / "joined_three" / "joined.json")["datasets"]
     ]
-    assert missing == []
+    assert [entry.name for entry in joined.datasets] == ["hippocampus_mri", "left_atrium_mri", "multi_organ"]
+    assert len(joined.cases) == sum(len(part.cases) for part in parts)
+    assert [organ.name for organ in joined.organs] == [organ.name for part in parts for organ in part.organs]
 
 
 def test_a_changed_rule_shows_as_the_lines_that_it_changes(monkeypatch, docs):
