@@ -268,9 +268,8 @@ def load_predictor(
     labels = [organ for label in labels for organ in regions.get(label, (label,))]
     unknown = [label for label in labels if label not in names]
     if unknown:
-        raise UsageError(
-            f"--labels: the model does not know {', '.join(unknown)}. It knows: {', '.join(names)}; name of these."
-        )
+        known = ", ".join([*names, *regions])
+        raise UsageError(f"--labels: the model does not know {', '.join(unknown)}. It knows: {known}; name of these.")
     organs = tuple(k for k, name in enumerate(names) if not labels or name in labels)
     networks = tuple(network for part, _ in loaded for network in part)
     number = find_modality_number(plans.data, modality)

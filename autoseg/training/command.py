@@ -26,7 +26,7 @@ from autoseg.training.checkpoints import has_state
 from autoseg.training.final_validation import validate_finally
 from autoseg.training.fold_list import read_folds
 from autoseg.training.gradients import explain_full_memory
-from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData
+from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData, take_turns
 from autoseg.training.starting_point import find_start, name_start
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import Length, train_fold
@@ -161,7 +161,7 @@ def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
     numbered = {str(number): one for number, one in enumerate(folds)}
     if fold == "all":
         training = sorted({case for one in folds for case in (*one.train, *one.validation)})
-        monitored, seen = training[:NUM_MONITORED_WITHOUT_VALIDATION], True
+        monitored, seen = take_turns(training, store)[:NUM_MONITORED_WITHOUT_VALIDATION], True
     elif fold in numbered:
         training, monitored, seen = list(numbered[fold].train), list(numbered[fold].validation), False
     else:
