@@ -72,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "prediction": GROUND | DATASET | {"inference", "network", "outputs", "plans", "preprocessing"},
     "training": GROUND
     | DATASET
-    | {"evaluation", "hub", "inference", "label_sets", "network", "plans", "preprocessing"},
+    | {"descriptions", "evaluation", "hub", "inference", "label_sets", "network", "plans", "preprocessing"},
 }
 OPEN_TO_ALL = {"cli", "demo", "__init__"}
 DOORS: dict[str, tuple[str, ...]] = {
