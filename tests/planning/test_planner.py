@@ -27,6 +27,7 @@ RULED = {
     "training.organs_per_step",
     "training.num_folds",
     "training.augmentation.mirror_axes",
+    "training.augmentation.where",
     "training.refiner_optimiser",
     "inference.mirror_axes",
     "inference.slices_per_batch",
