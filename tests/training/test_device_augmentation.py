@@ -243,6 +243,22 @@ def test_a_run_that_goes_on_equals_the_undisturbed_one(plans, make_store, tmp_pa
     assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_a_gpu_makes_the_changes_that_a_cpu_makes_and_its_own_noise_again_and_again():
+    images, labels = make_batch(8)
+    plan = WILD.model_copy(update={"noise_deviation": 0.0})
+    rng = np.random.default_rng(0)
+    clips = tuple(draw_changes(plan, num_channels=2, rng=rng) for _ in range(8))
+    expected = change(images, labels, Changes(clips, 2))
+    found = change(images.cuda(), labels.cuda(), Changes(clips, 2))
+    assert torch.allclose(found[0].cpu(), expected[0], atol=1e-3)
+    assert (found[1].cpu() == expected[1]).float().mean() > 0.998
+    noisy = Changes(tuple(with_only(noise=0.2, seed=seed) for seed in range(8)), 2)
+    one, other = (change(images.cuda(), labels.cuda(), noisy)[0] for _ in range(2))
+    assert torch.equal(one, other) and 0.15 < (one.cpu() - images).std() < 0.25
+
+
 def test_clicks_are_drawn_on_a_cpu(tiny_plans):
     plans = tiny_plans(2, network={"takes_clicks": True})
     with pytest.raises(PlanError, match=r"set training\.augmentation\.where to 'cpu'"):

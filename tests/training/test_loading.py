@@ -246,6 +246,21 @@ def test_a_batch_from_a_worker_has_the_gradients_of_one_made_here(tiny_plans):
         assert one.losses == expected.losses
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_a_gpu_fetches_batches_of_workers_from_memory_that_stays_in_its_place(tiny_plans, tmp_path):
+    """Also from the memory of a worker that died and was replaced."""
+    torch.zeros(1, device=CUDA)
+    sampler = make_sampler(tiny_plans(2))
+    expected = [sampler.make_batch(step).images for step in range(12)]
+    die_at(sampler, {5}, lambda: os._exit(9), tmp_path)
+    with batches_ahead(sampler, first_step=0, device=CUDA, num_workers=3) as batches:
+        for images in expected:
+            batch = next(batches)
+            assert batch.images.is_pinned()
+            assert torch.equal(batch.images.to(CUDA, non_blocking=True).cpu(), images)
+
+
 def test_the_number_of_workers_is_that_of_the_cores_that_are_left_as_far_as_memory_goes(tiny_plans, monkeypatch):
     plans = tiny_plans(2, network={"window_rows_px": 512, "window_columns_px": 256}, training={"batch_slices": 8})
     sampler = make_sampler(plans)
