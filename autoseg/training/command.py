@@ -20,6 +20,7 @@ from autoseg.network.device import choose_device, is_out_of_memory
 from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
+from autoseg.training.case_dice import CaseDice
 from autoseg.training.final_validation import validate_finally
 from autoseg.training.fold_list import read_folds
 from autoseg.training.gradients import explain_full_memory
@@ -27,7 +28,6 @@ from autoseg.training.metrics_log import read_metrics
 from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import Length, train_fold
-from autoseg.training.validation import CaseDice
 from autoseg.training.waiting import advise, share_waiting
 
 log = logging.getLogger("autoseg")
