@@ -101,9 +101,9 @@ def _take_turns(
     for step, worker in zip(itertools.count(first_step), itertools.cycle(workers), strict=False):
         packed = worker.receive()
         while packed is None and worker.is_needed:
-            log.warning("a process that makes batches %s. %s", worker.last_words, _what_follows(left))
+            _tell_death(worker.last_words, is_replaced=left > 0)
+            worker.start(step, stride=len(workers), is_possible=left > 0)
             left -= 1
-            worker.start(step, stride=len(workers), is_possible=left >= 0)
             packed = worker.receive()
         if packed is None or packed.fault:
             if packed is not None:
@@ -116,10 +116,15 @@ def _take_turns(
         worker.give_back()
 
 
-def _what_follows(left: int) -> str:
-    if left > 0:
-        return "Another takes its place."
-    return "Its batches are made by the training itself from now on, which is slower; see how much memory is free."
+def _tell_death(last_words: str, *, is_replaced: bool) -> None:
+    if is_replaced:
+        log.warning("a process that makes batches %s. Another takes its place.", last_words)
+    else:
+        log.warning(
+            "a process that makes batches %s. Its batches are made by the training itself from now on, which is "
+            "slower. See how much memory is free.",
+            last_words,
+        )
 
 
 class _Worker:
