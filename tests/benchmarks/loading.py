@@ -216,7 +216,7 @@ def main() -> None:
         "machine": f"{torch.cuda.get_device_name() if is_real else 'no GPU'}, {platform.machine()}, torch "
         f"{torch.__version__}",
         "cores": find_num_cores(),
-        "load_before": round(os.getloadavg()[0], 1),
+        "load_of_1_5_and_15_minutes": [round(load, 1) for load in os.getloadavg()],
         "step": "of the tiny network" if is_real else f"SIMULATED, a sleep of {SIMULATED_STEP_SECONDS:g} s",
         "seconds_a_setting": arguments.seconds,
         "results": results,
