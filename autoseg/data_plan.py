@@ -162,12 +162,20 @@ class DataPlan(PlanPart):
     @model_validator(mode="after")
     def _names_are_known(self) -> "DataPlan":
         organs = {organ.name for organ in self.organs}
+        names = Counter(dataset.name for dataset in self.datasets)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"two datasets share the name {twice[0]!r}")
         for region in self.regions:
+            if len(set(region.organs)) < len(region.organs):
+                raise ValueError(f"the region {region.name!r} unites an organ twice")
             for name in region.organs:
                 if name not in organs:
                     raise ValueError(f"the region {region.name!r} unites {name!r}, which is no organ of the plan")
         known = set(self.label_names)
         for dataset in self.datasets:
+            values = Counter([dataset.ignore_value, *(label.value for label in dataset.labels)])
+            if twice_used := [value for value, count in values.items() if value is not None and count > 1]:
+                raise ValueError(f"{dataset.name!r}: two labels share the value {twice_used[0]}")
             for label in dataset.labels:
                 if label.means is not None and label.means not in known:
                     raise ValueError(f"{dataset.name!r}: {label.name!r} means {label.means!r}, which the plan lacks")

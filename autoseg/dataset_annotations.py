@@ -5,6 +5,7 @@ Does not own: labels (`dataset_labels.py`), what training makes of it (`label_se
 
 {"annotated_labels": {"case_7": ["liver"]}} says that nobody looked for other organs in case_7: where its label map is
 0, it may be any of them. A list in place of the object speaks of all cases. Cases that are not named have all labels.
+A region stands for its parts.
 """
 
 import difflib
@@ -13,6 +14,8 @@ from typing import Any
 
 from autoseg.dataset_labels import LabelSet
 from autoseg.errors import Problem
+
+MOST_NAMES_TOLD = 20
 
 
 def parse_annotated(
@@ -29,10 +32,10 @@ def parse_annotated(
     Returns:
         Names of the annotated organs, for the cases in which not all were.
     """
-    if content is None:
+    if content is None or content == {}:
         return {}
-    if isinstance(content, list):
-        content = dict.fromkeys(case_ids, content)
+    if isinstance(content, list) and content:
+        content = dict.fromkeys(sorted(case_ids), content)
     if not isinstance(content, Mapping):
         message = f'annotated_labels is {content!r:.80}; expected {{"case": ["liver"]}}, or a list for all cases.'
         problems.append(Problem("", message))
@@ -43,7 +46,7 @@ def parse_annotated(
         problems.append(Problem("", message, is_error=False))
     organs_of = _organs_of(labels)
     found: dict[str, tuple[str, ...]] = {}
-    said: set[str] = set()
+    wrong: dict[str, list[str]] = {}
     for case_id, names in content.items():
         if case_id not in case_ids:
             continue
@@ -51,16 +54,35 @@ def parse_annotated(
             message = f'annotated_labels holds {names!r:.80}; expected a list of label names, such as ["liver"].'
             problems.append(Problem(case_id, message))
             continue
-        for name in dict.fromkeys(names):
-            if name.casefold() not in organs_of and name not in said:
-                said.add(name)
-                near = difflib.get_close_matches(name[:200], [organ.name for organ in labels.organs], n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                problems.append(Problem(case_id, f"annotated_labels holds {name!r:.80}, which is no label.{hint}"))
-        annotated = {organ for name in names for organ in organs_of.get(name.casefold(), ())}
+        keys = {name.strip().casefold(): name for name in names}
+        for key in keys.keys() - organs_of.keys():
+            wrong.setdefault(keys[key], []).append(case_id)
+        annotated = {organ for key in keys for organ in organs_of.get(key, ())}
         if len(annotated) < len(labels.organs):
             found[case_id] = tuple(organ.name for organ in labels.organs if organ.name in annotated)
+        if not keys:
+            message = "annotated_labels says that no label was annotated, so nothing is learnt from it."
+            problems.append(Problem(case_id, message, is_error=False))
+    _tell_wrong_names(
+        wrong, [organ.name for organ in labels.organs] + [region.name for region in labels.regions], problems
+    )
     return found
+
+
+def _tell_wrong_names(wrong: Mapping[str, Sequence[str]], known: Sequence[str], problems: list[Problem]) -> None:
+    """Refuse names that are no label: of the dataset as a whole, or the cases would pass for less than they are."""
+    for name in sorted(wrong)[:MOST_NAMES_TOLD]:
+        near = difflib.get_close_matches(name[:200], known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else "Name a label or a region of labels."
+        cases = f"{wrong[name][0]!r:.80}" + (f" and {len(wrong[name]) - 1} more cases" if len(wrong[name]) > 1 else "")
+        problems.append(Problem("", f"annotated_labels of {cases} holds {name!r:.80}, which is no label. {hint}"))
+    if len(wrong) > MOST_NAMES_TOLD:
+        problems.append(
+            Problem(
+                "",
+                f"annotated_labels holds {len(wrong) - MOST_NAMES_TOLD} more names that are no label. Mend them too.",
+            )
+        )
 
 
 def _organs_of(labels: LabelSet) -> dict[str, Sequence[str]]:

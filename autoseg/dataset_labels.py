@@ -2,14 +2,13 @@
 
 Owns: `Organ`, `LabelSet`; the forms in which `dataset.json` names labels and channels; labels found by looking.
 Does not own: which files belong to which case (`dataset_layouts.py`), the parts of regions (`dataset_regions.py`),
-descriptions of organs (`descriptions/`).
+descriptions of organs (`dataset_descriptions.py`, `descriptions/`).
 
 Two forms of labels are read: {"liver": 1} of nnU-Net, also with regions ({"liver": [1, 2], "tumour": 2}), and
 {"1": "liver"} of the Medical Segmentation Decathlon (MSD).
 Every problem is collected, none is raised.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from autoseg.dataset_descriptions import read_descriptions
 from autoseg.dataset_regions import Region, split_regions
 from autoseg.errors import Problem, ScanFileError
 from autoseg.image_io import read_labels
@@ -94,7 +94,13 @@ def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> Lab
     used = [*organs, *([Organ("ignore", ignore_value)] if ignore_value is not None else [])]
     _check_distinct(used, problems)
     _check_regions(regions, used, problems)
-    described = _describe(organs, descriptions, problems, regions=regions)
+    texts = read_descriptions(
+        descriptions,
+        organs={organ.name: organ.part_of for organ in organs},
+        regions=[region.name for region in regions],
+        problems=problems,
+    )
+    described = tuple(replace(organ, description=texts.get(organ.name)) for organ in organs)
     return LabelSet(organs=described, ignore_value=ignore_value, regions=regions)
 
 
@@ -230,39 +236,14 @@ def _check_distinct(organs: list[Organ], problems: list[Problem]) -> None:
 def _check_regions(regions: Iterable[Region], labels: Iterable[Organ], problems: list[Problem]) -> None:
     """Refuse a region that is called as a label is, and one that holds the ignored value."""
     names = {label.name.casefold() for label in labels}
+    reserved = {"background", "ignore"}
     ignored = {label.value for label in labels if label.name.casefold() == "ignore"}
     for region in regions:
-        if region.name.casefold() in names:
+        if region.name.casefold() in reserved:
+            message = f"{region.name!r} has several values; expected one. Give the others names of their own."
+            problems.append(Problem("", message))
+        elif region.name.casefold() in names:
             problems.append(Problem("", f"a region and a label are both called {region.name!r}; rename one."))
         if ignored & set(region.values):
             problems.append(Problem("", f"the region {region.name!r} holds the ignored value; take it out."))
         names.add(region.name.casefold())
-
-
-def _describe(
-    organs: list[Organ], descriptions: Any, problems: list[Problem], *, regions: Iterable[Region]
-) -> tuple[Organ, ...]:
-    """Give each organ the user's own text, or that for a region it is part of; case makes no difference."""
-    if descriptions is None:
-        return tuple(organs)
-    if not isinstance(descriptions, Mapping):
-        problems.append(Problem("", f'descriptions is {descriptions!r:.80}; expected {{"liver": "The liver is..."}}.'))
-        return tuple(organs)
-    names = [*(organ.name for organ in organs), *(region.name for region in regions)]
-    texts: dict[str, str] = {}
-    for name, text in descriptions.items():
-        if name.strip().casefold() not in {known.casefold() for known in names}:
-            near = difflib.get_close_matches(name[:MAX_NAME_LENGTH], names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            problems.append(Problem("", f"descriptions names {name!r:.80}, which is no label.{hint}", is_error=False))
-        elif not isinstance(text, str) or not text.strip():
-            problems.append(Problem("", f"the description of {name!r} is {text!r:.60}; expected a sentence or more."))
-        else:
-            texts[name.strip().casefold()] = text.strip()
-    return tuple(replace(organ, description=_own_text(organ, texts)) for organ in organs)
-
-
-def _own_text(organ: Organ, texts: Mapping[str, str]) -> str | None:
-    found = [texts[name.casefold()] for name in organ.part_of if name.casefold() in texts]
-    of_region = f"{organ.name}. {' '.join(found)}" if found else None
-    return texts.get(organ.name.casefold(), of_region)

@@ -103,6 +103,11 @@ class NetworkPlan(PlanPart):
     memory_update: Literal["similarity", "fifo"] = Field("similarity", description="how a full bank makes room")
 
     @property
+    def refiner_step_px(self) -> int:
+        """What the sides of windows must be multiples of: a pixel of the coarsest refinement stage."""
+        return self.refiner_stride * 2 ** max(0, len(self.refiner_channels) - 1)
+
+    @property
     def windows_px(self) -> tuple[tuple[int, int], ...]:
         """All windows, rows and columns, the smallest first and the one for everything last."""
         small = sorted(self.small_windows_px, key=lambda window: window[0] * window[1])
@@ -116,7 +121,7 @@ class NetworkPlan(PlanPart):
 
     @model_validator(mode="after")
     def _window_fits_the_refiner(self) -> "NetworkPlan":
-        step = self.refiner_stride * 2 ** max(0, len(self.refiner_channels) - 1)
+        step = self.refiner_step_px
         sides = [side for window in self.windows_px for side in window]
         if any(side % step or side < 2 * step for side in sides):
             raise ValueError(
@@ -313,6 +318,12 @@ class Plans(PlanPart):
                 raise ValueError(f"training.dataset_shares: no dataset of the plan is called {share.dataset!r}")
         if self.training.dataset_shares and not any(share.share for share in self.training.dataset_shares):
             raise ValueError("training.dataset_shares: at least one dataset needs a share above 0")
+        for place, names in (
+            ("dataset_shares", [share.dataset for share in self.training.dataset_shares]),
+            ("organ_weights", [weight.organ for weight in self.training.organ_weights]),
+        ):
+            if len(set(names)) < len(names):
+                raise ValueError(f"training.{place}: {max(names, key=names.count)!r} stands there twice")
         for weight in self.training.organ_weights:
             if weight.organ not in labels:
                 raise ValueError(f"training.organ_weights: no organ or region is called {weight.organ!r}")

@@ -23,7 +23,7 @@ GROUND = {
 }
 GROUND |= {"dicom_bytes", "dicom_series", "image_in_memory", "locks", "machine", "ranks", "stopping", "workers"}
 DATASET = {
-    *("dataset", "dataset_annotations", "dataset_labels", "dataset_layouts", "dataset_regions"),
+    *("dataset", "dataset_annotations", "dataset_descriptions", "dataset_labels", "dataset_layouts", "dataset_regions"),
     "scans_to_predict",
 }
 # what each part may import besides itself
@@ -51,7 +51,8 @@ ALLOWED: dict[str, set[str]] = {
         "voxel_values",
     },
     "dataset_regions": {"errors"},
-    "dataset_labels": GROUND | {"dataset_regions"},
+    "dataset_descriptions": {"errors"},
+    "dataset_labels": GROUND | {"dataset_descriptions", "dataset_regions"},
     "dataset_annotations": {"dataset_labels", "errors"},
     "dataset_layouts": GROUND,
     "dataset": GROUND | {"dataset_annotations", "dataset_labels", "dataset_layouts"},
@@ -65,13 +66,13 @@ ALLOWED: dict[str, set[str]] = {
     "preprocessing": GROUND | DATASET | {"label_sets", "plans"},
     "planning": GROUND | DATASET | {"descriptions", "hub", "hub_address", "plans", "preprocessing"},
     "network": {"errors", "files", "hub", "hub_address", "plans", "progress", "ranks"},
-    "evaluation": GROUND | DATASET,
+    "evaluation": GROUND | DATASET | {"descriptions"},
     "inference": GROUND | DATASET | {"descriptions", "network", "plans", "preprocessing"},
     "outputs": GROUND | DATASET | {"inference", "plans", "preprocessing"},
     "prediction": GROUND | DATASET | {"inference", "network", "outputs", "plans", "preprocessing"},
     "training": GROUND
     | DATASET
-    | {"evaluation", "hub", "inference", "label_sets", "network", "plans", "preprocessing"},
+    | {"descriptions", "evaluation", "hub", "inference", "label_sets", "network", "plans", "preprocessing"},
 }
 OPEN_TO_ALL = {"cli", "demo", "__init__"}
 DOORS: dict[str, tuple[str, ...]] = {

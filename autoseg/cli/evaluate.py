@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         "--names",
         type=Path,
         metavar="DATASET_JSON",
-        help="dataset.json that names the labels: exactly these are measured; "
+        help="dataset.json that names the labels and regions: exactly these are measured; "
         "default: all values that occur, with the names that the predictions carry",
     )
     return parser
@@ -77,8 +77,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     evaluation = evaluate(
         arguments.predictions,
         arguments.references,
-        names=labels.names if labels else None,
-        ignore_value=labels.ignore_value if labels else None,
+        names=labels,
         tolerance_mm=arguments.tolerance_mm,
     )
     print("\n".join(table_lines(evaluation)))

@@ -130,7 +130,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if any(not problem.case_id for problem in errors) or (errors and arguments.on_bad == "fail"):
         raise DatasetError(counts, problems=problems)
     mapping = [] if check.mapping is None else _show_mapping(check.mapping, run=arguments.output)
-    print("\n".join([counts, *mapping, *format_problems(problems)]))
+    print("\n".join([counts, *map(printable, mapping), *format_problems(problems)]))
     return EXIT_SOME_CASES_FAILED if errors else EXIT_DONE
 
 

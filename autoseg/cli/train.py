@@ -20,6 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fold", help="all: train on every case; 0, 1, ..: leave a fold out (default: all)")
     parser.add_argument("--epochs", type=int, metavar="N", help="length in epochs (default: the plan's)")
     parser.add_argument("--max-minutes", type=float, metavar="M", help="length in minutes of training instead")
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="start_from",
+        metavar="MODEL",
+        help="begin with what fits of a finished model: its .safetensors file, or its run folder",
+    )
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda (default: auto)")
     parser.add_argument(
         "--offline", action="store_true", help="ask no network: pretrained weights of the hub from its cache only"
@@ -45,6 +52,7 @@ def _train(arguments: argparse.Namespace) -> int:
         max_minutes=arguments.max_minutes,
         device=arguments.device,
         offline=arguments.offline,
+        start_from=arguments.start_from,
     )
     model = printable(str(result.folder / "model.safetensors"))
     print(f"{result.steps} steps in {result.seconds / 60:.1f} minutes; the model is {model}")

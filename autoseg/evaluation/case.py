@@ -12,7 +12,7 @@ counted:
 Does not own: files (`folders.py`), means over cases (`report.py`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,7 +73,7 @@ def evaluate_case(
     reference_zyx: np.ndarray,
     *,
     spacing_zyx_mm: Sequence[float],
-    organ_values: Iterable[int],
+    organ_values: Iterable[int] | Mapping[int, Sequence[int]],
     tolerance_mm: float = 1.0,
     surface: bool = True,
     ignore_value: int | None = None,
@@ -84,13 +84,14 @@ def evaluate_case(
         prediction_zyx: Integer label map.
         reference_zyx: Integer label map of the same shape.
         spacing_zyx_mm: Voxel size along each array axis.
-        organ_values: Label values to measure; other values count as background.
+        organ_values: Label values to measure, or for each key of the result the values that are measured as one; other
+            values count as background.
         tolerance_mm: Distance up to which a surface counts as right, for the NSD.
         surface: False leaves NSD and HD95 out, which is most of the time.
         ignore_value: Voxels with this reference value are taken out of the prediction too.
 
     Returns:
-        Metrics by label value, in the order of `organ_values`; see the module for empty masks.
+        Metrics by label value or key, in the order of `organ_values`; see the module for empty masks.
 
     Raises:
         GeometryError: The shapes differ.
@@ -102,15 +103,16 @@ def evaluate_case(
         )
     if ignore_value is not None:
         prediction_zyx = np.where(reference_zyx == ignore_value, 0, prediction_zyx)
-    values = tuple(organ_values)
+    items = organ_values if isinstance(organ_values, Mapping) else {value: (value,) for value in organ_values}
+    values = {value for own in items.values() for value in own}
     both_boxes = [organ_boxes(labels, organ_values=values) for labels in (prediction_zyx, reference_zyx)]
     metrics: dict[int, OrganMetrics] = {}
-    for value in values:
-        box = _join([boxes[value] for boxes in both_boxes if value in boxes])
+    for key, own in items.items():
+        box = _join([boxes[value] for boxes in both_boxes for value in own if value in boxes])
         crop = _grow(box, shape=reference_zyx.shape)
-        metrics[value] = _measure(
-            prediction_zyx[crop] == value,
-            reference_zyx[crop] == value,
+        metrics[key] = _measure(
+            _mask(prediction_zyx[crop], own),
+            _mask(reference_zyx[crop], own),
             spacing_zyx_mm=spacing_zyx_mm,
             tolerance_mm=tolerance_mm if surface else None,
         )
@@ -121,7 +123,7 @@ def missed_case(
     reference_zyx: np.ndarray,
     *,
     spacing_zyx_mm: Sequence[float],
-    organ_values: Iterable[int],
+    organ_values: Iterable[int] | Mapping[int, Sequence[int]],
     ignore_value: int | None = None,
 ) -> dict[int, OrganMetrics]:
     """Give the metrics of a case that has no prediction: a miss of every organ in its reference."""
@@ -139,6 +141,11 @@ def organ_boxes(labels_zyx: np.ndarray, *, organ_values: Iterable[int]) -> dict[
     asked = sorted(organ_values)
     boxes = find_objects(labels_zyx, max_label=asked[-1]) if asked else []
     return {value: boxes[value - 1] for value in asked if boxes[value - 1] is not None}
+
+
+def _mask(labels_zyx: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    mask: np.ndarray = labels_zyx == values[0] if len(values) == 1 else np.isin(labels_zyx, values)
+    return mask
 
 
 def _measure(

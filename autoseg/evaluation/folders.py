@@ -7,9 +7,9 @@ Files belong together by name without extension: `liver_07.nii.gz` and `liver_07
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +17,20 @@ import numpy as np
 
 from autoseg.errors import DatasetError, GeometryError, Problem, ScanFileError, UsageError, printable
 from autoseg.evaluation.case import evaluate_case, missed_case, organ_boxes
-from autoseg.evaluation.report import CaseResult, Evaluation, complete_names
+from autoseg.evaluation.label_names import DatasetLabels, PlanNames, read_plan_names
+from autoseg.evaluation.report import CaseResult, Evaluation, complete_names, merge_names
+from autoseg.evaluation.translation import to_reference_values
 from autoseg.geometry import grids_differ
 from autoseg.image_io import Scan, is_scan_name, read_label_names, read_labels, scan_stem
 from autoseg.progress import track
 from autoseg.workers import default_num_workers
 
 MAX_LABEL_VALUE = 65535
+FIRST_REGION = MAX_LABEL_VALUE + 1  # what stands for the value of the first region, then the next
+OTHER_VALUES = (
+    "The model was planned over several datasets, whose label maps have other values than its own. Where the reference "
+    "is one of theirs, give --names with its dataset.json."
+)
 MAX_WORKERS = 4  # each holds two label maps and the masks of an organ
 VALUES_SHOWN = 8
 SLICER_COPY = ".seg"
@@ -38,7 +45,8 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Settings:
-    names: Mapping[int, str] | None
+    labels: DatasetLabels | None
+    plan: PlanNames
     tolerance_mm: float
     ignore_value: int | None
 
@@ -54,7 +62,7 @@ def evaluate(
     predictions: Path,
     references: Path,
     *,
-    names: Mapping[int, str] | None = None,
+    names: Mapping[int, str] | DatasetLabels | None = None,
     tolerance_mm: float = 1.0,
     ignore_value: int | None = None,
     num_workers: int | None = None,
@@ -64,10 +72,11 @@ def evaluate(
     Args:
         predictions: Folder of label maps, or one file.
         references: Folder of label maps, or one file if `predictions` is one.
-        names: Name by label value: exactly these organs are measured. Without it, all values that occur are, under the
-            names that the predictions carry.
+        names: Name by label value, or what `read_dataset_labels` gave: exactly these organs and regions are measured.
+            Predictions that have them under other values or names are translated (`translation.py`). Without it, all
+            values that occur are measured, under the names that the predictions carry.
         tolerance_mm: Distance up to which a surface counts as right, for the NSD.
-        ignore_value: Voxels with this value in the reference count nowhere.
+        ignore_value: Voxels with this value in the reference count nowhere; none: that of `names`.
         num_workers: Cases measured at the same time; the number of cores, up to four, by default.
 
     Returns:
@@ -81,13 +90,18 @@ def evaluate(
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise UsageError(f"The tolerance is {tolerance_mm} mm; expected a length of 0 or more.")
     pairs, unmatched, problems = _pair_files(Path(predictions), Path(references))
-    settings = _Settings(names=names, tolerance_mm=tolerance_mm, ignore_value=ignore_value)
+    labels = DatasetLabels(dict(names)) if isinstance(names, Mapping) else names
+    if ignore_value is None and labels is not None:
+        ignore_value = labels.ignore_value
+    settings = _Settings(labels, read_plan_names(Path(predictions)), tolerance_mm, ignore_value)
     measured = list(_measure_all(pairs, settings=settings, num_workers=num_workers))
     cases = tuple(item.case for item in measured if item.case is not None)
-    problems += [problem for item in measured for problem in item.problems]
-    if names is None:
-        names, conflicts = _merge_names(item.names for item in measured)
-        problems += conflicts
+    problems += dict.fromkeys(problem for item in measured for problem in item.problems)
+    if labels is None:
+        known, conflicts = merge_names(item.names for item in measured)
+        problems += [*conflicts, *([Problem("", OTHER_VALUES, is_error=False)] if settings.plan.datasets else [])]
+    else:
+        known = {**labels.names, **dict(enumerate(labels.regions, start=FIRST_REGION))}
     if not any(case.has_prediction for case in cases):
         raise DatasetError(
             f"There is nothing to evaluate: no prediction in {_shown(predictions)} can be compared with a "
@@ -96,7 +110,7 @@ def evaluate(
         )
     return Evaluation(
         cases=cases,
-        names=complete_names(cases, names),
+        names=complete_names(cases, known),
         tolerance_mm=tolerance_mm,
         problems=tuple(problems),
         predictions_without_reference=tuple(unmatched),
@@ -157,13 +171,21 @@ def _measure_pair(pair: _Pair, *, settings: _Settings) -> _Measured:
     except (ScanFileError, GeometryError) as error:
         return _Measured(None, (Problem(pair.case_id, f"The reference is left out: {error}"),))
     prediction, fault = _read_prediction(pair, reference=reference)
+    names = {} if pair.prediction is None or prediction is None else read_label_names(pair.prediction)
+    told = None
+    if prediction is not None and settings.labels is not None:
+        array, told = to_reference_values(
+            prediction.array_zyx, reference.array_zyx, names=names, labels=settings.labels, plan=settings.plan
+        )
+        prediction = replace(prediction, array_zyx=array)
     maps = [reference] if prediction is None else [reference, prediction]
     values, odd_values = _choose_values([scan.array_zyx for scan in maps], settings=settings)
     problems = [] if fault is None else [Problem(pair.case_id, f"{fault} Counted as a miss.")]
     warnings = [warning for scan in maps for warning in scan.warnings] + ([odd_values] if odd_values else [])
     problems += [Problem(pair.case_id, warning, is_error=False) for warning in warnings]
+    problems += [] if told is None else [Problem("", told, is_error=False)]
     spacing_zyx_mm = reference.geometry.spacing_zyx_mm
-    if prediction is None or pair.prediction is None:
+    if prediction is None:
         metrics = missed_case(
             reference.array_zyx,
             spacing_zyx_mm=spacing_zyx_mm,
@@ -179,7 +201,7 @@ def _measure_pair(pair: _Pair, *, settings: _Settings) -> _Measured:
         tolerance_mm=settings.tolerance_mm,
         ignore_value=settings.ignore_value,
     )
-    return _Measured(CaseResult(pair.case_id, metrics), tuple(problems), read_label_names(pair.prediction))
+    return _Measured(CaseResult(pair.case_id, metrics), tuple(problems), names)
 
 
 def _read_prediction(pair: _Pair, *, reference: Scan) -> tuple[Scan | None, str | None]:
@@ -194,37 +216,25 @@ def _read_prediction(pair: _Pair, *, reference: Scan) -> tuple[Scan | None, str 
     return (prediction, None) if difference is None else (None, difference)
 
 
-def _choose_values(maps: Sequence[np.ndarray], *, settings: _Settings) -> tuple[list[int], str | None]:
-    """Return the label values to measure, and a warning about values that are none of them."""
+def _choose_values(maps: Sequence[np.ndarray], *, settings: _Settings) -> tuple[dict[int, tuple[int, ...]], str | None]:
+    """Return the label values to measure, those of regions together, and a warning about values that are none."""
     found: set[int] = set()
     for labels in maps:
         high, low = int(labels.max(initial=0)), int(labels.min(initial=0))
         found.update({high, low}, organ_boxes(labels, organ_values=range(1, min(high, MAX_LABEL_VALUE) + 1)))
     found -= {0, settings.ignore_value}
-    possible = range(1, MAX_LABEL_VALUE + 1) if settings.names is None else settings.names.keys()
+    declared = settings.labels
+    possible = range(1, MAX_LABEL_VALUE + 1) if declared is None else declared.all_names.keys()
     odd = sorted(value for value in found if value not in possible)
-    chosen = sorted(found.intersection(possible) if settings.names is None else settings.names)
+    measured = found.intersection(possible) if declared is None else declared.names
+    chosen: dict[int, tuple[int, ...]] = {value: (value,) for value in sorted(measured)}
+    chosen |= dict(enumerate(declared.regions.values() if declared is not None else (), start=FIRST_REGION))
     if not odd:
         return chosen, None
     shown = ", ".join(map(str, odd[:VALUES_SHOWN])) + (", ..." if len(odd) > VALUES_SHOWN else "")
-    expected = f"in 1 to {MAX_LABEL_VALUE}" if settings.names is None else "among the named labels"
+    expected = f"in 1 to {MAX_LABEL_VALUE}" if declared is None else "among the named labels"
     return chosen, f"The label maps hold {shown}, not {expected}; counted as background."
 
 
 def _shown(path: Path) -> str:
     return printable(str(path))
-
-
-def _merge_names(all_names: Iterable[Mapping[int, str]]) -> tuple[dict[int, str], list[Problem]]:
-    """Take each value's first name; a second one is a warning."""
-    merged: dict[int, str] = {}
-    conflicts: dict[int, str] = {}
-    for names in all_names:
-        for value, name in names.items():
-            if merged.setdefault(value, name) != name:
-                conflicts.setdefault(value, name)
-    problems = [
-        Problem("", f"The predictions call label {value} both {merged[value]!r} and {other!r}.", is_error=False)
-        for value, other in conflicts.items()
-    ]
-    return merged, problems

@@ -1,13 +1,16 @@
-"""Names of label values, from a dataset's `dataset.json`.
+"""Names of label values, from a dataset's `dataset.json` and from what a model writes beside its predictions.
 
-Owns: `read_dataset_labels`, for nnU-Net's `{"liver": 1}` and MSD's `{"1": "liver"}`.
+Owns: `read_dataset_labels`, for nnU-Net's `{"liver": 1}` and MSD's `{"1": "liver"}`; `read_plan_names`.
 Does not own: the dataset itself (`dataset.py`), names that a label map carries (`image_io.py`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from autoseg.dataset_regions import split_regions
 from autoseg.errors import UsageError
 from autoseg.files import read_json
 
@@ -23,10 +26,33 @@ class DatasetLabels:
     Attributes:
         names: Organ name by label value, without the background.
         ignore_value: Value of voxels that count nowhere, if the dataset has one.
+        regions: Named unions of values.
+        dataset: Name of its folder.
     """
 
     names: dict[int, str]
-    ignore_value: int | None
+    ignore_value: int | None = None
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dataset: str | None = None
+
+    @cached_property
+    def all_names(self) -> dict[int, str]:
+        """The names, and those of the parts of regions as planning calls them."""
+        parts, _ = split_regions(self.regions, named=self.names, problems=[])
+        return {**self.names, **{part.value: part.name for part in parts}}
+
+
+@dataclass(frozen=True)
+class PlanNames:
+    """What the plan of a model says of the names of its labels.
+
+    Attributes:
+        datasets: For each dataset what each of its labels means: an organ, a region, or None, the background.
+        regions: Name to the organs that it unites.
+    """
+
+    datasets: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    regions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def read_dataset_labels(path: Path) -> DatasetLabels:
@@ -42,21 +68,54 @@ def read_dataset_labels(path: Path) -> DatasetLabels:
             f'{path} has no "labels"; expected an entry such as "labels": {{"background": 0, "liver": 1}}.'
         )
     names: dict[int, str] = {}
+    regions: dict[str, tuple[int, ...]] = {}
     for key, entry in labels.items():
+        values = [_as_value(one) for one in entry] if isinstance(entry, list) else []
+        if len(set(values)) > 1 and all(values):
+            regions[key] = tuple(sorted({value for value in values if value}))
+            continue
         name, value = (entry, _as_value(key)) if isinstance(entry, str) else (key, _as_value(entry))
         if value is None:
             raise UsageError(
-                f"{path}: the label {key!r} is {entry!r}; expected one whole number from 0 to {LARGEST_VALUE}. "
-                "Regions of several values cannot be evaluated; name their parts."
+                f"{path}: the label {key!r} is {entry!r:.80}; expected a whole number from 0 to {LARGEST_VALUE}, or "
+                "for a region a list of numbers from 1."
             )
         if value in names:
             raise UsageError(f"{path}: the value {value} has two names, {names[value]!r} and {name!r}. Keep one.")
         names[value] = name
     ignore_value = next((value for value, name in names.items() if name.lower() == IGNORE_NAME), None)
     organs = {value: name for value, name in names.items() if value not in (BACKGROUND_VALUE, ignore_value)}
-    if not organs:
+    if not organs and not regions:
         raise UsageError(f"{path} names no organ beside the background. Add the organs to its labels.")
-    return DatasetLabels(names=organs, ignore_value=ignore_value)
+    return DatasetLabels(organs, ignore_value, regions, path.resolve().parent.name)
+
+
+def read_plan_names(predictions: Path) -> PlanNames:
+    """Read what a model wrote of its plan beside its predictions; nothing where there is no such file.
+
+    Args:
+        predictions: Their folder, or one of them.
+    """
+    folder = predictions if predictions.is_dir() else predictions.parent
+    try:
+        content = read_json(folder / "labels.json")
+    except UsageError:
+        return PlanNames()
+    datasets = content.get("datasets") if isinstance(content, dict) else None
+    regions = content.get("regions", {}) if isinstance(content, dict) else None
+    if not isinstance(datasets, dict) or not all(_is_meaning(labels) for labels in datasets.values()):
+        return PlanNames()
+    if not isinstance(regions, dict) or not all(_is_list_of_names(organs) for organs in regions.values()):
+        return PlanNames()
+    return PlanNames(datasets, regions)
+
+
+def _is_meaning(labels: Any) -> bool:
+    return isinstance(labels, dict) and all(means is None or isinstance(means, str) for means in labels.values())
+
+
+def _is_list_of_names(organs: Any) -> bool:
+    return isinstance(organs, list) and all(isinstance(organ, str) for organ in organs)
 
 
 def _as_value(entry: Any) -> int | None:

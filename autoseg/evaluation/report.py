@@ -8,7 +8,7 @@ The *overall* value of a metric is the mean over organs of the mean over cases, 
 mean over cases of the mean over a case's organs stands beside it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -219,3 +219,18 @@ def complete_names(cases: Sequence[CaseResult], names: Mapping[int, str]) -> dic
     """Give every organ of the cases a name."""
     values = {value for case in cases for value in case.organs}
     return {value: label_name(value, names) for value in sorted(values)}
+
+
+def merge_names(all_names: Iterable[Mapping[int, str]]) -> tuple[dict[int, str], list[Problem]]:
+    """Take each value's first name; a second one is a warning."""
+    merged: dict[int, str] = {}
+    conflicts: dict[int, str] = {}
+    for names in all_names:
+        for value, name in names.items():
+            if merged.setdefault(value, name) != name:
+                conflicts.setdefault(value, name)
+    problems = [
+        Problem("", f"The predictions call label {value} both {merged[value]!r} and {other!r}.", is_error=False)
+        for value, other in conflicts.items()
+    ]
+    return merged, problems

@@ -7,6 +7,7 @@ Does not own: what follows from it, normalisation (`preprocessing/`) and text (t
 import re
 from collections.abc import Sequence
 
+from autoseg.descriptions import find_modality
 from autoseg.errors import UsageError
 from autoseg.image_io import Scan
 from autoseg.plans import DataPlan
@@ -15,7 +16,7 @@ AIR_HU = -500.0  # a CT scan of a body holds air around it or in it; other scans
 
 
 def find_modality_number(plan: DataPlan, name: str | None) -> int | None:
-    """Return which of the plan's modalities a name is; None for no name.
+    """Return which of the plan's modalities a name is, such as "MR" of mri; None for no name.
 
     Raises:
         UsageError: The model knows no such modality.
@@ -27,6 +28,9 @@ def find_modality_number(plan: DataPlan, name: str | None) -> int | None:
     for number, known in enumerate(names):
         if known.casefold() == wanted:
             return number
+    kind = find_modality([name])
+    if kind != "unknown" and kind in names:
+        return names.index(kind)
     raise UsageError(f"--modality {name!r:.80}: the model knows {', '.join(names)}. Name one of them, or leave it out.")
 
 

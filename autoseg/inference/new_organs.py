@@ -72,7 +72,7 @@ def with_new_organs(predictor: Predictor, organs: Mapping[str, str], *, offline:
 
 def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
     """Describe each organ and give it a value that no other has."""
-    names = [organ.name for organ in plans.data.organs]
+    names = plans.data.label_names
     used = {organ.value for organ in plans.data.organs} | {plans.data.ignore_value}
     free = (value for value in range(max(value for value in used if value) + 1, LARGEST_VALUE + 1) if value not in used)
     modalities = [find_modality([channel.name for channel in kind.channels]) for kind in plans.data.modalities]

@@ -247,6 +247,8 @@ def load_predictor(
     model = Path(model)
     device = device if isinstance(device, torch.device) else choose_device(device)
     paths = find_model_files(model, fold=fold)
+    if len(paths) > 1:
+        log.info("averaging %d folds", len(paths))
     try:
         loaded = [load_models(path, device=device) for path in paths]
     except RuntimeError as error:
@@ -266,9 +268,8 @@ def load_predictor(
     labels = [organ for label in labels for organ in regions.get(label, (label,))]
     unknown = [label for label in labels if label not in names]
     if unknown:
-        raise UsageError(
-            f"--labels: the model does not know {', '.join(unknown)}. It knows: {', '.join(names)}; name of these."
-        )
+        known = ", ".join([*names, *regions])
+        raise UsageError(f"--labels: the model does not know {', '.join(unknown)}. It knows: {known}; name of these.")
     organs = tuple(k for k, name in enumerate(names) if not labels or name in labels)
     networks = tuple(network for part, _ in loaded for network in part)
     number = find_modality_number(plans.data, modality)
@@ -320,5 +321,4 @@ def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
     folds = sorted(path for path in model.glob(f"fold_*/{MODEL_FILE_NAME}") if path.is_file())
     if not folds:
         raise CheckpointError(f"{model}: there is no {MODEL_FILE_NAME} here. Train first, with autoseg_train {model}.")
-    log.info("averaging %d folds", len(folds))
     return folds

@@ -1,7 +1,7 @@
 """`model.safetensors`: weights, plans and text vectors, all that prediction needs in one file that can run no code.
 
 Owns: `save_model` and `load_model`, side by side, and `pack_models`, which makes one file of several folds' models;
-`load_models` reads either.
+`load_models` reads either, `read_model_tensors` without building a network.
 Does not own: how a network is built (`build.py`), the plan (`plans.py`).
 
 Every byte of such a file is vouched for: safetensors lets no byte lie outside of tensors and header, tensors and plan
@@ -86,6 +86,16 @@ def load_models(path: Path, *, device: torch.device | None = None) -> tuple[list
     """
     tensors, plans = _read_model_file(path)
     return [_make_network(part, plans, source=path, device=device) for part in _unpack(tensors)], plans
+
+
+def read_model_tensors(path: Path) -> tuple[list[dict[str, Tensor]], Plans]:
+    """Read a model file as it is, for a new network to begin from: the tensors of each fold in it, and their plan.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, of another program or version.
+    """
+    tensors, plans = _read_model_file(path)
+    return _unpack(tensors), plans
 
 
 def pack_models(paths: Sequence[Path], packed: Path) -> None:

@@ -5,20 +5,27 @@ Owns: `labels.json` (autoseg itself), `labels.ctbl` (3D Slicer's colour table), 
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from autoseg.colours import as_bytes, as_hex, organ_colour
 from autoseg.errors import printable
 from autoseg.files import write_json, write_text
 from autoseg.outputs.cells import cell
+from autoseg.plans import DataPlan
 
 
-def write_label_tables(folder: Path, names: Mapping[int, str]) -> None:
+def write_label_tables(folder: Path, names: Mapping[int, str], *, plan: DataPlan | None = None) -> None:
     """Write all three into a folder; an organ's colour goes by its place among the values.
+
+    Args:
+        folder: Where to.
+        names: Name by label value.
+        plan: Of the model, whose regions and datasets `labels.json` names too, so that an evaluation understands both.
 
     Raises:
         OSError: The folder cannot be written.
     """
-    write_json(folder / "labels.json", name_labels(names))
+    write_json(folder / "labels.json", {**name_labels(names), **({} if plan is None else name_plan(plan))})
     write_text(folder / "labels.ctbl", format_ctbl(names))
     write_text(folder / "labels.tsv", format_tsv(names))
 
@@ -29,6 +36,13 @@ def name_labels(names: Mapping[int, str]) -> dict[str, dict[str, int | str]]:
         "labels": {name: value for value, name in sorted(names.items())},
         "colours": {names[value]: as_hex(organ_colour(k)) for k, value in enumerate(sorted(names))},
     }
+
+
+def name_plan(plan: DataPlan) -> dict[str, Any]:
+    """Give `{"regions": {name: [organ, ..]}, "datasets": {name: {label: organ, region or null}}}`, what there is."""
+    regions = {region.name: list(region.organs) for region in plan.regions}
+    datasets = {dataset.name: {label.name: label.means for label in dataset.labels} for dataset in plan.datasets}
+    return {**({"regions": regions} if regions else {}), **({"datasets": datasets} if datasets else {})}
 
 
 def format_ctbl(names: Mapping[int, str]) -> str:

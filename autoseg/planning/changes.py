@@ -44,6 +44,10 @@ def plan_with_changes(
     window_px = (network.window_rows_px, network.window_columns_px)
     given = replace(given, backbone=network.backbone, window_px=window_px)
     following = make_plans(fingerprint, device=device, given=given)
+    step_px = change(_with_network(following, small_windows_px=()), sources=sources).network.refiner_step_px
+    if step_px != following.network.refiner_step_px:
+        given = replace(given, refiner_step_px=step_px)
+        following = make_plans(fingerprint, device=device, given=given)
     given = replace(given, network=change(following, sources=sources).network)
     final = change(make_plans(fingerprint, device=device, given=given), sources=sources)
     first = ("backbone", "window_rows_px", "window_columns_px")
@@ -53,7 +57,7 @@ def plan_with_changes(
 
 def _any_window(plans: Plans) -> Plans:
     """Return the plan with a refiner that every window fits: which one the user's window needs is not known yet."""
-    return _with_network(plans, refiner_channels=(), refiner_stride=1)
+    return _with_network(plans, refiner_channels=(), refiner_stride=1, small_windows_px=())
 
 
 def _with_network(plans: Plans, **changes: object) -> Plans:

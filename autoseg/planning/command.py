@@ -19,9 +19,10 @@ from autoseg.files import write_json
 from autoseg.planning.case_cache import CaseCache, cache_name
 from autoseg.planning.changes import plan_with_changes
 from autoseg.planning.check import DatasetCheck, check_names, shorten_paths
+from autoseg.planning.dataset_names import refuse_the_same
 from autoseg.planning.describing import add_descriptions
 from autoseg.planning.device import find_device
-from autoseg.planning.joining import check_datasets, refuse_the_same
+from autoseg.planning.joining import check_datasets
 from autoseg.planning.organ_texts import describe_organs
 from autoseg.planning.own_descriptions import read_own_descriptions, use_own_descriptions
 from autoseg.planning.pinning import pin_weights
@@ -107,7 +108,7 @@ def plan(
 
     Raises:
         DatasetError: Bad cases with `on_bad="fail"`, or nothing usable; carries all problems.
-        UsageError: A folder or the file of descriptions cannot be used.
+        UsageError: A folder, the file of descriptions or the mapping of labels cannot be used.
         PlanError: An overlay or a setting is wrong.
         CheckpointError: Pretrained weights that the plan names are not on the hub, or it cannot be reached.
         LockedError: Another run works on the same folder: one that plans, or trains with what is there.
@@ -165,14 +166,14 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
 
 
 def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
-    """Check a dataset and write the report of it, and nothing else but what the next run need not read again.
+    """Check a dataset, write the report of it, what the next run need not read again, and of several the mapping.
 
     Returns:
         The check, and all problems.
 
     Raises:
         DatasetError: Nothing is usable; the report is written all the same.
-        UsageError: The folder or the file of descriptions cannot be used.
+        UsageError: The folder, the file of descriptions or the mapping of labels cannot be used.
         LockedError: Another process plans into the same folder.
     """
     refuse_the_same(request.dataset_roots)

@@ -4,7 +4,7 @@ Owns: the checks of grids, label values and intensities; each returns `Problem`s
 Does not own: damage of files (`image_io.py`), the layout of a dataset (`dataset.py`), collecting (`fingerprint.py`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -95,6 +95,27 @@ def check_duplicates(cases: Iterable[CaseFacts]) -> list[Problem]:
         first = first_of.setdefault(case.voxel_digest, case.case_id)
         if first != case.case_id:
             text = f"holds the same voxels as {first}: a leak between folds; both go to one fold. Remove one."
+            problems.append(Problem(case.case_id, text, is_error=False))
+    return problems
+
+
+def check_annotations(cases: Iterable[CaseFacts], *, annotated: Mapping[str, Collection[str]]) -> list[Problem]:
+    """Note organs in a label map that `annotated_labels` says nobody annotated there.
+
+    Args:
+        cases: What was measured.
+        annotated: Names of the organs that were annotated, of the cases in which not all were.
+    """
+    problems = []
+    for case in cases:
+        known = annotated.get(case.case_id)
+        others = [organ.name for organ in case.organs if known is not None and organ.name not in known]
+        if others:
+            more = f" and {len(others) - MAX_VALUES_SHOWN} more" if len(others) > MAX_VALUES_SHOWN else ""
+            text = (
+                f"label holds {', '.join(others[:MAX_VALUES_SHOWN])}{more}, which annotated_labels says were not "
+                "annotated in it: these voxels count nowhere."
+            )
             problems.append(Problem(case.case_id, text, is_error=False))
     return problems
 

@@ -12,6 +12,7 @@ from autoseg.descriptions.ask import Server, ask_description
 from autoseg.errors import UsageError, printable
 from autoseg.files import read_json, write_json
 from autoseg.planning.fingerprint import Fingerprint
+from autoseg.planning.organ_texts import list_modalities
 from autoseg.progress import track
 
 log = logging.getLogger("autoseg")
@@ -32,7 +33,8 @@ def add_descriptions(fingerprint: Fingerprint, *, run_folder: Path, server: Serv
     """
     path = run_folder / FILE_NAME
     kept = _read(path)
-    modality = find_modality(fingerprint.channel_names)
+    modalities = {find_modality(names) for names in list_modalities(fingerprint).values()}
+    modality = modalities.pop() if len(modalities) == 1 else "unknown"
     unknown = [
         organ.name
         for organ in fingerprint.organs

@@ -14,7 +14,7 @@ from autoseg.dataset import Dataset, LabelSet
 from autoseg.errors import DatasetError, Problem
 from autoseg.planning.case_cache import CaseCache
 from autoseg.planning.case_facts import CaseFacts, Facts, IntensityFacts, measure_intensities
-from autoseg.planning.content_checks import check_duplicates, check_organs_present
+from autoseg.planning.content_checks import check_annotations, check_duplicates, check_organs_present
 from autoseg.planning.reading import scan_cases
 from autoseg.plans import Axis
 
@@ -99,7 +99,10 @@ class Fingerprint(Facts):
         return np.array([case.cropped_size_zyx for case in self.cases])
 
     def organ_widths_mm(self, axis: Axis) -> dict[str, float]:
-        """Return the median in-plane width of each organ, cutting along an axis; absent organs are left out."""
+        """Return the median in-plane width of each organ, cutting along an axis; absent organs are left out.
+
+        Where organs are in regions alone, of these.
+        """
         number = AXIS_NUMBER[axis]
         return self._medians(lambda case: ((organ.name, organ.width_zyx_mm[number]) for organ in case.organs))
 
@@ -135,7 +138,8 @@ class Fingerprint(Facts):
         for case in self.cases:
             for name, value in values_of(case):
                 values.setdefault(name, []).append(value)
-        return {organ.name: float(np.median(values[organ.name])) for organ in self.organs if organ.name in values}
+        names = [organ.name for organ in self.organs if organ.name in values]
+        return {name: float(np.median(values[name])) for name in names or values}
 
 
 def make_fingerprint(
@@ -162,6 +166,8 @@ def make_fingerprint(
         headline = f"none of {len(results)} cases of {dataset.name} can be used. Mend what is listed below."
         raise DatasetError(headline, problems=[*dataset.problems, *problems])
     problems += check_duplicates(cases)
+    annotated = {case.case_id: case.annotated for case in dataset.cases if case.annotated is not None}
+    problems += check_annotations(cases, annotated=annotated)
     problems += check_organs_present(cases, labels=dataset.labels)
     samples = [result.sample for result in results if result.sample is not None]
     fingerprint = Fingerprint(

@@ -1,52 +1,32 @@
 """Several datasets as one: their cases under names of their own, their labels with one meaning.
 
-Owns: `check_datasets`, `join_checks`, and the names of datasets and cases in a joint plan.
-Does not own: one dataset (`check.py`), what a label means (`label_mapping.py`), what is chosen for the whole
-(`planner.py`).
+Owns: `check_datasets`, `join_checks`.
+Does not own: one dataset (`check.py`), names of datasets and cases (`dataset_names.py`), what datasets lack only
+together (`joint_checks.py`), what a label means (`label_mapping.py`), what is chosen for the whole (`planner.py`).
 """
 
-import os
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from autoseg.dataset import Dataset
 from autoseg.dataset_labels import LabelSet, Organ
-from autoseg.dataset_layouts import MOST_ID_BYTES, CaseFiles
-from autoseg.errors import DatasetError, Problem, UsageError
+from autoseg.dataset_layouts import CaseFiles
+from autoseg.errors import DatasetError, Problem
 from autoseg.planning.case_cache import CaseCache
-from autoseg.planning.case_facts import CaseFacts
+from autoseg.planning.case_facts import CaseFacts, OrganFacts
 from autoseg.planning.check import DatasetCheck, check_dataset
-from autoseg.planning.content_checks import check_duplicates
+from autoseg.planning.dataset_names import name_case, name_datasets, name_problem, refuse_the_same
 from autoseg.planning.fingerprint import DatasetEntry, Fingerprint, LabelEntry, OrganEntry, RegionEntry
+from autoseg.planning.joint_checks import (
+    check_duplicates_across,
+    check_long_ids,
+    refuse_other_channels,
+    warn_of_other_channels,
+)
 from autoseg.planning.label_mapping import LabelMapping, unify_labels
-from autoseg.planning.mapping_file import find_mapping
-
-SEPARATOR = "__"  # between the name of a dataset and the id of a case
-MOST_NAME_LENGTH = 60
-
-
-def name_datasets(roots: Sequence[Path]) -> tuple[str, ...]:
-    """Give each dataset a short name of its own: that of its folder, numbered where two are alike."""
-    names: list[str] = []
-    for root in roots:
-        stem = root.resolve().name.lstrip(".")[:MOST_NAME_LENGTH] or "dataset"
-        name, number = stem, 1
-        while name.casefold() in (other.casefold() for other in names):
-            number += 1
-            name = f"{stem}_{number}"
-        names.append(name)
-    return tuple(names)
-
-
-def refuse_the_same(roots: Sequence[Path]) -> None:
-    """Refuse a folder that is given twice.
-
-    Raises:
-        UsageError: One is.
-    """
-    if len({root.resolve() for root in roots}) < len(roots):
-        raise UsageError("a dataset is given twice. Name each folder once.")
+from autoseg.planning.mapping_file import find_mapping, read_mapping
 
 
 def check_datasets(
@@ -72,13 +52,18 @@ def check_datasets(
     if len(roots) == 1:
         return check_dataset(roots[0], num_workers=num_workers, cache=open_cache(roots[0], None))
     refuse_the_same(roots)
+    if run_folder is not None:
+        read_mapping(run_folder)  # a damaged one shows itself before hours of reading
     checks: dict[str, DatasetCheck] = {}
+    failed: dict[str, DatasetError] = {}
     for name, root in zip(name_datasets(roots), roots, strict=True):
         try:
             checks[name] = check_dataset(root, num_workers=num_workers, cache=open_cache(root, name))
         except DatasetError as error:
-            problems = [_rename(problem, name) for problem in error.problems]
-            raise DatasetError(f"{name}: {error.headline}", problems=problems) from error
+            failed[name] = error
+    if failed:
+        raise _join_errors(failed, checks)
+    refuse_other_channels(checks)
     labels = {name: check.dataset.labels for name, check in checks.items()}
     mapping = unify_labels(labels) if run_folder is None else find_mapping(run_folder, labels)
     return join_checks(checks, mapping)
@@ -95,24 +80,17 @@ def join_checks(checks: Mapping[str, DatasetCheck], mapping: LabelMapping) -> Da
         One check whose cases are called <dataset>__<case>, and whose organs have the values 1, 2, ...
 
     Raises:
-        DatasetError: The datasets have different numbers of channels.
+        DatasetError: A dataset has no case whose name is short enough.
     """
-    _refuse_other_channels(checks)
-    layout = tuple(_rename(problem, name) for name, check in checks.items() for problem in check.layout)
-    contents = tuple(_rename(problem, name) for name, check in checks.items() for problem in check.contents)
-    long = tuple(
-        Problem(
-            case_id,
-            f"its name has {len(os.fsencode(case_id))} bytes together with its dataset's; expected at most "
-            f"{MOST_ID_BYTES}. Rename its files, or the dataset's folder.",
-        )
-        for name, check in checks.items()
-        for case_id in (_case_id(name, case.case_id) for case in check.dataset.cases)
-        if len(os.fsencode(case_id)) > MOST_ID_BYTES
-    )
+    layout = tuple(name_problem(problem, name) for name, check in checks.items() for problem in check.layout)
+    contents = tuple(name_problem(problem, name) for name, check in checks.items() for problem in check.contents)
+    long = check_long_ids(checks)
     bad = {problem.case_id for problem in long}
+    for name, check in checks.items():
+        if bad.issuperset(name_case(name, facts.case_id) for facts in check.fingerprint.cases):
+            raise DatasetError(f"no case of {name} can be used. Mend what is listed below.", problems=layout + long)
     fingerprint = _join_fingerprints(checks, mapping, bad=bad)
-    duplicates = _across(check_duplicates(fingerprint.cases))
+    duplicates = check_duplicates_across(fingerprint)
     cases = tuple(_rename_case(case, name) for name, check in checks.items() for case in check.dataset.cases)
     first = next(iter(checks.values())).dataset
     dataset = Dataset(
@@ -123,7 +101,8 @@ def join_checks(checks: Mapping[str, DatasetCheck], mapping: LabelMapping) -> Da
         cases=cases,
         problems=layout,
     )
-    return DatasetCheck(dataset, fingerprint, layout + long, contents + duplicates, mapping)
+    channels = warn_of_other_channels(checks)
+    return DatasetCheck(dataset, fingerprint, layout + channels + long, contents + duplicates, mapping)
 
 
 def _join_fingerprints(checks: Mapping[str, DatasetCheck], mapping: LabelMapping, *, bad: set[str]) -> Fingerprint:
@@ -172,13 +151,32 @@ def _join_organ(organ: str, value: int, *, checks: Mapping[str, DatasetCheck], m
 
 
 def _join_case(facts: CaseFacts, dataset: str, means: Mapping[str, str | None]) -> CaseFacts:
-    organs = (organ.model_copy(update={"name": means[organ.name]}) for organ in facts.organs if means[organ.name])
+    organs: dict[str, OrganFacts] = {}
+    for organ in facts.organs:
+        name = means[organ.name]
+        if name is not None:
+            found = organ.model_copy(update={"name": name})
+            organs[name] = _unite(organs[name], found) if name in organs else found
     return facts.model_copy(
         update={
-            "case_id": _case_id(dataset, facts.case_id),
-            "patient_id": _case_id(dataset, facts.patient_id),
-            "organs": tuple(organs),
+            "case_id": name_case(dataset, facts.case_id),
+            "patient_id": name_case(dataset, facts.patient_id),
+            "organs": tuple(organs.values()),
             "dataset": dataset,
+        }
+    )
+
+
+def _unite(one: OrganFacts, other: OrganFacts) -> OrganFacts:
+    """Put two labels of a case together that mean one organ; they may touch, so there are at most as many pieces."""
+    first, second, third = (math.hypot(*widths) for widths in zip(one.width_zyx_mm, other.width_zyx_mm, strict=True))
+    larger = one if one.num_voxels >= other.num_voxels else other
+    return larger.model_copy(
+        update={
+            "num_voxels": one.num_voxels + other.num_voxels,
+            "volume_ml": one.volume_ml + other.volume_ml,
+            "num_components": one.num_components + other.num_components,
+            "width_zyx_mm": (first, second, third),
         }
     )
 
@@ -186,37 +184,16 @@ def _join_case(facts: CaseFacts, dataset: str, means: Mapping[str, str | None]) 
 def _rename_case(case: CaseFiles, dataset: str) -> CaseFiles:
     return replace(
         case,
-        case_id=_case_id(dataset, case.case_id),
-        patient_id=_case_id(dataset, case.patient_id),
+        case_id=name_case(dataset, case.case_id),
+        patient_id=name_case(dataset, case.patient_id),
         dataset=dataset,
     )
 
 
-def _rename(problem: Problem, dataset: str) -> Problem:
-    if problem.case_id:
-        return replace(problem, case_id=_case_id(dataset, problem.case_id))
-    return replace(problem, message=f"{dataset}: {problem.message}")
-
-
-def _case_id(dataset: str, case_id: str) -> str:
-    return f"{dataset}{SEPARATOR}{case_id}"
-
-
-def _across(duplicates: Sequence[Problem]) -> tuple[Problem, ...]:
-    """Keep what is told of scans in two datasets; those within one are told of already."""
-    kept = []
-    for problem in duplicates:
-        own = problem.case_id.partition(SEPARATOR)[0] + SEPARATOR
-        if f"as {own}" not in problem.message:
-            kept.append(problem)
-    return tuple(kept)
-
-
-def _refuse_other_channels(checks: Mapping[str, DatasetCheck]) -> None:
-    counts = {name: check.fingerprint.channel_names for name, check in checks.items()}
-    if len({len(names) for names in counts.values()}) > 1:
-        told = "; ".join(f"{name}: {', '.join(names)}" for name, names in counts.items())
-        raise DatasetError(
-            f"the datasets have different numbers of channels ({told[:600]}), so no network takes all of them. Plan "
-            "those with the same number together, or leave channels out of the others."
-        )
+def _join_errors(failed: Mapping[str, DatasetError], checks: Mapping[str, DatasetCheck]) -> DatasetError:
+    """Tell all problems of all datasets, where some cannot be used at all."""
+    problems = [name_problem(problem, name) for name, error in failed.items() for problem in error.problems]
+    problems += [name_problem(problem, name) for name, check in checks.items() for problem in check.problems]
+    (name, first), *others = failed.items()
+    more = [Problem("", f"{other}: {error.headline}") for other, error in others]
+    return DatasetError(f"{name}: {first.headline}", problems=[*more, *problems])

@@ -1,8 +1,8 @@
 """One list of organs for several datasets: which label of which dataset means which organ or region.
 
 Owns: `LabelMapping`, and how it is found by name and synonym.
-Does not own: its file, which a user may edit (`mapping_file.py`), the joint fingerprint (`joining.py`), the organs'
-descriptions (`descriptions/`).
+Does not own: its file, which a user may edit (`mapping_file.py`), the joint fingerprint (`joining.py`), when two names
+are of one organ (`descriptions/relations.py`).
 
 Two labels are one organ where the built-in knowledge knows them as names of one structure, or where they read alike
 (case, order of words, plural and spelling make no difference). Names that each dataset gives another meaning, such as
@@ -10,24 +10,18 @@ Two labels are one organ where the built-in knowledge knows them as names of one
 
     "kidney" in A, "left kidney" and "right kidney" in B     kidney in A means the region {left kidney, right kidney}
     "liver" in A, "liver" and "liver tumour" in B            liver in A means the region {liver, liver tumour}
+    "lung" in A, "lung tumour" alone in B                    lung in A means the region {lung, lung tumour}
+
+In the last line no label means the organ lung alone; it is what is left of the region, and learnt as that.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from autoseg.dataset_labels import LabelSet, Organ
-from autoseg.descriptions.lookup import structure_name
-from autoseg.descriptions.names import name_tokens
+from autoseg.dataset_labels import MAX_NAME_LENGTH, LabelSet, Organ
+from autoseg.descriptions.relations import FinerNames, organ_key, organ_words
 
-SIDES = ("left", "right")
-# words that make a part of an organ of its name
-LESION_WORDS = frozenset({"tumor", "lesion", "cancer", "cyst", "metastasis", "nodule", "mass", "carcinoma"})
-# words that by themselves mean another thing in each dataset
-VAGUE_WORDS = LESION_WORDS | {
-    *("edema", "core", "enhancing", "whole", "necrosis", "necrotic", "label", "organ", "structure", "object", "roi"),
-    *("target", "region", "foreground", "infection", "vessel", "artery", "vein", "bone", "muscle", "other", "anterior"),
-    *("posterior", "left", "right", "upper", "lower", "body", "head", "tail", "wall", "lumen", "node", "part"),
-}
+Label = tuple[str, str]  # a dataset, and the name of a label in it
 
 
 @dataclass(frozen=True)
@@ -52,11 +46,6 @@ class LabelMapping:
     regions: tuple[MappedRegion, ...]
     labels: Mapping[str, Mapping[str, str | None]]
 
-    def organs_of(self, name: str) -> tuple[str, ...]:
-        """Return the organs that a name stands for: itself, or those of the region."""
-        found = [region.organs for region in self.regions if region.name == name]
-        return found[0] if found else (name,)
-
 
 def unify_labels(datasets: Mapping[str, LabelSet]) -> LabelMapping:
     """Find out which labels of several datasets mean the same.
@@ -64,140 +53,163 @@ def unify_labels(datasets: Mapping[str, LabelSet]) -> LabelMapping:
     Args:
         datasets: Labels by the name of the dataset, in the order that the organs shall have.
     """
-    organs, of_label = _unify_names(datasets)
-    declared = {dataset: _declared_regions(label_set, of_label[dataset]) for dataset, label_set in datasets.items()}
-    members = {
-        (dataset, label): _finer_organs(
-            organ, organs=organs, own=set(names.values()), regions=_foreign(declared, dataset)
-        )
-        for dataset, names in of_label.items()
-        for label, organ in names.items()
-    }
-    direct = {found[0] for found in members.values() if len(found) == 1}
-    kept = tuple(organ for organ in organs if organ in direct)
-    members = _expand(members, of_label=of_label, kept=kept)
-    regions = _Regions(taken=kept)
+    organs, organ_of = _unify_names(datasets)
+    members = _expand(_find_members(datasets, organs=organs, organ_of=organ_of), organ_of=organ_of)
+    used = {organ for found in members.values() for organ in found}
+    kept = tuple(organ for organ in organs if organ in used)
+    regions = _Regions(kept)
     labels: dict[str, dict[str, str | None]] = {dataset: {} for dataset in datasets}
     for (dataset, label), found in members.items():
-        labels[dataset][label] = found[0] if len(found) == 1 else regions.name(found, organ=of_label[dataset][label])
-    for dataset, of_dataset in declared.items():
-        for name, parts in of_dataset.items():
-            union = {organ for part in parts for organ in regions.organs_of(part)}
-            regions.add(name, tuple(organ for organ in kept if organ in union), dataset=dataset)
+        labels[dataset][label] = regions.name(found, organ=organ_of[dataset, label]) if len(found) > 1 else found[0]
+    for dataset, label_set in datasets.items():
+        name_of = {organ.value: organ.name for organ in label_set.organs}
+        for region in label_set.regions:
+            union = {organ for value in region.values for organ in members[dataset, name_of[value]]}
+            regions.add(region.name, tuple(organ for organ in kept if organ in union), dataset=dataset)
     return LabelMapping(kept, regions.found(), labels)
 
 
-def _expand(
-    members: Mapping[tuple[str, str], tuple[str, ...]],
-    *,
-    of_label: Mapping[str, Mapping[str, str]],
-    kept: Sequence[str],
-) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Replace members that no dataset labels by themselves by what they are made of there."""
-    made_of = {of_label[dataset][label]: found for (dataset, label), found in members.items() if len(found) > 1}
-    expanded = {}
-    for key, found in members.items():
-        single = {part for organ in found for part in ((organ,) if organ in kept else made_of.get(organ, ()))}
-        expanded[key] = tuple(organ for organ in kept if organ in single)
-    return expanded
-
-
-def _declared_regions(labels: LabelSet, of_label: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Return the organs of each region that a dataset itself names."""
-    of_value = {label.value: of_label[label.name] for label in labels.organs}
-    return {region.name: tuple(of_value[value] for value in region.values) for region in labels.regions}
-
-
-def _foreign(declared: Mapping[str, Mapping[str, tuple[str, ...]]], dataset: str) -> dict[str, tuple[str, ...]]:
-    """Return the regions that other datasets name."""
-    return {name: parts for other, named in declared.items() if other != dataset for name, parts in named.items()}
-
-
-def _unify_names(datasets: Mapping[str, LabelSet]) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:
+def _unify_names(datasets: Mapping[str, LabelSet]) -> tuple[tuple[str, ...], dict[Label, str]]:
     """Give every label an organ; the first dataset that has an organ names it."""
-    of_key: dict[object, str] = {}
-    taken: dict[str, str] = {}  # name in lower case to itself
-    found: dict[str, dict[str, str]] = {}
+    of_key: dict[tuple[str, ...], str] = {}
+    names = _Names()
+    organ_of: dict[Label, str] = {}
     for dataset, label_set in datasets.items():
-        found[dataset] = {}
-        used: set[object] = set()
+        used: set[tuple[str, ...]] = set()
         for label in label_set.organs:
-            key = _key(label, dataset)
+            own = ("own", dataset, label.name)
+            key = _key(label) or own
             if key in used:  # two labels of one dataset are never one organ
-                key = (dataset, label.name)
+                key = own
             used.add(key)
             if key not in of_key:
-                name = label.name if label.name.casefold() not in taken else f"{label.name[:120]} ({dataset})"
-                of_key[key] = name
-                taken[name.casefold()] = name
-            found[dataset][label.name] = of_key[key]
-    return tuple(of_key.values()), found
+                of_key[key] = names.take(label.name, otherwise=f"{label.name[:120]} ({dataset})")
+            organ_of[dataset, label.name] = of_key[key]
+    return tuple(of_key.values()), organ_of
 
 
-def _key(label: Organ, dataset: str) -> object:
-    """Return what labels of one organ share."""
-    known = structure_name(label.name)
-    if known is not None:
-        return known
-    tokens = name_tokens(label.name)
-    is_vague = not set(tokens) - VAGUE_WORDS or label.part_of or not label.name.isascii()
-    return (dataset, label.name) if is_vague else tokens
+def _key(label: Organ) -> tuple[str, ...] | None:
+    """Return what labels of one organ share; of a part that only regions name, the words that say in and out of which.
 
-
-def _finer_organs(
-    organ: str, *, organs: Sequence[str], own: Collection[str], regions: Mapping[str, tuple[str, ...]]
-) -> tuple[str, ...]:
-    """Return the organs that a label may be, where other datasets look closer; the organ alone where none does.
-
-    Args:
-        organ: What the label means by name.
-        organs: All.
-        own: Those of its dataset, which it tells from this one.
-        regions: That other datasets name, with their parts.
+    None: it is like no label of another dataset.
     """
-    tokens = _tokens(organ)
-    for name, parts in regions.items():
-        if _tokens(name) == tokens and not set(parts) & set(own):
-            return tuple(other for other in organs if other in parts)
-    foreign = [other for other in organs if other not in own]
-    halves = [other for other in foreign if _tokens(other) in [tokens | {side} for side in SIDES]]
-    whole = [organ] if len(halves) < len(SIDES) else halves
-    base = tokens - set(SIDES)
-    lesions = [other for other in foreign if base and base < _tokens(other) and _tokens(other) - base <= LESION_WORDS]
-    found = {*whole, *lesions}
-    return tuple(other for other in organs if other in found)
+    if not label.part_of:
+        return organ_key(label.name)
+    if any(organ_key(region) is None for region in label.part_of):
+        return None
+    return ("part", *sorted(organ_words(label.name)))
 
 
-def _tokens(name: str) -> frozenset[str]:
-    return frozenset(name_tokens(structure_name(name) or name))
+def _find_members(
+    datasets: Mapping[str, LabelSet], *, organs: Iterable[str], organ_of: Mapping[Label, str]
+) -> dict[Label, tuple[str, ...]]:
+    """Find for each label the organs that it may be: where other datasets look closer, several."""
+    finer = FinerNames(organs)
+    declared = {
+        dataset: _declared_regions(label_set, dataset, organ_of=organ_of) for dataset, label_set in datasets.items()
+    }
+    members = {}
+    for dataset in datasets:
+        own = {organ for (owner, _), organ in organ_of.items() if owner == dataset}
+        foreign = [region for other, regions in declared.items() if other != dataset for region in regions]
+        for (owner, label), organ in organ_of.items():
+            if owner != dataset:
+                continue
+            parts = _same_region(organ, regions=foreign, own=own)
+            halves = finer.halves_of(organ, without=own)
+            lesions = finer.lesions_of(organ, without=own)
+            members[dataset, label] = parts or tuple(dict.fromkeys([*(halves or [organ]), *lesions]))
+    return members
+
+
+def _declared_regions(
+    labels: LabelSet, dataset: str, *, organ_of: Mapping[Label, str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the regions that a dataset itself names, with the organs of its parts."""
+    of_value = {label.value: organ_of[dataset, label.name] for label in labels.organs}
+    return [(region.name, tuple(of_value[value] for value in region.values)) for region in labels.regions]
+
+
+def _same_region(organ: str, *, regions: Iterable[tuple[str, tuple[str, ...]]], own: set[str]) -> tuple[str, ...]:
+    """Return the parts of the region that another dataset calls as this one calls an organ; () where there is none."""
+    key = organ_key(organ)
+    found = (parts for name, parts in regions if key is not None and organ_key(name) == key and not own & set(parts))
+    return next(found, ())
+
+
+def _expand(members: Mapping[Label, tuple[str, ...]], *, organ_of: Mapping[Label, str]) -> dict[Label, tuple[str, ...]]:
+    """Replace organs that every dataset splits up, such as "kidney" beside left and right ones, by what they are."""
+    members = dict(members)
+    while True:
+        whole = {organ_of[label] for label, found in members.items() if organ_of[label] in found}
+        made_of = {organ_of[label]: found for label, found in members.items() if organ_of[label] not in whole}
+        expanded = {label: _reach(found, made_of=made_of) for label, found in members.items()}
+        lost = next((label for label, found in expanded.items() if not found), None)
+        if lost is None:
+            return expanded
+        members[lost] = (organ_of[lost],)  # regions of several datasets that are made of each other
+
+
+def _reach(organs: Iterable[str], *, made_of: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Follow organs to those that are made of nothing else, each once."""
+    found: dict[str, None] = {}
+    seen: set[str] = set()
+    waiting = list(organs)[::-1]
+    while waiting:
+        organ = waiting.pop()
+        if organ in seen:
+            continue
+        seen.add(organ)
+        if organ in made_of:
+            waiting += made_of[organ][::-1]
+        else:
+            found[organ] = None
+    return tuple(found)
+
+
+class _Names:
+    """Names that are taken; upper and lower case make no difference."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._taken = {name.casefold() for name in names}
+
+    def take(self, name: str, *, otherwise: str) -> str:
+        """Return the name, or where it is taken the other one, numbered if need be."""
+        name, number = name[:MAX_NAME_LENGTH].rstrip(), 1
+        while name.casefold() in self._taken:
+            ending = "" if number == 1 else f" {number}"
+            name = otherwise[: MAX_NAME_LENGTH - len(ending)].rstrip() + ending
+            number += 1
+        self._taken.add(name.casefold())
+        return name
 
 
 class _Regions:
     """Regions as they are found, each set of organs once and each name once."""
 
-    def __init__(self, *, taken: Iterable[str]) -> None:
-        self._taken = {name.casefold() for name in taken}
-        self._names: dict[tuple[str, ...], str] = {}
+    def __init__(self, organs: tuple[str, ...]) -> None:
+        self._places = {organ: place for place, organ in enumerate(organs)}
+        self._names = _Names(organs)
+        self._of_members: dict[tuple[str, ...], str] = {}
 
-    def name(self, members: tuple[str, ...], *, organ: str) -> str:
-        """Name the region that an organ's label means."""
-        if members not in self._names:
+    def name(self, organs: Iterable[str], *, organ: str) -> str:
+        """Name the region that a label of an organ means."""
+        members = self._sort(organs)
+        if members not in self._of_members:
             others = [member for member in members if member != organ]
             name = f"{organ} with {' and '.join(others)}" if organ in members else organ
-            self._keep(members, name if name.casefold() not in self._taken else f"{name} of {' and '.join(members)}")
-        return self._names[members]
+            self._of_members[members] = self._names.take(name, otherwise=f"{organ} of {' and '.join(members)}")
+        return self._of_members[members]
 
-    def add(self, name: str, members: tuple[str, ...], *, dataset: str) -> None:
+    def add(self, name: str, organs: Iterable[str], *, dataset: str) -> None:
         """Add a region that a dataset names; one of a single organ is that organ."""
-        if len(members) > 1 and members not in self._names:
-            self._keep(members, name if name.casefold() not in self._taken else f"{name} ({dataset})")
-
-    def organs_of(self, name: str) -> tuple[str, ...]:
-        return next((members for members, known in self._names.items() if known == name), (name,))
+        members = self._sort(organs)
+        if len(members) > 1 and members not in self._of_members:
+            self._of_members[members] = self._names.take(name, otherwise=f"{name[:120]} ({dataset})")
 
     def found(self) -> tuple[MappedRegion, ...]:
-        return tuple(MappedRegion(name, members) for members, name in self._names.items())
+        """Return all of them."""
+        return tuple(MappedRegion(name, members) for members, name in self._of_members.items())
 
-    def _keep(self, members: tuple[str, ...], name: str) -> None:
-        self._names[members] = name[:200]
-        self._taken.add(name.casefold())
+    def _sort(self, organs: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted(organs, key=self._places.__getitem__))

@@ -7,15 +7,18 @@ The file holds a JSON object of {name: text} or {name: [sentence, ...]}. One fil
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoseg.dataset_descriptions import part_text
 from autoseg.descriptions.names import name_tokens
+from autoseg.descriptions.relations import organ_key
 from autoseg.errors import Problem, UsageError, printable
 from autoseg.files import read_json
-from autoseg.planning.fingerprint import Fingerprint
+from autoseg.planning.fingerprint import Fingerprint, OrganEntry
 
 MAX_FAULTS_SHOWN = 5
 MAX_NAME_COMPARED = 200  # letters; likeness takes their square
@@ -65,6 +68,9 @@ def use_own_descriptions(
 ) -> tuple[Fingerprint, tuple[Problem, ...]]:
     """Give the texts to the organs that they are meant for; spelling counts no more than for built-in names.
 
+    An organ that a text names by a synonym, or as one of several datasets calls it, has that text; a part that only
+    regions name has theirs.
+
     Args:
         fingerprint: Of the dataset.
         own: What the user's file holds; None where there is no file.
@@ -75,15 +81,60 @@ def use_own_descriptions(
     """
     if own is None:
         return fingerprint, ()
-    texts = {_key(name): text for name, text in own.texts.items()}
+    finder = _Texts(own, fingerprint)
     organs = tuple(
-        organ.model_copy(update={"description": texts.get(_key(organ.name), organ.description)})
+        organ.model_copy(update={"description": finder.find(organ) or organ.description})
         for organ in fingerprint.organs
     )
-    keys = {_key(organ.name) for organ in organs}
-    unused = [name for name in own.texts if _key(name) not in keys]
-    without = {organ.name.casefold(): organ.name for organ in organs if _key(organ.name) not in texts}
-    return fingerprint.model_copy(update={"organs": organs}), _warnings(unused, without=without, source=own.source)
+    unused = [name for name in own.texts if name not in finder.used]
+    regions = {_key(region.name) for region in fingerprint.regions}
+    of_regions = tuple(
+        Problem("", f"{own.source} describes the region {name!r:.80}: describe its organs instead.", is_error=False)
+        for name in unused
+        if _key(name) in regions
+    )
+    unused = [name for name in unused if _key(name) not in regions]
+    without = {organ.name.casefold(): organ.name for organ in fingerprint.organs if organ.name not in finder.described}
+    warnings = of_regions + _warnings(unused, without=without, source=own.source)
+    return fingerprint.model_copy(update={"organs": organs}), warnings
+
+
+class _Texts:
+    """The texts of a file, found by an organ's name, by what datasets call it, by a synonym, or by its regions.
+
+    Attributes:
+        used: Names in the file of the texts that were found.
+        described: Names of the organs that they are of.
+    """
+
+    def __init__(self, own: OwnDescriptions, fingerprint: Fingerprint) -> None:
+        """Sort the texts by name, and by what a name means where it means one organ alone."""
+        self.used: set[str] = set()
+        self.described: set[str] = set()
+        self._texts = own.texts
+        self._name_of = {_key(name): name for name in own.texts}
+        meant = Counter(organ_key(organ.name) for organ in fingerprint.organs)
+        names = {organ_key(name): name for name in own.texts}
+        self._synonym_of = {key: name for key, name in names.items() if key is not None and meant[key] == 1}
+        self._aliases: dict[str, list[str]] = {}
+        for dataset in fingerprint.datasets:
+            for label in dataset.labels:
+                if label.means is not None:
+                    self._aliases.setdefault(label.means, []).append(label.name)
+
+    def find(self, organ: OrganEntry) -> str | None:
+        """Return the text of an organ; None where the file has none."""
+        keys = [_key(name) for name in (organ.name, *self._aliases.get(organ.name, ()))]
+        meaning = organ_key(organ.name)
+        name = next((self._name_of[key] for key in keys if key in self._name_of), None)
+        name = name or (None if meaning is None else self._synonym_of.get(meaning))
+        if name is not None:
+            self.used.add(name)
+            self.described.add(organ.name)
+            return self._texts[name]
+        regions = [self._name_of[_key(region)] for region in organ.part_of if _key(region) in self._name_of]
+        self.used.update(regions)
+        return part_text(organ.name, regions, {region.casefold(): self._texts[region] for region in regions})
 
 
 def _text(value: Any) -> str:

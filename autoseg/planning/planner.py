@@ -51,12 +51,14 @@ class Given:
         data: The whole part.
         backbone: Of the network.
         window_px: Rows and columns of it.
+        refiner_step_px: What the sides of its windows must be multiples of.
         network: The whole part.
     """
 
     data: DataPlan | None = None
     backbone: Backbone | None = None
     window_px: tuple[int, int] | None = None
+    refiner_step_px: int | None = None
     network: NetworkPlan | None = None
 
 
@@ -121,9 +123,8 @@ def _plan_network(
         "network.refiner_stride",
         rules_network.choose_refiner_stride(window, smallest_width_px=width_px, device=device),
     )
-    small_windows = choose_small_windows(
-        in_plane, window_px=window, step_px=refiner_stride * 2 ** max(0, len(refiner_channels) - 1)
-    )
+    step_px = given.refiner_step_px or refiner_stride * 2 ** max(0, len(refiner_channels) - 1)
+    small_windows = choose_small_windows(in_plane, window_px=window, step_px=step_px)
     return NetworkPlan(
         backbone=backbone,
         text=TextPlan(),

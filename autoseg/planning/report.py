@@ -67,8 +67,9 @@ def describe_dataset(
     ]
     failed = {entry["case_id"] for entry in entries if entry["is_error"]}
     noted = {entry["case_id"] for entry in entries}
-    names = sorted({*case_ids, *(name for name in noted if name)})
     channels = () if fingerprint is None else fingerprint.channel_names
+    names = sorted({*case_ids, *(name for name in noted if name)})
+    names_of = {} if fingerprint is None else {one.name: one.channel_names for one in fingerprint.datasets}
     cases = () if fingerprint is None else fingerprint.cases
     return {
         "version": REPORT_VERSION,
@@ -78,7 +79,10 @@ def describe_dataset(
         "organs": [] if fingerprint is None else [organ.name for organ in fingerprint.organs],
         "cases": {name: "error" if name in failed else "warning" if name in noted else "good" for name in names},
         "problems": entries,
-        "facts": {case.case_id: _describe_case(case, channel_names=channels) for case in cases},
+        "facts": {
+            case.case_id: _describe_case(case, channel_names=names_of.get(case.dataset or "", channels))
+            for case in cases
+        },
     }
 
 

@@ -77,7 +77,9 @@ def choose_small_windows(
         rows, columns = (max(2 * step_px, step * math.ceil(float(size) / step - 1e-6)) for size in most)
         if rows * columns <= MOST_SHARE_OF_WINDOW * area and rows <= window_px[0] and columns <= window_px[1]:
             wanted.add((rows, columns))
-    kept = [one for one in sorted(wanted) if not any(_serves(other, one) for other in wanted - {one})]
+    kept: list[tuple[int, int]] = []
+    for one in sorted(wanted, key=lambda window: (-window[0] * window[1], window)):
+        kept += [] if any(_serves(larger, one) for larger in kept) else [one]
     facts = {
         "window_px": list(window_px),
         "percentile_95_size_px": {
@@ -91,7 +93,7 @@ def choose_small_windows(
         "For datasets whose slices (95th percentile) fit into at most half of the window: a step with them costs what "
         "their own window costs, and they fill the square that the Hiera sees."
     )
-    return Choice(tuple(kept[:MAX_SMALL_WINDOWS]), rule, facts)
+    return Choice(tuple(sorted(kept[:MAX_SMALL_WINDOWS])), rule, facts)
 
 
 def _serves(larger: tuple[int, int], smaller: tuple[int, int]) -> bool:

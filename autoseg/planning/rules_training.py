@@ -26,7 +26,7 @@ ONE_PIECE_SHARE = 0.9
 SPECK_SHARE = 0.1
 # What a core takes to make a batch with its random changes, for each million pixels of slices and neighbours, and the
 # shortest step of a GPU (docs/benchmarks.md).
-CORE_MS_A_MEGAPIXEL = 40.0
+CORE_MS_A_MEGAPIXEL = 35.0
 CUDA_STEP_MS = 110.0
 UNKNOWN_CORES = 8  # of a machine that the plan is made for from afar
 # words whose presence on both sides tells two organs apart along a canonical axis

@@ -90,7 +90,8 @@ def predict_files(
     with join_ranks() as ranks, _own_folder(output, ranks):
         with _writing(output):
             if ranks.leads:
-                write_label_tables(output, predictor.names)  # first: a folder that cannot be written shows itself
+                # first: a folder that cannot be written shows itself
+                write_label_tables(output, predictor.names, plan=predictor.plans.data)
             journal = Journal(output, rank=ranks.rank)
         if ranks.leads:
             warn_if_disk_is_short(predictor, cases, output, also=also)

@@ -32,28 +32,44 @@ def measure_dice(meetings: np.ndarray, *, plan: DataPlan, annotated: Collection[
     """Return Dice by the name of each organ and region.
 
     One that is neither in the reference nor predicted has None, and one that was not annotated. A region is annotated
-    too where all its organs are.
+    too where all its organs are. Voxels that may or may not lie in an item, such as "kidney" in the left one, count
+    nowhere in its Dice.
 
     Args:
         meetings: (L, 1 + K) voxels.
         plan: Organs and regions.
         annotated: Indices of what was annotated in the case; None: all organs.
     """
-    tables = class_table(plan, annotated)
+    labels = class_table(plan, annotated)  # (L, 1 + K)
     regions = region_table(plan)
-    items = np.concatenate([np.eye(tables.shape[1], dtype=bool)[1:], regions])  # (K + G, 1 + K)
-    inside = ~(tables[:, None] & ~items).any(axis=2)  # (L, K + G): a voxel of this label lies in the item
-    organs = range(1, 1 + len(plan.organs)) if annotated is None else annotated
-    known = _list_known(regions, organs=organs)
+    items = np.concatenate([np.eye(labels.shape[1], dtype=bool)[1:], regions])  # (K + G, 1 + K)
+    is_in = ~(labels[:, None] & ~items).any(axis=2)  # (L, K + G): a voxel of the label lies in the item
+    may_be = (labels[:, None] & items).any(axis=2) & ~is_in
     dice: CaseDice = {}
     for number, name in enumerate(plan.label_names):
-        if number + 1 not in known:
+        if not _is_annotated(number + 1, items=items, annotated=annotated):
             dice[name] = None
             continue
-        rows, columns = inside[:, number], items[number]
-        total = meetings[rows].sum() + meetings[:, columns].sum()
+        rows, known, columns = is_in[:, number], ~may_be[:, number], items[number]
+        total = meetings[rows].sum() + meetings[known][:, columns].sum()
         dice[name] = float(2 * meetings[rows][:, columns].sum() / total) if total else None
     return dice
+
+
+def ambiguous_labels(plan: DataPlan, annotated: Collection[int] | None) -> np.ndarray:
+    """Return (L,) True for indices that say of some organ neither that a voxel is it nor that it is not."""
+    several: np.ndarray = class_table(plan, annotated).sum(axis=1) > 1
+    several[0] = False  # background is counted: what was annotated is not in it
+    return several
+
+
+def _is_annotated(number: int, *, items: np.ndarray, annotated: Collection[int] | None) -> bool:
+    """Say whether what was annotated inside an item, by its index, makes up all of it."""
+    if annotated is None:
+        return True
+    own = items[[index - 1 for index in annotated]]  # (A, 1 + K)
+    inside = own[~(own & ~items[number - 1]).any(axis=1)]
+    return bool((inside.any(axis=0) == items[number - 1]).all())
 
 
 def mean_dice(cases: Sequence[CaseDice]) -> CaseDice:
@@ -63,14 +79,3 @@ def mean_dice(cases: Sequence[CaseDice]) -> CaseDice:
         values = [value for case in cases if (value := case[name]) is not None]
         means[name] = float(np.mean(values)) if values else None
     return means
-
-
-def _list_known(regions: np.ndarray, *, organs: Collection[int]) -> set[int]:
-    """Return the indices of what was annotated, and of the regions whose organs all were."""
-    num_organs = regions.shape[1] - 1
-    whole = (
-        1 + num_organs + number
-        for number, row in enumerate(regions)
-        if set(np.flatnonzero(row).tolist()) <= set(organs)
-    )
-    return {*organs, *whole}

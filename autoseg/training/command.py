@@ -17,15 +17,18 @@ from autoseg.files import explain_write_error, find_disk_fault, remove_leftovers
 from autoseg.locks import hold_folder
 from autoseg.machine import find_free_bytes
 from autoseg.network.device import choose_device, is_out_of_memory
+from autoseg.network.model_file import STATE_FILE_NAME
 from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
 from autoseg.training.case_dice import CaseDice
+from autoseg.training.checkpoints import has_state
 from autoseg.training.final_validation import validate_finally
 from autoseg.training.fold_list import read_folds
 from autoseg.training.gradients import explain_full_memory
 from autoseg.training.metrics_log import read_metrics
-from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData
+from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData, take_turns
+from autoseg.training.starting_point import find_start, name_start
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import Length, train_fold
 from autoseg.training.waiting import advise, share_waiting
@@ -63,6 +66,7 @@ def train(
     max_minutes: float | None = None,
     device: str = "auto",
     offline: bool = False,
+    start_from: Path | str | None = None,
 ) -> TrainingResult:
     """Train one fold of a planned run; the same call continues a run that was stopped.
 
@@ -73,12 +77,15 @@ def train(
         max_minutes: Length in minutes of training; the learning rate's schedule ends when the time does.
         device: auto, cpu or cuda.
         offline: Ask no network; pretrained weights of the hub come from its cache on this machine.
+        start_from: A finished model, whose weights a new run begins with as far as they fit, in place of the plan's
+            `network.weights`. A run that has begun goes on from its own state.
 
     Raises:
-        UsageError: There is no plan, no such fold, or two lengths.
+        UsageError: There is no plan, no such fold, or two lengths; or the fold has begun from another model.
         OutputError: The fold's folder cannot be written, or the disk is full.
         LockedError: Another run trains this fold, or plans in the run folder.
-        CheckpointError: Pretrained weights cannot be had or have another SHA-256, or an earlier state cannot be used.
+        CheckpointError: Pretrained weights cannot be had or have another SHA-256, the model to begin from is damaged,
+            or an earlier state cannot be used.
         TrainingError: The loss stays not finite, or the device's memory is too small.
     """
     if epochs is not None and max_minutes is not None:
@@ -94,6 +101,8 @@ def train(
         plans = read_plans(run_folder / "plans.json")
         store = CaseStore(run_folder / "preprocessed", data_hash=plans.data.hash())
         data = choose_fold(run_folder, store, fold=fold)
+        has_begun = has_state(data.folder / STATE_FILE_NAME)
+        start = find_start(start_from, data.folder, plans=plans, fold=fold, has_begun=has_begun)
         try:
             data.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -109,9 +118,21 @@ def train(
             for folder in (data.folder, data.folder / "validation"):
                 remove_leftovers(folder)
             _refuse_damaged(data)
-            _announce(data, plans, length, device=str(torch_device))
+            _announce(
+                data,
+                plans,
+                length,
+                weights=name_start(start, data.folder if has_begun else None, plans),
+                device=str(torch_device),
+            )
             state = train_fold(
-                data, plans=plans, length=length, device=torch_device, cache_bytes=_cache_bytes(), offline=offline
+                data,
+                plans=plans,
+                length=length,
+                device=torch_device,
+                cache_bytes=_cache_bytes(),
+                offline=offline,
+                start=start,
             )
             dice = validate_finally(state, data, plans=plans)
             _announce_best(state, data)
@@ -148,7 +169,7 @@ def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
     numbered = {str(number): one for number, one in enumerate(folds)}
     if fold == "all":
         training = sorted({case for one in folds for case in (*one.train, *one.validation)})
-        monitored, seen = training[:NUM_MONITORED_WITHOUT_VALIDATION], True
+        monitored, seen = take_turns(training, store)[:NUM_MONITORED_WITHOUT_VALIDATION], True
     elif fold in numbered:
         training, monitored, seen = list(numbered[fold].train), list(numbered[fold].validation), False
     else:
@@ -194,9 +215,8 @@ def _announce_best(state: TrainState, data: FoldData) -> None:
         )
 
 
-def _announce(data: FoldData, plans: Plans, length: Length, *, device: str) -> None:
+def _announce(data: FoldData, plans: Plans, length: Length, *, weights: str, device: str) -> None:
     how_long = f"{length.seconds / 60:g} minutes" if length.seconds is not None else f"{length.steps} steps"
-    weights = plans.network.weights or "no pretrained weights, from scratch"
     log.info(
         "%s: %d cases, %d organs, %s backbone (%s), %s on %s",
         data.folder.name,

@@ -4,8 +4,10 @@ Owns: `FoldData`, when to look, at which cases, and `model_best.safetensors`.
 Does not own: how a volume is predicted (`validation.py`), the model that prediction uses, which is the last one.
 """
 
+import itertools
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,11 +96,23 @@ def _keep_best(state: TrainState, fold: FoldData, dice: CaseDice, *, plans: Plan
     return True
 
 
+def take_turns(case_ids: Sequence[str], store: CaseStore) -> list[str]:
+    """Order cases so that their datasets take turns; those of one dataset stay in their order."""
+    datasets: dict[str | None, list[str]] = {}
+    for case_id in case_ids:
+        datasets.setdefault(store.source(case_id).dataset, []).append(case_id)
+    rounds = itertools.zip_longest(*datasets.values())
+    return [case_id for one in rounds for case_id in one if case_id is not None]
+
+
 def choose_monitored(fold: FoldData) -> list[str]:
-    """Choose the cases to look at on the way: as many as keep a look cheap, or else the one with the fewest slices."""
+    """Choose the cases to look at on the way: as many as keep a look cheap, or else the one with the fewest slices.
+
+    Datasets take their turns, since what is best is told by these cases.
+    """
     num_slices = {case: fold.store.shape(case)[1] for case in fold.monitored}
     chosen: list[str] = []
-    for case in fold.monitored:
+    for case in take_turns(fold.monitored, fold.store):
         if sum(num_slices[other] for other in chosen) + num_slices[case] <= MAX_MONITORED_SLICES:
             chosen.append(case)
     return chosen or sorted(fold.monitored, key=num_slices.__getitem__)[:1]

@@ -25,6 +25,8 @@ from autoseg.network.sam2_weights import WeightsReport, load_sam2_weights
 from autoseg.plans import Plans
 from autoseg.training.optimiser import build_optimisers
 from autoseg.training.pieces import Room
+from autoseg.training.start_report import StartReport
+from autoseg.training.starting_point import StartingModel
 
 STATE_VERSION = 2  # 1: no rate factor, no best Dice, no seal
 
@@ -38,7 +40,7 @@ class TrainState:
         averaged: Their exponential moving average, which becomes the model.
         optimisers: AdamW, and Muon where the plan has it.
         scaler: Loss scaling for float16; inert elsewhere.
-        weights: What became of the checkpoint that the run began from, if it was read in this sitting.
+        weights: What became of the checkpoint or model that the run began from, if it was read in this sitting.
         step: Steps done.
         seconds: Time spent on them, over all sittings.
         bad_steps: Steps in a row, up to now, whose loss was not finite.
@@ -53,7 +55,7 @@ class TrainState:
     averaged: AutosegNetwork
     optimisers: tuple[torch.optim.Optimizer, ...]
     scaler: torch.amp.GradScaler
-    weights: WeightsReport | None = None
+    weights: WeightsReport | StartReport | None = None
     step: int = 0
     seconds: float = 0.0
     bad_steps: int = 0
@@ -90,8 +92,11 @@ def new_state(
     needs_scaler: bool,
     offline: bool = False,
     pretrained: Collection[str] | None = None,
+    start: StartingModel | None = None,
 ) -> TrainState:
     """Build a run's beginning, with weights drawn from the plan's seed and those of the checkpoint that it names.
+
+    A finished model takes the checkpoint's place.
 
     Args:
         plans: Of the run.
@@ -100,14 +105,18 @@ def new_state(
         offline: Take a checkpoint or text model of the hub from its cache only.
         pretrained: Of a run that goes on: the names of the weights that came from a checkpoint, which is not read
             again.
+        start: The finished model to begin from, if any.
 
     Raises:
         CheckpointError: The checkpoint or text model cannot be had, or does not fit the plan.
     """
     torch.manual_seed(plans.training.seed)
     network = build_network(plans, offline=offline)
-    report = None
-    if plans.network.weights is not None and pretrained is None:
+    report: WeightsReport | StartReport | None = None
+    if start is not None:
+        report = start.fill(network, plans)
+        pretrained = report.parameters
+    elif plans.network.weights is not None and pretrained is None:
         path = find_weights(plans.network.weights, sha256=plans.network.weights_sha256, offline=offline)
         report = load_sam2_weights(network, path)
         pretrained = report.parameters

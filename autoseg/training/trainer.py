@@ -26,6 +26,8 @@ from autoseg.training.monitoring import FoldData, Watch
 from autoseg.training.optimiser import learning_rate, set_learning_rate
 from autoseg.training.sampling import Batch, SliceSampler
 from autoseg.training.saving import draw, go_back, keep_at_a_stop, keep_on_the_way, keep_state
+from autoseg.training.start_report import WEIGHTS_FILE_NAME
+from autoseg.training.starting_point import StartingModel
 from autoseg.training.state import TrainState, new_state, read_pretrained
 from autoseg.training.step import train_step
 
@@ -50,7 +52,14 @@ class Length:
 
 
 def train_fold(
-    fold: FoldData, *, plans: Plans, length: Length, device: torch.device, cache_bytes: int, offline: bool = False
+    fold: FoldData,
+    *,
+    plans: Plans,
+    length: Length,
+    device: torch.device,
+    cache_bytes: int,
+    offline: bool = False,
+    start: StartingModel | None = None,
 ) -> TrainState:
     """Train a fold, or go on where an earlier run stopped, and write its model.
 
@@ -63,6 +72,7 @@ def train_fold(
         device: To train on.
         cache_bytes: That decompressed cases may take.
         offline: Take pretrained weights of the hub from its cache only.
+        start: The finished model that a new run begins from, if any; a run that goes on needs none.
 
     Raises:
         CheckpointError: Pretrained weights cannot be had, or the states of the earlier run cannot be used.
@@ -70,7 +80,7 @@ def train_fold(
         DatasetError: A preprocessed case is damaged.
         TrainingError: The loss stays not finite, or the device's memory holds not one slice.
     """
-    state = _begin(fold, plans=plans, device=device, offline=offline)
+    state = _begin(fold, plans=plans, device=device, offline=offline, start=start)
     sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
     if length.progress(state) < 1.0:
         try:
@@ -86,18 +96,29 @@ def train_fold(
     return state
 
 
-def _begin(fold: FoldData, *, plans: Plans, device: torch.device, offline: bool) -> TrainState:
+def _begin(
+    fold: FoldData, *, plans: Plans, device: torch.device, offline: bool, start: StartingModel | None
+) -> TrainState:
     """Make the state of a new run, and save it: so it is known that there is room, and there is a way back.
 
     Or take the one that an earlier sitting left.
     """
-    path, weights_path = fold.folder / STATE_FILE_NAME, fold.folder / "weights.json"
+    path, weights_path = fold.folder / STATE_FILE_NAME, fold.folder / WEIGHTS_FILE_NAME
     is_new = not has_state(path)
     needs_scaler = device.type == "cuda" and cuda_dtype() == torch.float16
     pretrained = None if is_new or not weights_path.exists() else read_pretrained(weights_path)
-    state = new_state(plans, device=device, needs_scaler=needs_scaler, offline=offline, pretrained=pretrained)
+    state = new_state(
+        plans,
+        device=device,
+        needs_scaler=needs_scaler,
+        offline=offline,
+        pretrained=pretrained,
+        start=start if is_new else None,
+    )
     if state.weights is not None:
         write_json(weights_path, asdict(state.weights))
+    elif is_new:
+        weights_path.unlink(missing_ok=True)  # of a beginning that was killed
     if is_new:
         keep_state(state, plans, fold.folder)
     else:

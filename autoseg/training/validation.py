@@ -23,7 +23,7 @@ from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training.case_arrays import Sliced
-from autoseg.training.case_dice import CaseDice, count_meetings, measure_dice, new_meetings
+from autoseg.training.case_dice import CaseDice, ambiguous_labels, count_meetings, measure_dice, new_meetings
 from autoseg.training.cleaning_choice import OrganPieces, list_pieces
 from autoseg.training.gradients import explain_full_memory
 
@@ -88,8 +88,12 @@ def _write_map(
     write_label_map(folder / f"{case_id}.nii.gz", labels, geometry=transform.original, names=names)
     voxel_ml = float(np.prod(plans.data.target_spacing_zyx_mm)) / MM3_PER_ML
     organs = [organ.name for organ in plans.data.organs]
-    pieces = list_pieces(winners, np.asarray(reference[:]), names=organs, voxel_ml=voxel_ml)
     annotated = store.source(case_id).annotated
+    known = np.asarray(reference[:])
+    if annotated is not None:
+        ambiguous = np.flatnonzero(ambiguous_labels(plans.data, annotated))
+        known = np.where(np.isin(known, ambiguous), np.iinfo(known.dtype).max, known)
+    pieces = list_pieces(winners, known, names=organs, voxel_ml=voxel_ml)
     dice = measure_dice(meetings, plan=plans.data, annotated=annotated)
     if annotated is not None:  # what is found of the others may be right
         pieces = {name: pieces[name] for k, name in enumerate(organs, start=1) if k in annotated}

@@ -5,7 +5,8 @@
 RUN is planned from training cases; some of them are left out of training here, and measured on. Each training has one
 core to itself, and as many run side by side as there are cores. `OUTPUT.jsonl` gets a line as each ends, and runs that
 it holds already are not repeated; `OUTPUT.md` is the table: mean Dice over the seeds, and the difference to the full
-network, seed by seed, with its 95 % interval (Student's t).
+network, seed by seed, with its 95 % interval (Student's t). `--only` takes some of the networks; others that the output
+holds stay in the table.
 """
 
 import argparse
@@ -32,6 +33,26 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no semantic-aware decoder": ("memory", "no_semantic_decoder"),
     "no alignment loss": ("memory", "no_alignment"),
     "no refiner": ("memory", "no_refiner"),
+    "no interaction of text and image": ("memory", "no_interaction"),
+    "the interaction with CLIP's tokens": ("memory", "clip_tokens"),
+    "one prompt token": ("memory", "one_prompt_token"),
+    "no loss of the semantic-aware decoder's own": ("memory", "no_semantic_loss"),
+    "no loss of SAM's masks": ("memory", "no_mask_loss"),
+    "no deep supervision": ("memory", "no_deep_supervision"),
+    "no loss of quality": ("memory", "no_quality_loss"),
+    "no loss of presence": ("memory", "no_presence_loss"),
+    "memory, the most similar slice next": ("similar_next_memory",),
+    "memory without gradients": ("no_memory_gradients",),
+    "refiner on blocks of pixels": ("memory", "refiner_on_blocks"),
+    "one neighbour": ("memory", "one_neighbour"),
+    "four neighbours": ("memory", "more_neighbours"),
+    "AdamW for the refiner": ("memory", "adamw"),
+    "no averaging of weights": ("memory", "no_averaging"),
+    "no draw by organ": ("memory", "no_organ_draw"),
+    "no augmentation": ("memory", "no_augmentation"),
+    "no mirroring": ("memory", "no_mirroring"),
+    "no mirroring in prediction": ("memory", "no_mirrored_prediction"),
+    "specks stay": ("memory", "no_cleaning"),
 }
 Job = tuple[str, int]  # variant and seed
 
@@ -91,10 +112,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=240)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("-o", "--output", type=Path, required=True, help="without an ending")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NETWORK")
     arguments = parser.parse_args()
     output = arguments.output.with_suffix(".jsonl")
     done = read_results(output)
-    jobs = [(name, seed) for seed in arguments.seeds for name in VARIANTS if (name, seed) not in done]
+    jobs = [(name, seed) for seed in arguments.seeds for name in arguments.only if (name, seed) not in done]
     cores: queue.Queue[int] = queue.Queue()
     for core in os.sched_getaffinity(0):
         cores.put(core)

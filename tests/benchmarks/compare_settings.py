@@ -27,6 +27,7 @@ from autoseg.plans import Plans, apply_overlay, apply_settings, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training import trainer
 from autoseg.training.monitoring import FoldData
+from autoseg.training.starting_point import StartingModel
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import Length, train_fold
 from autoseg.training.validation import clean_validation_map, write_validation_map
@@ -41,12 +42,20 @@ def split(cases: list[str], *, left_out: int, seed: int) -> tuple[list[str], lis
     return sorted(order[left_out:].tolist()), sorted(order[:left_out].tolist())
 
 
-def train_for(seconds: float, plans: Plans, store: CaseStore, cases: list[str], *, folder: Path) -> TrainState:
+def train_for(
+    seconds: float,
+    plans: Plans,
+    store: CaseStore,
+    cases: list[str],
+    *,
+    folder: Path,
+    start: StartingModel | None = None,
+) -> TrainState:
     """Train on some cases, as `autoseg_train` does, for some seconds of computing."""
     fold = FoldData(folder=folder, store=store, training=tuple(cases), monitored=(), seen_in_training=True)
     length = Length(steps=ALL_STEPS, seconds=seconds)
     with mock.patch.object(trainer, "time", SimpleNamespace(monotonic=time.process_time)):
-        return train_fold(fold, plans=plans, length=length, device=CPU, cache_bytes=4 * 1024**3)
+        return train_fold(fold, plans=plans, length=length, device=CPU, cache_bytes=4 * 1024**3, start=start)
 
 
 def main() -> None:

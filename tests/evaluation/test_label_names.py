@@ -28,10 +28,20 @@ def test_read_dataset_labels_ignore_is_no_organ(tmp_path):
     assert (found.names, found.ignore_value) == ({1: "liver"}, 7)
 
 
+def test_read_dataset_labels_regions_are_unions_and_their_parts_have_the_names_of_planning(tmp_path):
+    labels = {"background": 0, "whole": [3, 1, 2], "core": ["3", 2], "x": [3], "ignore": 9}
+    found = read_dataset_labels(write(tmp_path, {"labels": labels}))
+    assert (found.names, found.ignore_value, found.dataset) == ({3: "x"}, 9, tmp_path.name)
+    assert found.regions == {"whole": (1, 2, 3), "core": (2, 3)}
+    assert found.all_names == {1: "whole without core", 2: "core without x", 3: "x"}
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"whole": [1, 2]}, "whole.*Regions"),
+        ({"whole": [1, "x"]}, "the label 'whole' is .*; expected a whole number .* or for a region a list"),
+        ({"whole": [0, 1]}, "the label 'whole' is"),
+        ({"whole": []}, "the label 'whole' is"),
         ({"liver": -1}, "liver.*-1"),
         ({"liver": 1.5}, "1.5"),
         ({"liver": True}, "True"),

@@ -121,3 +121,61 @@ def test_a_model_without_a_tower_says_so(plans, tmp_path):
     predictor = load_predictor(tmp_path / "model.safetensors", device="cpu")
     with pytest.raises(CheckpointError, match="kept no text tower"):
         with_new_organs(predictor, {"liver": ""})
+
+
+@pytest.fixture
+def two_kinds(plans, tmp_path):
+    """Give a model of MRI and CT whose organs are told in other words on CT; "pair" is organs 0 and 1."""
+    content = plans.model_dump(mode="json")
+    data = content["data"]
+    data["modality"] = "mri"
+    data["more_modalities"] = [{"name": "ct", "channels": [{**data["channels"][0], "name": "CT"}]}]
+    for organ in data["organs"]:
+        organ["more_sentences"] = [[f"On CT {organ['sentences'][0].lower()}"]]
+    data["regions"] = [{"name": "pair", "organs": ["organ 0", "organ 1"]}]
+    plans = type(plans).model_validate(content)
+    torch.manual_seed(0)
+    save_model(build_network(plans).eval(), plans, tmp_path / "two.safetensors")
+    return tmp_path / "two.safetensors"
+
+
+def test_a_new_organ_is_told_in_each_modality_and_the_rows_of_the_others_move_along(two_kinds, rng):
+    """Rows were MRI 0..3, CT 4..7; with the liver they are MRI 0..4, CT 5..9."""
+    known = load_predictor(two_kinds, device="cpu")
+    more = with_new_organs(known, {"liver": ""})
+    assert [more.plans.data.text_row(organ, 1) for organ in (0, 4)] == [5, 9]
+    before, after = known.networks[0].text, more.networks[0].text
+    torch.testing.assert_close(after.vectors[:4], before.vectors[:4])
+    torch.testing.assert_close(after.vectors[5:9], before.vectors[4:])
+    liver = more.plans.data.organs[4]
+    assert len(liver.more_sentences) == 1 and liver.sentences != liver.more_sentences[0]
+    scan = scan_of(rng)
+    for modality in ("mri", "ct"):
+        chosen = load_predictor(two_kinds, device="cpu", modality=modality, labels=["organ 2"])
+        asked = with_new_organs(chosen, {"liver": ""})
+        assert asked.modality == chosen.modality == ["mri", "ct"].index(modality)
+        assert set(np.unique(asked.predict_scans([scan]).labels_zyx)) <= {0, *asked.names}
+
+
+def test_a_region_is_no_new_organ(two_kinds):
+    with pytest.raises(UsageError, match=r"--organ pair: the model was trained on it\. Ask for it with --labels"):
+        with_new_organs(load_predictor(two_kinds, device="cpu"), {"pair": "Two of them."})
+
+
+def test_labels_of_a_region_are_its_organs(two_kinds):
+    assert load_predictor(two_kinds, device="cpu", labels=["pair", "organ 1"]).organs == (0, 1)
+    with pytest.raises(UsageError, match=r"the model does not know pear\. It knows: organ 0, .*organ 3, pair; name of"):
+        load_predictor(two_kinds, device="cpu", labels=["pear"])
+
+
+def test_a_modality_changes_the_text_and_nothing_else(two_kinds, rng, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "autoseg.inference.predictor.predict_slices", lambda *a, organs, **k: asked.append(organs) or 1 / 0
+    )
+    scan = scan_of(rng)
+    low = Scan(scan.array_zyx - 1000, scan.geometry)
+    for modality, given in ((None, scan), (None, low), ("mri", low), ("ct", scan)):
+        with pytest.raises(ZeroDivisionError):
+            load_predictor(two_kinds, device="cpu", modality=modality, labels=["organ 3"]).predict_scans([given])
+    assert asked == [[3], [7], [3], [7]]

@@ -8,7 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from autoseg.dataset import CaseFiles, Dataset
+from autoseg.dataset_labels import parse_labels
 from autoseg.planning.case_facts import CaseFacts, ChannelFacts, IntensityFacts, OrganFacts
+from autoseg.planning.check import DatasetCheck
 from autoseg.planning.fingerprint import Fingerprint, OrganEntry
 
 
@@ -117,5 +120,46 @@ def make_fingerprint_of() -> Callable[..., Fingerprint]:
             foreground=(intensities(),),
             cases=tuple(cases),
         )
+
+    return make
+
+
+@pytest.fixture
+def make_check(make_fingerprint_of: Callable[..., Fingerprint]) -> Callable[..., DatasetCheck]:
+    """Make what reading a dataset gives: cases alike that hold all labels, of the values 1, 2, .. or as they say."""
+
+    def make(
+        labels: tuple[str, ...] | Mapping[str, object],
+        *,
+        channels: tuple[str, ...] = ("MRI",),
+        descriptions: Mapping[str, str] | None = None,
+        digest: str = "",
+        **facts: object,
+    ) -> DatasetCheck:
+        values = labels if isinstance(labels, Mapping) else {name: k for k, name in enumerate(labels, 1)}
+        label_set = parse_labels(values, descriptions, [])
+        fingerprint = make_fingerprint_of(organs=tuple(organ.name for organ in label_set.organs), **facts)
+        cases = tuple(
+            case.model_copy(
+                update={"voxel_digest": digest and f"{digest} {number}", "channels": case.channels * len(channels)}
+            )
+            for number, case in enumerate(fingerprint.cases)
+        )
+        entries = (
+            OrganEntry(name=o.name, value=o.value, description=o.description, part_of=o.part_of)
+            for o in label_set.organs
+        )
+        fingerprint = fingerprint.model_copy(
+            update={
+                "channel_names": channels,
+                "foreground": fingerprint.foreground * len(channels),
+                "organs": tuple(entries),
+                "ignore_value": label_set.ignore_value,
+                "cases": cases,
+            }
+        )
+        files = tuple(CaseFiles(case.case_id, (Path("x.nii.gz"),), Path("y.nii.gz"), case.patient_id) for case in cases)
+        dataset = Dataset("by hand", Path("data"), channels, label_set, files, ())
+        return DatasetCheck(dataset, fingerprint, (), ())
 
     return make

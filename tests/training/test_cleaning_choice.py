@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from autoseg.plans import OrganCleaning
-from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, list_pieces
+from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, dice_after, list_pieces
 
 
 def test_pieces_are_listed_with_what_they_hit():
@@ -70,3 +70,13 @@ def test_too_few_cases_leave_the_plans_rule_and_more_may_drop_it():
     absent = {"vessels": OrganPieces(0.1, 0, (), ())}
     assert choose_cleaning([branched] * 2 + [absent] * 9, names=["vessels"], planned=planned)[0] == planned
     assert choose_cleaning([branched] * 3, names=["vessels"], planned=planned)[0] == ()
+
+
+def test_cases_in_which_an_organ_was_not_annotated_do_not_choose_its_rule():
+    """Their pieces lack it; with them as cases without the organ, what is found in them would count as a fault."""
+    speckled = OrganPieces(0.1, 100, (90, 4), (88, 0))
+    with_it, without = {"liver": speckled, "spleen": speckled}, {"spleen": speckled}
+    chosen, reason = choose_cleaning([with_it] * 2 + [without] * 5, names=["liver", "spleen"], planned=())
+    assert [rule.organ for rule in chosen] == ["spleen"]
+    assert reason.facts["organs"]["liver"] == {"cases": 2, "kept": "too few cases"}
+    assert dice_after(without, chosen) == {"spleen": pytest.approx(2 * 88 / 190)}

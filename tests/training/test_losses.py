@@ -278,6 +278,16 @@ def test_compute_losses_cross_entropy_of_a_set_is_that_of_the_summed_probability
     assert terms["cross_entropy"].item() == pytest.approx(-(probs[:, 0] + probs[:, 1]).log().mean().item(), rel=1e-5)
 
 
+def test_compute_losses_where_nothing_was_annotated_nothing_is_learnt_and_all_stays_finite():
+    sets = label_sets(torch.ones(2, 3, 3, dtype=torch.bool))
+    output = make_output()
+    terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), sets=sets)
+    terms["total"].backward()
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(dict.fromkeys(terms, 0), abs=1e-6)
+    for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "quality", "presence_logits"):
+        assert getattr(output, name).grad.abs().max().item() < 1e-7, name
+
+
 def region_of_both():
     """Label 3 is "organ 1 or 2", which nobody told apart in slice 0; in slice 1 somebody did."""
     classes = torch.cat([every_label_one_class(), torch.tensor([[[False, True, True]]] * 2)], dim=1)

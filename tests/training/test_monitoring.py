@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from autoseg.errors import OutputError
 from autoseg.network.model_file import load_model
 from autoseg.training import monitoring, validation
-from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData, Watch
+from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData, Watch, choose_monitored, take_turns
 from autoseg.training.state import new_state
 
 CPU = torch.device("cpu")
@@ -91,3 +93,22 @@ def test_looking_is_due_at_each_tenth_unless_it_took_too_much_time(watched):
     watch._seconds = 4.1
     assert not watch.is_due(state, progress=0.4)
     assert Watch(progress=0.95).is_due(state, progress=1.0)
+
+
+class Sources:
+    """A store of cases of 100 slices; the first letter of a case is its dataset."""
+
+    def source(self, case_id):
+        return SimpleNamespace(dataset=case_id[0])
+
+    def shape(self, case_id):
+        return (1, 100, 32, 32)
+
+
+def test_datasets_take_turns_among_the_cases_that_choose_the_best_model(tmp_path):
+    """All that are cheap enough would else be of the first dataset."""
+    cases = ("a1", "a2", "a3", "a4", "b1", "c1", "c2")
+    assert take_turns(cases, Sources()) == ["a1", "b1", "c1", "a2", "c2", "a3", "a4"]
+    fold = FoldData(tmp_path, Sources(), (), cases, seen_in_training=False)
+    assert choose_monitored(fold) == ["a1", "b1", "c1"]
+    assert take_turns([], Sources()) == []
