@@ -1,6 +1,6 @@
 """How long training waits for data: steps a second and share of time waiting, for 0, 1 and more workers.
 
-    python tests/benchmarks/loading.py -o docs/results/loading_cpu.json
+    python tests/benchmarks/loading.py --seconds 10 -o docs/results/loading_cpu.json
     python tests/benchmarks/loading.py --device cuda -o docs/results/loading_cuda.json
 
 Two synthetic datasets, preprocessed: "ct", 512 x 512 px and 14 organs in batches of 16 slices, and "hippocampus", 64 x
@@ -196,7 +196,7 @@ def main() -> None:
     """Measure all and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu: steps are simulated")
-    parser.add_argument("--seconds", type=float, default=5, help="of each setting")
+    parser.add_argument("--seconds", type=float, default=4, help="of each setting")
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
