@@ -21,7 +21,17 @@ GROUND = {
     "text_header",
     "voxel_values",
 }
-GROUND |= {"dicom_bytes", "dicom_series", "image_in_memory", "locks", "machine", "ranks", "stopping", "workers"}
+GROUND |= {
+    "dicom_bytes",
+    "dicom_series",
+    "image_in_memory",
+    "locks",
+    "machine",
+    "ranks",
+    "roll_call",
+    "stopping",
+    "workers",
+}
 DATASET = {"dataset", "dataset_labels", "dataset_layouts", "scans_to_predict"}
 # what each part may import besides itself
 ALLOWED: dict[str, set[str]] = {
@@ -29,12 +39,13 @@ ALLOWED: dict[str, set[str]] = {
     "colours": set(),
     "pictures": {"colours"},
     "files": {"errors"},
-    "progress": {"errors"},
+    "progress": {"errors", "ranks"},
     "geometry": {"errors"},
     "stopping": {"errors"},
     "locks": {"errors", "files"},
-    "workers": {"errors", "files", "machine", "progress", "stopping"},
-    "ranks": {"errors"},
+    "workers": {"errors", "files", "machine", "progress", "ranks", "stopping"},
+    "roll_call": {"errors", "stopping"},
+    "ranks": {"errors", "roll_call"},
     "machine": set(),
     "scan_bytes": {"errors"},
     "nifti_header": {"errors", "files", "geometry"},

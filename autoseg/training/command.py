@@ -4,11 +4,14 @@ Owns: which cases a fold has, and whether they are whole; the folder's lock.
 Does not own: the training (`trainer.py`), the validation at its end (`final_validation.py`).
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +23,7 @@ from autoseg.network.device import choose_device, is_out_of_memory
 from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
+from autoseg.ranks import Ranks, join_ranks, num_local_ranks
 from autoseg.training.final_validation import validate_finally
 from autoseg.training.fold_list import read_folds
 from autoseg.training.gradients import explain_full_memory
@@ -62,6 +66,8 @@ def train(
 ) -> TrainingResult:
     """Train one fold of a planned run; the same call continues a run that was stopped.
 
+    Under torchrun all processes train together, each on its share of every step.
+
     Args:
         run_folder: Made by `autoseg.plan`.
         fold: "all" trains on every case and leaves none for validation; "0", "1", .. leave one fold out.
@@ -76,42 +82,93 @@ def train(
         LockedError: Another run trains this fold, or plans in the run folder.
         CheckpointError: Pretrained weights cannot be had or have another SHA-256, or an earlier state cannot be used.
         TrainingError: The loss stays not finite, or the device's memory is too small.
+        RankLostError: Another process of torchrun is gone, or ended early.
     """
+    with join_ranks() as ranks:
+        return _train(
+            Path(run_folder),
+            fold=fold,
+            epochs=epochs,
+            max_minutes=max_minutes,
+            device=device,
+            offline=offline,
+            ranks=ranks,
+        )
+
+
+def _train(
+    run_folder: Path,
+    *,
+    fold: str,
+    epochs: int | None,
+    max_minutes: float | None,
+    device: str,
+    offline: bool,
+    ranks: Ranks,
+) -> TrainingResult:
     if epochs is not None and max_minutes is not None:
         raise UsageError("--epochs and --max-minutes: give one of them.")
     if (epochs is not None and epochs < 1) or (max_minutes is not None and not max_minutes > 0):
         raise UsageError("--epochs and --max-minutes: expected numbers above 0.")
-    run_folder = Path(run_folder)
     torch_device = choose_device(device)
-    if device == "auto" and torch_device.type == "cpu":
+    if device == "auto" and torch_device.type == "cpu" and ranks.leads:
         log.info("training on a CPU is slow; --max-minutes M fits the whole schedule into M minutes.")
     read_plans(run_folder / "plans.json")  # a folder without a plan says so, rather than that it cannot be locked
-    with hold_folder(run_folder, command="autoseg_train", remedy="Wait for it, or end it.", is_shared=True):
+    with _hold(run_folder, ranks, is_shared=True):
         plans = read_plans(run_folder / "plans.json")
         store = CaseStore(run_folder / "preprocessed", data_hash=plans.data.hash())
-        data = choose_fold(run_folder, store, fold=fold)
-        try:
-            data.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(explain_write_error(error, data.folder)) from error
+        data = replace(choose_fold(run_folder, store, fold=fold), ranks=ranks)
         length = Length(
             steps=(epochs or plans.training.epochs) * plans.training.steps_per_epoch,
             seconds=None if max_minutes is None else 60.0 * max_minutes,
         )
-        with (
-            hold_folder(data.folder, command="autoseg_train", remedy="Wait for it, or end it."),
-            _explained(data.folder, torch_device),
-        ):
-            for folder in (data.folder, data.folder / "validation"):
-                remove_leftovers(folder)
+        ranks.agree(_facts(data, plans, length, kind=torch_device.type))
+        if ranks.leads:
+            try:
+                data.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(explain_write_error(error, data.folder)) from error
+        with _hold(data.folder, ranks), _explained(data.folder, torch_device):
+            if ranks.leads:
+                for folder in (data.folder, data.folder / "validation"):
+                    remove_leftovers(folder)
             _refuse_damaged(data)
-            _announce(data, plans, length, device=str(torch_device))
+            if ranks.leads:
+                _announce(data, plans, length, device=str(torch_device))
             state = train_fold(
                 data, plans=plans, length=length, device=torch_device, cache_bytes=_cache_bytes(), offline=offline
             )
             dice = validate_finally(state, data, plans=plans)
-            _announce_best(state, data)
+            if ranks.leads:
+                _announce_best(state, data)
     return TrainingResult(folder=data.folder, steps=state.step, seconds=state.seconds, dice=dice)
+
+
+@contextmanager
+def _hold(folder: Path, ranks: Ranks, *, is_shared: bool = False) -> Iterator[None]:
+    """Hold a folder, for all ranks, by the first one; the others wait until it has it."""
+    with ExitStack() as stack:
+        if ranks.leads:
+            stack.enter_context(
+                hold_folder(folder, command="autoseg_train", remedy="Wait for it, or end it.", is_shared=is_shared)
+            )
+        ranks.wait()
+        yield
+
+
+def _facts(data: FoldData, plans: Plans, length: Length, *, kind: str) -> dict[str, Any]:
+    """Say what all ranks must have in common."""
+    digest = hashlib.sha256(plans.model_dump_json().encode()).hexdigest()
+    cases = hashlib.sha256(repr((data.training, data.monitored)).encode(errors="surrogateescape")).hexdigest()
+    return {
+        "plan (digest of plans.json)": digest,
+        "choice of cases (digest)": cases,
+        "length (steps, seconds)": [length.steps, length.seconds],
+        "fold": data.folder.name,
+        "kind of device": kind,
+        "version of autoseg": version("autoseg"),
+        "version of torch": torch.__version__,
+    }
 
 
 @contextmanager
@@ -160,15 +217,17 @@ def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
 
 
 def _refuse_damaged(data: FoldData) -> None:
-    """Read all preprocessed cases of a fold once; a damaged one is taken out of the store.
+    """Read all preprocessed cases of a fold once, each by one rank; a damaged one is taken out of the store.
 
     Raises:
         DatasetError: Some are damaged.
     """
     cases = list(dict.fromkeys([*data.training, *data.monitored]))
-    checked = track(data.store.find_damaged(cases), what="checking cases", total=len(cases))
-    damaged = [case_id for case_id, is_damaged in checked if is_damaged]
-    for case_id in damaged:
+    own = data.ranks.share(cases)
+    checked = track(data.store.find_damaged(own), what="checking cases", total=len(own))
+    found = data.ranks.gather([case_id for case_id, is_damaged in checked if is_damaged])
+    damaged = [case_id for case_id in cases if any(case_id in of_rank for of_rank in found)]
+    for case_id in damaged if data.ranks.leads else ():
         data.store.remove(case_id)
     if damaged:
         raise DatasetError(
@@ -189,8 +248,9 @@ def _announce_best(state: TrainState, data: FoldData) -> None:
 def _announce(data: FoldData, plans: Plans, length: Length, *, device: str) -> None:
     how_long = f"{length.seconds / 60:g} minutes" if length.seconds is not None else f"{length.steps} steps"
     weights = plans.network.weights or "no pretrained weights, from scratch"
+    by = f" by {data.ranks.size} ranks" if data.ranks.size > 1 else ""
     log.info(
-        "%s: %d cases, %d organs, %s backbone (%s), %s on %s",
+        "%s: %d cases, %d organs, %s backbone (%s), %s on %s%s",
         data.folder.name,
         len(data.training),
         len(plans.data.organs),
@@ -198,8 +258,9 @@ def _announce(data: FoldData, plans: Plans, length: Length, *, device: str) -> N
         weights,
         how_long,
         device,
+        by,
     )
 
 
 def _cache_bytes() -> int:
-    return int(DEFAULT_CACHE_SHARE * find_free_bytes())
+    return int(DEFAULT_CACHE_SHARE * find_free_bytes() / num_local_ranks())
