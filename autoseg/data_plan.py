@@ -60,6 +60,10 @@ class OrganPlan(PlanPart):
         (), max_length=16, description="the same for each of more_modalities, in their order"
     )
 
+    def sentences_of(self, modality: int) -> Sentences:
+        """Return the sentences for one of `DataPlan.modalities`, by its position."""
+        return (self.sentences, *self.more_sentences)[modality]
+
 
 class RegionPlan(PlanPart):
     """A union of organs that datasets label or ask for as one, such as both kidneys, or an organ with its tumour."""
@@ -120,6 +124,19 @@ class DataPlan(PlanPart):
     def label_names(self) -> tuple[str, ...]:
         """Names of the organs, then the regions: of the indices 1.. of preprocessed label maps."""
         return (*(organ.name for organ in self.organs), *(region.name for region in self.regions))
+
+    @property
+    def text_rows(self) -> tuple[Sentences, ...]:
+        """The sentences of all organs for the first modality, then for the next: what the network's text is made of."""
+        return tuple(
+            sentences
+            for number in range(1 + len(self.more_modalities))
+            for sentences in (organ.sentences_of(number) for organ in self.organs)
+        )
+
+    def text_row(self, organ: int, modality: int) -> int:
+        """Return the row of the network's text for an organ, by its position, in scans of a modality."""
+        return organ + modality * len(self.organs)
 
     def modality_of(self, dataset: str | None) -> int:
         """Return which of `modalities` the scans of a dataset are; of None, the first."""

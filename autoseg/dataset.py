@@ -5,16 +5,17 @@ Does not own: scans without labels (`scans_to_predict.py`), the layouts (`datase
 (`dataset_labels.py`), the content of scans (`planning/fingerprint.py`).
 
 `dataset.json` may hold, all optional: `name`, `channel_names` (or `modality`), `labels`, `file_ending`, `training`
-(MSD), and of our own `patients` {case: patient} and `descriptions` {organ: text}. Without it, `labels.json` may name
-the labels.
+(MSD), and of our own `patients` {case: patient}, `descriptions` {organ: text} and `annotated_labels` {case: [label,
+..]} where not all labels were annotated in all cases. Without it, `labels.json` may name the labels.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autoseg.dataset_annotations import parse_annotated
 from autoseg.dataset_labels import (
     LabelSet,
     ListValues,
@@ -96,6 +97,10 @@ def read_dataset(root: Path, *, list_values: ListValues = list_label_values) -> 
     else:
         paths = [case.label_path for case in cases if case.label_path]
         labels = discover_labels(paths, problems, list_values=list_values)
+    annotated = parse_annotated(
+        content.get("annotated_labels"), labels=labels, case_ids=set(candidates), problems=problems
+    )
+    cases = tuple(replace(case, annotated=annotated.get(case.case_id)) for case in cases)
     where = display_name(root / "dataset.json")
     if any(problem.is_error and not problem.case_id for problem in problems):
         raise DatasetError(f"the dataset cannot be used ({where}). Mend what is listed below.", problems=problems)

@@ -1,9 +1,11 @@
 """What a dataset says about its organs and channels, as plain checked objects.
 
 Owns: `Organ`, `LabelSet`; the forms in which `dataset.json` names labels and channels; labels found by looking.
-Does not own: which files belong to which case (`dataset_layouts.py`), descriptions of organs (`descriptions/`).
+Does not own: which files belong to which case (`dataset_layouts.py`), the parts of regions (`dataset_regions.py`),
+descriptions of organs (`descriptions/`).
 
-Two forms of labels are read: {"liver": 1} of nnU-Net and {"1": "liver"} of the Medical Segmentation Decathlon (MSD).
+Two forms of labels are read: {"liver": 1} of nnU-Net, also with regions ({"liver": [1, 2], "tumour": 2}), and
+{"1": "liver"} of the Medical Segmentation Decathlon (MSD).
 Every problem is collected, none is raised.
 """
 
@@ -11,12 +13,13 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from autoseg.dataset_regions import Region, split_regions
 from autoseg.errors import Problem, ScanFileError
 from autoseg.image_io import read_labels
 
@@ -35,11 +38,13 @@ class Organ:
         name: As the dataset writes it.
         value: Its value in the label maps, 1 to 65535.
         description: The user's own words; None where the built-in knowledge shall be used.
+        part_of: Regions that tell what it is, where it is a part that only they name.
     """
 
     name: str
     value: int
     description: str | None = None
+    part_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,19 +52,21 @@ class LabelSet:
     """What the values of the label maps mean; 0 is the background.
 
     Attributes:
-        organs: In the order of their values.
+        organs: In the order of their values; no voxel belongs to two.
         ignore_value: Voxels of this value count nowhere; None where there is none.
+        regions: Named unions of organs.
     """
 
     organs: tuple[Organ, ...]
     ignore_value: int | None = None
+    regions: tuple[Region, ...] = ()
 
 
 def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> LabelSet:
     """Read the `labels` and `descriptions` of a dataset file; what is wrong is added to `problems`.
 
     Args:
-        labels: {name: value} or {value: name}; untrusted.
+        labels: {name: value} or {value: name}, or with regions {name: [value, ...]}; untrusted.
         descriptions: {organ name: text} or None; untrusted.
         problems: Grows.
     """
@@ -68,7 +75,8 @@ def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> Lab
         return LabelSet(organs=())
     organs: list[Organ] = []
     ignore_value = None
-    for name, value in _name_value_pairs(labels, problems):
+    pairs, unions = _name_value_pairs(labels, problems)
+    for name, value in pairs:
         if value == 0:
             _check_background(name, problems)
         elif name.casefold() == "ignore":
@@ -79,10 +87,15 @@ def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> Lab
             problems.append(Problem("", f"background has the value {value}; expected 0."))
         else:
             organs.append(Organ(name=_short(name, problems), value=value))
+    named = {organ.value: organ.name for organ in organs}
+    parts, regions = split_regions(unions, named=named, problems=problems)
+    organs += [Organ(_short(part.name, problems), part.value, part_of=part.part_of) for part in parts]
     organs.sort(key=lambda organ: organ.value)
     used = [*organs, *([Organ("ignore", ignore_value)] if ignore_value is not None else [])]
     _check_distinct(used, problems)
-    return LabelSet(organs=_describe(organs, descriptions, problems), ignore_value=ignore_value)
+    _check_regions(regions, used, problems)
+    described = _describe(organs, descriptions, problems, regions=regions)
+    return LabelSet(organs=described, ignore_value=ignore_value, regions=regions)
 
 
 def list_label_values(path: Path) -> list[int]:
@@ -143,18 +156,27 @@ def parse_channel_names(content: Mapping[str, Any], problems: list[Problem]) -> 
     return tuple(_short(name.strip(), problems) for name in ordered)
 
 
-def _name_value_pairs(labels: Mapping[Any, Any], problems: list[Problem]) -> list[tuple[str, int]]:
+def _name_value_pairs(
+    labels: Mapping[Any, Any], problems: list[Problem]
+) -> tuple[list[tuple[str, int]], dict[str, tuple[int, ...]]]:
+    """Return names with their values, and names with two values or more."""
     is_by_value = bool(labels) and all(_integer(key) is not None for key in labels)
     is_by_value = is_by_value and not any(isinstance(value, int) for value in labels.values())
     pairs = []
+    unions: dict[str, tuple[int, ...]] = {}
     for key, content in labels.items():
         name, value = (content, key) if is_by_value else (key, content)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]  # a region of one value is that value
         if isinstance(value, list):
-            problems.append(
-                Problem("", f"label {name!r} is a region {value!r:.60}; regions come later. Give each label one value.")
-            )
+            numbers = [_integer(one) for one in value]
+            if not numbers or not all(one is not None and 0 < one <= MAX_VALUE for one in numbers):
+                message = f"label {name!r} has the values {value!r:.60}; expected a value or several, 1 to {MAX_VALUE}."
+                problems.append(Problem("", message))
+            elif not isinstance(name, str) or not name.strip():
+                problems.append(Problem("", f"the region of the values {value!r:.60} has no name; give it one."))
+            else:
+                unions[_short(name.strip(), problems)] = tuple(sorted({one for one in numbers if one is not None}))
             continue
         number = _integer(value)
         if number is None or not 0 <= number <= MAX_VALUE:
@@ -163,7 +185,8 @@ def _name_value_pairs(labels: Mapping[Any, Any], problems: list[Problem]) -> lis
             problems.append(Problem("", f"the label of value {number} has the name {name!r:.60}; give it a name."))
         else:
             pairs.append((name.strip(), number))
-    return pairs
+    pairs += [(name, values[0]) for name, values in unions.items() if len(values) == 1]
+    return pairs, {name: values for name, values in unions.items() if len(values) > 1}
 
 
 def _integer(value: Any) -> int | None:
@@ -204,14 +227,28 @@ def _check_distinct(organs: list[Organ], problems: list[Problem]) -> None:
         values[organ.value], names[key], words[same_words] = organ.name, organ.name, organ.name
 
 
-def _describe(organs: list[Organ], descriptions: Any, problems: list[Problem]) -> tuple[Organ, ...]:
-    """Give each organ the user's own text where there is one; names are compared without regard to case."""
+def _check_regions(regions: Iterable[Region], labels: Iterable[Organ], problems: list[Problem]) -> None:
+    """Refuse a region that is called as a label is, and one that holds the ignored value."""
+    names = {label.name.casefold() for label in labels}
+    ignored = {label.value for label in labels if label.name.casefold() == "ignore"}
+    for region in regions:
+        if region.name.casefold() in names:
+            problems.append(Problem("", f"a region and a label are both called {region.name!r}; rename one."))
+        if ignored & set(region.values):
+            problems.append(Problem("", f"the region {region.name!r} holds the ignored value; take it out."))
+        names.add(region.name.casefold())
+
+
+def _describe(
+    organs: list[Organ], descriptions: Any, problems: list[Problem], *, regions: Iterable[Region]
+) -> tuple[Organ, ...]:
+    """Give each organ the user's own text, or that for a region it is part of; case makes no difference."""
     if descriptions is None:
         return tuple(organs)
     if not isinstance(descriptions, Mapping):
         problems.append(Problem("", f'descriptions is {descriptions!r:.80}; expected {{"liver": "The liver is..."}}.'))
         return tuple(organs)
-    names = [organ.name for organ in organs]
+    names = [*(organ.name for organ in organs), *(region.name for region in regions)]
     texts: dict[str, str] = {}
     for name, text in descriptions.items():
         if name.strip().casefold() not in {known.casefold() for known in names}:
@@ -222,4 +259,10 @@ def _describe(organs: list[Organ], descriptions: Any, problems: list[Problem]) -
             problems.append(Problem("", f"the description of {name!r} is {text!r:.60}; expected a sentence or more."))
         else:
             texts[name.strip().casefold()] = text.strip()
-    return tuple(Organ(organ.name, organ.value, texts.get(organ.name.casefold())) for organ in organs)
+    return tuple(replace(organ, description=_own_text(organ, texts)) for organ in organs)
+
+
+def _own_text(organ: Organ, texts: Mapping[str, str]) -> str | None:
+    found = [texts[name.casefold()] for name in organ.part_of if name.casefold() in texts]
+    of_region = f"{organ.name}. {' '.join(found)}" if found else None
+    return texts.get(organ.name.casefold(), of_region)

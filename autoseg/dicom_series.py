@@ -1,7 +1,7 @@
 """A folder of DICOM files that make one volume, as a scan.
 
-Owns: `read_series`, `series_files`, `find_series`, and the checks that a series is whole. Nothing of a file but its
-voxels, its place and its modality is looked at, so that no text about the patient can reach an output.
+Owns: `read_series`, `read_slices`, `series_files`, `find_series`, and the checks that a series is whole. Nothing of a
+file but its voxels, its place and its modality is looked at, so that no text about the patient can reach an output.
 Does not own: other scan files (`image_io.py`).
 """
 
@@ -104,9 +104,25 @@ def read_series(folder: Path) -> tuple[Scan, str]:
     Raises:
         ScanFileError: There is not exactly one series, a file is damaged, or a slice is missing.
     """
-    name, paths = display_name(folder), list(map(str, series_files(folder)))
+    return read_slices(series_files(folder))
+
+
+def read_slices(paths: Sequence[Path]) -> tuple[Scan, str]:
+    """Read files of one folder that make a volume, in Hounsfield units for CT, whatever else lies beside them.
+
+    Args:
+        paths: A file a slice, from one end of the volume to the other, each of which `check_dicom_file` accepts.
+
+    Returns:
+        As `read_series`.
+
+    Raises:
+        ScanFileError: They make no volume, a file is damaged, or a slice is missing.
+    """
+    folder = paths[0].parent
+    name = display_name(folder)
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(paths)
+    reader.SetFileNames(list(map(str, paths)))
     reader.MetaDataDictionaryArrayUpdateOn()
     try:
         image = reader.Execute()

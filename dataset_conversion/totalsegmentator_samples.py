@@ -2,9 +2,9 @@
 
     python -m dataset_conversion.totalsegmentator_samples SOURCE OUT
 
-Owns: which files of the source belong together, one table of labels for CT and MR, putting a DICOM series on the grid
-of its label map.
-Does not own: how scan files are read and written (`autoseg.image_io`, `autoseg.dicom_series`).
+Owns: which files of the source belong together, one table of labels for CT and MR.
+Does not own: how scan files are read and written (`autoseg.image_io`, `autoseg.dicom_series`), how a DICOM series comes
+onto the grid of its label map (`case_files.py`). Its labels are those that occur, so `conversion.py` does not run it.
 
 SOURCE holds `<case>_labels.nii.gz` beside `<case>.nii.gz` or a folder `<case>/` with one DICOM series, and
 `label_names.json` with the label values of "ct" and of "mr": {"ct": {"spleen": 1, ..}, "mr": {..}}. A scan without a
@@ -40,8 +40,8 @@ from autoseg.errors import (
     printable,
 )
 from autoseg.files import read_json, write_json
-from autoseg.geometry import ImageGeometry, canonical_axis_map, grids_differ, reorient
-from autoseg.image_io import Scan, is_scan_name, read_labels, read_scan, scan_stem, write_label_map, write_scan
+from autoseg.image_io import is_scan_name, read_labels, read_scan, scan_stem, write_label_map, write_scan
+from dataset_conversion.case_files import put_on_grid
 
 log = logging.getLogger("autoseg")
 
@@ -144,19 +144,6 @@ def read_tables(path: Path) -> _Tables:
     return _Tables(of_kind=of_kind, united=united)
 
 
-def put_on_grid(scan: Scan, geometry: ImageGeometry) -> np.ndarray:
-    """Give the scan's voxels in the axis order and directions of a grid that holds the same points.
-
-    Raises:
-        ScanFileError: The grids differ by more than the order and direction of their axes.
-    """
-    own, other = canonical_axis_map(scan.geometry), canonical_axis_map(geometry)
-    difference = grids_differ(reorient(scan.geometry, own), reorient(geometry, other))
-    if difference is not None:
-        raise ScanFileError(difference)
-    return other.undo(own.apply(scan.array_zyx))
-
-
 def _convert_case(name: str, path: Path, *, out: Path, tables: _Tables) -> set[int] | None:
     """Write one case; return the values of its organs, or None where it has no label map."""
     scan, kind = read_series(path) if path.is_dir() else (read_scan(path), _kind_from(name))
@@ -167,7 +154,7 @@ def _convert_case(name: str, path: Path, *, out: Path, tables: _Tables) -> set[i
     if kind not in tables.of_kind:
         raise ScanFileError(f"is neither CT nor MR (found {printable(kind)!r}), so its label values have no names.")
     stored = read_labels(label_path)
-    image = put_on_grid(scan, stored.geometry)
+    image = put_on_grid(scan, stored.geometry).array_zyx
     labels = _renumber(stored.array_zyx, table=tables.of_kind[kind], united=tables.united)
     values = {int(value) for value in np.unique(labels)} - {0}
     names = {tables.united[name]: name for name in tables.united if tables.united[name] in values}

@@ -32,7 +32,10 @@ GROUND |= {
     "stopping",
     "workers",
 }
-DATASET = {"dataset", "dataset_labels", "dataset_layouts", "scans_to_predict"}
+DATASET = {
+    *("dataset", "dataset_annotations", "dataset_labels", "dataset_layouts", "dataset_regions"),
+    "scans_to_predict",
+}
 # what each part may import besides itself
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -58,9 +61,11 @@ ALLOWED: dict[str, set[str]] = {
         *("dicom_bytes", "errors", "files", "geometry", "image_in_memory", "image_io", "nifti_header", "scan_bytes"),
         "voxel_values",
     },
-    "dataset_labels": GROUND,
+    "dataset_regions": {"errors"},
+    "dataset_labels": GROUND | {"dataset_regions"},
+    "dataset_annotations": {"dataset_labels", "errors"},
     "dataset_layouts": GROUND,
-    "dataset": GROUND | {"dataset_labels", "dataset_layouts"},
+    "dataset": GROUND | {"dataset_annotations", "dataset_labels", "dataset_layouts"},
     "scans_to_predict": GROUND | {"dataset_layouts"},
     "data_plan": set(),
     "label_sets": {"data_plan", "errors"},

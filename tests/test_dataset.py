@@ -250,7 +250,10 @@ def test_read_dataset_pipe_among_the_images_does_not_hang(make: Make) -> None:
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ({"background": 0, "whole": [1, 2]}, "regions come later"),
+        (
+            {"background": 0, "whole": [1, 2]},
+            "the values 1 and 2 lie in the same regions (whole), so nothing tells them",
+        ),
         ({"liver": 1, "spleen": 1}, "share the value 1"),
         ({"liver": 1, "ignore": 1}, "share the value 1"),
         ({"liver": 1, "ignore": 2, "Ignore": 3}, "the values 2 and 3 are both called ignore"),

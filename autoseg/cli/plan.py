@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from autoseg.descriptions.ask import Server
     from autoseg.planning.check import DatasetCheck
     from autoseg.planning.command import PlanOutcome
+    from autoseg.planning.label_mapping import LabelMapping
 
 MAX_ORGANS_SHOWN = 8
+MAX_LABELS_SHOWN = 24
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +45,11 @@ def _build_parser() -> argparse.ArgumentParser:
         example="autoseg_plan data/liver -o runs/liver",
     )
     parser.add_argument(
-        "datasets", nargs="*", type=Path, metavar="DATASET", help="folder of a dataset (nnU-Net, MSD, plain)"
+        "datasets",
+        nargs="*",
+        type=Path,
+        metavar="DATASET",
+        help="folder of a dataset (nnU-Net, MSD, plain); several become one model",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument(
@@ -100,9 +106,6 @@ def _work(arguments: argparse.Namespace) -> int:
         return _explain(arguments)
     if not arguments.datasets:
         raise UsageError("name the folder of a dataset, as in: autoseg_plan DATASET -o RUN.")
-    if len(arguments.datasets) > 1:
-        names = ", ".join(printable(str(path)) for path in arguments.datasets)
-        raise UsageError(f"one run over several datasets ({names}) is not there yet. Plan one at a time.")
     return _check(arguments) if arguments.check else _plan(arguments)
 
 
@@ -126,19 +129,24 @@ def _check(arguments: argparse.Namespace) -> int:
     counts = _counts(len(check.fingerprint.cases), check.num_cases)
     if any(not problem.case_id for problem in errors) or (errors and arguments.on_bad == "fail"):
         raise DatasetError(counts, problems=problems)
-    print("\n".join([counts, *format_problems(problems)]))
+    mapping = [] if check.mapping is None else _show_mapping(check.mapping, run=arguments.output)
+    print("\n".join([counts, *mapping, *format_problems(problems)]))
     return EXIT_SOME_CASES_FAILED if errors else EXIT_DONE
 
 
 def _look_at_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tuple[Problem, ...]]":
     """Check the dataset; nothing is written but the user's cache."""
-    from autoseg.planning.check import check_dataset, check_names
+    from autoseg.planning.check import check_names
+    from autoseg.planning.joining import check_datasets
     from autoseg.planning.own_descriptions import read_own_descriptions
     from autoseg.planning.user_cache import open_user_cache
 
     own = None if arguments.descriptions is None else read_own_descriptions(arguments.descriptions)
-    root: Path = arguments.datasets[0]
-    check = check_dataset(root, num_workers=arguments.num_workers, cache=open_user_cache(root))
+    check = check_datasets(
+        arguments.datasets,
+        num_workers=arguments.num_workers,
+        open_cache=lambda root, _name: open_user_cache(root),
+    )
     return check, check.problems + check_names(check, own)
 
 
@@ -148,7 +156,7 @@ def _report_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tuple
     from autoseg.planning.report import PAGE_NAME
 
     request = PlanRequest(
-        arguments.datasets[0],
+        tuple(arguments.datasets),
         arguments.output,
         num_workers=arguments.num_workers,
         descriptions=arguments.descriptions,
@@ -174,7 +182,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         raise UsageError("-o RUN is missing. Name the folder that the plan goes to.")
     outcome = run_plan(
         PlanRequest(
-            dataset_root=arguments.datasets[0],
+            dataset_roots=tuple(arguments.datasets),
             run_folder=arguments.output,
             device=arguments.device,
             memory_gib=arguments.memory_gib,
@@ -189,6 +197,19 @@ def _plan(arguments: argparse.Namespace) -> int:
     )
     print("\n".join(printable(line) for line in _summarise(outcome, run=arguments.output)))
     return EXIT_SOME_CASES_FAILED if outcome.skipped else EXIT_DONE
+
+
+def _show_mapping(mapping: "LabelMapping", *, run: Path | None) -> list[str]:
+    from autoseg.planning.mapping_file import FILE_NAME, describe_mapping
+
+    lines = describe_mapping(mapping)
+    more = [f"          and {len(lines) - MAX_LABELS_SHOWN} more"] if len(lines) > MAX_LABELS_SHOWN else []
+    where = "" if run is None else f" (to change it, edit {printable(str(run / FILE_NAME))} and plan again)"
+    return [
+        f"labels    of {len(mapping.labels)} datasets{where}",
+        *(f"          {line}" for line in lines[:MAX_LABELS_SHOWN]),
+        *more,
+    ]
 
 
 def _server(arguments: argparse.Namespace) -> "Server | None":
@@ -214,9 +235,13 @@ def _summarise(outcome: "PlanOutcome", *, run: Path) -> list[str]:
     names = [organ.name for organ in plans.data.organs]
     more = f" and {len(names) - MAX_ORGANS_SHOWN} more" if len(names) > MAX_ORGANS_SHOWN else ""
     spacing = " x ".join(f"{size:.3g}" for size in plans.data.target_spacing_zyx_mm)
+    mapping = [] if outcome.check.mapping is None else _show_mapping(outcome.check.mapping, run=run)
+    shares = ", ".join(f"{one.dataset} {one.share:.0%}" for one in training.dataset_shares)
     skipped = f", {len(outcome.skipped)} left out" if outcome.skipped else ""
     return [
         f"cases     {len(outcome.used)}{skipped}; folds: {training.num_folds}",
+        *mapping,
+        *([f"sampling  {shares} of the steps"] if shares else []),
         f"organs    {', '.join(names[:MAX_ORGANS_SHOWN])}{more}",
         f"grid      {spacing} mm (z, y, x), sliced along {plans.data.slice_axis}",
         f"network   {network.backbone}, window {network.window_rows_px} x {network.window_columns_px} px, "

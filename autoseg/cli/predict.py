@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         dest="organs",
         help='also organs that the model was not trained on, by a description, such as --organ "thymus=It lies ..."',
     )
+    parser.add_argument(
+        "--modality", metavar="NAME", help="kind of all scans, for a model of several (default: by values)"
+    )
     parser.add_argument("--fold", help="of a run folder, the model of one fold: all, 0, 1, ..")
     parser.add_argument(
         "--also",
@@ -77,6 +80,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         fold=arguments.fold,
         also=arguments.also,
         settings=arguments.settings,
+        modality=arguments.modality,
     )
     if not leads():
         return EXIT_DONE  # the first rank speaks for all
@@ -113,6 +117,7 @@ def _estimate(arguments: argparse.Namespace) -> int:
         fold=arguments.fold,
         settings=arguments.settings,
         also=arguments.also,
+        modality=arguments.modality,
     )
     print(format_estimates(estimates))
     return EXIT_SOME_CASES_FAILED if any(one.fault for one in estimates) else EXIT_DONE

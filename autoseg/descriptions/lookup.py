@@ -22,7 +22,15 @@ from autoseg.descriptions.modality import Modality
 from autoseg.descriptions.names import mentions_side, name_tokens
 from autoseg.files import read_json
 
-__all__ = ["Description", "Structure", "describe_organ", "known_names", "known_structures", "mentions_side"]
+__all__ = [
+    "Description",
+    "Structure",
+    "describe_organ",
+    "known_names",
+    "known_structures",
+    "mentions_side",
+    "structure_name",
+]
 
 FILES = ("abdomen", "thorax", "heart", "vessels", "muscles", "brain", "hippocampus", "skeleton")
 TEXT_FIELDS = ("what", "where", "shape", "ct", "mri", "confused_with")
@@ -74,6 +82,12 @@ def describe_organ(name: str, *, modality: Modality, own_text: str | None = None
     fields = ("what", "where", "shape", *_LOOKS[modality], "confused_with")
     texts = (structure.texts[field] for field in fields)
     return Description(name=name, sentences=tuple(itertools.chain(*map(split_sentences, texts))), is_known=True)
+
+
+def structure_name(name: str) -> str | None:
+    """Return the first name of the stored structure that a name or synonym stands for; None where there is none."""
+    structure = _index().get(name_tokens(name))
+    return None if structure is None else structure.name
 
 
 def known_names() -> tuple[str, ...]:

@@ -45,6 +45,7 @@ def with_new_organs(predictor: Predictor, organs: Mapping[str, str], *, offline:
     plans = predictor.plans
     known = plans.data.organs
     new = _plan_organs(organs, plans)
+    num_modalities = len(plans.data.modalities)
     networks, texts = [], []
     for network in predictor.networks:
         state = _stored(network).reader
@@ -53,9 +54,9 @@ def with_new_organs(predictor: Predictor, organs: Mapping[str, str], *, offline:
                 "the model kept no text tower, so it cannot read about other organs than its own. "
                 "Leave out --organ, or train with another network.text."
             )
-        sentences = [organ.sentences for organ in known], [organ.sentences for organ in new]
-        texts.append(read_new_text(plans.network.text, *sentences, state=state, offline=offline))
-        networks.append(_with_text(network, texts[-1]))
+        told = [organ.sentences_of(number) for number in range(num_modalities) for organ in new]
+        texts.append(read_new_text(plans.network.text, plans.data.text_rows, told, state=state, offline=offline))
+        networks.append(_with_text(network, texts[-1], num_modalities=num_modalities))
     _warn_of_unlike(new, texts[0], networks[0], plans=plans)
     data = plans.data.model_copy(update={"organs": (*known, *new)})
     inference = plans.inference
@@ -74,19 +75,20 @@ def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
     names = [organ.name for organ in plans.data.organs]
     used = {organ.value for organ in plans.data.organs} | {plans.data.ignore_value}
     free = (value for value in range(max(value for value in used if value) + 1, LARGEST_VALUE + 1) if value not in used)
-    modality = find_modality([channel.name for channel in plans.data.channels])
+    modalities = [find_modality([channel.name for channel in kind.channels]) for kind in plans.data.modalities]
     planned = []
     for name, text in organs.items():
         if name in names:
             raise UsageError(f"--organ {name}: the model was trained on it. Ask for it with --labels.")
-        found = describe_organ(name, modality=modality, own_text=text)
+        found, *more = (describe_organ(name, modality=modality, own_text=text) for modality in modalities)
         if not found.is_known:
             raise UsageError(f'--organ {name}: autoseg has no description of it. Give one: --organ "{name}=It is ...".')
         value = next(free, None)
         if not name or value is None:
             raise UsageError(f"--organ {name!r:.40}: it needs a name, and a free value up to {LARGEST_VALUE}. Name it.")
         try:
-            planned.append(OrganPlan(name=name, value=value, sentences=found.sentences))
+            others = tuple(one.sentences for one in more)
+            planned.append(OrganPlan(name=name, value=value, sentences=found.sentences, more_sentences=others))
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise UsageError(
@@ -95,12 +97,16 @@ def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
     return planned
 
 
-def _with_text(network: AutosegNetwork, text: NewText) -> AutosegNetwork:
-    """Return the network, with the same weights, that knows more text."""
+def _with_text(network: AutosegNetwork, text: NewText, *, num_modalities: int) -> AutosegNetwork:
+    """Return the network, with the same weights, that knows more text: after the known organs of each modality."""
     stored = _stored(network)
     more = copy.copy(network)
-    vectors = torch.cat([stored.vectors, text.vectors.to(stored.vectors)])
-    is_sentence = torch.cat([stored.is_sentence, text.is_sentence.to(stored.is_sentence)])
+
+    def add(known: Tensor, new: Tensor) -> Tensor:
+        parts = zip(known.chunk(num_modalities), new.to(known).chunk(num_modalities), strict=True)
+        return torch.cat([part for pair in parts for part in pair])
+
+    vectors, is_sentence = add(stored.vectors, text.vectors), add(stored.is_sentence, text.is_sentence)
     more._modules = {**network._modules, "text": StoredText(vectors, is_sentence, reader=stored.reader)}
     return more
 
@@ -108,8 +114,10 @@ def _with_text(network: AutosegNetwork, text: NewText) -> AutosegNetwork:
 def _warn_of_unlike(new: Sequence[OrganPlan], text: NewText, network: AutosegNetwork, *, plans: Plans) -> None:
     """Say of which organs the model has read nothing like."""
     names = [organ.name for organ in plans.data.organs]
-    stored = _stored(network)
-    similarity = compare_texts(stored.vectors.cpu(), stored.is_sentence.cpu(), num_known=len(names))  # (K + N, K)
+    stored, count = _stored(network), len(names) + len(new)  # of the first modality
+    similarity = compare_texts(
+        stored.vectors[:count].cpu(), stored.is_sentence[:count].cpu(), num_known=len(names)
+    )  # (K + N, K)
     for number, organ in enumerate(new):
         reasons = []
         if len(names) < FEWEST_TO_COMPARE:

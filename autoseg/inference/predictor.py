@@ -21,6 +21,7 @@ from autoseg.image_io import Scan
 from autoseg.inference.clicks import OrganClicks, PlacedClicks, place_clicks
 from autoseg.inference.confidence import no_confidence
 from autoseg.inference.file_labels import undo_preprocessing
+from autoseg.inference.modality import choose_modality, find_modality_number
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.specks import clean_labels
 from autoseg.network.cores import side_by_side
@@ -44,12 +45,14 @@ class Predictor:
         plans: Of one of them; the others' agree in all that decides the outputs, but perhaps in what is a speck.
         organs: (K) positions in the plan of the organs asked for.
         device: Where the networks are.
+        modality: Which of the plan's modalities all scans are; None: each is told by its values.
     """
 
     networks: tuple[AutosegNetwork, ...]
     plans: Plans
     organs: tuple[int, ...]
     device: torch.device
+    modality: int | None = None
 
     @property
     def names(self) -> dict[int, str]:
@@ -118,7 +121,8 @@ class Predictor:
             OSError: There is no room in `scratch`.
         """
         self.check_clicks(clicks or {})
-        image = prepare_slices(channels, plan=self.plans.data)
+        modality = choose_modality(channels, plan=self.plans.data, given=self.modality)
+        image = prepare_slices(channels, plan=self.plans.data, modality=modality)
         names = list(self.names.values())
         placed = place_clicks(clicks, names=names, transform=image.transform) if clicks else None
         message = ""
@@ -129,6 +133,7 @@ class Predictor:
                 if self.device.type != "cpu":  # the networks may still be where the last case left them
                     for network in rung.networks:
                         network.to(rung.device)
+                rung = replace(rung, modality=modality)
                 return rung._predict_slices(image, clicks=placed, with_uncertainty=with_uncertainty, scratch=scratch)
             except RuntimeError as error:  # the parent of OutOfMemoryError, which torch raises on a GPU alone
                 if not is_out_of_memory(error):
@@ -169,7 +174,7 @@ class Predictor:
                 self.networks,
                 image,
                 plans=self.plans,
-                organs=self.organs,
+                organs=[self.plans.data.text_row(organ, self.modality or 0) for organ in self.organs],
                 device=self.device,
                 clicks=clicks,
                 cores=cores,
@@ -218,20 +223,26 @@ def _zeros_on_disk(shape: tuple[int, ...], *, folder: Path) -> np.ndarray:
 
 
 def load_predictor(
-    model: Path | str, *, labels: Sequence[str] = (), device: torch.device | str = "auto", fold: str | None = None
+    model: Path | str,
+    *,
+    labels: Sequence[str] = (),
+    device: torch.device | str = "auto",
+    fold: str | None = None,
+    modality: str | None = None,
 ) -> Predictor:
     """Load a model file, or the models of a run folder.
 
     Args:
         model: `model.safetensors`, a fold's folder, or a run folder: then the model trained on all cases, or where
             there is none the average of the folds.
-        labels: Names of the organs asked for; none means all.
+        labels: Names of the organs or regions asked for; none means all.
         device: Where to predict: auto, cpu or cuda.
         fold: Of a run folder: "all", "0", "1", ..; None as above.
+        modality: Kind of all scans, for a model that knows several: ct, mri, ..; None: told by each scan's values.
 
     Raises:
         CheckpointError: There is no model there, or it is damaged.
-        UsageError: The model does not know a label.
+        UsageError: The model does not know a label, or the modality.
     """
     model = Path(model)
     device = device if isinstance(device, torch.device) else choose_device(device)
@@ -251,6 +262,8 @@ def load_predictor(
             raise CheckpointError(f"{model}: the folds were trained under different plans. Name one fold's model file.")
     plans = most_validated([other for _, other in loaded])
     names = [organ.name for organ in plans.data.organs]
+    regions = {region.name: region.organs for region in plans.data.regions}
+    labels = [organ for label in labels for organ in regions.get(label, (label,))]
     unknown = [label for label in labels if label not in names]
     if unknown:
         raise UsageError(
@@ -258,7 +271,8 @@ def load_predictor(
         )
     organs = tuple(k for k, name in enumerate(names) if not labels or name in labels)
     networks = tuple(network for part, _ in loaded for network in part)
-    return Predictor(networks=networks, plans=plans, organs=organs, device=device)
+    number = find_modality_number(plans.data, modality)
+    return Predictor(networks=networks, plans=plans, organs=organs, device=device, modality=number)
 
 
 def with_settings(predictor: Predictor, settings: Sequence[str]) -> Predictor:

@@ -53,7 +53,7 @@ def predict_slices(
         networks: One, or the models of several folds, which are averaged.
         image: (C, S, R, W) preprocessed; read a few slices at a time, from first to last.
         plans: Window, overlap, mirroring, batch.
-        organs: (K) positions in the plan.
+        organs: (K) rows of the networks' text, `plans.data.text_row`.
         device: Where the networks are.
         clicks: On the organs asked for; None: text alone.
         cores: Share the slices of a batch.

@@ -44,9 +44,9 @@ class Tiles:
 
 
 def tile(shape: Sequence[int], *, plans: Plans) -> Tiles:
-    """Cover (R, W) slices with the plan's window, overlapping as it says."""
+    """Cover (R, W) slices with the plan's window for them, overlapping as it says."""
     rows, columns = shape
-    window = (plans.network.window_rows_px, plans.network.window_columns_px)
+    window = plans.network.window_of((rows, columns))
     padded = (max(rows, window[0]), max(columns, window[1]))
     overlap = plans.inference.window_overlap
     corners = itertools.product(*(window_starts(n, w, overlap) for n, w in zip(padded, window, strict=True)))

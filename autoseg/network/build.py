@@ -115,14 +115,14 @@ def _build_towers(plans: Plans, *, offline: bool) -> tuple[nn.Module, "ClipImage
     network = plans.network
     channels = network.feature_channels
     if network.text.model == "learned":
-        return LearnedText(len(plans.data.organs), channels=channels), None
+        return LearnedText(len(plans.data.text_rows), channels=channels), None
     # open_clip loads for a second: only where one of its towers is needed
     from autoseg.network.clip_image import build_clip_image
     from autoseg.network.open_clip_parts import load_clip
     from autoseg.network.text_encoder import build_text_encoder
 
     clip = None if network.text.model == "nano" else load_clip(network.text, offline=offline)  # once, for both towers
-    sentences = [organ.sentences for organ in plans.data.organs]
+    sentences = plans.data.text_rows
     text = build_text_encoder(network.text, sentences, feature_channels=channels, clip=clip)
     return text, build_clip_image(network, clip) if network.interaction_image == "clip" else None
 

@@ -151,7 +151,7 @@ class AutosegNetwork(nn.Module):
 
         Args:
             images: (B, N * C, R, W) normalised slices, each in the middle of its neighbours.
-            organs: (K,) positions of the organs in the plan.
+            organs: (K,) rows of the text: the positions of the organs in the plan, `plans.data.text_row`.
             clicks: Points and boxes of B slices and these organs, for a network that takes them; None: text alone.
             positions: (V, T) numbers in their volumes of the slices, which are visited in this order, the memory of
                 one at hand for the next; B = V * T, one volume after the other. None: each slice by itself.

@@ -53,7 +53,7 @@ def save_model(network: AutosegNetwork, plans: Plans, path: Path) -> None:
     was_training = network.training
     network.eval()
     with torch.no_grad():
-        organs = torch.arange(len(plans.data.organs), device=next(network.parameters()).device)
+        organs = torch.arange(len(plans.data.text_rows), device=next(network.parameters()).device)
         vectors, is_sentence = network.text(organs)
     network.train(was_training)
     tensors = {key: value for key, value in network.state_dict().items() if not key.startswith("text.")}
@@ -247,11 +247,11 @@ def _stored_text(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -
     vectors, is_sentence = tensors.get("text.vectors"), tensors.get("text.is_sentence")
     if vectors is None or is_sentence is None:
         raise CheckpointError(f"{source} has no text vectors. Copy it again.")
-    wanted = (len(plans.data.organs), plans.network.feature_channels)
+    wanted = (len(plans.data.text_rows), plans.network.feature_channels)
     if vectors.ndim != 3 or vectors.shape[::2] != wanted or is_sentence.shape != vectors.shape[:2]:
         raise CheckpointError(
             f"{source} has text vectors of {vectors.shape[0]} organs and shape {tuple(vectors.shape)}; its plan has "
-            f"{wanted[0]} organs and width {wanted[1]}. Copy it again."
+            f"{wanted[0]} (organs times modalities) and width {wanted[1]}. Copy it again."
         )
     reader = {key.removeprefix(READER): value for key, value in tensors.items() if key.startswith(READER)}
     return StoredText(vectors, is_sentence.bool(), reader=reader)

@@ -28,7 +28,7 @@ from autoseg.planning.case_facts import MAX_SAMPLE_PER_CASE, CaseFacts
 from autoseg.planning.case_scan import CaseScanResult
 from autoseg.planning.file_state import FileState
 
-FILE_NAME = "dataset_cache.jsonl"
+FILE_STEM, FILE_ENDING = "dataset_cache", ".jsonl"
 MAX_BYTES = 1 << 31  # of the file; ten thousand cases of one channel have some 300 MB
 SECONDS_BETWEEN_SAVES = 20.0  # of reading, that a kill may lose
 
@@ -129,6 +129,11 @@ def make_values_entry(name: str, *, file: FileState, values: Iterable[int]) -> V
 
 def _is_unicode(text: str) -> bool:
     return text.encode(errors="replace").decode() == text
+
+
+def cache_name(dataset: str | None) -> str:
+    """Return the name of the file in a run folder; `dataset` is the name of one of several, or None."""
+    return f"{FILE_STEM}{'' if dataset is None else f'_{dataset}'}{FILE_ENDING}"
 
 
 class CaseCache:

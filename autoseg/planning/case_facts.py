@@ -84,6 +84,7 @@ class CaseFacts(Facts):
         slice_correlation_zyx: Mean correlation of neighbouring slices, cutting along z, y and x; 0 for a single slice.
         channels: Intensities of each channel.
         organs: The organs that are there; absent ones are left out.
+        dataset: Whose case it is, where several are planned together.
         voxel_digest: The same for two scans with the same voxels, whatever the order of their files' axes; "" for a
             constant scan.
     """
@@ -98,6 +99,7 @@ class CaseFacts(Facts):
     channels: tuple[ChannelFacts, ...]
     organs: tuple[OrganFacts, ...]
     voxel_digest: str
+    dataset: str | None = None
 
 
 def measure_intensities(voxels: np.ndarray) -> IntensityFacts:

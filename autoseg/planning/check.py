@@ -14,8 +14,9 @@ from autoseg.dataset import Dataset, read_dataset
 from autoseg.errors import DatasetError, Problem
 from autoseg.planning.case_cache import CaseCache
 from autoseg.planning.fingerprint import Fingerprint, make_fingerprint
+from autoseg.planning.label_mapping import LabelMapping
+from autoseg.planning.organ_texts import describe_organs
 from autoseg.planning.own_descriptions import OwnDescriptions, use_own_descriptions
-from autoseg.planning.planner import describe_organs
 from autoseg.planning.reading import list_values_once
 from autoseg.planning.resources import bytes_to_scan
 from autoseg.workers import default_num_workers
@@ -30,12 +31,14 @@ class DatasetCheck:
         fingerprint: Of the usable cases.
         layout: Problems of files and declarations.
         contents: Problems inside the scans.
+        mapping: What the labels of several datasets mean; None for one.
     """
 
     dataset: Dataset
     fingerprint: Fingerprint
     layout: tuple[Problem, ...]
     contents: tuple[Problem, ...]
+    mapping: LabelMapping | None = None
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -16,15 +16,15 @@ from typing import Literal
 from autoseg.descriptions.ask import Server
 from autoseg.errors import DatasetError, Problem, UsageError, format_problems
 from autoseg.files import write_json
-from autoseg.planning.case_cache import FILE_NAME as CACHE_NAME
-from autoseg.planning.case_cache import CaseCache
+from autoseg.planning.case_cache import CaseCache, cache_name
 from autoseg.planning.changes import plan_with_changes
-from autoseg.planning.check import DatasetCheck, check_dataset, check_names, shorten_paths
+from autoseg.planning.check import DatasetCheck, check_names, shorten_paths
 from autoseg.planning.describing import add_descriptions
 from autoseg.planning.device import find_device
+from autoseg.planning.joining import check_datasets, refuse_the_same
+from autoseg.planning.organ_texts import describe_organs
 from autoseg.planning.own_descriptions import read_own_descriptions, use_own_descriptions
 from autoseg.planning.pinning import pin_weights
-from autoseg.planning.planner import describe_organs
 from autoseg.planning.report import JSON_NAME, write_report
 from autoseg.planning.resources import bytes_to_preprocess, warn_if_disk_is_short
 from autoseg.planning.run_folder import earlier_plans, own_folder, write_plans_if_new, write_splits_if_new
@@ -43,7 +43,7 @@ MAX_PROBLEMS_SHOWN = 12
 class PlanRequest:
     """What `autoseg_plan` is asked for; see `plan`."""
 
-    dataset_root: Path
+    dataset_roots: tuple[Path, ...]
     run_folder: Path
     device: DeviceChoice = "auto"
     memory_gib: float | None = None
@@ -74,7 +74,7 @@ class PlanOutcome:
 
 
 def plan(
-    dataset_root: Path | str,
+    dataset_roots: Path | str | Sequence[Path | str],
     run_folder: Path | str,
     *,
     device: DeviceChoice = "auto",
@@ -87,10 +87,10 @@ def plan(
     descriptions: Path | str | None = None,
     offline: bool = False,
 ) -> Plans:
-    """Check, fingerprint, plan and preprocess a dataset.
+    """Check, fingerprint, plan and preprocess a dataset, or several as one.
 
     Args:
-        dataset_root: Folder of the dataset; never written to.
+        dataset_roots: Folder of the dataset, or folders of several; never written to.
         run_folder: Where everything goes; may hold an earlier run, which is continued.
         device: What to plan for; "auto" takes CUDA where there is one.
         memory_gib: Memory of the device; none: what is found here.
@@ -114,7 +114,9 @@ def plan(
         OutputError: The disk is full, or broken.
     """
     request = PlanRequest(
-        dataset_root=Path(dataset_root),
+        dataset_roots=(Path(dataset_roots),)
+        if isinstance(dataset_roots, (str, Path))
+        else tuple(Path(root) for root in dataset_roots),
         run_folder=Path(run_folder),
         device=device,
         memory_gib=memory_gib,
@@ -134,8 +136,9 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
     if request.offline and request.describe is not None:
         raise UsageError("--offline and --describe: give one of them, since a server is asked over the network.")
     device = find_device(request.device, memory_gib=request.memory_gib)
+    refuse_the_same(request.dataset_roots)
     own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
-    with own_folder(request.run_folder, dataset_root=request.dataset_root):
+    with own_folder(request.run_folder, dataset_roots=request.dataset_roots):
         check = _check(request)
         found = {"layout": check.layout, "contents": check.contents}
         usable = _usable(check)
@@ -172,8 +175,9 @@ def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
         UsageError: The folder or the file of descriptions cannot be used.
         LockedError: Another process plans into the same folder.
     """
+    refuse_the_same(request.dataset_roots)
     own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
-    with own_folder(request.run_folder, dataset_root=request.dataset_root):
+    with own_folder(request.run_folder, dataset_roots=request.dataset_roots):
         check = _check(request)
         names = check_names(check, own)
         found = {"layout": check.layout, "contents": check.contents, "plan": names}
@@ -182,13 +186,17 @@ def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
 
 
 def _check(request: PlanRequest) -> DatasetCheck:
-    """Check the dataset; where nothing is usable, the report says why."""
+    """Check the dataset, or all; where nothing is usable, the report says why."""
     try:
-        cache = CaseCache(request.run_folder / CACHE_NAME)
-        return check_dataset(request.dataset_root, num_workers=request.num_workers, cache=cache)
+        return check_datasets(
+            request.dataset_roots,
+            num_workers=request.num_workers,
+            open_cache=lambda _root, name: CaseCache(request.run_folder / cache_name(name)),
+            run_folder=request.run_folder,
+        )
     except DatasetError as error:
         problems = (Problem("", error.headline), *error.problems)
-        name = request.dataset_root.resolve().name
+        name = " + ".join(root.resolve().name for root in request.dataset_roots)
         write_report(request.run_folder, dataset_name=name, problems={"layout": problems})
         raise
 
@@ -241,4 +249,6 @@ def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest) -> t
         store_folder=store_folder,
         num_workers=request.num_workers or default_num_workers(bytes_to_preprocess(facts, plans.data)),
     )
-    return shorten_paths(problems, root=check.dataset.root)
+    for root in request.dataset_roots:
+        problems = list(shorten_paths(problems, root=root))
+    return tuple(problems)

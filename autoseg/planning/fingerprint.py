@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from autoseg.dataset import Dataset
+from autoseg.dataset import Dataset, LabelSet
 from autoseg.errors import DatasetError, Problem
 from autoseg.planning.case_cache import CaseCache
 from autoseg.planning.case_facts import CaseFacts, Facts, IntensityFacts, measure_intensities
@@ -22,11 +22,45 @@ AXIS_NUMBER: Mapping[Axis, int] = {"z": 0, "y": 1, "x": 2}
 
 
 class OrganEntry(Facts):
-    """An organ as the dataset declares it."""
+    """An organ as the dataset declares it; `part_of` are regions that tell what it is where its name does not."""
 
     name: str
     value: int
     description: str | None
+    part_of: tuple[str, ...] = ()
+
+
+class RegionEntry(Facts):
+    """A named union of organs."""
+
+    name: str
+    organs: tuple[str, ...]
+
+
+class LabelEntry(Facts):
+    """A label of one of several datasets: `means` is an organ, a region, or None for the background."""
+
+    value: int
+    name: str
+    means: str | None
+
+
+class DatasetEntry(Facts):
+    """One of several datasets that are planned together.
+
+    Attributes:
+        name: Begins the ids of its cases.
+        channel_names: In the order of the channels.
+        labels: What its label values mean.
+        ignore_value: Label value that counts nowhere.
+        foreground: As of `Fingerprint`, in its own cases.
+    """
+
+    name: str
+    channel_names: tuple[str, ...]
+    labels: tuple[LabelEntry, ...]
+    ignore_value: int | None
+    foreground: tuple[IntensityFacts | None, ...]
 
 
 class Fingerprint(Facts):
@@ -40,6 +74,8 @@ class Fingerprint(Facts):
         ignore_value: Label value that counts nowhere.
         foreground: For each channel the intensities of the organs' voxels; every case gives at most the same number.
         cases: Facts of every usable case.
+        regions: Named unions of organs.
+        datasets: Where several are planned together; the channels and foreground above are then the first one's.
     """
 
     version: Literal[1] = 1
@@ -49,6 +85,8 @@ class Fingerprint(Facts):
     ignore_value: int | None
     foreground: tuple[IntensityFacts | None, ...]
     cases: tuple[CaseFacts, ...]
+    regions: tuple[RegionEntry, ...] = ()
+    datasets: tuple[DatasetEntry, ...] = ()
 
     @property
     def spacings_zyx_mm(self) -> np.ndarray:
@@ -77,7 +115,8 @@ class Fingerprint(Facts):
         found: dict[str, list[int]] = {organ.name: [] for organ in self.organs}
         for case in self.cases:
             for organ in case.organs:
-                found[organ.name].append(organ.num_components)
+                if organ.name in found:  # not a region
+                    found[organ.name].append(organ.num_components)
         return found
 
     def patient_groups(self) -> dict[str, str]:
@@ -129,14 +168,23 @@ def make_fingerprint(
         dataset_name=dataset.name,
         channel_names=dataset.channel_names,
         organs=tuple(
-            OrganEntry(name=organ.name, value=organ.value, description=organ.description)
+            OrganEntry(name=organ.name, value=organ.value, description=organ.description, part_of=organ.part_of)
             for organ in dataset.labels.organs
         ),
         ignore_value=dataset.labels.ignore_value,
         foreground=_measure_foreground(samples, num_channels=len(dataset.channel_names)),
         cases=cases,
+        regions=_name_regions(dataset.labels),
     )
     return fingerprint, tuple(problems)
+
+
+def _name_regions(labels: LabelSet) -> tuple[RegionEntry, ...]:
+    names = {organ.value: organ.name for organ in labels.organs}
+    return tuple(
+        RegionEntry(name=region.name, organs=tuple(names[value] for value in region.values))
+        for region in labels.regions
+    )
 
 
 def _measure_foreground(samples: list[np.ndarray], *, num_channels: int) -> tuple[IntensityFacts | None, ...]:

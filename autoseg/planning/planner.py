@@ -1,29 +1,36 @@
 """From fingerprint and device to plans, with a reason for every value.
 
-Owns: `make_plans`, which calls the rules in order, and `describe_organs`.
-Does not own: the rules (`rules_data.py`, `rules_network.py`, `rules_training.py`), organ knowledge (`descriptions/`).
+Owns: `make_plans`, which calls the rules in order.
+Does not own: the rules (`rules_data.py`, `rules_datasets.py`, `rules_network.py`, `rules_training.py`), the organs'
+sentences (`organ_texts.py`).
 """
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from autoseg.descriptions import describe_organ, find_modality
-from autoseg.errors import PlanError, Problem
+from autoseg.errors import PlanError
 from autoseg.planning import rules_data, rules_network, rules_training
-from autoseg.planning.choice import Choice
+from autoseg.planning.choice import Choice, Reasons
 from autoseg.planning.fingerprint import AXIS_NUMBER, Fingerprint
+from autoseg.planning.organ_texts import modality_name
+from autoseg.planning.planner_data import plan_data
+from autoseg.planning.rules_datasets import (
+    choose_dataset_shares,
+    choose_organ_weights,
+    choose_small_windows,
+)
 from autoseg.plans import (
     AugmentationPlan,
     Axis,
     Backbone,
     DataPlan,
+    DatasetShare,
     Device,
     InferencePlan,
     NetworkPlan,
-    OrganPlan,
     Plans,
     Reason,
     TextPlan,
@@ -34,19 +41,6 @@ TEXT_RULE = (
     "A small text tower trained from scratch, since no pretrained weights were given; --set network.text.model=NAME "
     "and network.text.weights=TAG take one of open_clip's."
 )
-MAX_SENTENCES = 32  # limits of OrganPlan; a user's own text may be longer
-MAX_SENTENCE_LENGTH = 1000
-
-
-class _Reasons:
-    """Collects the reasons while the choices are unwrapped."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, Reason] = {}
-
-    def keep(self, field: str, choice: Choice[Any]) -> Any:
-        self.found[field] = choice.reason
-        return choice.value
 
 
 @dataclass(frozen=True)
@@ -77,13 +71,15 @@ def make_plans(fingerprint: Fingerprint, *, device: Device, given: Given = Given
     Raises:
         PlanError: The dataset asks for what a plan cannot hold, such as names that are too long.
     """
-    reasons = _Reasons()
+    reasons = Reasons()
     try:
-        chosen_data = _plan_data(fingerprint, reasons)
+        shares = _choose_shares(fingerprint, reasons)
+        chosen_data = plan_data(fingerprint, reasons, shares=shares)
         data = given.data or chosen_data
         chosen_network = _plan_network(fingerprint, data=data, device=device, given=given, reasons=reasons)
         network = given.network or chosen_network
         training = _plan_training(fingerprint, data=data, network=network, device=device, reasons=reasons)
+        training = training.model_copy(update={"dataset_shares": shares})
         return Plans(
             dataset_name=fingerprint.dataset_name,
             device=device,
@@ -102,77 +98,14 @@ def make_plans(fingerprint: Fingerprint, *, device: Device, given: Given = Given
         ) from error
 
 
-def describe_organs(fingerprint: Fingerprint) -> tuple[tuple[OrganPlan, ...], tuple[Problem, ...]]:
-    """Look up the description of every organ, and warn of those that nothing is known of or that read alike."""
-    modality = find_modality(fingerprint.channel_names)
-    organs, problems = [], []
-    first_of: dict[tuple[str, ...], str] = {}
-    for organ in fingerprint.organs:
-        found = describe_organ(organ.name, modality=modality, own_text=organ.description)
-        organs.append(OrganPlan(name=organ.name, value=organ.value, sentences=_fit(found.sentences)))
-        if not found.is_known:
-            text = (
-                f"organ {organ.name} is not among the known organs: a template describes it. Give it a description in "
-                "dataset.json or with --descriptions, or a usual anatomical name."
-            )
-            problems.append(Problem("", text, is_error=False))
-        first = first_of.setdefault(found.sentences, organ.name)
-        if first != organ.name:
-            text = (
-                f"organs {first} and {organ.name} have the same description, so the text cannot tell them apart. If "
-                "they are one organ, give them one value; else give one a description of its own."
-            )
-            problems.append(Problem("", text, is_error=False))
-    return tuple(organs), tuple(problems)
-
-
-def _fit(sentences: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sentence[:MAX_SENTENCE_LENGTH] for sentence in sentences[:MAX_SENTENCES])
-
-
-def _plan_data(fingerprint: Fingerprint, reasons: _Reasons) -> DataPlan:
-    removed = np.array([case.removed_share for case in fingerprint.cases])
-    sizes = fingerprint.cropped_sizes_zyx
-    channels = tuple(
-        reasons.keep(
-            f"data.channels.{number}",
-            rules_data.choose_normalisation(
-                name, foreground=fingerprint.foreground[number], median_removed_share=float(np.median(removed))
-            ),
-        )
-        for number, name in enumerate(fingerprint.channel_names)
-    )
-    organs, _ = describe_organs(fingerprint)
-    modality = find_modality(fingerprint.channel_names)
-    is_known = [
-        describe_organ(organ.name, modality=modality, own_text=organ.description).is_known
-        for organ in fingerprint.organs
-    ]
-    reasons.found["data.organs"] = Reason(
-        rule="All organs of the dataset, each with its own description, the known one, or a template.",
-        facts={"modality": modality, "unknown_organs": is_known.count(False)},
-    )
-    spacing = reasons.keep(
-        "data.target_spacing_zyx_mm",
-        rules_data.choose_target_spacing(fingerprint.spacings_zyx_mm, cropped_sizes_zyx=sizes),
-    )
-    return DataPlan(
-        channels=channels,
-        organs=organs,
-        ignore_value=fingerprint.ignore_value,
-        target_spacing_zyx_mm=spacing,
-        slice_axis=reasons.keep("data.slice_axis", rules_data.choose_slice_axis(spacing, cropped_sizes_zyx=sizes)),
-        crop_to_nonzero=reasons.keep("data.crop_to_nonzero", rules_data.choose_crop(removed)),
-    )
-
-
 def _plan_network(
-    fingerprint: Fingerprint, *, data: DataPlan, device: Device, given: Given, reasons: _Reasons
+    fingerprint: Fingerprint, *, data: DataPlan, device: Device, given: Given, reasons: Reasons
 ) -> NetworkPlan:
     axis = data.slice_axis
     sizes = fingerprint.cropped_sizes_zyx * fingerprint.spacings_zyx_mm / np.array(data.target_spacing_zyx_mm)
-    in_plane = rules_data.to_slice_order(sizes, slice_axis=axis)[:, 1:]
-    window = reasons.keep("network.window_rows_px", rules_network.choose_window(in_plane, device=device))
+    in_plane = _by_dataset(fingerprint, rules_data.to_slice_order(sizes, slice_axis=axis)[:, 1:])
+    windows = [rules_network.choose_window(one, device=device) for one in in_plane.values()]
+    window = reasons.keep("network.window_rows_px", max(windows, key=lambda choice: choice.value[0] * choice.value[1]))
     window = given.window_px or window
     reasons.found["network.window_columns_px"] = reasons.found["network.window_rows_px"]
     width_px = _smallest_width_px(fingerprint, data=data)
@@ -180,6 +113,17 @@ def _plan_network(
     backbone = reasons.keep("network.backbone", rules_network.choose_backbone(device))
     backbone = given.backbone or backbone
     reasons.found["network.text"] = Reason(rule=TEXT_RULE)
+    refiner_channels = reasons.keep(
+        "network.refiner_channels",
+        rules_network.choose_refiner_channels(window, smallest_width_px=width_px, device=device),
+    )
+    refiner_stride = reasons.keep(
+        "network.refiner_stride",
+        rules_network.choose_refiner_stride(window, smallest_width_px=width_px, device=device),
+    )
+    small_windows = choose_small_windows(
+        in_plane, window_px=window, step_px=refiner_stride * 2 ** max(0, len(refiner_channels) - 1)
+    )
     return NetworkPlan(
         backbone=backbone,
         text=TextPlan(),
@@ -190,17 +134,29 @@ def _plan_network(
             rules_network.choose_image_size(window, smallest_width_px=width_px, backbone=backbone, device=device),
         ),
         feature_channels=reasons.keep("network.feature_channels", rules_network.choose_feature_channels(backbone)),
-        refiner_channels=reasons.keep(
-            "network.refiner_channels",
-            rules_network.choose_refiner_channels(window, smallest_width_px=width_px, device=device),
-        ),
+        refiner_channels=refiner_channels,
+        small_windows_px=reasons.keep("network.small_windows_px", small_windows),
         neighbours=reasons.keep("network.neighbours", rules_network.choose_neighbours(slice_spacing_mm)),
-        refiner_stride=reasons.keep(
-            "network.refiner_stride",
-            rules_network.choose_refiner_stride(window, smallest_width_px=width_px, device=device),
-        ),
+        refiner_stride=refiner_stride,
         memory_slices=reasons.keep("network.memory_slices", _choose_memory_slices(fingerprint, axis=axis, data=data)),
     )
+
+
+def _by_dataset(fingerprint: Fingerprint, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Part the rows, one a case, by dataset; all together where there are none."""
+    owners = np.array([case.dataset or "" for case in fingerprint.cases])
+    return {name: values[owners == name] for name in dict.fromkeys(owners.tolist())}
+
+
+def _choose_shares(fingerprint: Fingerprint, reasons: Reasons) -> tuple[DatasetShare, ...]:
+    """Choose how often each dataset is seen; a single one has no share."""
+    if not fingerprint.datasets:
+        return ()
+    counts = Counter(case.dataset or "" for case in fingerprint.cases)
+    modality_of = {one.name: modality_name(one.channel_names) for one in fingerprint.datasets}
+    choice = choose_dataset_shares({name: counts[name] for name in modality_of}, modality_of=modality_of)
+    shares: tuple[DatasetShare, ...] = reasons.keep("training.dataset_shares", choice)
+    return shares
 
 
 def _smallest_width_px(fingerprint: Fingerprint, *, data: DataPlan) -> float:
@@ -220,7 +176,7 @@ def _choose_memory_slices(fingerprint: Fingerprint, *, axis: Axis, data: DataPla
 
 
 def _plan_training(
-    fingerprint: Fingerprint, *, data: DataPlan, network: NetworkPlan, device: Device, reasons: _Reasons
+    fingerprint: Fingerprint, *, data: DataPlan, network: NetworkPlan, device: Device, reasons: Reasons
 ) -> TrainingPlan:
     names = [organ.name for organ in data.organs]
     organs_per_step = reasons.keep(
@@ -231,6 +187,7 @@ def _plan_training(
         rules_training.choose_mirror_axes(names, slice_axis=data.slice_axis),
     )
     num_patients = len(set(fingerprint.patient_groups().values()))
+    num_cases = Counter(organ.name for case in fingerprint.cases for organ in case.organs)
     return TrainingPlan(
         batch_slices=reasons.keep(
             "training.batch_slices",
@@ -239,13 +196,14 @@ def _plan_training(
         learning_rate=reasons.keep("training.learning_rate", rules_training.choose_learning_rate(network.backbone)),
         refiner_optimiser=reasons.keep("training.refiner_optimiser", rules_training.choose_refiner_optimiser()),
         organs_per_step=organs_per_step,
+        organ_weights=reasons.keep("training.organ_weights", choose_organ_weights(num_cases)),
         num_folds=reasons.keep("training.num_folds", rules_training.choose_num_folds(num_patients)),
         augmentation=AugmentationPlan(mirror_axes=mirror_axes),
     )
 
 
 def _plan_inference(
-    fingerprint: Fingerprint, *, data: DataPlan, training: TrainingPlan, device: Device, reasons: _Reasons
+    fingerprint: Fingerprint, *, data: DataPlan, training: TrainingPlan, device: Device, reasons: Reasons
 ) -> InferencePlan:
     axes = reasons.keep(
         "inference.mirror_axes",

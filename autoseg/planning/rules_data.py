@@ -14,6 +14,7 @@ import numpy as np
 from autoseg.descriptions import find_modality
 from autoseg.planning.case_facts import IntensityFacts
 from autoseg.planning.choice import Choice
+from autoseg.planning.rules_datasets import weighted_median
 from autoseg.plans import Axis, ChannelPlan
 
 ANISOTROPIC_SPACING_RATIO = 3.0
@@ -59,16 +60,17 @@ def choose_normalisation(
 
 
 def choose_target_spacing(
-    spacings_zyx_mm: np.ndarray, *, cropped_sizes_zyx: np.ndarray
+    spacings_zyx_mm: np.ndarray, *, cropped_sizes_zyx: np.ndarray, weights: np.ndarray | None = None
 ) -> Choice[tuple[float, float, float]]:
     """Choose the grid that the network sees.
 
     Args:
         spacings_zyx_mm: (N, 3), one row a case.
         cropped_sizes_zyx: (N, 3), in voxels.
+        weights: (N,) what each case counts, where several datasets are planned together; None: all alike.
     """
-    target = np.median(spacings_zyx_mm, axis=0)
-    size = np.median(cropped_sizes_zyx, axis=0)
+    target = weighted_median(spacings_zyx_mm, weights)
+    size = weighted_median(cropped_sizes_zyx, weights)
     worst = int(np.argmax(target))
     others = [axis for axis in range(3) if axis != worst]
     facts = {
@@ -78,6 +80,8 @@ def choose_target_spacing(
         "largest_spacing_zyx_mm": _rounded(spacings_zyx_mm.max(axis=0)),
     }
     rule = "The median spacing on each axis."
+    if weights is not None:
+        rule = "The median spacing on each axis; each dataset counts as much as it is seen in training."
     is_coarse = target[worst] > ANISOTROPIC_SPACING_RATIO * target[others].max()
     is_short = size[worst] * ANISOTROPIC_SIZE_RATIO < size[others].min()
     if is_coarse and is_short:

@@ -21,7 +21,7 @@ log = logging.getLogger("autoseg")
 
 
 @contextmanager
-def own_folder(run_folder: Path, *, dataset_root: Path) -> Iterator[None]:
+def own_folder(run_folder: Path, *, dataset_roots: Sequence[Path]) -> Iterator[None]:
     """Hold the run folder for this process alone; a folder that cannot be written is an error before any work.
 
     Raises:
@@ -29,8 +29,8 @@ def own_folder(run_folder: Path, *, dataset_root: Path) -> Iterator[None]:
         LockedError: Another run has it.
         OutputError: The disk is full, or broken.
     """
-    folder, root = run_folder.resolve(), dataset_root.resolve()
-    if folder == root or root in folder.parents:
+    folder = run_folder.resolve()
+    if any(root.resolve() in (folder, *folder.parents) for root in dataset_roots):
         raise UsageError(f"-o {run_folder} lies in the dataset, which is never written to. Choose another folder.")
     try:
         with atomic_path(folder / "probe.tmp") as probe:

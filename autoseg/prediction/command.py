@@ -40,6 +40,7 @@ def predict_files(
     settings: Sequence[str] = (),
     clicks: Mapping[str, Mapping[str, OrganClicks]] | None = None,
     also: Sequence[str] = (),
+    modality: str | None = None,
 ) -> PredictionRun:
     """Segment a scan or a folder of scans and write a label map for each.
 
@@ -63,6 +64,7 @@ def predict_files(
             organ, in per cent; on the way they take a byte a voxel and organ of the output's disk), "seg.nrrd" (a
             segmentation of 3D Slicer), "seg.dcm" (a DICOM segmentation, for DICOM series, with `autoseg[dicom]`),
             "masks" (a file an organ).
+        modality: Kind of all scans, for a model of several: ct, mri, ..; None: told by each scan's values.
 
     Raises:
         DatasetError: No case could be predicted; the cases' problems are in it.
@@ -75,7 +77,9 @@ def predict_files(
     if unknown:
         raise UsageError(f"--also {unknown[0]!r:.40}: expected {', '.join(ALSO)}.")
     digests = [file_sha256(path) for path in find_model_files(model, fold=fold)]  # before it is loaded: see `Journal`
-    predictor = _load(model, labels=labels, organs=organs, device=device, fold=fold, settings=settings)
+    predictor = _load(
+        model, labels=labels, organs=organs, device=device, fold=fold, settings=settings, modality=modality
+    )
     paths = _as_paths(inputs)
     cases, problems = find_cases(paths, channel_names=predictor.channel_names)
     _refuse_output_over_input(cases, output)
@@ -120,13 +124,16 @@ def estimate_files(
     fold: str | None = None,
     settings: Sequence[str] = (),
     also: Sequence[str] = (),
+    modality: str | None = None,
 ) -> list[Estimate]:
     """Say what `predict_files` would take for each case, with the same arguments; nothing is written.
 
     Raises:
         AutosegError: As `predict_files`.
     """
-    predictor = _load(model, labels=labels, organs=organs, device=device, fold=fold, settings=settings)
+    predictor = _load(
+        model, labels=labels, organs=organs, device=device, fold=fold, settings=settings, modality=modality
+    )
     cases, problems = find_cases(_as_paths(inputs), channel_names=predictor.channel_names)
     faults = [Estimate(case.case_id, fault=case.message) for case in _bad_cases(problems)]
     return [*estimate_cases(predictor, cases, also=also), *faults]
@@ -140,8 +147,10 @@ def _load(
     device: str,
     fold: str | None,
     settings: Sequence[str],
+    modality: str | None,
 ) -> Predictor:
-    predictor = with_settings(load_predictor(model, labels=labels, device=device, fold=fold), settings)
+    loaded = load_predictor(model, labels=labels, device=device, fold=fold, modality=modality)
+    predictor = with_settings(loaded, settings)
     if not organs:
         return predictor
     from autoseg.inference.new_organs import with_new_organs  # open_clip loads for a second
@@ -156,8 +165,9 @@ def _as_paths(inputs: Path | str | Sequence[Path | str]) -> list[Path]:
 def _describe_recipe(predictor: Predictor, digests: Sequence[str], *, also: Sequence[str]) -> str:
     plan = predictor.plans.inference.model_dump(mode="json")
     organs = [predictor.plans.data.organs[k] for k in predictor.organs]
-    asked = [[organ.name, organ.value, organ.sentences] for organ in organs]
-    return json.dumps([version("autoseg"), digests, plan, asked, predictor.device.type, sorted(also)])
+    asked = [[organ.name, organ.value, organ.sentences, organ.more_sentences] for organ in organs]
+    kind = predictor.modality
+    return json.dumps([version("autoseg"), digests, plan, asked, kind, predictor.device.type, sorted(also)])
 
 
 def _bad_cases(problems: Sequence[Problem]) -> list[CaseStatus]:

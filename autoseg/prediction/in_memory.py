@@ -17,6 +17,7 @@ from autoseg.image_in_memory import as_scan, in_order_of
 from autoseg.image_io import read_scan, write_label_map
 from autoseg.inference.clicks import OrganClicks
 from autoseg.inference.file_labels import UNSURE
+from autoseg.inference.modality import find_modality_number
 from autoseg.inference.predictor import Predictor, load_predictor, with_settings
 from autoseg.outputs.statistics import OrganStatistics, measure_organs
 from autoseg.prediction.steps import list_warnings
@@ -65,6 +66,7 @@ def predict(
     settings: Sequence[str] = (),
     clicks: Mapping[str, OrganClicks] | None = None,
     uncertainty: bool = False,
+    modality: str | None = None,
 ) -> Prediction:
     """Segment one image in memory.
 
@@ -78,6 +80,7 @@ def predict(
         settings: Changes such as "inference.window_overlap=0.25".
         clicks: Points and boxes by organ, voxels (i, j, k).
         uncertainty: Also say how unsure the model is of each voxel.
+        modality: Kind of the image, for a model of several: ct, mri, ..; None: told by its values.
 
     Raises:
         AutosegError: The image, the model or an argument cannot be used.
@@ -87,6 +90,8 @@ def predict(
         raise UsageError("labels: this predictor knows already which organs are asked for. Load it with these labels.")
     loaded = model if isinstance(model, Predictor) else load_predictor(model, labels=labels, device=device)
     predictor = with_settings(loaded, settings)
+    if modality is not None:
+        predictor = replace(predictor, modality=find_modality_number(predictor.plans.data, modality))
     if organs:
         from autoseg.inference.new_organs import with_new_organs  # open_clip loads for a second
 
@@ -117,7 +122,7 @@ def predict(
         names=predictor.names,
         statistics=statistics,
         uncertainty=None if unsure is None else in_order_of(images[0], unsure.astype(np.float32) / UNSURE),
-        warnings=list_warnings(channels, plan=predictor.plans.data),
+        warnings=list_warnings(channels, predictor=predictor),
         labels_zyx=predicted.labels_zyx,
         geometry=channels[0].geometry,
     )

@@ -20,11 +20,11 @@ from autoseg.files import explain_write_error, fault_of, find_disk_fault
 from autoseg.geometry import grids_differ, small_shift
 from autoseg.image_io import Scan, read_header
 from autoseg.inference.clicks import OrganClicks
+from autoseg.inference.modality import choose_modality, list_alike
 from autoseg.inference.predictor import PredictedCase, Predictor
 from autoseg.machine import find_cpu_memory_gib
 from autoseg.outputs.case_files import remove_case, write_case
 from autoseg.outputs.run_files import CaseStatus
-from autoseg.plans import DataPlan
 from autoseg.prediction.journal import FinishedCase, Journal, case_key
 from autoseg.prediction.overlap import FAULTS_OF_AN_ITEM, overlap
 from autoseg.progress import tell, track
@@ -127,7 +127,7 @@ def _read(case: CaseFiles, *, job: Job) -> _Read:
     key = case_key(case, job.recipe, clicks=job.clicks.get(case.case_id))
     earlier = job.journal.find(case.case_id, key=key)
     channels = read_case(case) if earlier is None else ()
-    warnings = list_warnings(channels, plan=job.predictor.plans.data)
+    warnings = list_warnings(channels, predictor=job.predictor)
     return _Read(key, earlier, channels, warnings, time.monotonic() - start)
 
 
@@ -227,10 +227,17 @@ def _threads(device: torch.device) -> int:
     return min(MOST_THREADS, max(1, default_num_workers() // 4)) if device.type == "cuda" else 1
 
 
-def list_warnings(channels: Sequence[Scan], *, plan: DataPlan) -> tuple[str, ...]:
+def list_warnings(channels: Sequence[Scan], *, predictor: Predictor) -> tuple[str, ...]:
     """Say what is odd about a case's channels, each thing once: how they were read, and values that tell nothing."""
+    if not channels:
+        return ()
     found = [warning for channel in channels for warning in channel.warnings]
-    for scan, channel in zip(channels, plan.channels, strict=False):
+    plan = predictor.plans.data
+    modality = choose_modality(channels, plan=plan, given=predictor.modality)
+    alike = list_alike(plan, modality)
+    if predictor.modality is None and len(alike) > 1:
+        found.append(f"taken for {alike[0]}, since its values do not tell {' and '.join(alike)} apart; see --modality.")
+    for scan, channel in zip(channels, plan.modalities[modality].channels, strict=False):
         low, high = float(scan.array_zyx.min()), float(scan.array_zyx.max())
         odd = describe_odd_values(low, high, channel=channel.name, is_ct=channel.scheme == "ct")
         found += [] if odd is None else [odd]

@@ -79,7 +79,7 @@ class OrganPieces:
         return cls(content["voxel_ml"], content["reference"], sizes, hits)
 
 
-CasePieces = Mapping[str, OrganPieces]
+CasePieces = Mapping[str, OrganPieces]  # of the organs that were annotated in the case
 
 
 def list_pieces(
@@ -100,7 +100,7 @@ def list_pieces(
     hits = np.bincount(numbers[predicted == reference].ravel(), minlength=count + 1)
     organ = np.zeros(count + 1, np.int64)
     organ[numbers.ravel()] = predicted.ravel()
-    in_reference = np.bincount(reference[is_known].ravel(), minlength=len(names) + 1)
+    in_reference = np.bincount(reference[is_known].ravel(), minlength=len(names) + 1)  # and of regions, behind
     pieces = {}
     for index, name in enumerate(names, start=1):
         own = np.flatnonzero(organ == index)
@@ -126,7 +126,7 @@ def read_pieces(run_folder: Path, *, plans: Plans) -> list[CasePieces]:
             if content["plan"] == _plan_digest(plans):
                 names = [organ.name for organ in plans.data.organs]
                 cases = content["cases"].values()
-                found += [{name: OrganPieces.from_json(case[name]) for name in names} for case in cases]
+                found += [{n: OrganPieces.from_json(case[n]) for n in names if n in case} for case in cases]
         except (UsageError, KeyError, TypeError, AttributeError, ValueError):
             log.warning("%s is damaged; its cases do not count in the choice of what is a speck.", path)
     return found
@@ -162,7 +162,8 @@ def choose_cleaning(
     figures: dict[str, Any] = {}
     before = {rule.organ: rule for rule in planned}
     for name in names:
-        own = [case[name] for case in cases if case[name].reference or case[name].sizes]
+        annotated = [case[name] for case in cases if name in case]
+        own = [pieces for pieces in annotated if pieces.reference or pieces.sizes]
         if len(own) < LEAST_CASES:
             chosen += [before[name]] if name in before else []
             figures[name] = {"cases": len(own), "kept": "too few cases"}

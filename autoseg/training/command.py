@@ -24,13 +24,13 @@ from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
 from autoseg.ranks import Ranks, join_ranks, num_local_ranks
+from autoseg.training.case_dice import CaseDice
 from autoseg.training.final_validation import validate_finally
 from autoseg.training.fold_list import read_folds
 from autoseg.training.gradients import explain_full_memory
 from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import Length, train_fold
-from autoseg.training.validation import CaseDice
 
 log = logging.getLogger("autoseg")
 

@@ -12,11 +12,12 @@ from autoseg.files import write_json
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
 from autoseg.plans import SET_BY, OrganCleaning, Plans
 from autoseg.progress import track
+from autoseg.training.case_dice import CaseDice, mean_dice
 from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, dice_after, read_pieces, write_pieces
 from autoseg.training.fold_list import read_folds
 from autoseg.training.monitoring import FoldData
 from autoseg.training.state import TrainState
-from autoseg.training.validation import CaseDice, clean_validation_map, mean_dice, write_validation_map
+from autoseg.training.validation import clean_validation_map, write_validation_map
 
 log = logging.getLogger("autoseg")
 
@@ -46,7 +47,9 @@ def validate_finally(state: TrainState, data: FoldData, *, plans: Plans) -> Case
     for case_id in own:
         clean_validation_map(folder / f"{case_id}.nii.gz", plans=plans)
     means = mean_dice(list(cases.values()))
-    cleaned = mean_dice([dice_after(own, plans.inference.cleaning) for own in pieces.values()])
+    cleaned = mean_dice(
+        [{**dice, **dice_after(pieces[case], plans.inference.cleaning)} for case, dice in cases.items()]
+    )
     summary: dict[str, Any] = {
         "grid": "preprocessed",
         "mean_dice": cleaned,

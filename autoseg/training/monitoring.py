@@ -15,8 +15,9 @@ from autoseg.network.model_file import save_model
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.ranks import ONE_RANK, Ranks
+from autoseg.training.case_dice import CaseDice, mean_dice
 from autoseg.training.state import TrainState
-from autoseg.training.validation import CaseDice, mean_dice, validate_case
+from autoseg.training.validation import validate_case
 
 log = logging.getLogger("autoseg")
 

@@ -132,7 +132,7 @@ class SliceSampler:
         return Batch(
             images=torch.from_numpy(np.concatenate(images)),
             labels=torch.from_numpy(asked),
-            organs=torch.from_numpy(organs + group.modality * len(self.plans.data.organs)),
+            organs=torch.from_numpy(organs + self.plans.data.text_row(0, group.modality)),
             case_ids=tuple(case_ids),
             positions=torch.from_numpy(np.stack(positions)) if self.plans.network.memory_slices else None,
             clicks=self._draw_clicks(asked, num_organs=len(organs), step=step, numbers=numbers),

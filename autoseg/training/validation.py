@@ -4,7 +4,7 @@ Owns: Dice of the averaged network over cases, and the label maps of the final v
 Does not own: metrics on the scans' own grid (`evaluation/`, by `autoseg_evaluate`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,10 +23,10 @@ from autoseg.network.model import AutosegNetwork
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training.case_arrays import Sliced
+from autoseg.training.case_dice import CaseDice, count_meetings, measure_dice, new_meetings
 from autoseg.training.cleaning_choice import OrganPieces, list_pieces
 from autoseg.training.gradients import explain_full_memory
 
-CaseDice = dict[str, float | None]
 Result = TypeVar("Result")
 
 
@@ -47,11 +47,11 @@ def validate_case(
     """
 
     def measure(plans: Plans) -> CaseDice:
-        counts = _new_counts(plans)
+        meetings = new_meetings(plans.data)
         maps = _predict(network, store, case_id, plans=plans, device=device)
-        for _maps in _counting(maps, store.open_labels(case_id), counts):
+        for _maps in _counting(maps, store.open_labels(case_id), meetings):
             pass
-        return _dice(counts, plans)
+        return measure_dice(meetings, plan=plans.data, annotated=store.source(case_id).annotated)
 
     return _in_room(measure, plans, device=device)
 
@@ -62,7 +62,7 @@ def write_validation_map(
     """Write a case's label map on the scan's own grid, from one prediction, nothing removed from it.
 
     Returns:
-        What `validate_case` does, and the pieces of each organ on the preprocessed grid.
+        What `validate_case` does, and the pieces of each annotated organ on the preprocessed grid.
 
     Raises:
         TrainingError: The device's memory is full even with one slice at a time.
@@ -77,19 +77,23 @@ def write_validation_map(
 def _write_map(
     network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
 ) -> tuple[CaseDice, dict[str, OrganPieces]]:
-    counts = _new_counts(plans)
+    meetings = new_meetings(plans.data)
     reference = store.open_labels(case_id)
     winners = np.zeros(reference.shape, reference.dtype)
     maps = _keeping(_predict(network, store, case_id, plans=plans, device=device), winners)
     transform = store.read_transform(case_id)
     values = [organ.value for organ in plans.data.organs]
-    labels = undo_preprocessing(_counting(maps, reference, counts), transform=transform, organ_values=values)
+    labels = undo_preprocessing(_counting(maps, reference, meetings), transform=transform, organ_values=values)
     names = {organ.value: organ.name for organ in plans.data.organs}
     write_label_map(folder / f"{case_id}.nii.gz", labels, geometry=transform.original, names=names)
     voxel_ml = float(np.prod(plans.data.target_spacing_zyx_mm)) / MM3_PER_ML
     organs = [organ.name for organ in plans.data.organs]
     pieces = list_pieces(winners, np.asarray(reference[:]), names=organs, voxel_ml=voxel_ml)
-    return _dice(counts, plans), pieces
+    annotated = store.source(case_id).annotated
+    dice = measure_dice(meetings, plan=plans.data, annotated=annotated)
+    if annotated is not None:  # what is found of the others may be right
+        pieces = {name: pieces[name] for k, name in enumerate(organs, start=1) if k in annotated}
+    return dice, pieces
 
 
 def _in_room(work: Callable[[Plans], Result], plans: Plans, *, device: torch.device) -> Result:
@@ -119,15 +123,6 @@ def clean_validation_map(path: Path, *, plans: Plans) -> None:
         write_label_map(path, labels, geometry=scan.geometry, names=names)
 
 
-def mean_dice(cases: Sequence[CaseDice]) -> CaseDice:
-    """Average over the cases in which an organ counts; None where it counts in none."""
-    means: CaseDice = {}
-    for name in cases[0] if cases else ():
-        values = [value for case in cases if (value := case[name]) is not None]
-        means[name] = float(np.mean(values)) if values else None
-    return means
-
-
 def _predict(
     network: AutosegNetwork,
     store: CaseStore,
@@ -137,25 +132,19 @@ def _predict(
     device: torch.device,
 ) -> Iterator[Tensor]:
     image = np.asarray(store.open_image(case_id)[:])
-    organs = range(len(plans.data.organs))
+    modality = plans.data.modality_of(store.source(case_id).dataset)
+    organs = [plans.data.text_row(organ, modality) for organ in range(len(plans.data.organs))]
     return predict_slices([network], image, plans=plans, organs=organs, device=device)
 
 
-def _new_counts(plans: Plans) -> np.ndarray:
-    """Return zeros, (3, 1 + K): voxels that overlap, are predicted, and are in the reference, by organ index."""
-    return np.zeros((3, len(plans.data.organs) + 1), dtype=np.int64)
-
-
-def _counting(maps: Iterable[Tensor], labels: Sliced, counts: np.ndarray) -> Iterator[Tensor]:
-    """Pass the maps of slices on, and add their voxels to `counts`; ignored voxels count nowhere."""
+def _counting(maps: Iterable[Tensor], labels: Sliced, meetings: np.ndarray) -> Iterator[Tensor]:
+    """Pass the maps of slices on, and add their voxels to `meetings`; ignored voxels count nowhere."""
     start = 0
     for probs in maps:
         reference = np.asarray(labels[start : start + len(probs)])
         start += len(probs)
         is_known = reference != np.iinfo(reference.dtype).max
-        reference, predicted = reference[is_known], _winners(probs)[is_known]
-        for row, values in enumerate((reference[reference == predicted], predicted, reference)):
-            counts[row] += np.bincount(values, minlength=counts.shape[1])
+        count_meetings(meetings, reference[is_known], _winners(probs)[is_known])
         yield probs
 
 
@@ -171,12 +160,3 @@ def _keeping(maps: Iterable[Tensor], winners: np.ndarray) -> Iterator[Tensor]:
 def _winners(probs: Tensor) -> np.ndarray:
     winners: np.ndarray = probs.max(dim=1).indices.cpu().numpy()
     return winners
-
-
-def _dice(counts: np.ndarray, plans: Plans) -> CaseDice:
-    overlap, predicted, reference = counts
-    total = predicted + reference
-    return {
-        organ.name: float(2 * overlap[k] / total[k]) if total[k] else None
-        for k, organ in enumerate(plans.data.organs, start=1)
-    }

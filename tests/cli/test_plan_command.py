@@ -89,7 +89,7 @@ def test_explain_reads_the_run_from_either_place(dataset, tmp_path, capsys):
     [
         ([], "name the folder of a dataset"),
         (["a"], "-o RUN is missing"),
-        (["a", "b", "-o", "run"], "several datasets (a, b) is not there yet"),
+        (["a", "./a", "-o", "run"], "a dataset is given twice. Name each folder once."),
         (["--explain", "network"], "--explain needs a planned run"),
         (["a", "-o", "run", "--num-workers", "0"], "--num-workers 0"),
         (["a", "-o", "run", "--memory-gib", "-3"], "--memory-gib -3.0"),

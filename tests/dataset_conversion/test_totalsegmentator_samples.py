@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from autoseg.dataset import read_dataset
-from autoseg.errors import DatasetError, ScanFileError, UsageError
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import Scan, read_label_names, read_labels, read_scan
-from dataset_conversion.totalsegmentator_samples import convert, find_scans, main, put_on_grid
+from autoseg.errors import DatasetError, UsageError
+from autoseg.image_io import read_label_names, read_labels, read_scan
+from dataset_conversion.totalsegmentator_samples import convert, find_scans, main
 
 NAMES = {"ct": {"spleen": 1, "kidney": 2, "liver": 5}, "mr": {"liver": 1, "vertebrae": 2, "brain": 9}}
 SHAPE = (3, 4, 5)  # z, y, x
@@ -137,13 +136,6 @@ def test_convert_never_writes_to_the_source(source: Path) -> None:
 
 def test_find_scans_leaves_label_maps_and_other_files_out(source: Path) -> None:
     assert list(find_scans(source)) == ["ct_small", "ct_unlabelled", "dicom_series", "mr_small"]
-
-
-def test_put_on_grid_other_place_is_an_error() -> None:
-    here = ImageGeometry.from_spacing((2, 2, 2), (1.0, 1.0, 1.0))
-    there = ImageGeometry.from_spacing((2, 2, 2), (1.0, 1.0, 1.0), (5.0, 0.0, 0.0))
-    with pytest.raises(ScanFileError, match="origin"):
-        put_on_grid(Scan(np.zeros((2, 2, 2)), here), there)
 
 
 @pytest.mark.data

@@ -235,9 +235,10 @@ def test_ignored_voxels_count_in_no_validation_and_no_evaluation(root, planned, 
 
 
 @pytest.mark.fault("ignore-and-regions")
-def test_regions_are_refused_with_what_to_do(make_dataset, command, tmp_path):
-    root = make_dataset(2, labels={"background": 0, "whole": [1, 2], "spleen": 2})
+def test_regions_that_nothing_tells_apart_are_refused_with_what_to_do(make_dataset, command, tmp_path):
+    root = make_dataset(2, labels={"background": 0, "whole": [1, 2]})
     for more in ([], ["--on-bad", "skip"]):
         outcome = command("plan", root, "-o", tmp_path / "run", "--num-workers", 1, *more)
         assert outcome.code == 4
-        assert "label 'whole' is a region [1, 2]; regions come later. Give each label one value." in outcome.text
+        assert "the values 1 and 2 lie in the same regions (whole), so nothing tells them apart" in outcome.text
+        assert "Give them one value, or one of them a name of its own." in outcome.text

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from autoseg.errors import UsageError
+from autoseg.planning.organ_texts import describe_organs
 from autoseg.planning.own_descriptions import read_own_descriptions, use_own_descriptions
-from autoseg.planning.planner import describe_organs
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_plan_with_bad_cases_shows_all_of_them_and_stops(make_dataset, save_nift
 def test_plan_skipping_bad_cases_uses_the_good_ones(make_dataset, save_nifti, tmp_path):
     root, run = make_dataset(4), tmp_path / "run"
     spoil(root, save_nifti)
-    request = PlanRequest(root, run, device="cpu", memory_gib=8, on_bad="skip", num_workers=1)
+    request = PlanRequest((root,), run, device="cpu", memory_gib=8, on_bad="skip", num_workers=1)
     outcome = run_plan(request)
     assert outcome.skipped == ("case_001", "case_002")
     assert outcome.used == ("case_000", "case_003")

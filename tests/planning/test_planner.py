@@ -1,7 +1,8 @@
 import pytest
 
 from autoseg.errors import PlanError
-from autoseg.planning.planner import Given, describe_organs, make_plans
+from autoseg.planning.organ_texts import describe_organs
+from autoseg.planning.planner import Given, make_plans
 from autoseg.plans import Device, parse_plans
 
 CPU = Device(kind="cpu", memory_gib=8)
@@ -16,6 +17,7 @@ RULED = {
     "network.image_size_px",
     "network.window_rows_px",
     "network.window_columns_px",
+    "network.small_windows_px",
     "network.feature_channels",
     "network.refiner_channels",
     "network.refiner_stride",
@@ -25,6 +27,7 @@ RULED = {
     "training.batch_slices",
     "training.learning_rate",
     "training.organs_per_step",
+    "training.organ_weights",
     "training.num_folds",
     "training.augmentation.mirror_axes",
     "training.refiner_optimiser",

@@ -10,8 +10,9 @@ from autoseg.plans import OrganCleaning
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import CaseStore
 from autoseg.preprocessing.transform import CaseTransform
+from autoseg.training.case_dice import mean_dice
 from autoseg.training.cleaning_choice import OrganPieces
-from autoseg.training.validation import clean_validation_map, mean_dice, validate_case, write_validation_map
+from autoseg.training.validation import clean_validation_map, validate_case, write_validation_map
 
 CPU = torch.device("cpu")
 

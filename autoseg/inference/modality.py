@@ -1,0 +1,58 @@
+"""Which of a model's kinds of scans a case is: as the user says, or by its values.
+
+Owns: `find_modality_number`, `choose_modality`, `list_alike`.
+Does not own: what follows from it, normalisation (`preprocessing/`) and text (the rows of `plans.data.organs`).
+"""
+
+import re
+from collections.abc import Sequence
+
+from autoseg.errors import UsageError
+from autoseg.image_io import Scan
+from autoseg.plans import DataPlan
+
+AIR_HU = -500.0  # a CT scan of a body holds air around it or in it; other scans hold no such values
+
+
+def find_modality_number(plan: DataPlan, name: str | None) -> int | None:
+    """Return which of the plan's modalities a name is; None for no name.
+
+    Raises:
+        UsageError: The model knows no such modality.
+    """
+    if name is None:
+        return None
+    names = [modality.name for modality in plan.modalities]
+    wanted = name.strip().casefold()
+    for number, known in enumerate(names):
+        if known.casefold() == wanted:
+            return number
+    raise UsageError(f"--modality {name!r:.80}: the model knows {', '.join(names)}. Name one of them, or leave it out.")
+
+
+def choose_modality(channels: Sequence[Scan], *, plan: DataPlan, given: int | None = None) -> int:
+    """Choose the modality of a case: the given one, the only one, or by its values.
+
+    Args:
+        channels: Its scans.
+        plan: With at least one modality.
+        given: What the user says.
+
+    Returns:
+        Position in `plan.modalities`.
+    """
+    if given is not None:
+        return given
+    kinds = [_is_ct(modality.name) for modality in plan.modalities]
+    has_air = min(float(scan.array_zyx.min()) for scan in channels) <= AIR_HU
+    return kinds.index(has_air) if has_air in kinds else 0
+
+
+def list_alike(plan: DataPlan, modality: int) -> list[str]:
+    """Return the names of the modalities that a scan's values do not tell from this one, in the plan's order."""
+    names = [one.name for one in plan.modalities]
+    return [name for name in names if _is_ct(name) == _is_ct(names[modality])]
+
+
+def _is_ct(name: str) -> bool:
+    return "ct" in re.findall(r"[a-z0-9]+", name.casefold())
