@@ -197,12 +197,15 @@ def _use_cores_well() -> None:
     """Have torch take no more threads than there are cores, and let them sleep while they wait for each other.
 
     Both unless the user chose otherwise, and read when torch is loaded, so they are set before. Torch counts the
-    machine's cores, of which a container may have a few.
+    machine's cores, of which a container may have a few. Several ranks on a machine share its cores out; torchrun gives
+    each a single one, whatever there is.
 
     GNU OpenMP's threads wait in a loop of some milliseconds. On cores that another program uses too, each wait then
     lasts until the scheduler lets the other thread in: a training step of two threads took 18 s in place of 0.5 s.
     """
     cores = max(1, find_num_cores() // num_local_ranks())
+    if num_local_ranks() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        os.environ["OMP_NUM_THREADS"] = str(cores)
     if cores < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -31,9 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from autoseg.machine import find_num_cores
 from autoseg.preprocessing.store import CaseStore
-from autoseg.ranks import num_local_ranks
 from autoseg.training.gradients import PartGradients, measure, seed_dropout, turn_back
 from autoseg.training.losses import Sums, join_sums
 from autoseg.training.sampling import SliceSampler
@@ -167,17 +165,6 @@ def cut_for_processes(share: StepShare, num_processes: int, *, clip_slices: int)
     """Cut a share evenly, one part a process, none of fewer than two slices unless the share is smaller."""
     most = max(1, min(num_processes, share.num_slices // MIN_SLICES))
     return cut_slices(share.part, most, clip_slices=clip_slices)
-
-
-def num_cores_of_rank() -> int:
-    """Return the cores that this process, and those that it starts, may use: torch's number of threads.
-
-    torchrun sets that to 1 unless the user did, whatever the number of cores; then it is a rank's share of them.
-    """
-    threads = torch.get_num_threads()
-    if threads > 1 or num_local_ranks() == 1:
-        return threads
-    return max(1, find_num_cores() // num_local_ranks())
 
 
 def _gradients_name(part: slice) -> str:

@@ -18,12 +18,7 @@ from autoseg.network.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_mo
 from autoseg.plans import Plans
 from autoseg.progress import ProgressBar
 from autoseg.training.checkpoints import has_state, load_state
-from autoseg.training.core_processes import (
-    GradientProcesses,
-    cut_for_processes,
-    num_cores_of_rank,
-    start_processes,
-)
+from autoseg.training.core_processes import GradientProcesses, cut_for_processes, start_processes
 from autoseg.training.metrics_log import append_metrics, keep_until
 from autoseg.training.monitoring import FoldData, Watch
 from autoseg.training.optimiser import learning_rate, set_learning_rate
@@ -141,7 +136,7 @@ def _train(state: TrainState, sampler: SliceSampler, fold: FoldData, *, length: 
     share = share_of(
         sampler.plans, slices_per_step=state.slices_per_step, rank=fold.ranks.rank, num_ranks=fold.ranks.size
     )
-    num_processes = num_cores_of_rank() if state.device.type == "cpu" else 1
+    num_processes = torch.get_num_threads() if state.device.type == "cpu" else 1
     with start_processes(state, sampler, store=fold.store, share=share, num_processes=num_processes) as processes:
         is_one_core = state.device.type == "cpu" and processes.part == slice(0, state.slices_per_step)
         halves = cut_for_processes(share, 2, clip_slices=sampler.plans.clip_slices)
