@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autoseg.errors import UsageError
-from autoseg.roll_call import ApartError, RollCall
+from autoseg.last_words import ApartError
+from autoseg.roll_call import RollCall
 
 ARRIVAL_SECONDS = (
     600.0  # that ranks wait for each other at the beginning; machines of a cluster start at their own pace

@@ -84,7 +84,8 @@ def _run(program: str, work: Callable[[argparse.Namespace], int], arguments: arg
         return code
     except Stopped as stop:
         code, reason = STOPS[signal.Signals(stop.signal_number).name]
-        _say(f"{program}: stopped by {reason}; the same command continues.")
+        too = ", which torchrun sends when another rank ends, too" if rank_name() and reason == "SIGTERM" else ""
+        _say(f"{program}: stopped by {reason}{too}; the same command continues.")
         return code
     except EndedQuietlyError as error:
         tell_torchrun(f"ended with the others: {error}")
@@ -203,6 +204,8 @@ def _use_cores_well() -> None:
     GNU OpenMP's threads wait in a loop of some milliseconds. On cores that another program uses too, each wait then
     lasts until the scheduler lets the other thread in: a training step of two threads took 18 s in place of 0.5 s.
     """
+    if rank_name():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or it says at length that the others are gone
     cores = max(1, find_num_cores() // num_local_ranks())
     if num_local_ranks() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
         os.environ["OMP_NUM_THREADS"] = str(cores)

@@ -11,9 +11,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from autoseg.errors import OutputError, TrainingError
+from autoseg.last_words import ApartError
 from autoseg.network.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
 from autoseg.plans import Plans
-from autoseg.roll_call import ApartError
 from autoseg.stopping import held_back
 from autoseg.training.checkpoints import load_earlier, save_state
 from autoseg.training.metrics_log import read_metrics

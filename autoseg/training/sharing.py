@@ -16,8 +16,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
+from autoseg.last_words import ApartError
 from autoseg.ranks import Ranks
-from autoseg.roll_call import ApartError
 
 LONGEST_WAIT = timedelta(days=7)  # the others may have longer work; `roll_call.py` tells when one is gone
 CHUNK_BYTES = 64 << 20  # of a state, sent at once
