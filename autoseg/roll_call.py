@@ -23,10 +23,10 @@ from autoseg.errors import EXIT_RANK_LOST, AutosegError, EndedQuietlyError, Rank
 from autoseg.last_words import ApartError, LastWords, explain_loss, last_words_of
 
 BEAT_SECONDS = 0.5
-SILENT_SECONDS = 18.0  # after which a rank is gone; one whose interpreter is held by one long call is silent too
+SILENT_SECONDS = 15.0  # after which a rank is gone; one whose interpreter is held by one long call is silent too
 ANSWER_SECONDS = 3.0  # that the others get to say why they end
 SECONDS_TO_WAKE = 1.0  # from trouble to a signal for the main thread, which mostly knows by itself
-SECONDS_TO_END = 8.0  # from there to the end of the process
+SECONDS_TO_END = 6.0  # from there to the end of the process
 BROKEN = "DistNetworkError"  # torch's error of a connection that will not come back, by name: torch is not loaded here
 
 log = logging.getLogger("autoseg")
