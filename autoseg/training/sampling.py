@@ -10,6 +10,7 @@ A batch depends on the seed and the step's number alone, so a resumed run sees w
 Legend: B slices in V clips of T, N neighbouring slices, C channels, K organs asked for, R x W the window.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class SliceSampler:
         self.plans = plans
         self.case_ids = tuple(case_ids)
         self.cache_bytes = cache_bytes
+        self._one_at_a_time = threading.Lock()  # `augment` bears no more
         self._arrays: dict[str, tuple[Sliced, Sliced]] = {}
         self.groups = group_cases(store, self.case_ids, plans=plans)
         self._regions = region_table(plans.data)
@@ -121,7 +123,8 @@ class SliceSampler:
             image, label = self._cut_window(
                 case_id, clip, shape=group.window_px, rng=rng
             )  # (T * N, C, R, W), (T, R, W)
-            image, label = augment(image, label, plan=training.augmentation, rng=rng)
+            with self._one_at_a_time:
+                image, label = augment(image, label, plan=training.augmentation, rng=rng)
             images.append(image.reshape(clip_slices, -1, *image.shape[-2:]))  # (T, N * C, R, W)
             labels.append(label)
             case_ids += [case_id] * clip_slices
