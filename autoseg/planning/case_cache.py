@@ -189,8 +189,10 @@ class CaseCache:
     def take(self, path: Path) -> None:
         """Keep what another rank wrote of its share."""
         for case_id, entry in _read(path)[0].items():
-            if self._entries.get(case_id) != entry:
+            before = self._entries.get(case_id)
+            if before is None or not _is_of_the_same_bytes(before, entry):
                 self.fresh.add(case_id)
+            if before != entry:
                 self.keep(entry)
 
     def forget_others(self, case_ids: Iterable[str]) -> None:
@@ -221,6 +223,12 @@ class CaseCache:
             log.info("the next check reads all scans again, since no cache can be written: %s.", error.strerror)
             self._path = None
         self._is_changed = False
+
+
+def _is_of_the_same_bytes(one: CaseEntry, other: CaseEntry) -> bool:
+    """Say whether two entries differ, at most, in when somebody looked at the files."""
+    digests = [[file.digest for file in entry.files] for entry in (one, other)]
+    return digests[0] == digests[1] and one.model_copy(update={"files": other.files}) == other
 
 
 def _to_line(entry: CaseEntry | ValuesEntry) -> bytes:

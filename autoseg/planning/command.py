@@ -28,7 +28,7 @@ from autoseg.planning.pinning import pin_weights
 from autoseg.planning.report import JSON_NAME, write_report
 from autoseg.planning.resources import bytes_to_preprocess, warn_if_disk_is_short
 from autoseg.planning.run_folder import earlier_plans, own_folder, write_plans_if_new, write_splits_if_new
-from autoseg.planning.shared_work import help_to_preprocess, read_shares, tell_work
+from autoseg.planning.shared_work import help_to_preprocess, open_cache, read_shares, tell_work
 from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.run import preprocess_dataset
 from autoseg.ranks import Ranks, join_ranks
@@ -219,7 +219,7 @@ def _check(request: PlanRequest, caches: Mapping[str | None, CaseCache]) -> Data
         return check_datasets(
             request.dataset_roots,
             num_workers=request.num_workers,
-            open_cache=lambda _root, name: caches.get(name) or CaseCache(request.run_folder / cache_name(name)),
+            open_cache=lambda _root, name: caches.get(name) or open_cache(request.run_folder / cache_name(name)),
             run_folder=request.run_folder,
         )
     except DatasetError as error:

@@ -44,7 +44,7 @@ def read_shares(
     caches = {}
     for root, name in zip(roots, names, strict=True):
         path = run_folder / cache_name(name)
-        caches[name] = _take_shares(path) if ranks.leads else CaseCache(path)
+        caches[name] = open_cache(path) if ranks.leads else CaseCache(path)
         dataset = _read_together(root, path, caches[name], ranks=ranks)
         if dataset is None:
             continue
@@ -58,7 +58,7 @@ def read_shares(
         )
         ranks.wait()
         if ranks.leads:
-            caches[name] = _take_shares(path)
+            caches[name] = open_cache(path)
     return caches
 
 
@@ -107,13 +107,14 @@ def _share_path(path: Path, rank: int) -> Path:
     return path.with_name(f"{path.stem}.{rank}{path.suffix}")
 
 
-def _take_shares(path: Path) -> CaseCache:
-    """Take what ranks wrote into the cache, also those of a run that was killed."""
+def open_cache(path: Path) -> CaseCache:
+    """Open the cache of a dataset, with what ranks measured of their shares, also in a run that was killed."""
     cache = CaseCache(path)
     shares = [share for share in path.parent.glob(f"{path.stem}.*{path.suffix}") if _is_share(share, path)]
     for share in shares:
         cache.take(share)
-    cache.save()
+    if shares:
+        cache.save()
     for share in shares:
         share.unlink(missing_ok=True)
     return cache
