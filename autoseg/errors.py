@@ -14,6 +14,7 @@ EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_SOME_CASES_FAILED = 3
 EXIT_NOTHING_USABLE = 4
+EXIT_RANK_LOST = 69  # EX_UNAVAILABLE: something that the work needs is not there
 EXIT_LOCKED = 75
 EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130
@@ -22,8 +23,8 @@ EXIT_TERMINATED = 143
 
 EXIT_CODE_HELP = (
     "exit codes: 0 all done, 1 a bug of autoseg, 2 usage or configuration, 3 some cases failed (the report names "
-    "them), 4 nothing usable, 75 locked by another run, 129 the terminal was closed, 130 Ctrl-C, 141 nobody reads the "
-    "output, 143 SIGTERM"
+    "them), 4 nothing usable, 69 another rank is gone, 75 locked by another run, 129 the terminal was closed, 130 "
+    "Ctrl-C, 141 nobody reads the output, 143 SIGTERM"
 )
 
 
@@ -84,6 +85,23 @@ class LockedError(AutosegError):
     """Another process works on the same folder."""
 
     exit_code = EXIT_LOCKED
+
+
+class RankLostError(AutosegError):
+    """Another of the processes that torchrun started is gone, or ended early, so this one cannot go on.
+
+    Attributes:
+        exit_code: Of the lost one, as far as it told.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = EXIT_RANK_LOST) -> None:
+        """Keep the exit code beside the message."""
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class EndedQuietlyError(RankLostError):
+    """This process ends with others, and another one tells the user why."""
 
 
 class DatasetError(AutosegError):

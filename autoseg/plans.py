@@ -193,7 +193,10 @@ class OrganShare(PlanPart):
 class TrainingPlan(PlanPart):
     """What decides a training run, given the network."""
 
-    batch_slices: int = Field(8, ge=1, le=4096, description="slices a step")
+    batch_slices: int = Field(8, ge=1, le=4096, description="slices a step; of each rank under torchrun")
+    accumulate: int = Field(
+        1, ge=1, le=1000, description="so many times batch_slices a step, batch_slices at once in memory"
+    )
     clip_every: int = Field(
         8, ge=1, le=1000, description="with a memory only: each so-many-th step takes clips, the others single slices"
     )
@@ -307,7 +310,7 @@ class Plans(PlanPart):
 
     @property
     def slices_per_step(self) -> int:
-        """Slices of a training step: as many whole clips as fit into `training.batch_slices`, at least one."""
+        """Slices that a rank has in memory at once: whole clips in `training.batch_slices`, at least one."""
         return self.clip_slices * max(1, self.training.batch_slices // self.clip_slices)
 
     @model_validator(mode="after")

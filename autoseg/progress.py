@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere.
+"""Progress of long work: a bar on a terminal, plain lines elsewhere; of several ranks the first one shows it.
 
 Owns: `track` and `ProgressBar`, the only places that use tqdm, and `tell`.
 """
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from autoseg.ranks import leads
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
@@ -82,4 +84,4 @@ class ProgressBar:
 
 
 def _is_terminal() -> bool:
-    return sys.stderr.isatty()
+    return sys.stderr.isatty() and leads()

@@ -24,6 +24,7 @@ from autoseg.errors import AutosegError, OutputError, printable
 from autoseg.files import fault_of
 from autoseg.machine import end_with_parent, find_free_bytes, find_num_cores
 from autoseg.progress import track
+from autoseg.ranks import num_local_ranks
 from autoseg.stopping import SIGNALS, held_back
 
 T = TypeVar("T")
@@ -60,8 +61,8 @@ def default_num_workers(bytes_a_worker: float = 0.0) -> int:
     Args:
         bytes_a_worker: What the largest case takes.
     """
-    num_cores = find_num_cores()
-    free = SHARE_OF_FREE_MEMORY * find_free_bytes()
+    num_cores = max(1, find_num_cores() // num_local_ranks())
+    free = SHARE_OF_FREE_MEMORY * find_free_bytes() / num_local_ranks()
     if num_cores * bytes_a_worker <= free:
         return num_cores
     count = max(1, int(free // bytes_a_worker))

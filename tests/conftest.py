@@ -2,9 +2,11 @@
 
 import gzip
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from autoseg.last_words import ApartError
 from autoseg.plans import (
     AugmentationPlan,
     ChannelPlan,
@@ -26,6 +29,7 @@ from autoseg.plans import (
     Plans,
     TrainingPlan,
 )
+from autoseg.ranks import Ranks
 
 SaveScan = Callable[..., Path]
 SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x
@@ -204,6 +208,54 @@ def tiny_plans() -> Callable[..., Plans]:
         return Plans.model_validate(content)
 
     return make
+
+
+class ThreadTalk:
+    """What ranks that are threads of one process say to each other; stands in for torch's store."""
+
+    def __init__(self, size: int) -> None:
+        self.barrier = threading.Barrier(size, timeout=60)
+        self.said: list[dict[int, str]] = []
+        self.turns = [0] * size
+        self.lock = threading.Lock()
+
+    def gather(self, value: Any, *, rank: int, size: int) -> list[Any]:
+        turn = self.turns[rank]
+        self.turns[rank] += 1
+        with self.lock:
+            while len(self.said) <= turn:
+                self.said.append({})
+            self.said[turn][rank] = json.dumps(value)
+        try:
+            self.barrier.wait()
+        except threading.BrokenBarrierError:
+            raise ApartError("another rank failed") from None
+        return [json.loads(self.said[turn][other]) for other in range(size)]
+
+
+@pytest.fixture
+def run_ranks() -> Callable[..., list[Any]]:
+    """Run a function of `Ranks` in a thread a rank, (function, size) -> results by rank; a failed rank fails all."""
+
+    def run(function: Callable[[Ranks], Any], size: int = 2) -> list[Any]:
+        talk = ThreadTalk(size)
+
+        def work(rank: int) -> Any:
+            try:
+                return function(Ranks(rank, size, True, talk))
+            except BaseException:
+                talk.barrier.abort()
+                raise
+
+        with ThreadPoolExecutor(size) as pool:
+            waiting = [pool.submit(work, rank) for rank in range(size)]
+            errors = [error for one in waiting if (error := one.exception()) is not None]
+            own = [error for error in errors if not isinstance(error, ApartError)]
+            if errors:
+                raise (own or errors)[0]
+            return [one.result() for one in waiting]
+
+    return run
 
 
 class StandInHub:

@@ -21,7 +21,18 @@ GROUND = {
     "text_header",
     "voxel_values",
 }
-GROUND |= {"dicom_bytes", "dicom_series", "image_in_memory", "locks", "machine", "ranks", "stopping", "workers"}
+GROUND |= {
+    "dicom_bytes",
+    "dicom_series",
+    "image_in_memory",
+    "last_words",
+    "locks",
+    "machine",
+    "ranks",
+    "roll_call",
+    "stopping",
+    "workers",
+}
 DATASET = {
     *("dataset", "dataset_annotations", "dataset_descriptions", "dataset_labels", "dataset_layouts", "dataset_regions"),
     "scans_to_predict",
@@ -32,12 +43,14 @@ ALLOWED: dict[str, set[str]] = {
     "colours": set(),
     "pictures": {"colours"},
     "files": {"errors"},
-    "progress": {"errors"},
+    "progress": {"errors", "ranks"},
     "geometry": {"errors"},
     "stopping": {"errors"},
     "locks": {"errors", "files"},
-    "workers": {"errors", "files", "machine", "progress", "stopping"},
-    "ranks": {"errors"},
+    "workers": {"errors", "files", "machine", "progress", "ranks", "stopping"},
+    "last_words": {"errors", "stopping"},
+    "roll_call": {"errors", "last_words"},
+    "ranks": {"errors", "last_words", "roll_call"},
     "machine": set(),
     "scan_bytes": {"errors"},
     "nifti_header": {"errors", "files", "geometry"},

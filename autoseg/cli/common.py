@@ -7,13 +7,15 @@ Does not own: what a signal does (`stopping.py`).
 import argparse
 import contextlib
 import copy
+import io
 import logging
 import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from autoseg.errors import (
@@ -25,11 +27,13 @@ from autoseg.errors import (
     EXIT_TERMINATED,
     EXIT_USAGE,
     AutosegError,
+    EndedQuietlyError,
     UsageError,
     printable,
 )
 from autoseg.files import explain_write_error, find_disk_fault
 from autoseg.machine import find_num_cores
+from autoseg.ranks import leads, num_local_ranks, rank_name, tell_torchrun
 from autoseg.stopping import Stopped, stop_on_signals
 
 OPENMP_SPINS = "1000"  # some microseconds
@@ -60,11 +64,11 @@ def run_command(
 ) -> int:
     """Parse, work, and return the exit code; no traceback for anything that a user can mend."""
     try:
-        arguments = parser.parse_args(argv)
+        with _silent_beside_first_rank():
+            arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse ends the process itself: 0 after --help, 2 after an error
         return int(stop.code or 0)
     _show_messages()
-    _use_cores_well()
     return _run(parser.prog, work, arguments)
 
 
@@ -72,6 +76,7 @@ def _run(program: str, work: Callable[[argparse.Namespace], int], arguments: arg
     """Work, and turn signals and errors into messages and exit codes."""
     try:
         with stop_on_signals():
+            _use_cores_well()
             _refuse_impossible_paths(arguments)
             code = work(arguments)
         if sys.stdout is not None:
@@ -79,8 +84,12 @@ def _run(program: str, work: Callable[[argparse.Namespace], int], arguments: arg
         return code
     except Stopped as stop:
         code, reason = STOPS[signal.Signals(stop.signal_number).name]
-        _say(f"{program}: stopped by {reason}; the same command continues.")
+        too = ", which torchrun sends when another rank ends, too" if rank_name() and reason == "SIGTERM" else ""
+        _say(f"{program}: stopped by {reason}{too}; the same command continues.")
         return code
+    except EndedQuietlyError as error:
+        tell_torchrun(f"ended with the others: {error}")
+        return error.exit_code
     except AutosegError as error:
         _say(f"{program}: {type(error).__name__}: {error}")
         return error.exit_code
@@ -103,9 +112,28 @@ def _run(program: str, work: Callable[[argparse.Namespace], int], arguments: arg
 
 
 def _say(text: str) -> None:
-    """Print lines to the terminal, which may be gone."""
+    """Print lines to the terminal, which may be gone, and leave them to torchrun where that started this process."""
+    lines = _printable_lines(text)
+    tell_torchrun(lines)
     with contextlib.suppress(OSError, ValueError):
-        print(_printable_lines(text), file=sys.stderr, flush=True)
+        print(lines if _is_first_rank() else f"{rank_name()}: {lines}", file=sys.stderr, flush=True)
+
+
+def _is_first_rank() -> bool:
+    try:
+        return leads()
+    except UsageError:  # of the very variable; the command says so
+        return True
+
+
+@contextmanager
+def _silent_beside_first_rank() -> Iterator[None]:
+    """Let the first rank alone print the help, or what is wrong with the arguments, which all ranks have."""
+    if _is_first_rank():
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _give_up_stdout() -> None:
@@ -153,12 +181,16 @@ def _cut(line: str) -> str:
 
 
 def _show_messages() -> None:
-    """Send autoseg's own messages to the terminal, and other packages' only from warnings upwards."""
+    """Send autoseg's own messages to the terminal, and other packages' only from warnings upwards.
+
+    So are those of all ranks but the first.
+    """
     log = logging.getLogger("autoseg")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_SafeFormatter("%(message)s"))
+    is_first = _is_first_rank()
+    handler.setFormatter(_SafeFormatter("%(message)s" if is_first else f"{rank_name()}: %(message)s"))
     log.handlers[:] = [handler]
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if is_first else logging.WARNING)
     log.propagate = False
 
 
@@ -166,12 +198,18 @@ def _use_cores_well() -> None:
     """Have torch take no more threads than there are cores, and let them sleep while they wait for each other.
 
     Both unless the user chose otherwise, and read when torch is loaded, so they are set before. Torch counts the
-    machine's cores, of which a container may have a few.
+    machine's cores, of which a container may have a few. Several ranks on a machine share its cores out; torchrun gives
+    each a single one, whatever there is.
 
     GNU OpenMP's threads wait in a loop of some milliseconds. On cores that another program uses too, each wait then
     lasts until the scheduler lets the other thread in: a training step of two threads took 18 s in place of 0.5 s.
     """
-    if find_num_cores() < (os.cpu_count() or 1):
-        os.environ.setdefault("OMP_NUM_THREADS", str(find_num_cores()))
+    if rank_name():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or it says at length that the others are gone
+    cores = max(1, find_num_cores() // num_local_ranks())
+    if num_local_ranks() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        os.environ["OMP_NUM_THREADS"] = str(cores)
+    if cores < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)

@@ -21,6 +21,7 @@ from autoseg.errors import (
     format_problems,
     printable,
 )
+from autoseg.ranks import join_ranks, leads
 
 if TYPE_CHECKING:
     from autoseg.descriptions.ask import Server
@@ -124,6 +125,11 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    with join_ranks() as ranks:
+        return _check_alone(arguments) if ranks.leads else EXIT_DONE
+
+
+def _check_alone(arguments: argparse.Namespace) -> int:
     check, problems = _look_at_dataset(arguments) if arguments.output is None else _report_dataset(arguments)
     errors = [problem for problem in problems if problem.is_error]
     counts = _counts(len(check.fingerprint.cases), check.num_cases)
@@ -195,6 +201,8 @@ def _plan(arguments: argparse.Namespace) -> int:
             offline=arguments.offline,
         )
     )
+    if not leads():
+        return EXIT_DONE  # the first rank speaks for all
     print("\n".join(printable(line) for line in _summarise(outcome, run=arguments.output)))
     return EXIT_SOME_CASES_FAILED if outcome.skipped else EXIT_DONE
 
@@ -235,12 +243,13 @@ def _summarise(outcome: "PlanOutcome", *, run: Path) -> list[str]:
     names = [organ.name for organ in plans.data.organs]
     more = f" and {len(names) - MAX_ORGANS_SHOWN} more" if len(names) > MAX_ORGANS_SHOWN else ""
     spacing = " x ".join(f"{size:.3g}" for size in plans.data.target_spacing_zyx_mm)
-    mapping = [] if outcome.check.mapping is None else _show_mapping(outcome.check.mapping, run=run)
+    mapping = None if outcome.check is None else outcome.check.mapping
+    shown = [] if mapping is None else _show_mapping(mapping, run=run)
     shares = ", ".join(f"{one.dataset} {one.share:.0%}" for one in training.dataset_shares)
     skipped = f", {len(outcome.skipped)} left out" if outcome.skipped else ""
     return [
         f"cases     {len(outcome.used)}{skipped}; folds: {training.num_folds}",
-        *mapping,
+        *shown,
         *([f"sampling  {shares} of the steps"] if shares else []),
         f"organs    {', '.join(names[:MAX_ORGANS_SHOWN])}{more}",
         f"grid      {spacing} mm (z, y, x), sliced along {plans.data.slice_axis}",

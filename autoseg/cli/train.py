@@ -7,13 +7,15 @@ from pathlib import Path
 
 from autoseg.cli.common import build_parser, run_command
 from autoseg.errors import EXIT_DONE, printable
+from autoseg.ranks import leads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = build_parser(
         "autoseg_train",
-        description="Train the model of a run folder. The same command continues a run that was stopped.",
+        description="Train the model of a run folder. The same command continues a run that was stopped. Under "
+        "torchrun all processes train together.",
         example="autoseg_train RUN --max-minutes 10",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder made by autoseg_plan")
@@ -54,6 +56,8 @@ def _train(arguments: argparse.Namespace) -> int:
         offline=arguments.offline,
         start_from=arguments.start_from,
     )
+    if not leads():
+        return EXIT_DONE  # the first rank speaks for all
     model = printable(str(result.folder / "model.safetensors"))
     print(f"{result.steps} steps in {result.seconds / 60:.1f} minutes; the model is {model}")
     if result.share_waiting_for_data is not None:

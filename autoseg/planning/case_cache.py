@@ -149,6 +149,7 @@ class CaseCache:
         self._path = path
         self._is_optional = is_optional
         self._entries, self._values = ({}, {}) if path is None else _read(path)
+        self.fresh: set[str] = set()  # cases that other ranks have measured in this run
         self._asked: set[str] = set()  # names of label maps
         self._is_changed = False
         self._saved = time.monotonic()
@@ -179,6 +180,21 @@ class CaseCache:
         if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
             self.save()
 
+    def share_for(self, case_ids: Iterable[str], path: Path) -> "CaseCache":
+        """Open another file that holds, beside what is there, what is kept here of some cases."""
+        share = CaseCache(path)
+        share._entries = {**{name: self._entries[name] for name in case_ids if name in self._entries}, **share._entries}
+        return share
+
+    def take(self, path: Path) -> None:
+        """Keep what another rank wrote of its share."""
+        for case_id, entry in _read(path)[0].items():
+            before = self._entries.get(case_id)
+            if before is None or not _is_of_the_same_bytes(before, entry):
+                self.fresh.add(case_id)
+            if before != entry:
+                self.keep(entry)
+
     def forget_others(self, case_ids: Iterable[str]) -> None:
         """Drop what is kept of all other cases, and of label maps that nobody asked for."""
         others, unasked = self._entries.keys() - set(case_ids), self._values.keys() - self._asked
@@ -207,6 +223,12 @@ class CaseCache:
             log.info("the next check reads all scans again, since no cache can be written: %s.", error.strerror)
             self._path = None
         self._is_changed = False
+
+
+def _is_of_the_same_bytes(one: CaseEntry, other: CaseEntry) -> bool:
+    """Say whether two entries differ, at most, in when somebody looked at the files."""
+    digests = [[file.digest for file in entry.files] for entry in (one, other)]
+    return digests[0] == digests[1] and one.model_copy(update={"files": other.files}) == other
 
 
 def _to_line(entry: CaseEntry | ValuesEntry) -> bytes:

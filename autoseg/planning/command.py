@@ -29,8 +29,10 @@ from autoseg.planning.pinning import pin_weights
 from autoseg.planning.report import JSON_NAME, write_report
 from autoseg.planning.resources import bytes_to_preprocess, warn_if_disk_is_short
 from autoseg.planning.run_folder import earlier_plans, own_folder, write_plans_if_new, write_splits_if_new
-from autoseg.plans import Plans
+from autoseg.planning.shared_work import help_to_preprocess, open_cache, read_shares, tell_work
+from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.run import preprocess_dataset
+from autoseg.ranks import Ranks, join_ranks
 from autoseg.workers import default_num_workers
 
 log = logging.getLogger("autoseg")
@@ -38,6 +40,7 @@ log = logging.getLogger("autoseg")
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 OnBad = Literal["fail", "skip"]
 MAX_PROBLEMS_SHOWN = 12
+STORE_NAME = "preprocessed"
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,13 @@ class PlanOutcome:
 
     Attributes:
         plans: Written to `plans.json`.
-        check: What the dataset is like.
+        check: What the dataset is like; None on a rank that does not lead.
         used: The cases that are preprocessed and in a fold.
         skipped: The cases that are left out, for errors that the report names.
     """
 
     plans: Plans
-    check: DatasetCheck
+    check: DatasetCheck | None
     used: tuple[str, ...]
     skipped: tuple[str, ...]
 
@@ -89,6 +92,8 @@ def plan(
     offline: bool = False,
 ) -> Plans:
     """Check, fingerprint, plan and preprocess a dataset, or several as one.
+
+    Under torchrun the processes share out the reading of scans and preprocessing, and the first one does the rest.
 
     Args:
         dataset_roots: Folder of the dataset, or folders of several; never written to.
@@ -113,6 +118,7 @@ def plan(
         CheckpointError: Pretrained weights that the plan names are not on the hub, or it cannot be reached.
         LockedError: Another run works on the same folder: one that plans, or trains with what is there.
         OutputError: The disk is full, or broken.
+        RankLostError: Another process of torchrun is gone, or ended early.
     """
     request = PlanRequest(
         dataset_roots=(Path(dataset_roots),)
@@ -136,11 +142,31 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
     """Do what `plan` says, and tell more about it."""
     if request.offline and request.describe is not None:
         raise UsageError("--offline and --describe: give one of them, since a server is asked over the network.")
+    with join_ranks() as ranks:
+        return _lead(request, ranks) if ranks.leads else _help(request, ranks)
+
+
+def _help(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
+    """Take a share of the reading and of the preprocessing, and wait for what the first rank makes of it."""
+    ranks.wait()  # until it holds the run folder
+    read_shares(request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks)
+    help_to_preprocess(request.run_folder / STORE_NAME, num_workers=request.num_workers, ranks=ranks)
+    used, skipped = ranks.from_lead(None)
+    return PlanOutcome(read_plans(request.run_folder / "plans.json"), None, tuple(used), tuple(skipped))
+
+
+def _lead(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
     device = find_device(request.device, memory_gib=request.memory_gib)
     refuse_the_same(request.dataset_roots)
     own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
     with own_folder(request.run_folder, dataset_roots=request.dataset_roots):
-        check = _check(request)
+        ranks.wait()
+        caches = {}
+        if ranks.size > 1:
+            caches = read_shares(
+                request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks
+            )
+        check = _check(request, caches)
         found = {"layout": check.layout, "contents": check.contents}
         usable = _usable(check)
         _write_report(request, check=check, used=usable, found=found)
@@ -152,7 +178,7 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
         plans = pin_weights(plans, earlier=earlier_plans(request.run_folder), offline=request.offline)
         found["plan"] = unused + describe_organs(fingerprint)[1]
         write_plans_if_new(plans, request.run_folder)
-        failures = found["preprocessing"] = _preprocess(check, plans=plans, request=request)
+        failures = found["preprocessing"] = _preprocess(check, plans=plans, request=request, ranks=ranks)
         failed = {problem.case_id for problem in failures if problem.is_error}
         used = tuple(case_id for case_id in usable if case_id not in failed)
         _write_report(request, check=check, used=used, found=found)
@@ -162,7 +188,9 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
         write_splits_if_new(check.fingerprint, plans=plans, used=used, run_folder=request.run_folder)
     problems = tuple(problem for stage in found.values() for problem in stage)
     _show_problems(problems)
-    return PlanOutcome(plans, check, used, tuple(sorted({p.case_id for p in problems if p.is_error})))
+    skipped = tuple(sorted({p.case_id for p in problems if p.is_error}))
+    ranks.from_lead([used, skipped])
+    return PlanOutcome(plans, check, used, skipped)
 
 
 def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
@@ -179,20 +207,20 @@ def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
     refuse_the_same(request.dataset_roots)
     own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
     with own_folder(request.run_folder, dataset_roots=request.dataset_roots):
-        check = _check(request)
+        check = _check(request, {})
         names = check_names(check, own)
         found = {"layout": check.layout, "contents": check.contents, "plan": names}
         _write_report(request, check=check, used=_usable(check), found=found)
     return check, check.problems + names
 
 
-def _check(request: PlanRequest) -> DatasetCheck:
+def _check(request: PlanRequest, caches: Mapping[str | None, CaseCache]) -> DatasetCheck:
     """Check the dataset, or all; where nothing is usable, the report says why."""
     try:
         return check_datasets(
             request.dataset_roots,
             num_workers=request.num_workers,
-            open_cache=lambda _root, name: CaseCache(request.run_folder / cache_name(name)),
+            open_cache=lambda _root, name: caches.get(name) or open_cache(request.run_folder / cache_name(name)),
             run_folder=request.run_folder,
         )
     except DatasetError as error:
@@ -240,15 +268,19 @@ def _show_problems(problems: Sequence[Problem]) -> None:
         log.warning("  and %d more in dataset_report.json", len(problems) - MAX_PROBLEMS_SHOWN)
 
 
-def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest) -> tuple[Problem, ...]:
+def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest, ranks: Ranks) -> tuple[Problem, ...]:
     facts = check.fingerprint.cases
-    usable, store_folder = {case.case_id for case in facts}, request.run_folder / "preprocessed"
+    usable, store_folder = {case.case_id for case in facts}, request.run_folder / STORE_NAME
     warn_if_disk_is_short(store_folder, facts, plans.data)
+    cases = [case for case in check.dataset.cases if case.case_id in usable]
+    bytes_a_worker = bytes_to_preprocess(facts, plans.data)
+    tell_work(cases, plan=plans.data, bytes_a_worker=bytes_a_worker, ranks=ranks)
     problems = preprocess_dataset(
-        [case for case in check.dataset.cases if case.case_id in usable],
+        cases,
         plan=plans.data,
         store_folder=store_folder,
-        num_workers=request.num_workers or default_num_workers(bytes_to_preprocess(facts, plans.data)),
+        num_workers=request.num_workers or default_num_workers(bytes_a_worker),
+        ranks=ranks,
     )
     for root in request.dataset_roots:
         problems = list(shorten_paths(problems, root=root))

@@ -46,13 +46,14 @@ class _Due:
         return self.case.case_id
 
 
-def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache) -> list[CaseScanResult]:
+def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache, is_share: bool = False) -> list[CaseScanResult]:
     """Scan all cases in parallel, but for those that are kept and whose files are the same.
 
     Args:
         dataset: Its cases, channels and labels.
         num_workers: Processes.
         cache: What earlier runs measured; holds what this one did afterwards, also after an interruption.
+        is_share: Whether this is a rank's share of the dataset, of which no more is said.
 
     Returns:
         A result for each case, in the order of the cases.
@@ -71,7 +72,7 @@ def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache) -> list[
             results[case.case_id] = result
         else:
             due.append(_Due(case, recipe, None if result is None else entry))
-    num_same = len(results)
+    num_same = len(results.keys() - cache.fresh)
     try:
         look = partial(_look, dataset=dataset)
         for item, looked in map_cases(look, due, num_workers=num_workers, what="reading scans"):
@@ -80,13 +81,13 @@ def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache) -> list[
                 results[item.case_id] = CaseScanResult(item.case_id, None, (problem,))
                 continue
             results[item.case_id] = looked.result
-            num_same += looked.is_same
+            num_same += looked.is_same and item.case_id not in cache.fresh
             if looked.entry is not None:
                 cache.keep(looked.entry)
         cache.forget_others(results)
     finally:
         cache.save()
-    if num_same:
+    if num_same and not is_share:
         log.info("%d of %d cases did not change; they were not read again.", num_same, len(dataset.cases))
     return [results[case.case_id] for case in dataset.cases]
 

@@ -16,27 +16,46 @@ from autoseg.label_sets import annotated_indices
 from autoseg.plans import DataPlan
 from autoseg.preprocessing.case import CaseSource, preprocess_case
 from autoseg.preprocessing.store import CaseStore
+from autoseg.ranks import ONE_RANK, Ranks
 from autoseg.workers import WorkerFailure, map_cases
 
 BYTES_WORTH_A_PROCESS = 4 << 20  # compressed; about half a second of work, when starting workers takes a tenth
 
 
 def preprocess_dataset(
-    cases: Sequence[CaseFiles], *, plan: DataPlan, store_folder: Path, num_workers: int
+    cases: Sequence[CaseFiles], *, plan: DataPlan, store_folder: Path, num_workers: int, ranks: Ranks = ONE_RANK
 ) -> list[Problem]:
     """Preprocess every case that is not current in the store; a run that was killed goes on where it stopped.
 
     A case is current if the store holds it whole, made with this plan from files of the same size and time of change.
     Cases of the store that are not among `cases` stay.
 
+    Args:
+        cases: The same ones, in the same order, on all ranks.
+        plan: What preprocessing does.
+        store_folder: Where it goes.
+        num_workers: Processes of this rank.
+        ranks: That take a share of the cases each.
+
     Returns:
-        One problem for each case that failed, in the order of the cases; the others are in the store.
+        One problem for each case that failed, in the order of the cases; the others are in the store. On all ranks.
 
     Raises:
         OutputError: The store's disk is full or broken; what was written before stays.
     """
+    if ranks.leads:
+        CaseStore(store_folder).remove_leftovers()
+    ranks.wait()
+    own = _preprocess_share(ranks.share(cases), plan=plan, store_folder=store_folder, num_workers=num_workers)
+    told = ranks.gather([[problem.case_id, problem.message] for problem in own])
+    messages = {case_id: message for of_rank in told for case_id, message in of_rank}
+    return [Problem(case.case_id, messages[case.case_id]) for case in cases if case.case_id in messages]
+
+
+def _preprocess_share(
+    cases: Sequence[CaseFiles], *, plan: DataPlan, store_folder: Path, num_workers: int
+) -> list[Problem]:
     store = CaseStore(store_folder)
-    store.remove_leftovers()
     data_hash = plan.hash()
     problems: list[Problem] = []
     due: list[CaseFiles] = []

@@ -52,6 +52,15 @@ class CaseGroup:
         odds = np.array([self.weights.get(index, 1.0) for index in self.cases_of_organ])
         return np.asarray(odds.cumsum() / odds.sum())
 
+    def indices_in(self, case_id: str, numbers: np.ndarray) -> set[int]:
+        """Return the indices of the organs and regions that any of these slices of a case holds."""
+        first, last = int(numbers.min()), int(numbers.max())
+        return {
+            index
+            for index, slices in self.organ_slices[case_id].items()
+            if slices[0] <= last and slices[-1] >= first and np.isin(numbers, slices).any()
+        }
+
     def draw_organ_slice(self, rng: np.random.Generator) -> tuple[str, int]:
         """Draw a slice that holds an organ; all organs are equally likely but for their weights, then all cases.
 

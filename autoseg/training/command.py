@@ -4,11 +4,14 @@ Owns: which cases a fold has, and whether they are whole; the folder's lock.
 Does not own: the training (`trainer.py`), the validation at its end (`final_validation.py`).
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +24,7 @@ from autoseg.network.model_file import STATE_FILE_NAME
 from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.progress import track
+from autoseg.ranks import Ranks, join_ranks, num_local_ranks
 from autoseg.training.case_dice import CaseDice
 from autoseg.training.checkpoints import has_state
 from autoseg.training.final_validation import validate_finally
@@ -70,6 +74,8 @@ def train(
 ) -> TrainingResult:
     """Train one fold of a planned run; the same call continues a run that was stopped.
 
+    Under torchrun all processes train together, each on its share of every step.
+
     Args:
         run_folder: Made by `autoseg.plan`.
         fold: "all" trains on every case and leaves none for validation; "0", "1", .. leave one fold out.
@@ -87,44 +93,64 @@ def train(
         CheckpointError: Pretrained weights cannot be had or have another SHA-256, the model to begin from is damaged,
             or an earlier state cannot be used.
         TrainingError: The loss stays not finite, or the device's memory is too small.
+        RankLostError: Another process of torchrun is gone, or ended early.
     """
+    with join_ranks() as ranks:
+        return _train(
+            Path(run_folder),
+            fold=fold,
+            epochs=epochs,
+            max_minutes=max_minutes,
+            device=device,
+            offline=offline,
+            start_from=start_from,
+            ranks=ranks,
+        )
+
+
+def _train(
+    run_folder: Path,
+    *,
+    fold: str,
+    epochs: int | None,
+    max_minutes: float | None,
+    device: str,
+    offline: bool,
+    start_from: Path | str | None,
+    ranks: Ranks,
+) -> TrainingResult:
     if epochs is not None and max_minutes is not None:
         raise UsageError("--epochs and --max-minutes: give one of them.")
     if (epochs is not None and epochs < 1) or (max_minutes is not None and not max_minutes > 0):
         raise UsageError("--epochs and --max-minutes: expected numbers above 0.")
-    run_folder = Path(run_folder)
     torch_device = choose_device(device)
-    if device == "auto" and torch_device.type == "cpu":
+    if device == "auto" and torch_device.type == "cpu" and ranks.leads:
         log.info("training on a CPU is slow; --max-minutes M fits the whole schedule into M minutes.")
     read_plans(run_folder / "plans.json")  # a folder without a plan says so, rather than that it cannot be locked
-    with hold_folder(run_folder, command="autoseg_train", remedy="Wait for it, or end it.", is_shared=True):
+    with _hold(run_folder, ranks, is_shared=True):
         plans = read_plans(run_folder / "plans.json")
         store = CaseStore(run_folder / "preprocessed", data_hash=plans.data.hash())
-        data = choose_fold(run_folder, store, fold=fold)
-        has_begun = has_state(data.folder / STATE_FILE_NAME)
+        data = replace(choose_fold(run_folder, store, fold=fold), ranks=ranks)
+        has_begun = ranks.from_lead(has_state(data.folder / STATE_FILE_NAME))
         start = find_start(start_from, data.folder, plans=plans, fold=fold, has_begun=has_begun)
-        try:
-            data.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(explain_write_error(error, data.folder)) from error
         length = Length(
             steps=(epochs or plans.training.epochs) * plans.training.steps_per_epoch,
             seconds=None if max_minutes is None else 60.0 * max_minutes,
         )
-        with (
-            hold_folder(data.folder, command="autoseg_train", remedy="Wait for it, or end it."),
-            _explained(data.folder, torch_device),
-        ):
-            for folder in (data.folder, data.folder / "validation"):
-                remove_leftovers(folder)
+        ranks.agree(_facts(data, plans, length, kind=torch_device.type))
+        if ranks.leads:
+            try:
+                data.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(explain_write_error(error, data.folder)) from error
+        with _hold(data.folder, ranks), _explained(data.folder, torch_device):
+            if ranks.leads:
+                for folder in (data.folder, data.folder / "validation"):
+                    remove_leftovers(folder)
             _refuse_damaged(data)
-            _announce(
-                data,
-                plans,
-                length,
-                weights=name_start(start, data.folder if has_begun else None, plans),
-                device=str(torch_device),
-            )
+            if ranks.leads:
+                weights = name_start(start, data.folder if has_begun else None, plans)
+                _announce(data, plans, length, weights=weights, device=str(torch_device))
             state = train_fold(
                 data,
                 plans=plans,
@@ -135,12 +161,41 @@ def train(
                 start=start,
             )
             dice = validate_finally(state, data, plans=plans)
-            _announce_best(state, data)
-            share = share_waiting(read_metrics(data.folder / "metrics.jsonl"))
-    advice = advise(share, seconds=state.seconds, plans=plans, device_type=torch_device.type)
+            share = None
+            if ranks.leads:
+                _announce_best(state, data)
+                share = share_waiting(read_metrics(data.folder / "metrics.jsonl"))
+    advice = None if share is None else advise(share, seconds=state.seconds, plans=plans, device_type=torch_device.type)
     if advice is not None:
         log.warning("%s", advice)
     return TrainingResult(data.folder, state.step, state.seconds, dice, share_waiting_for_data=share)
+
+
+@contextmanager
+def _hold(folder: Path, ranks: Ranks, *, is_shared: bool = False) -> Iterator[None]:
+    """Hold a folder, for all ranks, by the first one; the others wait until it has it."""
+    with ExitStack() as stack:
+        if ranks.leads:
+            stack.enter_context(
+                hold_folder(folder, command="autoseg_train", remedy="Wait for it, or end it.", is_shared=is_shared)
+            )
+        ranks.wait()
+        yield
+
+
+def _facts(data: FoldData, plans: Plans, length: Length, *, kind: str) -> dict[str, Any]:
+    """Say what all ranks must have in common."""
+    digest = hashlib.sha256(plans.model_dump_json().encode()).hexdigest()
+    cases = hashlib.sha256(repr((data.training, data.monitored)).encode(errors="surrogateescape")).hexdigest()
+    return {
+        "plan (digest of plans.json)": digest,
+        "choice of cases (digest)": cases,
+        "length (steps, seconds)": [length.steps, length.seconds],
+        "fold": data.folder.name,
+        "kind of device": kind,
+        "version of autoseg": version("autoseg"),
+        "version of torch": torch.__version__,
+    }
 
 
 @contextmanager
@@ -189,15 +244,17 @@ def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
 
 
 def _refuse_damaged(data: FoldData) -> None:
-    """Read all preprocessed cases of a fold once; a damaged one is taken out of the store.
+    """Read all preprocessed cases of a fold once, each by one rank; a damaged one is taken out of the store.
 
     Raises:
         DatasetError: Some are damaged.
     """
     cases = list(dict.fromkeys([*data.training, *data.monitored]))
-    checked = track(data.store.find_damaged(cases), what="checking cases", total=len(cases))
-    damaged = [case_id for case_id, is_damaged in checked if is_damaged]
-    for case_id in damaged:
+    own = data.ranks.share(cases)
+    checked = track(data.store.find_damaged(own), what="checking cases", total=len(own))
+    found = data.ranks.gather([case_id for case_id, is_damaged in checked if is_damaged])
+    damaged = [case_id for case_id in cases if any(case_id in of_rank for of_rank in found)]
+    for case_id in damaged if data.ranks.leads else ():
         data.store.remove(case_id)
     if damaged:
         raise DatasetError(
@@ -217,8 +274,9 @@ def _announce_best(state: TrainState, data: FoldData) -> None:
 
 def _announce(data: FoldData, plans: Plans, length: Length, *, weights: str, device: str) -> None:
     how_long = f"{length.seconds / 60:g} minutes" if length.seconds is not None else f"{length.steps} steps"
+    by = f" by {data.ranks.size} ranks" if data.ranks.size > 1 else ""
     log.info(
-        "%s: %d cases, %d organs, %s backbone (%s), %s on %s",
+        "%s: %d cases, %d organs, %s backbone (%s), %s on %s%s",
         data.folder.name,
         len(data.training),
         len(plans.data.organs),
@@ -226,8 +284,9 @@ def _announce(data: FoldData, plans: Plans, length: Length, *, weights: str, dev
         weights,
         how_long,
         device,
+        by,
     )
 
 
 def _cache_bytes() -> int:
-    return int(DEFAULT_CACHE_SHARE * find_free_bytes())
+    return int(DEFAULT_CACHE_SHARE * find_free_bytes() / num_local_ranks())

@@ -1,14 +1,14 @@
 """The other end of `core_processes.py`: `python -m autoseg.training.core_worker`, started by training itself.
 
-Owns: the loop that answers each "go" with the losses of its share of the next batch, its gradients in shared memory.
+Owns: the loop that answers each "go" with the sums of its share of the next batch and, once it is told those of the
+whole batch, with the losses, its gradients in shared memory.
 """
 
 import json
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -16,9 +16,10 @@ from autoseg.machine import end_with_parent
 from autoseg.network.build import build_network
 from autoseg.plans import parse_plans
 from autoseg.preprocessing.store import CaseStore
-from autoseg.training.core_processes import cut_like, place_in_file
 from autoseg.training.gradients import find_gradients, seed_dropout
+from autoseg.training.pieces import Room
 from autoseg.training.sampling import SliceSampler
+from autoseg.training.shared_files import map_file, place_in_file
 
 
 def answer(source: TextIO, target: TextIO) -> None:
@@ -29,18 +30,34 @@ def answer(source: TextIO, target: TextIO) -> None:
     network = build_network(plans, offline=True).train()  # what the first process fetched is in the cache
     network.load_state_dict(load_file(task["fixed"]), strict=False)
     parameters = place_in_file(network, Path(task["weights"]), is_new=False)
-    num_values = sum(parameter.numel() for parameter in parameters)
-    shared = np.memmap(task["gradients"], dtype=np.float32, mode="r+", shape=(num_values,))
-    places = cut_like(torch.from_numpy(shared), parameters)
+    places = map_file(Path(task["gradients"]), like=parameters)
     store = CaseStore(Path(task["store"]), data_hash=plans.data.hash())
-    sampler = SliceSampler(store, task["cases"], plans=plans, cache_bytes=task["cache_bytes"])
+    sampler = SliceSampler(
+        store, task["cases"], plans=plans, cache_bytes=task["cache_bytes"], slices_per_step=task["slices_per_step"]
+    )
     batches = sampler.batches(first_step=task["first_step"], part=slice(*task["part"]))
-    for step, _go in enumerate(source, start=task["first_step"]):
+
+    def add_up(own: torch.Tensor) -> torch.Tensor:
+        _say(own.tolist(), target)
+        return torch.tensor(json.loads(source.readline()), dtype=own.dtype)
+
+    for step, _go in enumerate(iter(source.readline, ""), start=task["first_step"]):
         seed_dropout(plans.training.seed, step=step, first_slice=task["part"][0])
-        part = find_gradients(network, parameters, next(batches), plan=plans.training)
+        part = find_gradients(
+            network,
+            parameters,
+            next(batches),
+            plan=plans.training,
+            room=Room(task["slices_at_once"]),
+            add_up=add_up,
+        )
         torch._foreach_copy_(places, list(part.gradients))
-        target.write(json.dumps(part.losses) + "\n")
-        target.flush()
+        _say(part.losses, target)
+
+
+def _say(content: Any, target: TextIO) -> None:
+    target.write(json.dumps(content) + "\n")
+    target.flush()
 
 
 if __name__ == "__main__":

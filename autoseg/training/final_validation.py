@@ -5,11 +5,12 @@ Does not own: the prediction of a case (`validation.py`), which pieces are speck
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from autoseg.files import write_json
 from autoseg.network.model_file import MODEL_FILE_NAME, save_model
-from autoseg.plans import SET_BY, Plans
+from autoseg.plans import SET_BY, OrganCleaning, Plans
 from autoseg.progress import track
 from autoseg.training.case_dice import CaseDice, mean_dice
 from autoseg.training.cleaning_choice import OrganPieces, choose_cleaning, dice_after, read_pieces, write_pieces
@@ -27,20 +28,23 @@ def validate_finally(state: TrainState, data: FoldData, *, plans: Plans) -> Case
     What raises Dice when it is removed from them is removed from the maps, and by the model from then on.
     """
     if data.seen_in_training or not data.monitored:
-        log.info("every case was trained on, so there is none to validate on%s", _how_to_validate(data))
-        _clean_as_validated(state, data, plans=plans)
+        if data.ranks.leads:
+            log.info("every case was trained on, so there is none to validate on%s", _how_to_validate(data))
+            _clean_as_validated(state, data, plans=plans)
         return {}
     device = next(state.averaged.parameters()).device
     folder = data.folder / "validation"
-    cases: dict[str, CaseDice] = {}
-    pieces: dict[str, dict[str, OrganPieces]] = {}
-    for case_id in track(data.monitored, what="validating"):
-        cases[case_id], pieces[case_id] = write_validation_map(
+    own: dict[str, tuple[CaseDice, dict[str, OrganPieces]]] = {}
+    for case_id in track(data.ranks.share(data.monitored), what="validating"):
+        own[case_id] = write_validation_map(
             state.averaged, data.store, case_id, plans=plans, device=device, folder=folder
         )
-    write_pieces(folder, pieces, plans=plans)
-    plans = _clean_as_validated(state, data, plans=plans)
-    for case_id in cases:
+    cases, pieces = _gather(own, data)
+    if data.ranks.leads:
+        write_pieces(folder, pieces, plans=plans)
+        plans = _clean_as_validated(state, data, plans=plans)
+    plans = _clean_as_first_rank(plans, data)
+    for case_id in own:
         clean_validation_map(folder / f"{case_id}.nii.gz", plans=plans)
     means = mean_dice(list(cases.values()))
     cleaned = mean_dice(
@@ -52,8 +56,27 @@ def validate_finally(state: TrainState, data: FoldData, *, plans: Plans) -> Case
         "mean_dice_uncleaned": means,
         "cases": cases,
     }
-    write_json(folder / "summary.json", summary)
+    data.ranks.wait()  # until all maps are cleaned
+    if data.ranks.leads:
+        write_json(folder / "summary.json", summary)
     return cleaned
+
+
+def _gather(
+    own: Mapping[str, tuple[CaseDice, dict[str, OrganPieces]]], data: FoldData
+) -> tuple[dict[str, CaseDice], dict[str, dict[str, OrganPieces]]]:
+    """Give all ranks what each found of its cases; in the order of the fold's cases."""
+    plain = {
+        case_id: [dice, {organ: piece.to_json() for organ, piece in pieces.items()}]
+        for case_id, (dice, pieces) in own.items()
+    }
+    found = {case_id: both for of_rank in data.ranks.gather(plain) for case_id, both in of_rank.items()}
+    dices = {case_id: found[case_id][0] for case_id in data.monitored}
+    pieces = {
+        case_id: {organ: OrganPieces.from_json(piece) for organ, piece in found[case_id][1].items()}
+        for case_id in data.monitored
+    }
+    return dices, pieces
 
 
 def _how_to_validate(data: FoldData) -> str:
@@ -77,3 +100,10 @@ def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> P
     plans = plans.model_copy(update={"inference": inference, "reasons": reasons})
     save_model(state.averaged, plans, data.folder / MODEL_FILE_NAME)
     return plans
+
+
+def _clean_as_first_rank(plans: Plans, data: FoldData) -> Plans:
+    """Take the rules that the first rank chose; it alone has read what other folds found."""
+    rules = data.ranks.from_lead([rule.model_dump(mode="json") for rule in plans.inference.cleaning])
+    chosen = tuple(OrganCleaning.model_validate(rule) for rule in rules)
+    return plans.model_copy(update={"inference": plans.inference.model_copy(update={"cleaning": chosen})})

@@ -1,13 +1,16 @@
 """The gradients of some slices of a batch, wherever they are computed.
 
-Owns: `find_gradients`, `find_gradients_in_room` where memory is scarce, and the mean over the parts of a batch.
-Does not own: how a batch is cut (`pieces.py`).
+Owns: `find_gradients` and its two halves, there (`measure`) and back (`turn_back`); `find_gradients_in_room` where
+memory is scarce; the sum over the parts of a batch.
+Does not own: how a batch is cut (`pieces.py`), who holds its parts (`core_processes.py`, `sharing.py`).
+
+The loss is no mean over slices, but follows from sums over all of them. So between there and back the sums of all parts
+are added up, and the gradients of the parts add up to the gradient of the whole batch.
 """
 
 import gc
 import logging
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,11 +23,16 @@ from autoseg.network.device import is_out_of_memory, mixed_precision
 from autoseg.network.model import AutosegNetwork, NetworkOutput
 from autoseg.plans import TrainingPlan
 from autoseg.training.device_augmentation import make_changes
-from autoseg.training.losses import compute_losses
+from autoseg.training.losses import Sums, combine_sums, in_total, join_sums, measure_sums
 from autoseg.training.pieces import Room, clip_length, run_in_pieces
 from autoseg.training.sampling import Batch
+from autoseg.training.step_share import add_in_pairs
+from autoseg.training.targets import make_target
 
 log = logging.getLogger("autoseg")
+
+AddUp = Callable[[Tensor], Tensor]
+WHOLE = Room()
 
 
 @dataclass(frozen=True)
@@ -32,14 +40,13 @@ class PartGradients:
     """What one part of a batch says.
 
     Attributes:
-        losses: Each weighted term by name, and "total".
-        gradients: One a parameter; zeros for a parameter that the loss does not depend on.
-        num_slices: In the part; its weight in the mean.
+        losses: Each weighted term by name, and "total": of the whole batch, whose sums went into it.
+        gradients: One a parameter, this part's share of the whole batch's; zeros for a parameter that the loss does not
+            depend on.
     """
 
     losses: dict[str, float]
     gradients: Sequence[Tensor]
-    num_slices: int
 
 
 def find_gradients(
@@ -49,7 +56,8 @@ def find_gradients(
     *,
     plan: TrainingPlan,
     scaler: torch.amp.GradScaler | None = None,
-    slices_at_once: int | None = None,
+    room: Room = WHOLE,
+    add_up: AddUp | None = None,
 ) -> PartGradients:
     """Run the network forward and backward; nothing is moved and nothing accumulated.
 
@@ -59,12 +67,29 @@ def find_gradients(
         batch: The whole batch or a part of it.
         plan: Weights of the loss terms, and how far gradients flow in the memory.
         scaler: Scales the gradients for float16; None leaves them as they are.
-        slices_at_once: Of how many slices activations are kept; None: of all. The gradients are the same.
+        room: How the batch goes through the network; the gradients are the same.
+        add_up: Adds the vector of this part's sums to those of all other parts; None: this is the whole batch.
 
     Raises:
         torch.OutOfMemoryError: The device's memory is full; or RuntimeError, see `is_out_of_memory`.
     """
-    device = parameters[0].device
+    blocks = [measure(network, block, plan=plan, slices_at_once=room.slices) for block in room.cut(batch)]
+    total = add_in_pairs([join_sums(sums).detach() for sums in blocks], torch.add)
+    if add_up is not None:
+        total = add_up(total)
+    return add_parts([turn_back(sums, parameters, total=total, plan=plan, scaler=scaler) for sums in blocks])
+
+
+def measure(network: AutosegNetwork, batch: Batch, *, plan: TrainingPlan, slices_at_once: int | None = None) -> Sums:
+    """Run the network forward, up to the sums that the loss follows from, with the way back to the weights.
+
+    Args:
+        network: In training mode.
+        batch: As in `find_gradients`, like the other two.
+        plan: Of the training.
+        slices_at_once: Of how many slices activations are kept.
+    """
+    device = next(network.parameters()).device
     batch = make_changes(move(batch, device))
 
     def run(piece: Batch) -> NetworkOutput:
@@ -79,12 +104,32 @@ def find_gradients(
         return output.float()
 
     output = run_in_pieces(run, batch, slices_at_once)
-    terms = compute_losses(output, batch.labels, weights=plan.loss, sets=batch.sets)
-    total = terms["total"] if scaler is None else scaler.scale(terms["total"])
-    found = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+    return measure_sums(output, make_target(batch.labels, num_organs=output.mask_logits.shape[1], sets=batch.sets))
+
+
+def turn_back(
+    sums: Sums,
+    parameters: Sequence[Parameter],
+    *,
+    total: Tensor,
+    plan: TrainingPlan,
+    scaler: torch.amp.GradScaler | None = None,
+) -> PartGradients:
+    """Go from sums back to the weights.
+
+    Args:
+        sums: From `measure`, which can be gone back from once.
+        parameters: As in `find_gradients`, like the last two.
+        total: The sums of all parts, in one vector.
+        plan: Of the training.
+        scaler: For float16.
+    """
+    terms = combine_sums(in_total(sums, total), weights=plan.loss)
+    loss = terms["total"] if scaler is None else scaler.scale(terms["total"])
+    found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     gradients = [_lay_out_like(parameter, gradient) for parameter, gradient in zip(parameters, found, strict=True)]
     values = torch.stack([term.detach() for term in terms.values()]).tolist()
-    return PartGradients(dict(zip(terms, values, strict=True)), gradients, len(batch.images))
+    return PartGradients(dict(zip(terms, values, strict=True)), gradients)
 
 
 def find_gradients_in_room(
@@ -95,6 +140,7 @@ def find_gradients_in_room(
     plan: TrainingPlan,
     scaler: torch.amp.GradScaler | None = None,
     room: Room,
+    add_up: AddUp | None = None,
 ) -> PartGradients:
     """Find gradients as `find_gradients`; where memory is full, of half as many slices at once, again and again.
 
@@ -105,6 +151,7 @@ def find_gradients_in_room(
         plan: Of the training.
         scaler: For float16.
         room: What is known of the memory; what is found out here is written there for the steps to come.
+        add_up: As there, and it must bear to be called again with the same sums.
 
     Raises:
         TrainingError: There is no room for one slice, or one clip.
@@ -113,7 +160,7 @@ def find_gradients_in_room(
     while True:
         at_once = len(batch.images) if room.slices is None else min(room.slices, len(batch.images))
         try:
-            return find_gradients(network, parameters, batch, plan=plan, scaler=scaler, slices_at_once=room.slices)
+            return find_gradients(network, parameters, batch, plan=plan, scaler=scaler, room=room, add_up=add_up)
         except (RuntimeError, MemoryError) as error:  # the parent of torch.OutOfMemoryError
             if not is_out_of_memory(error):
                 raise
@@ -176,17 +223,11 @@ def _lay_out_like(parameter: Parameter, gradient: Tensor) -> Tensor:
     return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
 
 
-def average_parts(parts: Sequence[PartGradients]) -> tuple[dict[str, float], list[Tensor]]:
-    """Average losses and gradients over the slices of all parts."""
-    if len(parts) == 1:
-        return dict(parts[0].losses), list(parts[0].gradients)
-    total = sum(part.num_slices for part in parts)
-    losses: dict[str, float] = defaultdict(float)
-    for part in parts:
-        for name, value in part.losses.items():
-            losses[name] += value * part.num_slices / total
-    # All tensors at once: a network has hundreds of small ones, and the other cores wait while this one adds.
-    gradients = torch._foreach_mul(list(parts[0].gradients), parts[0].num_slices / total)
-    for part in parts[1:]:
-        torch._foreach_add_(gradients, list(part.gradients), alpha=part.num_slices / total)
-    return dict(losses), list(gradients)
+def add_parts(parts: Sequence[PartGradients]) -> PartGradients:
+    """Return the losses, which all parts share, and the sum of their gradients."""
+
+    def add(one: Sequence[Tensor], other: Sequence[Tensor]) -> Sequence[Tensor]:
+        # All tensors at once: a network has hundreds of small ones, and the other cores wait while this one adds.
+        return torch._foreach_add(list(one), list(other))
+
+    return PartGradients(parts[0].losses, add_in_pairs([part.gradients for part in parts], add))

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from autoseg.machine import find_free_bytes, find_num_cores
-from autoseg.ranks import local_size
+from autoseg.ranks import num_local_ranks
 from autoseg.stopping import held_back
 from autoseg.training.loading_worker import BatchMemory, PackedBatch, make_batches, unpack
 from autoseg.training.pinned_memory import pinned
@@ -89,8 +89,8 @@ def choose_num_workers(sampler: SliceSampler, *, device: torch.device, part: sli
     if device.type != "cuda" or sys.platform != "linux":
         return 0
     bytes_a_worker = BATCHES_A_WORKER * BatchMemory.find_bytes(*sampler.largest_batch(part))
-    with_memory = int(SHARE_OF_FREE_MEMORY * find_free_bytes() / local_size() // bytes_a_worker)
-    return max(0, min(find_num_cores() // local_size() - 1, MOST_WORKERS, with_memory))
+    with_memory = int(SHARE_OF_FREE_MEMORY * find_free_bytes() / num_local_ranks() // bytes_a_worker)
+    return max(0, min(find_num_cores() // num_local_ranks() - 1, MOST_WORKERS, with_memory))
 
 
 def _take_turns(

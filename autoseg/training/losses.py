@@ -7,14 +7,15 @@ Sources: CRISP-SAM2 (focal to Dice 20:1, IoU against the measured IoU, original 
 (semantic map, classification, cross-mask spatial alignment).
 
 Every term follows from sums over slices: of Dice the overlaps and sizes, of an average its numerator and denominator.
-So a batch that is shared out to several processes has the loss of the whole once the sums are added up (`reduce`).
+So a batch that is shared out to several processes has the loss of the whole once the sums are added up (`in_total`).
 
 Legend: B slices, K organs asked for, I items (organs and regions), R x W the window, h4 x w4 the decoders' grid. Labels
 are positions among the sets of `targets.LabelSets`, without them 0 for background and 1..K for the organs in the
 order asked, and IGNORE.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,35 +33,24 @@ FOCAL_ALPHA = 0.25
 SMOOTH = 1.0  # voxels; keeps Dice of an organ that is absent from the whole batch at a defined value
 
 Sums = dict[str, Tensor]
-Reduce = Callable[[Tensor], Tensor]
 
 
 def compute_losses(
-    output: NetworkOutput,
-    labels: Tensor,
-    *,
-    weights: LossPlan,
-    sets: LabelSets | None = None,
-    reduce: Reduce | None = None,
+    output: NetworkOutput, labels: Tensor, *, weights: LossPlan, sets: LabelSets | None = None
 ) -> dict[str, Tensor]:
-    """Compute the weighted terms.
+    """Compute the weighted terms of a whole batch.
 
     Args:
         output: Of the network.
         labels: (B, R, W) integers, see the legend.
         weights: From the plan.
         sets: What the labels stand for, where not every one is a single organ that was annotated everywhere.
-        reduce: Adds up a vector of sums over all processes that hold a part of the batch; the gradient stays that of
-            this process's own sums. None: this is the whole batch.
 
     Returns:
         Each weighted term by name, and their sum as "total".
     """
     target = make_target(labels, num_organs=output.mask_logits.shape[1], sets=sets)
-    sums = measure_sums(output, target)
-    if reduce is not None:
-        sums = _reduce(sums, reduce)
-    return combine_sums(sums, weights=weights)
+    return combine_sums(measure_sums(output, target), weights=weights)
 
 
 def measure_sums(output: NetworkOutput, target: Target) -> Sums:
@@ -197,8 +187,32 @@ def _presence(target: Target, annotated: Tensor) -> tuple[Tensor, Tensor]:
     return is_present, annotated * torch.maximum(is_present, is_whole)
 
 
-def _reduce(sums: Sums, reduce: Reduce) -> Sums:
-    """Reduce all sums in one go."""
-    total = reduce(torch.cat([value.flatten() for value in sums.values()]))
-    pieces = total.split([value.numel() for value in sums.values()])
+def join_sums(sums: Mapping[str, Tensor]) -> Tensor:
+    """Lay all sums out as one vector."""
+    return torch.cat([value.flatten() for value in sums.values()])
+
+
+def in_total(sums: Mapping[str, Tensor], total: Tensor) -> Sums:
+    """Put the sums over all parts of a batch in the place of one part's; the gradient stays that of the part.
+
+    The gradients that all parts find then add up to that of the whole batch.
+
+    Args:
+        sums: Of this part.
+        total: What `join_sums` gives of all parts, added up.
+    """
+    vector = _Total.apply(join_sums(sums), total)
+    pieces = vector.split([value.numel() for value in sums.values()])
     return {name: piece.view_as(sums[name]) for name, piece in zip(sums, pieces, strict=True)}
+
+
+class _Total(torch.autograd.Function):
+    """The total as a value, the part's own sums on the way back."""
+
+    @staticmethod
+    def forward(_context: Any, own: Tensor, total: Tensor) -> Tensor:
+        return total.to(own).view_as(own).clone()
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None

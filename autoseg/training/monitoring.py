@@ -16,6 +16,7 @@ from autoseg.errors import OutputError, TrainingError
 from autoseg.network.model_file import save_model
 from autoseg.plans import Plans
 from autoseg.preprocessing.store import CaseStore
+from autoseg.ranks import ONE_RANK, Ranks
 from autoseg.training.case_dice import CaseDice, mean_dice
 from autoseg.training.state import TrainState
 from autoseg.training.validation import validate_case
@@ -30,13 +31,14 @@ MAX_MONITORED_SLICES = 300
 
 @dataclass(frozen=True)
 class FoldData:
-    """What one fold trains on and is watched on."""
+    """What one fold trains on and is watched on, and the ranks that share the work."""
 
     folder: Path
     store: CaseStore
     training: tuple[str, ...]
     monitored: tuple[str, ...]
     seen_in_training: bool
+    ranks: Ranks = ONE_RANK
 
 
 class Watch:
@@ -59,7 +61,7 @@ class Watch:
         """
         start = time.monotonic()
         record = _measure(state, fold, plans=plans)
-        self._seconds += time.monotonic() - start
+        self._seconds += fold.ranks.from_lead(time.monotonic() - start)  # or they would not look at the same steps
         self._next = progress + LOOK_EVERY
         return record
 
@@ -70,15 +72,23 @@ def _measure(state: TrainState, fold: FoldData, *, plans: Plans) -> dict[str, An
     if not cases:
         return None
     quick = plans.model_copy(update={"inference": plans.inference.model_copy(update={"mirror_axes": ()})})
+    own: dict[str, CaseDice] | None = None
     try:
-        dice = mean_dice(
-            [validate_case(state.averaged, fold.store, case, plans=quick, device=state.device) for case in cases]
-        )
+        own = {
+            case: validate_case(state.averaged, fold.store, case, plans=quick, device=state.device)
+            for case in fold.ranks.share(cases)
+        }
     except TrainingError as error:  # no memory; the training goes on
         log.warning("no look at the validation cases this time: %s", error)
+    found: list[dict[str, CaseDice] | None] = fold.ranks.gather(own)
+    together = {case: dice for of_rank in found if of_rank is not None for case, dice in of_rank.items()}
+    if None in found:
         return None
+    dice = mean_dice([together[case] for case in cases])
     record = {"seen_in_training": fold.seen_in_training, "cases": len(cases), "dice": dice}
-    return record if fold.seen_in_training else {**record, "is_best": _keep_best(state, fold, dice, plans=plans)}
+    if fold.seen_in_training or not fold.ranks.leads:
+        return record
+    return {**record, "is_best": _keep_best(state, fold, dice, plans=plans)}
 
 
 def _keep_best(state: TrainState, fold: FoldData, dice: CaseDice, *, plans: Plans) -> bool:

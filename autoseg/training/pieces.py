@@ -1,6 +1,6 @@
 """A batch in pieces, for a device whose memory is full: the same gradients, more time.
 
-Owns: `Room`, how a batch is cut, and the network run over its pieces.
+Owns: `Room`, how a batch is cut, and the network run over its pieces; `Room.blocks` for the sake of bits.
 Does not own: losses, gradients, and when to try again with less (`gradients.py`).
 
 The loss is not a mean over slices: Dice sums over all of them. So the pieces' outputs are put together before the loss
@@ -22,13 +22,24 @@ from autoseg.training.sampling import Batch
 
 @dataclass
 class Room:
-    """How much of a batch the device's memory holds at once.
+    """How a batch goes through the network.
 
     Attributes:
-        slices: The most, found by trying; None as long as whole batches fit.
+        slices: The most that the device's memory holds at once: known, or found by trying; None: whole batches fit.
+        blocks: These slices go through it one after the other, all kept; none: the whole batch at once. It is what two
+            cores or two ranks do side by side, so one core finds the same numbers, to the bit. Sums in another order
+            would round in another way, and training makes much of little differences.
     """
 
     slices: int | None = None
+    blocks: tuple[slice, ...] = ()
+
+    def cut(self, batch: Batch) -> list[Batch]:
+        """Cut a batch into its blocks; where memory is short there are smaller pieces instead."""
+        is_short = self.slices is not None and self.slices < len(batch.images)
+        if is_short or not self.blocks:
+            return [batch]
+        return [_take(batch, block.start, block.stop, length=clip_length(batch)) for block in self.blocks]
 
 
 def clip_length(batch: Batch) -> int:

@@ -1,9 +1,9 @@
 """From preprocessed cases to training batches.
 
-Owns: which slices a step sees, singly or in clips for the memory, organs asked for, and the making of the next batch in
-a thread.
-Does not own: how cases are stored (`preprocessing/store.py`), which may share a step (`case_groups.py`), the window cut
-from a slice (`windows.py`), random changes (`augmentation.py`), processes that make batches (`loading.py`).
+Owns: the windows cut from the slices of a step, what their labels mean for the organs asked for, and the making of the
+next batch in a thread.
+Does not own: how cases are stored (`preprocessing/store.py`), which slices a step sees (`step_draws.py`), where a window
+lies (`windows.py`), random changes (`augmentation.py`), processes that make batches (`loading.py`).
 
 A batch depends on the seed and the step's number alone, so a resumed run sees what the undisturbed one would have.
 
@@ -11,6 +11,7 @@ Legend: B slices in V clips of T, N neighbouring slices, C channels, K organs as
 """
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from autoseg.network.neighbours import neighbour_numbers
 from autoseg.plans import Plans
 from autoseg.training.augmentation import augment
 from autoseg.training.case_arrays import CaseArrays, Sliced
-from autoseg.training.case_groups import CaseGroup, group_cases
+from autoseg.training.case_groups import group_cases
 from autoseg.training.click_drawing import draw_clicks
 from autoseg.training.random_changes import Changes, draw_changes
+from autoseg.training.step_draws import StepDraws
 from autoseg.training.targets import IGNORE, LabelSets
 from autoseg.training.windows import cut_slices, draw_range, pad_to, pick_target
 
@@ -60,7 +62,15 @@ class Batch:
 class SliceSampler:
     """Draws batches from the cases of one fold."""
 
-    def __init__(self, store: CaseArrays, case_ids: Sequence[str], *, plans: Plans, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        store: CaseArrays,
+        case_ids: Sequence[str],
+        *,
+        plans: Plans,
+        cache_bytes: int,
+        slices_per_step: int | None = None,
+    ) -> None:
         """Open the cases; as many as fit into `cache_bytes` are kept decompressed.
 
         Args:
@@ -68,10 +78,12 @@ class SliceSampler:
             case_ids: Those to draw from, at least one.
             plans: Window, batch, augmentation, seed.
             cache_bytes: Memory that decompressed cases may take.
+            slices_per_step: Of the whole step, whoever works on them; none: the plan's.
         """
         self.plans = plans
         self.case_ids = tuple(case_ids)
         self.cache_bytes = cache_bytes
+        self._one_at_a_time = threading.Lock()  # `augment` bears no more
         self._arrays: dict[str, tuple[Sliced, Sliced]] = {}
         self.groups = group_cases(store, self.case_ids, plans=plans)
         self._regions = region_table(plans.data)
@@ -87,6 +99,12 @@ class SliceSampler:
                 image, labels = image[:], labels[:]
                 left -= size
             self._arrays[case_id] = (image, labels)
+        self.draws = StepDraws(
+            self.groups,
+            num_slices={case_id: labels.shape[0] for case_id, (_, labels) in self._arrays.items()},
+            slices_per_step=slices_per_step or plans.slices_per_step,
+            plans=plans,
+        )
 
     def batches(self, *, first_step: int, part: slice | None = None) -> Iterator[Batch]:
         """Yield batches, or a part of each, without end; one is made ahead in a thread while the network works."""
@@ -115,29 +133,27 @@ class SliceSampler:
         """
         training, clip_slices = self.plans.training, self.plans.clip_slices_of(step)
         waits = training.augmentation.where == "device"
-        group = self._draw_group(step)
-        numbers = range(self.plans.slices_per_step)[part or slice(None)][::clip_slices]
+        group = self.draws.group_of(step)
+        numbers = self.draws.numbers(step, part)
         labels = np.empty((len(numbers) * clip_slices, *group.window_px), np.int64)  # (B, R, W)
         images = _place((len(labels), self._channels_a_slice(), *group.window_px), image_memory)  # (B, N * C, R, W)
         case_ids, positions, changes = [], [], []
         for place, number in enumerate(numbers):
-            rng = np.random.default_rng([training.seed, step, number])
-            case_id, position = self._draw_slice(group, rng)
-            num_slices = self._arrays[case_id][1].shape[0]
-            clip = self._draw_clip(position, clip_slices=clip_slices, num_slices=num_slices, rng=rng)  # (T,)
+            case_id, clip, rng = self.draws.place(step, number, group=group)  # clip: (T,)
             image, label = self._cut_window(
                 case_id, clip, shape=group.window_px, rng=rng
             )  # (T * N, C, R, W), (T, R, W)
             if waits:
                 changes.append(draw_changes(training.augmentation, num_channels=image.shape[1], rng=rng))
             else:
-                image, label = augment(image, label, plan=training.augmentation, rng=rng)
+                with self._one_at_a_time:
+                    image, label = augment(image, label, plan=training.augmentation, rng=rng)
             own = slice(place * clip_slices, (place + 1) * clip_slices)
             images[own].reshape(image.shape)[:] = image  # (T, N * C, R, W) seen as (T * N, C, R, W)
             labels[own] = label
             case_ids += [case_id] * clip_slices
             positions.append(clip)
-        organs = self._choose_organs(labels, rng)
+        organs = self.draws.organs_of(step)
         asked, sets = self._ask(labels, organs, case_ids)
         return Batch(
             images=torch.from_numpy(images),
@@ -163,13 +179,6 @@ class SliceSampler:
         asked = ask_labels(labels, tables=tables, regions=self._regions, organs=organs)
         return asked.labels, LabelSets(torch.from_numpy(asked.classes), torch.from_numpy(asked.regions))
 
-    def _draw_group(self, step: int) -> CaseGroup:
-        """Draw the cases of a step: the same for every part of it."""
-        if len(self.groups) == 1:
-            return self.groups[0]
-        shares = [group.share for group in self.groups]
-        return self.groups[np.random.default_rng([self.plans.training.seed, step]).choice(len(shares), p=shares)]
-
     def _draw_clicks(self, labels: np.ndarray, *, num_organs: int, step: int, numbers: Sequence[int]) -> Clicks | None:
         """Draw the clicks of clips, each with random numbers of its own."""
         training = self.plans.training
@@ -187,21 +196,6 @@ class SliceSampler:
         places, kinds = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*drawn, strict=True))
         return Clicks(places, kinds)
 
-    def _draw_slice(self, group: CaseGroup, rng: np.random.Generator) -> tuple[str, int]:
-        """Draw any slice, or, as often as the plan says, one that holds an organ."""
-        if group.cases_of_organ and rng.random() < self.plans.training.organ_slice_share:
-            return group.draw_organ_slice(rng)
-        case_id = group.case_ids[rng.integers(len(group.case_ids))]
-        return case_id, int(rng.integers(self._arrays[case_id][1].shape[0]))
-
-    def _draw_clip(self, position: int, *, clip_slices: int, num_slices: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw the slices of a clip around a position, evenly apart, in either direction; the ends of a case repeat."""
-        if clip_slices == 1:
-            return np.array([position])
-        step = int(rng.integers(1, self.plans.training.clip_step + 1)) * int(rng.choice([-1, 1]))
-        place = int(rng.integers(clip_slices))  # of the position in the clip
-        return np.clip(position + step * (np.arange(clip_slices) - place), 0, num_slices - 1)
-
     def _cut_window(
         self, case_id: str, clip: np.ndarray, *, shape: tuple[int, int], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -218,19 +212,6 @@ class SliceSampler:
         label = np.stack([plane[rows, columns] for plane in planes]).astype(np.int64)
         label[label == np.iinfo(middle.dtype).max] = IGNORE
         return pad_to(neighbours, shape, value=0.0), pad_to(label, shape, value=0)
-
-    def _choose_organs(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Choose the organs of a step: all, or, where the plan allows fewer, those in the slices first."""
-        num_organs, limit = len(self.plans.data.organs), self.plans.training.organs_per_step
-        if num_organs <= limit:
-            return np.arange(num_organs)
-        values = np.unique(labels)
-        values = values[values > 0]
-        in_regions = self._regions[values[values > num_organs] - num_organs - 1].any(axis=0)  # (1 + K,)
-        present = np.union1d(values[values <= num_organs] - 1, np.flatnonzero(in_regions) - 1)
-        first = list(rng.permutation(present))[:limit]
-        absent = list(rng.permutation(np.setdiff1d(np.arange(num_organs), first)))[: limit - len(first)]
-        return np.sort(np.array(first + absent, dtype=np.int64))
 
 
 def _place(shape: tuple[int, ...], memory: np.ndarray | None) -> np.ndarray:

@@ -7,14 +7,20 @@ Does not own: the form of a state's file (`checkpoints.py`), the loop (`trainer.
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from autoseg.errors import OutputError, TrainingError
+from autoseg.last_words import ApartError
 from autoseg.network.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
 from autoseg.plans import Plans
+from autoseg.stopping import held_back
 from autoseg.training.checkpoints import load_earlier, save_state
 from autoseg.training.metrics_log import read_metrics
+from autoseg.training.monitoring import FoldData
 from autoseg.training.progress_plot import plot_progress
+from autoseg.training.shared_state import spread_state
+from autoseg.training.sharing import ALONE, Sharing
 from autoseg.training.state import TrainState
 
 log = logging.getLogger("autoseg")
@@ -55,6 +61,24 @@ def keep_at_a_stop(state: TrainState, plans: Plans, folder: Path) -> None:
         log.warning("step %d is not saved: %s", state.step, error)
 
 
+def end_sitting(error: BaseException, state: TrainState, plans: Plans, fold: FoldData) -> None:
+    """Save a good state where an error or a signal ends the sitting, and raise what there is to say about it.
+
+    Raises:
+        BaseException: What the ranks say of the error, where that is another one.
+    """
+    told = error
+    try:
+        told = fold.ranks.explain(error, where=f"at step {state.step}")
+    finally:
+        if fold.ranks.leads:
+            # torchrun sends SIGTERM to the ranks that are left, and must not interrupt what that asks for.
+            with held_back() if isinstance(error, ApartError) else nullcontext():
+                keep_at_a_stop(state, plans, fold.folder)
+    if told is not error:
+        raise told from error
+
+
 def draw(folder: Path) -> None:
     """Draw `progress.png`; training needs no picture, so what goes wrong with it is a warning."""
     try:
@@ -63,7 +87,7 @@ def draw(folder: Path) -> None:
         log.warning("%s could not be drawn: %s.", folder / "progress.png", error)
 
 
-def go_back(state: TrainState, plans: Plans, folder: Path, *, cases: Iterable[str]) -> None:
+def go_back(state: TrainState, plans: Plans, folder: Path, *, cases: Iterable[str], sharing: Sharing = ALONE) -> None:
     """Return to a saved state with a lower learning rate, once in a run; steps and time stay spent.
 
     Args:
@@ -71,13 +95,20 @@ def go_back(state: TrainState, plans: Plans, folder: Path, *, cases: Iterable[st
         plans: Of the run.
         folder: Of the fold.
         cases: Of the last bad steps.
+        sharing: The ranks, which all go back.
 
     Raises:
         TrainingError: The run has gone back already.
     """
-    bad_steps = state.bad_steps
     if state.rate_factor < 1.0:
         raise TrainingError(_explain_second_time(state, folder, cases))
+    if sharing.leads:
+        _load_earlier(state, plans, folder, cases=cases)
+    spread_state(state, plans, sharing)
+
+
+def _load_earlier(state: TrainState, plans: Plans, folder: Path, *, cases: Iterable[str]) -> None:
+    bad_steps = state.bad_steps
     spent = state.step, state.seconds, state.best_dice
     source = load_earlier(state, plans, folder / STATE_FILE_NAME)
     log.warning(

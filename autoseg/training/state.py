@@ -27,8 +27,9 @@ from autoseg.training.optimiser import build_optimisers
 from autoseg.training.pieces import Room
 from autoseg.training.start_report import StartReport
 from autoseg.training.starting_point import StartingModel
+from autoseg.training.step_share import slices_of_new_run
 
-STATE_VERSION = 2  # 1: no rate factor, no best Dice, no seal
+STATE_VERSION = 3  # 2: no slices_per_step; 1: no rate factor, no best Dice, no seal
 
 
 @dataclass
@@ -46,6 +47,7 @@ class TrainState:
         bad_steps: Steps in a row, up to now, whose loss was not finite.
         rate_factor: Of the learning rate; below 1 once the run had to go back to an earlier state.
         best_dice: The best mean Dice on validation cases on the way; below 0 before the first look.
+        slices_per_step: Slices of each step, over all ranks; those of the run's beginning.
         room: What the device's memory is known to hold; of this sitting.
         saved_step: The step of the newest saved state; below 0 where there is none.
         is_whole: False while a step moves the weights: an error then leaves some moved and some not.
@@ -61,6 +63,7 @@ class TrainState:
     bad_steps: int = 0
     rate_factor: float = 1.0
     best_dice: float = -1.0
+    slices_per_step: int = 0
     room: Room = field(default_factory=Room)
     saved_step: int = -1
     is_whole: bool = True
@@ -93,6 +96,7 @@ def new_state(
     offline: bool = False,
     pretrained: Collection[str] | None = None,
     start: StartingModel | None = None,
+    num_ranks: int = 1,
 ) -> TrainState:
     """Build a run's beginning, with weights drawn from the plan's seed and those of the checkpoint that it names.
 
@@ -106,6 +110,7 @@ def new_state(
         pretrained: Of a run that goes on: the names of the weights that came from a checkpoint, which is not read
             again.
         start: The finished model to begin from, if any.
+        num_ranks: That the run begins with.
 
     Raises:
         CheckpointError: The checkpoint or text model cannot be had, or does not fit the plan.
@@ -127,6 +132,7 @@ def new_state(
         optimisers=build_optimisers(network, plans=plans, pretrained=pretrained or ()),
         scaler=torch.amp.GradScaler(device.type, enabled=needs_scaler),
         weights=report,
+        slices_per_step=slices_of_new_run(plans, num_ranks=num_ranks),
     )
 
 
@@ -160,6 +166,7 @@ def pack_state(state: TrainState, plans: Plans) -> dict[str, Any]:
         "seconds": state.seconds,
         "rate_factor": state.rate_factor,
         "best_dice": state.best_dice,
+        "slices_per_step": state.slices_per_step,
     }
 
 
@@ -191,6 +198,7 @@ def fill_state(state: TrainState, plans: Plans, content: dict[str, Any], *, sour
             state.scaler.load_state_dict(content["scaler"])
         state.step, state.seconds = content["step"], content["seconds"]
         state.rate_factor, state.best_dice = content["rate_factor"], content["best_dice"]
+        state.slices_per_step = content["slices_per_step"]
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # torch names what differs
         reason = explain_load_failure(error)
         raise CheckpointError(f"{source} does not fit this version's network: {reason}. {remedy}") from error

@@ -1,7 +1,8 @@
 """One training step: gradients of a batch, and the weights moved by them.
 
 Owns: `train_step`, and what is moved as one.
-Does not own: gradients (`gradients.py`), what follows when steps go wrong (`trainer.py`).
+Does not own: gradients (`gradients.py`), who else works on a step (`core_processes.py`, `sharing.py`), what follows
+when steps go wrong (`trainer.py`).
 """
 
 import logging
@@ -14,42 +15,79 @@ from torch import Tensor
 from autoseg.plans import Plans
 from autoseg.stopping import held_back
 from autoseg.training.core_processes import GradientProcesses
-from autoseg.training.gradients import average_parts, find_gradients_in_room, seed_dropout
+from autoseg.training.gradients import AddUp, add_parts, find_gradients_in_room, seed_dropout
 from autoseg.training.sampling import Batch
+from autoseg.training.sharing import ALONE, Sharing
 from autoseg.training.state import TrainState, update_average
 
 log = logging.getLogger("autoseg")
 
 
+class StepSums:
+    """The sums of one step, added up once over all who hold a part of its batch, however often they are asked for."""
+
+    def __init__(self, add_up: AddUp) -> None:
+        """Take what adds a part's own sums to those of the others."""
+        self._add_up = add_up
+        self._total: Tensor | None = None
+
+    def total(self, own: Tensor) -> Tensor:
+        """Return the total; a part that is measured again, for its memory was full, has the same sums as before."""
+        if self._total is None:
+            self._total = self._add_up(own)
+        return self._total
+
+
 def train_step(
-    state: TrainState, batch: Batch, *, plans: Plans, processes: GradientProcesses | None = None
+    state: TrainState,
+    batch: Batch,
+    *,
+    plans: Plans,
+    processes: GradientProcesses | None = None,
+    sharing: Sharing = ALONE,
 ) -> dict[str, float] | None:
     """Move the weights by one batch, and count the step, also one in which nothing moves.
 
     Args:
         state: Is moved.
-        batch: The batch, or the part of it that the processes leave.
+        batch: The batch, or the part of it that the others leave.
         plans: Of the run.
-        processes: Those that find the gradients of the batch's other parts.
+        processes: Those that find the gradients of other parts; they know which part this one is.
+        sharing: The ranks, which have parts of their own and move like weights alike.
 
     Returns:
-        The loss terms; None where the loss or a gradient was not finite and nothing moved.
+        The loss terms of the whole batch; None where the loss or a gradient was not finite and nothing moved.
 
     Raises:
         TrainingError: The device's memory is full even with one slice at a time.
     """
     scaler = state.scaler if state.scaler.is_enabled() else None
+
+    def add_up(own: Tensor) -> Tensor:
+        total = sharing.add_up(own if processes is None else processes.add_sums(own, state))
+        if processes is not None:
+            processes.tell(total)
+        return total
+
+    sums = StepSums(add_up)
     if processes is not None:
         processes.start_step()
-    seed_dropout(plans.training.seed, step=state.step, first_slice=0)
+    seed_dropout(plans.training.seed, step=state.step, first_slice=0 if processes is None else processes.part.start)
     parts = [
         find_gradients_in_room(
-            state.network, state.parameters, batch, plan=plans.training, scaler=scaler, room=state.room
+            state.network,
+            state.parameters,
+            batch,
+            plan=plans.training,
+            scaler=scaler,
+            room=state.room,
+            add_up=sums.total,
         )
     ]
     if processes is not None:
-        parts += processes.finish_step(state.step, state.network, state.parameters, room=state.room)
-    losses, gradients = average_parts(parts)
+        parts += processes.finish_step(state)
+    whole = add_parts(parts)
+    losses, gradients = dict(whole.losses), sharing.add_gradients(whole.gradients)
     with held_back():  # a step cut in two would leave some weights moved, and a run that goes on would be another
         has_loss = math.isfinite(losses["total"])
         is_good = has_loss and _move(state, gradients, plans=plans)
@@ -57,7 +95,7 @@ def train_step(
         state.step += 1
     if not is_good:
         # With float16 a gradient that is too large is no accident: it is how the scale of the loss is found.
-        level = logging.DEBUG if has_loss and scaler is not None else logging.WARNING
+        level = logging.DEBUG if (has_loss and scaler is not None) or not sharing.leads else logging.WARNING
         what = "a gradient" if has_loss else "the loss"
         log.log(level, "step %d: %s is not finite; its batch is skipped.", state.step - 1, what)
     return losses if is_good else None

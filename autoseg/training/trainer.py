@@ -19,17 +19,21 @@ from autoseg.network.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_mo
 from autoseg.plans import Plans
 from autoseg.progress import ProgressBar
 from autoseg.training.checkpoints import has_state, load_state
-from autoseg.training.core_processes import GradientProcesses, start_processes
+from autoseg.training.core_processes import GradientProcesses, cut_for_processes, start_processes
 from autoseg.training.loading import batches_ahead
 from autoseg.training.metrics_log import append_metrics, keep_until
 from autoseg.training.monitoring import FoldData, Watch
 from autoseg.training.optimiser import learning_rate, set_learning_rate
+from autoseg.training.pieces import Room
 from autoseg.training.sampling import Batch, SliceSampler
-from autoseg.training.saving import draw, go_back, keep_at_a_stop, keep_on_the_way, keep_state
+from autoseg.training.saving import draw, end_sitting, go_back, keep_on_the_way, keep_state
+from autoseg.training.shared_state import keep_alike, spread_state
+from autoseg.training.sharing import Sharing, share_training
 from autoseg.training.start_report import WEIGHTS_FILE_NAME
 from autoseg.training.starting_point import StartingModel
 from autoseg.training.state import TrainState, new_state, read_pretrained
 from autoseg.training.step import train_step
+from autoseg.training.step_share import share_of
 
 log = logging.getLogger("autoseg")
 
@@ -79,32 +83,50 @@ def train_fold(
         OutputError: The disk is full at the beginning or the end.
         DatasetError: A preprocessed case is damaged.
         TrainingError: The loss stays not finite, or the device's memory holds not one slice.
+        UsageError: There are more ranks than slices in a step.
+        RankLostError: Another rank is gone; the state is saved.
     """
-    state = _begin(fold, plans=plans, device=device, offline=offline, start=start)
-    sampler = SliceSampler(fold.store, fold.training, plans=plans, cache_bytes=cache_bytes)
-    if length.progress(state) < 1.0:
-        try:
-            _train(state, sampler, fold, plans=plans, length=length)
-        except BaseException:
-            keep_at_a_stop(state, plans, fold.folder)
-            raise
-    if not state.is_finite():
-        go_back(state, plans, fold.folder, cases=_last_cases(state, sampler))
-    keep_state(state, plans, fold.folder)
-    save_model(state.averaged, plans, fold.folder / MODEL_FILE_NAME)
-    draw(fold.folder)
+    with share_training(fold.ranks, device) as sharing:
+        state = _begin(fold, plans=plans, device=device, offline=offline, start=start, sharing=sharing)
+        sampler = SliceSampler(
+            fold.store,
+            fold.training,
+            plans=plans,
+            cache_bytes=cache_bytes,
+            slices_per_step=state.slices_per_step,
+        )
+        if length.progress(state) < 1.0:
+            try:
+                _train(state, sampler, fold, length=length, sharing=sharing)
+            except BaseException as error:
+                end_sitting(error, state, plans, fold)
+                raise
+        if not state.is_finite():
+            go_back(state, plans, fold.folder, cases=_last_cases(state, sampler), sharing=sharing)
+        if sharing.leads:
+            keep_state(state, plans, fold.folder)
+            save_model(state.averaged, plans, fold.folder / MODEL_FILE_NAME)
+            draw(fold.folder)
     return state
 
 
 def _begin(
-    fold: FoldData, *, plans: Plans, device: torch.device, offline: bool, start: StartingModel | None
+    fold: FoldData,
+    *,
+    plans: Plans,
+    device: torch.device,
+    offline: bool,
+    start: StartingModel | None,
+    sharing: Sharing,
 ) -> TrainState:
     """Make the state of a new run, and save it: so it is known that there is room, and there is a way back.
 
     Or take the one that an earlier sitting left.
     """
     path, weights_path = fold.folder / STATE_FILE_NAME, fold.folder / WEIGHTS_FILE_NAME
-    is_new = not has_state(path)
+    is_new = fold.ranks.from_lead(not has_state(path))
+    if not sharing.leads:
+        fold.ranks.wait()  # for the first one, which fetches what is to be fetched, and fails where it must alone
     needs_scaler = device.type == "cuda" and cuda_dtype() == torch.float16
     pretrained = None if is_new or not weights_path.exists() else read_pretrained(weights_path)
     state = new_state(
@@ -114,30 +136,36 @@ def _begin(
         offline=offline,
         pretrained=pretrained,
         start=start if is_new else None,
+        num_ranks=fold.ranks.size,
     )
-    if state.weights is not None:
-        write_json(weights_path, asdict(state.weights))
-    elif is_new:
-        weights_path.unlink(missing_ok=True)  # of a beginning that was killed
-    if is_new:
-        keep_state(state, plans, fold.folder)
-    else:
-        load_state(state, plans, path)
-    keep_until(fold.folder / "metrics.jsonl", step=state.step)
+    if sharing.leads:
+        if state.weights is not None:
+            write_json(weights_path, asdict(state.weights))
+        elif is_new:
+            weights_path.unlink(missing_ok=True)  # of a beginning that was killed
+        if is_new:
+            keep_state(state, plans, fold.folder)
+        else:
+            load_state(state, plans, path)
+        keep_until(fold.folder / "metrics.jsonl", step=state.step)
+        fold.ranks.wait()
+    spread_state(state, plans, sharing)
     state.network.train()
     return state
 
 
-def _train(state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Plans, length: Length) -> None:
+def _train(state: TrainState, sampler: SliceSampler, fold: FoldData, *, length: Length, sharing: Sharing) -> None:
     """Train in this process, on a CPU also in one for each core beside it; for a GPU others make the batches."""
+    share = share_of(
+        sampler.plans, slices_per_step=state.slices_per_step, rank=fold.ranks.rank, num_ranks=fold.ranks.size
+    )
     num_processes = torch.get_num_threads() if state.device.type == "cpu" else 1
-    with (
-        start_processes(
-            state.network, sampler, store=fold.store, first_step=state.step, num_processes=num_processes
-        ) as (part, processes),
-        batches_ahead(sampler, first_step=state.step, part=part, device=state.device) as batches,
-    ):
-        _run(state, batches, fold, sampler=sampler, length=length, processes=processes)
+    with start_processes(state, sampler, store=fold.store, share=share, num_processes=num_processes) as processes:
+        is_one_core = state.device.type == "cpu" and processes.part == slice(0, state.slices_per_step)
+        halves = cut_for_processes(share, 2, clip_slices=sampler.plans.clip_slices)
+        state.room = Room(share.at_once, blocks=tuple(halves) if is_one_core else ())
+        with batches_ahead(sampler, first_step=state.step, part=processes.part, device=state.device) as batches:
+            _run(state, batches, fold, sampler=sampler, length=length, processes=processes, sharing=sharing)
 
 
 def _run(
@@ -148,6 +176,7 @@ def _run(
     sampler: SliceSampler,
     length: Length,
     processes: GradientProcesses,
+    sharing: Sharing,
 ) -> None:
     """Go through epochs until the length is reached."""
     plans = sampler.plans
@@ -155,24 +184,32 @@ def _run(
     watch = Watch(progress=length.progress(state))
     with ProgressBar(what=f"training {fold.folder.name}", unit="%", total=100) as bar:
         while length.progress(state) < 1.0:
-            epoch_record = _run_epoch(state, batches, plans=plans, length=length, processes=processes)
+            epoch_record = _run_epoch(state, batches, plans=plans, length=length, processes=processes, sharing=sharing)
+            keep_alike(state, plans, sharing)
             start = time.monotonic()
             if state.bad_steps > MAX_BAD_STEPS:
-                go_back(state, plans, fold.folder, cases=_last_cases(state, sampler))
+                go_back(state, plans, fold.folder, cases=_last_cases(state, sampler), sharing=sharing)
             progress = length.progress(state)
             if watch.is_due(state, progress=progress):
                 epoch_record["validation"] = watch.look(state, fold, plans=plans, progress=progress)
-            _note(epoch_record, fold)
-            if time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
+            if sharing.leads:
+                _note(epoch_record, fold)
+            if sharing.leads and time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
                 keep_on_the_way(state, plans, fold.folder)
                 last_save = time.monotonic()
-            if length.seconds is not None:
-                state.seconds += time.monotonic() - start  # the time that was promised includes looking and saving
+            if length.seconds is not None:  # the time that was promised includes looking and saving
+                state.seconds += sharing.spend(time.monotonic() - start)
             bar.advance_to(100 * length.progress(state), note=_describe(epoch_record))
 
 
 def _run_epoch(
-    state: TrainState, batches: Iterator[Batch], *, plans: Plans, length: Length, processes: GradientProcesses
+    state: TrainState,
+    batches: Iterator[Batch],
+    *,
+    plans: Plans,
+    length: Length,
+    processes: GradientProcesses,
+    sharing: Sharing,
 ) -> dict[str, object]:
     """Run one epoch, or less where too many steps in a row go wrong; returns its record for `metrics.jsonl`."""
     sums: dict[str, float] = defaultdict(float)
@@ -185,8 +222,8 @@ def _run_epoch(
         set_learning_rate(state.optimisers, rate, progress=progress)
         batch = next(batches)
         waited += time.monotonic() - start
-        losses = train_step(state, batch, plans=plans, processes=processes)
-        state.seconds += time.monotonic() - start
+        losses = train_step(state, batch, plans=plans, processes=processes, sharing=sharing)
+        state.seconds += sharing.spend(time.monotonic() - start)
         if losses is not None:
             good_steps += 1
             for name, value in losses.items():
@@ -212,7 +249,7 @@ def _note(record: dict[str, object], fold: FoldData) -> None:
 def _last_cases(state: TrainState, sampler: SliceSampler) -> list[str]:
     """Return the cases of the last bad steps, or of the last step where none was; a few steps tell."""
     count = min(max(1, state.bad_steps), 5, state.step)
-    return [case for step in range(state.step - count, state.step) for case in sampler.make_batch(step).case_ids]
+    return [case for step in range(state.step - count, state.step) for case in sampler.draws.cases_of(step)]
 
 
 def _describe(record: dict[str, object]) -> str:

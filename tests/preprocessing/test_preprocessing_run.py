@@ -1,20 +1,25 @@
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from autoseg.dataset import CaseFiles
+from autoseg.errors import Problem
 from autoseg.geometry import ImageGeometry
 from autoseg.image_io import write_label_map, write_scan
 from autoseg.plans import ChannelPlan, DataPlan, OrganPlan
 from autoseg.preprocessing import run
 from autoseg.preprocessing.run import preprocess_dataset
 from autoseg.preprocessing.store import CaseStore
+from autoseg.ranks import Ranks
 
 PLAN = DataPlan(
     channels=(ChannelPlan(name="T1", scheme="zscore"),),
@@ -165,3 +170,29 @@ def test_real_scans_come_back_as_they_were(tmp_path: Path) -> None:
         maps = [torch.from_numpy(np.stack([indices == k for k in range(len(values) + 1)], axis=1)).float()]
         result = undo_preprocessing(maps, transform=store.read_transform(case.case_id), organ_values=values)
         np.testing.assert_array_equal(result, read_labels(case.label_path).array_zyx)
+
+
+def test_ranks_share_the_cases_and_all_know_every_problem(
+    cases: list[CaseFiles], tmp_path: Path, run_ranks: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[int, str]] = []
+    real = CaseStore.write
+
+    def write(self: CaseStore, case_id: str, *rest: Any, **named: Any) -> None:
+        written.append((threading.get_ident(), case_id))
+        real(self, case_id, *rest, **named)
+
+    monkeypatch.setattr(CaseStore, "write", write)
+    missing = CaseFiles("d", (tmp_path / "no.nii.gz",), None, "d")
+    (tmp_path / "store" / ".writing-left").mkdir(parents=True)
+
+    def work(ranks: Ranks) -> list[Problem]:
+        folder = tmp_path / "store"
+        return preprocess_dataset([*cases, missing], plan=PLAN, store_folder=folder, num_workers=0, ranks=ranks)
+
+    found = run_ranks(work)
+    assert found[0] == found[1] and [problem.case_id for problem in found[0]] == ["d"]
+    assert sorted(case for _, case in written) == ["a", "b", "c"]
+    assert len({rank for rank, _ in written}) == 2
+    assert CaseStore(tmp_path / "store", data_hash=PLAN.hash()).case_ids() == ["a", "b", "c"]
+    assert not (tmp_path / "store" / ".writing-left").exists()

@@ -1,7 +1,9 @@
 """A store of small cases, and torch on one thread so that sums come out the same."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ from autoseg.plans import Plans
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import CaseStore
 from autoseg.preprocessing.transform import CaseTransform
+from autoseg.ranks import Ranks
+from autoseg.training import sharing
+from autoseg.training.sharing import Sharing
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,3 +55,53 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CaseSt
         return store
 
     return make
+
+
+class ThreadGroup:
+    """torch's process group for ranks that are threads: each tensor is exchanged when all have brought theirs."""
+
+    ReduceOp = torch.distributed.ReduceOp
+
+    def __init__(self, size: int) -> None:
+        self.barrier = threading.Barrier(size, timeout=60)
+        self.brought: dict[int, torch.Tensor] = {}
+        self.own = threading.local()
+        self.exchanges = 0
+
+    def all_reduce(self, values: torch.Tensor, op: Any = None) -> None:
+        together = torch.stack(self._exchange(values))
+        values.copy_(together.amax(dim=0) if op == self.ReduceOp.MAX else together.sum(dim=0))
+
+    def broadcast(self, values: torch.Tensor, src: int) -> None:
+        values.copy_(self._exchange(values)[src])
+
+    def _exchange(self, values: torch.Tensor) -> list[torch.Tensor]:
+        self.brought[self.own.rank] = values.clone()
+        if self.barrier.wait() == 0:
+            self.exchanges += 1
+        together = [self.brought[rank] for rank in sorted(self.brought)]
+        self.barrier.wait()
+        return together
+
+
+@pytest.fixture
+def share_ranks(run_ranks: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Run a function of `Sharing` in a thread a rank, as `run_ranks` does; it has the group as `group`."""
+
+    def share(function: Callable[[Sharing], Any], size: int = 2) -> list[Any]:
+        group = ThreadGroup(size)
+        share.group = group
+        monkeypatch.setattr(sharing, "distributed", group)
+
+        def work(ranks: Ranks) -> Any:
+            group.own.rank = ranks.rank
+            torch.set_num_threads(1)  # which is of a thread
+            try:
+                return function(Sharing(ranks, has_group=True))
+            except BaseException:
+                group.barrier.abort()
+                raise
+
+        return run_ranks(work, size)
+
+    return share

@@ -1,12 +1,13 @@
-import numpy as np
 import pytest
 import torch
 
 from autoseg.network.sam2_parts import build_hiera
-from autoseg.training.core_processes import cut_batch, start_processes
-from autoseg.training.gradients import PartGradients, average_parts, find_gradients
+from autoseg.training.core_processes import start_processes
+from autoseg.training.gradients import PartGradients, add_parts, find_gradients
+from autoseg.training.pieces import Room
 from autoseg.training.sampling import SliceSampler
 from autoseg.training.state import new_state
+from autoseg.training.step_share import StepShare, cut_slices
 
 CPU = torch.device("cpu")
 
@@ -34,27 +35,6 @@ def sampler(plans, store):
     return SliceSampler(store, ["case_0", "case_1"], plans=plans, cache_bytes=10**9)
 
 
-@pytest.mark.parametrize(
-    ("slices", "processes", "parts"),
-    [(8, 2, [slice(0, 4), slice(4, 8)]), (7, 2, [slice(0, 7)]), (13, 9, [slice(0, 4), slice(4, 9), slice(9, 13)])],
-)
-def test_cut_batch_gives_every_process_four_slices_at_least(slices, processes, parts):
-    assert cut_batch(slices, processes) == parts
-
-
-@pytest.mark.parametrize(
-    ("slices", "clip", "parts"),
-    [
-        (12, 4, [slice(0, 8), slice(8, 12)]),
-        (8, 8, [slice(0, 8)]),
-        (6, 2, [slice(0, 6)]),
-        (12, 3, [slice(0, 6), slice(6, 12)]),
-    ],
-)
-def test_cut_batch_keeps_clips_whole(slices, clip, parts):
-    assert cut_batch(slices, 2, clip_slices=clip) == parts
-
-
 def test_parts_of_a_batch_are_the_slices_of_the_whole(sampler):
     whole = sampler.make_batch(3)
     parts = [sampler.make_batch(3, part=part) for part in (slice(0, 4), slice(4, 8))]
@@ -64,47 +44,86 @@ def test_parts_of_a_batch_are_the_slices_of_the_whole(sampler):
         assert torch.equal(torch.cat([part.positions for part in parts]), whole.positions)
 
 
-def test_average_parts_weighs_by_slices():
-    one = PartGradients({"total": 1.0}, [torch.tensor([2.0]), torch.zeros(2, 1)], num_slices=3)
-    other = PartGradients({"total": 5.0}, [torch.tensor([6.0]), torch.tensor([[4.0], [8.0]])], num_slices=1)
-    losses, gradients = average_parts([one, other])
-    assert losses == {"total": 2.0}
-    assert gradients[0].tolist() == [3.0]
-    assert gradients[1].tolist() == [[1.0], [2.0]]
+def test_add_parts_adds_the_gradients_and_keeps_the_losses_that_all_share():
+    one = PartGradients({"total": 1.0}, [torch.tensor([2.0]), torch.zeros(2, 1)])
+    other = PartGradients({"total": 1.0}, [torch.tensor([6.0]), torch.tensor([[4.0], [8.0]])])
+    whole = add_parts([one, other])
+    assert whole.losses == {"total": 1.0}
+    assert whole.gradients[0].tolist() == [8.0]
+    assert whole.gradients[1].tolist() == [[4.0], [8.0]]
     assert one.gradients[0].tolist() == [2.0]  # left as it was
 
 
-def expected_gradients(state, sampler, plans, *, step, part):
-    batch = sampler.make_batch(step, part=part)
-    return find_gradients(state.network, state.parameters, batch, plan=plans.training)
-
-
-def test_a_process_gives_the_gradients_of_its_part_then_its_death_is_made_up_for(plans, store, sampler, caplog):
+def begin(plans):
     state = new_state(plans, device=CPU, needs_scaler=False)
     state.network.train()
-    with start_processes(state.network, sampler, store=store, first_step=0, num_processes=2) as (part, processes):
-        assert part == slice(0, 4)
-        processes.start_step()
-        [found] = processes.finish_step(0, state.network, state.parameters)
-        expected = expected_gradients(state, sampler, plans, step=0, part=slice(4, 8))
-        assert found.losses == pytest.approx(expected.losses, rel=1e-4)
-        for ours, theirs in zip(found.gradients, expected.gradients, strict=True):
-            assert torch.allclose(ours, theirs, atol=1e-5)
+    return state
+
+
+def start(state, sampler, store):
+    share = StepShare(slice(0, sampler.draws.slices_per_step))
+    return start_processes(state, sampler, store=store, share=share, num_processes=2)
+
+
+def find_together(state, sampler, processes, plans):
+    """Find losses and gradients of `state.step` in this process and the others."""
+
+    def add_up(own):
+        total = processes.add_sums(own, state)
+        assert torch.equal(processes.add_sums(own, state), total)  # asked again, after a full memory
+        processes.tell(total)
+        return total
+
+    processes.start_step()
+    batch = sampler.make_batch(state.step, part=processes.part)
+    own = find_gradients(state.network, state.parameters, batch, plan=plans.training, add_up=add_up)
+    return add_parts([own, *processes.finish_step(state)])
+
+
+def find_alone(state, sampler, plans):
+    """Find them of the whole batch in this process; in two blocks, as two processes have it."""
+    batch = sampler.make_batch(state.step)
+    blocks = tuple(cut_slices(slice(0, 8), 2, clip_slices=plans.clip_slices))
+    return find_gradients(state.network, state.parameters, batch, plan=plans.training, room=Room(blocks=blocks))
+
+
+def assert_equal(one, other):
+    assert one.losses == other.losses
+    for ours, theirs in zip(one.gradients, other.gradients, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_process_gives_what_one_core_finds_to_the_bit_and_its_death_is_made_up_for(plans, store, sampler, caplog):
+    state = begin(plans)
+    with start(state, sampler, store) as processes:
+        assert processes.part == slice(0, 4)
+        assert_equal(find_together(state, sampler, processes, plans), find_alone(state, sampler, plans))
 
         with torch.no_grad():  # the process sees the moved weights without being told
             for parameter in state.parameters:
                 parameter.mul_(0.9)
-        processes.start_step()
-        [found] = processes.finish_step(1, state.network, state.parameters)
-        expected = expected_gradients(state, sampler, plans, step=1, part=slice(4, 8))
-        assert found.losses["total"] == pytest.approx(expected.losses["total"], rel=1e-4)
+        state.step = 1
+        assert_equal(find_together(state, sampler, processes, plans), find_alone(state, sampler, plans))
 
-        processes._workers[0]._process.kill()
-        processes.start_step()
-        [found] = processes.finish_step(2, state.network, state.parameters)
+        [worker] = processes._workers
+        real = worker.send
+
+        def send(text):
+            if text.startswith("["):  # it has said its sums, and is about to be told those of all
+                worker._process.kill()
+            real(text)
+
+        worker.send, state.step = send, 2
+        assert_equal(find_together(state, sampler, processes, plans), find_alone(state, sampler, plans))
         assert "ended by itself" in caplog.text
-        assert np.isfinite(found.losses["total"])
-        assert found.num_slices == 4
+        worker.send, state.step = real, 3
+        assert_equal(find_together(state, sampler, processes, plans), find_alone(state, sampler, plans))
+
+
+def test_a_small_batch_starts_no_process(plans, store, sampler):
+    share = StepShare(slice(8, 11))
+    with start_processes(begin(plans), sampler, store=store, share=share, num_processes=2) as processes:
+        assert processes.part == slice(8, 11) and processes._workers == []
 
 
 def test_a_process_needs_no_checkpoint_since_the_first_one_has_loaded_it(tiny_plans, make_store, tmp_path):
@@ -114,13 +133,9 @@ def test_a_process_needs_no_checkpoint_since_the_first_one_has_loaded_it(tiny_pl
     torch.save({"model": weights}, path)
     plans = tiny_plans(2, network={"weights": str(path)}, training={"batch_slices": 8})
     store = make_store(plans)
-    state = new_state(plans, device=CPU, needs_scaler=False)
-    state.network.train()
+    state = begin(plans)
     path.unlink()
     sampler = SliceSampler(store, ["case_0", "case_1"], plans=plans, cache_bytes=10**9)
-    with start_processes(state.network, sampler, store=store, first_step=0, num_processes=2) as (_, processes):
-        processes.start_step()
-        found = processes._workers[0].receive(state.parameters)
-        assert found is not None
-        expected = expected_gradients(state, sampler, plans, step=0, part=slice(4, 8))
-        assert found.losses == pytest.approx(expected.losses, rel=1e-4)
+    with start(state, sampler, store) as processes:
+        assert_equal(find_together(state, sampler, processes, plans), find_alone(state, sampler, plans))
+        assert processes._workers[0]._process is not None

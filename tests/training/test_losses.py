@@ -6,7 +6,7 @@ import torch
 from autoseg.network.model import NetworkOutput
 from autoseg.plans import LossPlan
 from autoseg.training import losses
-from autoseg.training.targets import IGNORE, LabelSets, Target
+from autoseg.training.targets import IGNORE, LabelSets, Target, make_target
 
 
 def row(*values):
@@ -346,22 +346,13 @@ def test_compute_losses_of_two_halves_whose_sums_are_added_up_are_those_of_the_w
     terms["total"].backward()
     halves = [half_of(make_output(), slice(number, number + 1)) for number in range(2)]
     parts = [None if sets is None else sets.take(slice(number, number + 1)) for number in range(2)]
-    vectors = []
+    sums = [
+        losses.measure_sums(half, make_target(labels[number : number + 1], num_organs=2, sets=parts[number]))
+        for number, half in enumerate(halves)
+    ]
+    total = sum(losses.join_sums(own).detach() for own in sums)
     for number, half in enumerate(halves):
-
-        def note(sums):
-            vectors.append(sums.detach())
-            return sums
-
-        losses.compute_losses(half, labels[number : number + 1], weights=LossPlan(), sets=parts[number], reduce=note)
-    for number, half in enumerate(halves):
-
-        def add_up(sums, number=number):
-            return sums + vectors[1 - number]
-
-        said = losses.compute_losses(
-            half, labels[number : number + 1], weights=LossPlan(), sets=parts[number], reduce=add_up
-        )
+        said = losses.combine_sums(losses.in_total(sums[number], total), weights=LossPlan())
         said["total"].backward()
         for name, value in terms.items():
             assert said[name].item() == pytest.approx(value.item(), rel=1e-5), name

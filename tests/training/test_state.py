@@ -126,7 +126,7 @@ def test_state_whose_weights_have_other_names_is_refused(saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 1}, "has version 1; this autoseg reads 2"),
+        ({"version": 2}, "has version 2; this autoseg reads 3"),
         ({"version": "x" * 99}, "has version 'x+"),
         ({"plans": "[]"}, "another plan|no plan"),
         ({"plans": "{"}, "it carries no plan"),

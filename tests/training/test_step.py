@@ -41,14 +41,14 @@ def test_ctrl_c_while_the_weights_move_is_raised_after_the_step_is_counted(begun
 def test_gradients_that_are_not_finite_move_nothing_though_the_loss_is(begun, monkeypatch):
     state, batch, plans = begun
     before = [parameter.clone() for parameter in state.parameters]
-    real = step.average_parts
+    real = step.add_parts
 
-    def average(parts):
-        losses, found = real(parts)
-        found[3] = torch.full_like(found[3], float("inf"))
-        return losses, found
+    def add(parts):
+        whole = real(parts)
+        whole.gradients[3].fill_(float("inf"))
+        return whole
 
-    monkeypatch.setattr(step, "average_parts", average)
+    monkeypatch.setattr(step, "add_parts", add)
     assert train_step(state, batch, plans=plans) is None
     assert (state.step, state.bad_steps) == (1, 1) and state.is_whole and not state.is_sound()
     assert all(torch.equal(one, other) for one, other in zip(before, state.parameters, strict=True))
