@@ -23,7 +23,7 @@ from autoseg.network.device import is_out_of_memory, mixed_precision
 from autoseg.network.model import AutosegNetwork, NetworkOutput
 from autoseg.plans import TrainingPlan
 from autoseg.training.losses import Sums, combine_sums, in_total, join_sums, measure_sums
-from autoseg.training.pieces import Room, clip_length, run_in_pieces
+from autoseg.training.pieces import Room, clip_length, measure_in_pieces
 from autoseg.training.sampling import Batch
 from autoseg.training.step_share import add_in_pairs
 from autoseg.training.targets import make_target
@@ -91,7 +91,7 @@ def measure(network: AutosegNetwork, batch: Batch, *, plan: TrainingPlan, slices
     device = next(network.parameters()).device
     batch = _move(batch, device)
 
-    def run(piece: Batch) -> NetworkOutput:
+    def measure_piece(piece: Batch) -> Sums:
         with mixed_precision(device):
             output: NetworkOutput = network(
                 piece.images,
@@ -100,10 +100,9 @@ def measure(network: AutosegNetwork, batch: Batch, *, plan: TrainingPlan, slices
                 positions=piece.positions,
                 gradient_slices=plan.memory_gradient_slices,
             )
-        return output.float()
+        return measure_sums(output.float(), make_target(piece.labels, num_organs=len(piece.organs), sets=piece.sets))
 
-    output = run_in_pieces(run, batch, slices_at_once)
-    return measure_sums(output, make_target(batch.labels, num_organs=output.mask_logits.shape[1], sets=batch.sets))
+    return measure_in_pieces(measure_piece, batch, slices_at_once)
 
 
 def turn_back(
