@@ -37,7 +37,7 @@ def test_a_killed_rank_ends_all_with_a_message_and_the_same_command_continues_on
     assert (first.code, second.code) == (69, -9), first.err
     assert first.seconds < 30
     assert "RankLostError: rank 1 of 2 is gone (killed, out of memory, or its machine is off); " in first.err
-    assert "the run stops at step 4. The same command continues it." in first.err
+    assert "the run stops at step 4. Start all ranks again: the same command continues." in first.err
     assert first.err.count("RankLostError") == 1 and "Traceback" not in first.err
 
     outcome = command("train", run, "--epochs", STEPS)  # one rank, which takes the slices of both
