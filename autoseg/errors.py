@@ -94,6 +94,8 @@ class RankLostError(AutosegError):
         exit_code: Of the lost one, as far as it told.
     """
 
+    exit_code = EXIT_RANK_LOST
+
     def __init__(self, message: str, *, exit_code: int = EXIT_RANK_LOST) -> None:
         """Keep the exit code beside the message."""
         super().__init__(message)

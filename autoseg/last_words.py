@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from autoseg.errors import EXIT_BUG, EXIT_RANK_LOST, AutosegError
+from autoseg.errors import EXIT_BUG, EXIT_RANK_LOST, AutosegError, RankLostError
 from autoseg.stopping import Stopped
 
 MOST_LETTERS = 2000
@@ -59,7 +59,7 @@ def last_words_of(error: BaseException) -> LastWords:
 
 def explain_loss(
     own: LastWords, others: Mapping[int, LastWords], *, gone: Sequence[int], size: int, place: str
-) -> tuple[str, int]:
+) -> RankLostError:
     """Say which rank was lost, and how.
 
     Args:
@@ -70,22 +70,32 @@ def explain_loss(
         place: How far the work is, such as "at step 17", or nothing.
 
     Returns:
-        A message, and the exit code of what happened.
+        The error that says it, with the exit code of what happened.
     """
-    stops = f"the run stops{f' {place}' if place else ''}."
+    where = f" {place}" if place else ""
     if gone:
         names = " and ".join(f"rank {rank}" for rank in gone)
-        verb = "is" if len(gone) == 1 else "are"
-        cause = "killed, out of memory, or its machine is off"
-        return f"{names} of {size} {verb} gone ({cause}); {stops} The same command continues it.", EXIT_RANK_LOST
+        return RankLostError(
+            f"{names} of {size} {'is' if len(gone) == 1 else 'are'} gone (killed, out of memory, or its machine is "
+            f"off); the run stops{where}. Start all ranks again: the same command continues."
+        )
     for rank, words in others.items():
         if words.kind == "failed":
-            return f"rank {rank} of {size} failed ({words.text}); {stops} Its own message says what to do.", words.code
+            return RankLostError(
+                f"rank {rank} of {size} failed ({words.text}); the run stops{where}. Look at its own message.",
+                exit_code=words.code,
+            )
     for rank, words in others.items():
         if words.kind == "stopped":
-            who = f"rank {rank} of {size} was stopped by {words.text}"
-            return f"{who}; {stops} The same command continues it.", words.code
-    return f"the {size} ranks lost each other ({own.text}); {stops} The same command continues it.", EXIT_RANK_LOST
+            return RankLostError(
+                f"rank {rank} of {size} was stopped by {words.text}; the run stops{where}. Start all ranks again: the "
+                "same command continues.",
+                exit_code=words.code,
+            )
+    return RankLostError(
+        f"the {size} ranks lost each other ({own.text}); the run stops{where}. Start all ranks again: the same "
+        "command continues."
+    )
 
 
 def _first_line(error: BaseException) -> str:

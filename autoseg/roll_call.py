@@ -136,20 +136,18 @@ class RollCall:
         others = self._words
         if self._is_cut and not gone:
             own, others = LastWords("apart", f"{self._keeper} is gone"), {}
-        message, code = explain_loss(own, others, gone=gone, size=self._size, place=self._place)
+        loss = explain_loss(own, others, gone=gone, size=self._size, place=self._place)
         is_first = self._rank == min(set(range(self._size)) - set(gone))
         if own.kind == "stopped" and not gone and not any(words.kind == "failed" for words in others.values()):
-            return error if is_first else EndedQuietlyError("the first rank says it.", exit_code=own.code)
-        if not is_first:
-            return EndedQuietlyError("the first rank that is left says why.", exit_code=code)
-        return RankLostError(message, exit_code=code)
+            return error if is_first else _quiet(own.code)
+        return loss if is_first else _quiet(loss.exit_code)
 
     def _quiet_if_said(self, error: BaseException, own: LastWords) -> BaseException:
         """Leave an error that all ranks meet, such as a missing plan, to the first one."""
         self._listen(seconds=2 * BEAT_SECONDS, to=[0])
         first = self._words.get(0)
         is_said = first is not None and (first.kind, first.text) == (own.kind, own.text)
-        return EndedQuietlyError("the first rank says it.", exit_code=own.code) if is_said else error
+        return _quiet(own.code) if is_said else error
 
     def _listen(self, *, seconds: float = ANSWER_SECONDS, to: Sequence[int] | None = None) -> list[int]:
         """Wait until others have said something, or time is over; return those that gave no sign of life in it."""
@@ -213,6 +211,10 @@ class RollCall:
         if not isinstance(told, EndedQuietlyError):
             log.error("%s: %s What was not saved is done again.", type(told).__name__, told)
         os._exit(told.exit_code if isinstance(told, AutosegError) else EXIT_RANK_LOST)
+
+
+def _quiet(code: int) -> EndedQuietlyError:
+    return EndedQuietlyError("another rank says why all of them end. Look at its message.", exit_code=code)
 
 
 def _wake_main_thread() -> None:

@@ -43,8 +43,9 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     is_asked_for = name != "auto"
     name = name if is_asked_for else "cuda"
-    if name == "cuda" and local_rank():
-        name = f"cuda:{local_rank()}"  # of several processes on a machine each has a GPU of its own
+    if name == "cuda" and local_rank() and torch.cuda.device_count() != 1:
+        # Of several processes on a machine each has a GPU of its own; a cluster may let each see no other.
+        name = f"cuda:{local_rank()}"
     if name != "cpu" and not name.startswith("cuda"):
         raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:<number>.")
     fault = _why_no_cuda() if name != "cpu" else ""

@@ -24,7 +24,7 @@ from autoseg.network.model import AutosegNetwork, NetworkOutput
 from autoseg.plans import TrainingPlan
 from autoseg.training.device_augmentation import make_changes
 from autoseg.training.losses import Sums, combine_sums, in_total, join_sums, measure_sums
-from autoseg.training.pieces import Room, clip_length, run_in_pieces
+from autoseg.training.pieces import Room, clip_length, measure_in_pieces
 from autoseg.training.sampling import Batch
 from autoseg.training.step_share import add_in_pairs
 from autoseg.training.targets import make_target
@@ -92,7 +92,7 @@ def measure(network: AutosegNetwork, batch: Batch, *, plan: TrainingPlan, slices
     device = next(network.parameters()).device
     batch = make_changes(move(batch, device))
 
-    def run(piece: Batch) -> NetworkOutput:
+    def measure_piece(piece: Batch) -> Sums:
         with mixed_precision(device):
             output: NetworkOutput = network(
                 piece.images,
@@ -101,10 +101,9 @@ def measure(network: AutosegNetwork, batch: Batch, *, plan: TrainingPlan, slices
                 positions=piece.positions,
                 gradient_slices=plan.memory_gradient_slices,
             )
-        return output.float()
+        return measure_sums(output.float(), make_target(piece.labels, num_organs=len(piece.organs), sets=piece.sets))
 
-    output = run_in_pieces(run, batch, slices_at_once)
-    return measure_sums(output, make_target(batch.labels, num_organs=output.mask_logits.shape[1], sets=batch.sets))
+    return measure_in_pieces(measure_piece, batch, slices_at_once)
 
 
 def turn_back(

@@ -1,23 +1,22 @@
 """A batch in pieces, for a device whose memory is full: the same gradients, more time.
 
-Owns: `Room`, how a batch is cut, and the network run over its pieces; `Room.blocks` for the sake of bits.
-Does not own: losses, gradients, and when to try again with less (`gradients.py`).
+Owns: `Room`, how a batch is cut, and what is measured of its pieces; `Room.blocks` for the sake of bits.
+Does not own: what is measured, gradients, and when to try again with less (`gradients.py`).
 
-The loss is not a mean over slices: Dice sums over all of them. So the pieces' outputs are put together before the loss
-is taken, and only what the layers keep for the way back is not: it is computed anew, piece by piece, when the gradients
+The loss is not a mean over slices: Dice sums over all of them. So the sums of all pieces are added up before the loss
+is taken, and what the layers keep for the way back is not kept: it is computed anew, piece by piece, when the gradients
 come to it (Chen et al. 2016, "Training deep nets with sublinear memory cost"). Gradients are those of the whole batch.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from autoseg.network.model import NetworkOutput
+from autoseg.training.losses import Sums
 from autoseg.training.sampling import Batch
+from autoseg.training.step_share import add_in_pairs
 
 
 @dataclass
@@ -55,28 +54,29 @@ def cut_into_pieces(batch: Batch, num_slices: int) -> list[Batch]:
     return [_take(batch, start, min(start + clips * length, len(batch.images)), length=length) for start in starts]
 
 
-def run_in_pieces(run: Callable[[Batch], NetworkOutput], batch: Batch, num_slices: int | None) -> NetworkOutput:
-    """Run the network over a batch, keeping the activations of one piece at a time.
+def measure_in_pieces(measure: Callable[[Batch], Sums], batch: Batch, num_slices: int | None) -> Sums:
+    """Measure a batch, keeping the activations of one piece at a time.
 
     Args:
-        run: The network, on any number of whole clips.
+        measure: Runs the network over any number of whole clips, and gives sums over their slices.
         batch: On the device.
         num_slices: The most at once; None: all, and nothing is computed twice.
 
     Returns:
-        The output of the whole batch, without a memory bank if it was cut.
+        The sums over the whole batch.
     """
     pieces = [batch] if num_slices is None else cut_into_pieces(batch, num_slices)
     if len(pieces) == 1:
-        return run(batch)
+        return measure(batch)
     # It also brings back the random numbers of dropout for the second time.
-    return _join([checkpoint(run, piece, use_reentrant=False) for piece in pieces])
+    parts: list[Sums] = [checkpoint(measure, piece, use_reentrant=False) for piece in pieces]
+    return {name: add_in_pairs([part[name] for part in parts], torch.add) for name in parts[0]}
 
 
 def _take(batch: Batch, start: int, stop: int, *, length: int) -> Batch:
-    rows = slice(start, stop)
+    rows, clips = slice(start, stop), slice(start // length, stop // length)
     clicks = None if batch.clicks is None else batch.clicks.take(rows)
-    positions = None if batch.positions is None else batch.positions[start // length : stop // length]
+    positions = None if batch.positions is None else batch.positions[clips]
     return replace(
         batch,
         images=batch.images[rows],
@@ -85,14 +85,5 @@ def _take(batch: Batch, start: int, stop: int, *, length: int) -> Batch:
         positions=positions,
         clicks=clicks,
         sets=None if batch.sets is None else batch.sets.take(rows),
+        changes=None if batch.changes is None else replace(batch.changes, clips=batch.changes.clips[clips]),
     )
-
-
-def _join(outputs: list[NetworkOutput]) -> NetworkOutput:
-    """Put the slices of several outputs one after the other."""
-    joined: dict[str, Any] = {"bank": None}
-    for field in fields(NetworkOutput):
-        values = [getattr(output, field.name) for output in outputs]
-        if field.name != "bank":
-            joined[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else None
-    return NetworkOutput(**joined)

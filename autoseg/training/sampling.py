@@ -2,8 +2,8 @@
 
 Owns: the windows cut from the slices of a step, what their labels mean for the organs asked for, and the making of the
 next batch in a thread.
-Does not own: how cases are stored (`preprocessing/store.py`), which slices a step sees (`step_draws.py`), where a window
-lies (`windows.py`), random changes (`augmentation.py`), processes that make batches (`loading.py`).
+Does not own: how cases are stored (`preprocessing/store.py`), which slices a step sees (`step_draws.py`), where a
+window lies (`windows.py`), random changes (`augmentation.py`), processes that make batches (`loading.py`).
 
 A batch depends on the seed and the step's number alone, so a resumed run sees what the undisturbed one would have.
 

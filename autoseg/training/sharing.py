@@ -16,6 +16,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
+from autoseg.errors import UsageError
 from autoseg.last_words import ApartError
 from autoseg.ranks import Ranks
 
@@ -134,18 +135,19 @@ def share_training(ranks: Ranks, device: torch.device) -> Iterator[Sharing]:
         device: Of this one.
 
     Raises:
-        UsageError: Some ranks have a GPU and others not.
+        ApartError: They cannot be connected.
+        UsageError: The only rank cannot even be connected with itself.
     """
     if not ranks.is_started:
         yield ALONE
         return
     is_by_cpu = device.type == "cpu" or _is_shared(ranks, device)
-    backend = "gloo" if is_by_cpu else "cpu:gloo,cuda:nccl"
     if not is_by_cpu:
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         torch.cuda.set_device(device)
     try:
         distributed.init_process_group(
-            backend,
+            "gloo" if is_by_cpu else "cpu:gloo,cuda:nccl",
             store=ranks.store_for("tensors"),
             rank=ranks.rank,
             world_size=ranks.size,
@@ -153,6 +155,9 @@ def share_training(ranks: Ranks, device: torch.device) -> Iterator[Sharing]:
             device_id=None if is_by_cpu else device,
         )
     except (RuntimeError, ValueError) as error:
+        if ranks.size == 1:
+            reason = str(error).partition("\n")[0]
+            raise UsageError(f"torch cannot make a group of one rank ({reason}). Start without torchrun.") from error
         raise ApartError(str(error)) from error
     yield Sharing(ranks, has_group=True, is_by_cpu=is_by_cpu)
     # Not after an error: nccl would wait for a rank that is gone.

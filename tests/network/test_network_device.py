@@ -49,6 +49,13 @@ def test_each_process_of_a_machine_takes_the_gpu_of_its_number(fake_cuda, monkey
         choose_device("auto")
 
 
+def test_a_process_that_sees_one_gpu_alone_takes_it_whatever_its_number(fake_cuda, monkeypatch):
+    """As where a cluster gives each task a GPU of its own; ranks that share one notice it themselves."""
+    fake_cuda(1)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+
+
 def test_cuda_asked_for_and_not_there_is_refused(fake_cuda):
     fake_cuda(0)
     for name in ("cuda", "cuda:1"):
