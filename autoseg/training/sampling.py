@@ -119,7 +119,7 @@ class SliceSampler:
 
     def largest_batch(self, part: slice | None = None) -> tuple[int, int]:
         """Return the most values that images and labels of a batch, or of a part of each, have."""
-        num_slices = len(range(self.plans.slices_per_step)[part or slice(None)])
+        num_slices = len(range(self.draws.slices_per_step)[part or slice(None)])
         num_pixels = num_slices * max(rows * columns for rows, columns in (group.window_px for group in self.groups))
         return num_pixels * self._channels_a_slice(), num_pixels
 

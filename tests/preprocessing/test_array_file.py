@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import blosc2
@@ -47,3 +48,32 @@ def test_a_window_is_read_without_a_look_at_the_rest_of_its_slice(tmp_path: Path
     except DatasetError:
         return
     assert not np.array_equal(third, array[:, :, 128:192])
+
+
+def test_more_arrays_are_at_hand_than_a_process_may_have_files_open(tmp_path: Path):
+    """Ten thousand cases have twenty thousand files; the usual limit is 1,024."""
+    frame = pack_array(np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3))
+    paths = [tmp_path / f"{number}.b2nd" for number in range(80)]
+    for path in paths:
+        path.write_bytes(frame)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, len(list(Path("/proc/self/fd").iterdir())) + 20), hard))
+    try:
+        arrays = [open_array(path, shape=(1, 1, 2, 3), dtypes=("float32",)) for path in paths]
+        assert all(array[0, 0, 1, 2] == 5 for array in arrays)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_file_that_is_replaced_by_something_else_is_not_opened_again(tmp_path: Path):
+    path = tmp_path / "a.b2nd"
+    path.write_bytes(pack_array(np.zeros((1, 1, 2, 3), np.float32)))
+    stored = open_array(path, shape=(1, 1, 2, 3), dtypes=("float32",))
+    operand = blosc2.asarray(np.zeros((2, 3)), urlpath=str(tmp_path / "operand.b2nd"), mode="w")
+    (operand + 1).save(str(tmp_path / "lazy.b2nd"))
+    (tmp_path / "lazy.b2nd").replace(path)
+    with pytest.raises(DatasetError, match=r"a\.b2nd is damaged"):
+        stored[0]
+    path.unlink()
+    with pytest.raises(DatasetError, match=r"a\.b2nd is damaged"):
+        stored[0]

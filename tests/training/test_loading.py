@@ -68,8 +68,8 @@ class Cases:
         return {1: np.arange(1, 4), 2: np.arange(2, 5)}
 
 
-def make_sampler(plans):
-    return SliceSampler(Cases(), ["a", "bb"], plans=plans, cache_bytes=10**9)
+def make_sampler(plans, **options):
+    return SliceSampler(Cases(), ["a", "bb"], plans=plans, cache_bytes=10**9, **options)
 
 
 def take(sampler, count, **options):
@@ -266,6 +266,8 @@ def test_the_number_of_workers_is_that_of_the_cores_that_are_left_as_far_as_memo
     sampler = make_sampler(plans)
     assert sampler.largest_batch() == (8 * 3 * 512 * 256, 8 * 512 * 256)
     assert sampler.largest_batch(slice(0, 4)) == (4 * 3 * 512 * 256, 4 * 512 * 256)
+    of_three_ranks = make_sampler(plans, slices_per_step=24)
+    assert of_three_ranks.largest_batch(slice(16, 24)) == sampler.largest_batch()
     assert BatchMemory.find_bytes(10, 3) == 64
     bytes_a_worker = 2 * (4 * 3 + 8) * 8 * 512 * 256
     for cores, ranks, free, expected in [
