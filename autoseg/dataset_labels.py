@@ -26,6 +26,7 @@ from autoseg.image_io import read_labels
 MAX_VALUE = 65535  # label maps are stored as uint8 or uint16
 MAX_NAME_LENGTH = 200
 MAX_CHANNELS = 32
+MAX_REGIONS = 500  # nested in each other they take seconds
 ListValues = Callable[[Path], Iterable[int]]
 _BACKGROUND_NAMES = {"background", "bg", "none", "unlabeled", "unlabelled", "clear label", "air", "unknown", "exterior"}
 
@@ -87,6 +88,9 @@ def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> Lab
             problems.append(Problem("", f"background has the value {value}; expected 0."))
         else:
             organs.append(Organ(name=_short(name, problems), value=value))
+    if len(unions) > MAX_REGIONS:
+        problems.append(Problem("", f"there are {len(unions)} regions; expected at most {MAX_REGIONS}. Remove some."))
+        unions = {}
     named = {organ.value: organ.name for organ in organs}
     parts, regions = split_regions(unions, named=named, problems=problems)
     organs += [Organ(_short(part.name, problems), part.value, part_of=part.part_of) for part in parts]

@@ -171,6 +171,9 @@ class AugmentationPlan(PlanPart):
         0.3, ge=0, le=1, description="each of brightness, contrast, gamma, noise, blur"
     )
     noise_deviation: float = Field(0.3, ge=0, le=10, description="most noise, in standard deviations of the image")
+    where: Literal["cpu", "device"] = Field(
+        "cpu", description="what makes these changes: the processor's cores, or the device that trains, a batch at once"
+    )
 
 
 class DatasetShare(PlanPart):
@@ -275,6 +278,9 @@ class Device(PlanPart):
 
     kind: Literal["cpu", "cuda"]
     memory_gib: float = Field(gt=0, le=100000)
+    cores: int | None = Field(
+        None, ge=1, le=100000, description="of the processor beside a CUDA device; none: not known"
+    )
 
 
 class Plans(PlanPart):
@@ -321,6 +327,15 @@ class Plans(PlanPart):
         for weight in self.training.organ_weights:
             if weight.organ not in labels:
                 raise ValueError(f"training.organ_weights: no organ or region is called {weight.organ!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _clicks_are_drawn_on_changed_slices(self) -> "Plans":
+        if self.network.takes_clicks and self.training.augmentation.where == "device":
+            raise ValueError(
+                "training.augmentation.where 'device' changes slices after they were made, and with "
+                "network.takes_clicks clicks are drawn on changed ones; set training.augmentation.where to 'cpu'"
+            )
         return self
 
     @model_validator(mode="after")

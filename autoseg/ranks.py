@@ -1,6 +1,6 @@
 """Processes that torchrun started together: which one this is, and waiting for the others.
 
-Owns: the only reading of RANK, WORLD_SIZE and LOCAL_RANK. autoseg starts no ranks by itself.
+Owns: the only reading of RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. autoseg starts no ranks by itself.
 """
 
 import os
@@ -78,6 +78,11 @@ def leads() -> bool:
 def local_rank() -> int:
     """Return which of this machine's processes this is; it takes the GPU of that number."""
     return _number("LOCAL_RANK", 0)
+
+
+def local_size() -> int:
+    """Return how many processes this machine has; they share its cores and its memory."""
+    return max(1, _number("LOCAL_WORLD_SIZE", 1))
 
 
 def _number(name: str, default: int) -> int:

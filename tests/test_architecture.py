@@ -84,6 +84,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "open_clip": ("network/open_clip_parts.py",),
     "huggingface_hub": ("hub.py",),
     "batchgenerators": ("training/augmentation.py",),
+    "threadpoolctl": ("training/augmentation.py",),
     "blosc2": ("preprocessing/array_file.py",),
     "matplotlib": ("training/progress_plot.py", "evaluation/overlay.py"),
     "filelock": ("locks.py",),
@@ -168,6 +169,7 @@ def test_imports_are_the_standard_library_ours_or_declared(file):
         "SimpleITK",
         "nibabel",
         "batchgenerators",
+        "threadpoolctl",
     }
     declared |= {
         "acvl_utils",

@@ -75,6 +75,7 @@ def test_parse_labels_takes_a_value_that_is_said_twice_once():
         ({"whole": [1, 9], "ignore": 9}, "the region 'whole' holds the ignored value; take it out."),
         ({"ignore": [8, 9], "liver": 1}, "'ignore' has several values; expected one."),
         ({"Background": [8, 9], "liver": 1}, "'Background' has several values; expected one."),
+        ({f"r{k}": [k + 1, 60_000] for k in range(501)}, "there are 501 regions; expected at most 500. Remove some."),
         ({"1": [1, 2]}, "the label of value 1 has the name [1, 2]"),
     ],
 )

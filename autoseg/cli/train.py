@@ -56,6 +56,8 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     model = printable(str(result.folder / "model.safetensors"))
     print(f"{result.steps} steps in {result.seconds / 60:.1f} minutes; the model is {model}")
+    if result.share_waiting_for_data is not None:
+        print(f"{100 * result.share_waiting_for_data:.1f} % of the time was spent waiting for data")
     for organ, dice in result.dice.items():
         print(f"  validation Dice {'none' if dice is None else format(dice, '.3f')}  {printable(organ)}")
     print(f"next: autoseg_predict -m {printable(str(arguments.run))} -i SCANS -o PREDICTIONS")

@@ -1,6 +1,6 @@
 """When two names are of one organ, of the sides of one, or of a lesion in one.
 
-Owns: `organ_key`, `FinerNames`.
+Owns: `organ_key`, `is_other_side`, `FinerNames`.
 Does not own: how names are spelt (`names.py`), what is known of organs (`lookup.py`), labels of datasets.
 
 A name is *vague* where each dataset gives it another meaning ("cancer", "label 1", "left"): it is like no other name,
@@ -40,6 +40,17 @@ VAGUE_WORDS = LESION_WORDS | {
     *("ventricle", "hemisphere", "horn", "cortex", "head", "body", "tail", "left", "right", "upper", "lower", "side"),
     *("anterior", "posterior", "inner", "outer", "big", "small", "new", "old", "part", "no", "not", "with", "without"),
 }
+# words that say in which organ a lesion is
+ADJECTIVES = {
+    **{"hepatic": "liver", "pancreatic": "pancreas", "renal": "kidney", "pulmonary": "lung", "splenic": "spleen"},
+    **{
+        "colonic": "colon",
+        "gastric": "stomach",
+        "prostatic": "prostate",
+        "cerebral": "brain",
+        "cerebellar": "cerebellum",
+    },
+}
 _CODE = re.compile(r"[a-z]?[0-9]*")  # "1", "b", "x2"
 
 
@@ -70,7 +81,8 @@ class FinerNames:
             words = organ_words(name)
             self._of_words.setdefault(words, []).append(name)
             if words & LESION_WORDS:
-                self._lesions.setdefault(words - LESION_WORDS - SIDES, []).append(name)
+                place = frozenset(_noun(word) for word in words - LESION_WORDS - SIDES)
+                self._lesions.setdefault(place, []).append(name)
 
     def halves_of(self, name: str, *, without: Collection[str] = ()) -> tuple[str, ...]:
         """Return the left and the right one of what a name without a side stands for; () unless both are there.
@@ -92,9 +104,14 @@ class FinerNames:
         words = organ_words(name)
         if organ_key(name) is None or words & LESION_WORDS:
             return ()
-        sides = words & SIDES
         found = (one for one in self._lesions.get(words - SIDES, ()) if one not in without)
-        return tuple(one for one in found if not sides or organ_words(one) & SIDES <= sides)
+        return tuple(one for one in found if not is_other_side(one, name))
+
+
+def is_other_side(name: str, organ: str) -> bool:
+    """Say whether a name speaks of the side that an organ is not on; without a side there is no other one."""
+    sides, own = organ_words(name) & SIDES, organ_words(organ) & SIDES
+    return bool(sides) and bool(own) and not sides & own
 
 
 @functools.lru_cache(maxsize=20_000)
@@ -102,6 +119,11 @@ def organ_words(name: str) -> frozenset[str]:
     """Return the words of a name, of a known structure those of its first name."""
     known = None if _loses_letters(name) else structure_name(name)
     return frozenset(name_tokens(known or name))
+
+
+def _noun(word: str) -> str:
+    """Return the word for the organ that an adjective speaks of, as `name_tokens` has it."""
+    return name_tokens(ADJECTIVES[word])[0] if word in ADJECTIVES else word
 
 
 def _loses_letters(name: str) -> bool:

@@ -3,7 +3,8 @@
 Owns: `evaluate`: which files belong together, reading them, and what is said about those that do not fit.
 Does not own: the metrics (`case.py`), their summary (`report.py`).
 
-Files belong together by name without extension: `liver_07.nii.gz` and `liver_07.nii` are the same case.
+Files belong together by name without extension: `liver_07.nii.gz` and `liver_07.nii` are the same case. So are
+`kits__liver_07` among predictions and `liver_07` of the dataset "kits": validation maps of a joint run are called so.
 """
 
 import math
@@ -89,10 +90,11 @@ def evaluate(
     """
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise UsageError(f"The tolerance is {tolerance_mm} mm; expected a length of 0 or more.")
-    pairs, unmatched, problems = _pair_files(Path(predictions), Path(references))
     labels = DatasetLabels(dict(names)) if isinstance(names, Mapping) else names
     if ignore_value is None and labels is not None:
         ignore_value = labels.ignore_value
+    dataset = None if labels is None else labels.dataset
+    pairs, unmatched, problems = _pair_files(Path(predictions), Path(references), dataset=dataset)
     settings = _Settings(labels, read_plan_names(Path(predictions)), tolerance_mm, ignore_value)
     measured = list(_measure_all(pairs, settings=settings, num_workers=num_workers))
     cases = tuple(item.case for item in measured if item.case is not None)
@@ -117,7 +119,9 @@ def evaluate(
     )
 
 
-def _pair_files(predictions: Path, references: Path) -> tuple[list[_Pair], list[str], list[Problem]]:
+def _pair_files(
+    predictions: Path, references: Path, *, dataset: str | None
+) -> tuple[list[_Pair], list[str], list[Problem]]:
     for path in (predictions, references):
         if not path.exists():
             raise UsageError(f"{_shown(path)} does not exist; expected a folder of label maps, or one label map.")
@@ -128,8 +132,9 @@ def _pair_files(predictions: Path, references: Path) -> tuple[list[_Pair], list[
         return [_Pair(case_id=scan_stem(references), reference=references, prediction=predictions)], [], []
     predicted, twice_predicted = _label_maps(predictions)
     known, twice_known = _label_maps(references)
-    pairs = [_Pair(case_id=name, reference=path, prediction=predicted.get(name)) for name, path in known.items()]
-    return pairs, sorted(predicted.keys() - known.keys()), twice_predicted + twice_known
+    found = {name: name if name in predicted else f"{dataset}__{name}" for name in known}
+    pairs = [_Pair(name, reference=path, prediction=predicted.get(found[name])) for name, path in known.items()]
+    return pairs, sorted(predicted.keys() - set(found.values())), twice_predicted + twice_known
 
 
 def _label_maps(folder: Path) -> tuple[dict[str, Path], list[Problem]]:

@@ -12,7 +12,7 @@ import subprocess
 from typing import Literal
 
 from autoseg.errors import UsageError
-from autoseg.machine import find_cpu_memory_gib
+from autoseg.machine import find_cpu_memory_gib, find_num_cores
 from autoseg.plans import Device
 
 log = logging.getLogger("autoseg")
@@ -40,7 +40,7 @@ def find_device(kind: Literal["auto", "cpu", "cuda"], *, memory_gib: float | Non
     if kind == "cuda" and gpu_gib is None:
         raise UsageError("--device cuda: nvidia-smi shows no GPU here. Add --memory-gib N to plan for another machine.")
     if gpu_gib is not None and (kind == "cuda" or _is_torch_for_gpus()):
-        return Device(kind="cuda", memory_gib=memory_gib or gpu_gib)
+        return Device(kind="cuda", memory_gib=memory_gib or gpu_gib, cores=find_num_cores())
     fault = "nvidia-smi shows no GPU here" if gpu_gib is None else "torch was built for CPUs alone"
     log.info("%s: planning for the CPU. For a GPU elsewhere: --device cuda --memory-gib N, its memory.", fault)
     return Device(kind="cpu", memory_gib=memory_gib or find_cpu_memory_gib())

@@ -24,6 +24,7 @@ from autoseg.planning.joint_checks import (
     check_long_ids,
     refuse_other_channels,
     warn_of_other_channels,
+    warn_of_silent_datasets,
 )
 from autoseg.planning.label_mapping import LabelMapping, unify_labels
 from autoseg.planning.mapping_file import find_mapping, read_mapping
@@ -101,8 +102,8 @@ def join_checks(checks: Mapping[str, DatasetCheck], mapping: LabelMapping) -> Da
         cases=cases,
         problems=layout,
     )
-    channels = warn_of_other_channels(checks)
-    return DatasetCheck(dataset, fingerprint, layout + channels + long, contents + duplicates, mapping)
+    odd = warn_of_other_channels(checks) + warn_of_silent_datasets(mapping)
+    return DatasetCheck(dataset, fingerprint, layout + odd + long, contents + duplicates, mapping)
 
 
 def _join_fingerprints(checks: Mapping[str, DatasetCheck], mapping: LabelMapping, *, bad: set[str]) -> Fingerprint:

@@ -13,6 +13,7 @@ from autoseg.planning.check import DatasetCheck
 from autoseg.planning.content_checks import check_duplicates
 from autoseg.planning.dataset_names import name_case
 from autoseg.planning.fingerprint import Fingerprint
+from autoseg.planning.label_mapping import LabelMapping
 from autoseg.planning.organ_texts import modality_name
 
 
@@ -53,6 +54,15 @@ def warn_of_other_channels(checks: Mapping[str, DatasetCheck]) -> tuple[Problem,
             text = f"{name}: its channels are taken for those of {first}, {', '.join(pairs)}."
             problems.append(Problem("", text, is_error=False))
     return tuple(problems)
+
+
+def warn_of_silent_datasets(mapping: LabelMapping) -> tuple[Problem, ...]:
+    """Warn of datasets all of whose labels mean background."""
+    return tuple(
+        Problem("", f"{name}: no label of it means an organ, so nothing is learnt from its cases.", is_error=False)
+        for name, labels in mapping.labels.items()
+        if not any(labels.values())
+    )
 
 
 def check_long_ids(checks: Mapping[str, DatasetCheck]) -> tuple[Problem, ...]:

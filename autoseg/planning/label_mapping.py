@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from autoseg.dataset_labels import MAX_NAME_LENGTH, LabelSet, Organ
-from autoseg.descriptions.relations import FinerNames, organ_key, organ_words
+from autoseg.descriptions.relations import FinerNames, is_other_side, organ_key, organ_words
 
 Label = tuple[str, str]  # a dataset, and the name of a label in it
 
@@ -54,7 +54,7 @@ def unify_labels(datasets: Mapping[str, LabelSet]) -> LabelMapping:
         datasets: Labels by the name of the dataset, in the order that the organs shall have.
     """
     organs, organ_of = _unify_names(datasets)
-    members = _expand(_find_members(datasets, organs=organs, organ_of=organ_of), organ_of=organ_of)
+    members = _find_members(datasets, organs=organs, organ_of=organ_of)
     used = {organ for found in members.values() for organ in found}
     kept = tuple(organ for organ in organs if organ in used)
     regions = _Regions(kept)
@@ -103,22 +103,31 @@ def _key(label: Organ) -> tuple[str, ...] | None:
 def _find_members(
     datasets: Mapping[str, LabelSet], *, organs: Iterable[str], organ_of: Mapping[Label, str]
 ) -> dict[Label, tuple[str, ...]]:
-    """Find for each label the organs that it may be: where other datasets look closer, several."""
+    """Find for each label the organs that it may be: where other datasets look closer, several.
+
+    What a label may be beside the organ itself is a lesion in it that its dataset does not tell from it.
+    """
     finer = FinerNames(organs)
     declared = {
         dataset: _declared_regions(label_set, dataset, organ_of=organ_of) for dataset, label_set in datasets.items()
     }
+    own_of = {dataset: {organ_of[dataset, one.name] for one in labels.organs} for dataset, labels in datasets.items()}
+    cores = {}
+    for (dataset, label), organ in organ_of.items():
+        own = own_of[dataset]
+        foreign = (region for other, regions in declared.items() if other != dataset for region in regions)
+        halves = finer.halves_of(organ, without=own)
+        cores[dataset, label] = _same_region(organ, regions=foreign, own=own) or halves or (organ,)
+    cores, made_of = _expand(cores, organ_of=organ_of)
+    taken: dict[str, set[str]] = {}
+    for (dataset, _), core in cores.items():
+        taken.setdefault(dataset, set()).update(core)
     members = {}
-    for dataset in datasets:
-        own = {organ for (owner, _), organ in organ_of.items() if owner == dataset}
-        foreign = [region for other, regions in declared.items() if other != dataset for region in regions]
-        for (owner, label), organ in organ_of.items():
-            if owner != dataset:
-                continue
-            parts = _same_region(organ, regions=foreign, own=own)
-            halves = finer.halves_of(organ, without=own)
-            lesions = finer.lesions_of(organ, without=own)
-            members[dataset, label] = parts or tuple(dict.fromkeys([*(halves or [organ]), *lesions]))
+    for (dataset, label), core in cores.items():
+        organ = organ_of[dataset, label]
+        lesions = _reach(finer.lesions_of(organ, without=own_of[dataset]), made_of=made_of)
+        beside = [one for one in lesions if one not in taken[dataset] and not is_other_side(one, organ)]
+        members[dataset, label] = (*core, *beside)
     return members
 
 
@@ -137,17 +146,23 @@ def _same_region(organ: str, *, regions: Iterable[tuple[str, tuple[str, ...]]], 
     return next(found, ())
 
 
-def _expand(members: Mapping[Label, tuple[str, ...]], *, organ_of: Mapping[Label, str]) -> dict[Label, tuple[str, ...]]:
-    """Replace organs that every dataset splits up, such as "kidney" beside left and right ones, by what they are."""
-    members = dict(members)
+def _expand(
+    cores: Mapping[Label, tuple[str, ...]], *, organ_of: Mapping[Label, str]
+) -> tuple[dict[Label, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Replace organs that every dataset splits up, such as "kidney" beside left and right ones, by what they are.
+
+    Returns:
+        The organs of each label, and what organs that are none are made of.
+    """
+    cores = dict(cores)
     while True:
-        whole = {organ_of[label] for label, found in members.items() if organ_of[label] in found}
-        made_of = {organ_of[label]: found for label, found in members.items() if organ_of[label] not in whole}
-        expanded = {label: _reach(found, made_of=made_of) for label, found in members.items()}
-        lost = next((label for label, found in expanded.items() if not found), None)
+        whole = {organ_of[label] for label, core in cores.items() if organ_of[label] in core}
+        made_of = {organ_of[label]: core for label, core in cores.items() if organ_of[label] not in whole}
+        expanded = {label: _reach(core, made_of=made_of) for label, core in cores.items()}
+        lost = next((label for label, core in expanded.items() if not core), None)
         if lost is None:
-            return expanded
-        members[lost] = (organ_of[lost],)  # regions of several datasets that are made of each other
+            return expanded, made_of
+        cores[lost] = (organ_of[lost],)  # regions of several datasets that are made of each other
 
 
 def _reach(organs: Iterable[str], *, made_of: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

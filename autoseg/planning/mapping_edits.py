@@ -124,11 +124,11 @@ def _follow_regions(
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Return the regions that no user wrote, and the organs that were found; both under the names of a user."""
     used = _means_of(labels)
-    deleted = file.found.regions.keys() - file.written.regions.keys()
+    needless = (file.found.regions.keys() - file.written.regions.keys()) | _means_of(found.labels)
     automatic = {
         region.name: region.organs
         for region in found.regions
-        if region.name not in edits.regions and (region.name in used or region.name not in deleted)
+        if region.name not in edits.regions and (region.name in used or region.name not in needless)
     }
     organs = used - automatic.keys() - edits.regions.keys()
     renamed: dict[str, str] = {}

@@ -189,17 +189,23 @@ def _plan_training(
     )
     num_patients = len(set(fingerprint.patient_groups().values()))
     num_cases = Counter(organ.name for case in fingerprint.cases for organ in case.organs)
-    return TrainingPlan(
-        batch_slices=reasons.keep(
-            "training.batch_slices",
-            rules_training.choose_batch(network, organs_per_step=organs_per_step, device=device),
+    batch_slices = reasons.keep(
+        "training.batch_slices", rules_training.choose_batch(network, organs_per_step=organs_per_step, device=device)
+    )
+    where = reasons.keep(
+        "training.augmentation.where",
+        rules_training.choose_augmentation_place(
+            network, num_channels=len(data.channels), batch_slices=batch_slices, device=device
         ),
+    )
+    return TrainingPlan(
+        batch_slices=batch_slices,
         learning_rate=reasons.keep("training.learning_rate", rules_training.choose_learning_rate(network.backbone)),
         refiner_optimiser=reasons.keep("training.refiner_optimiser", rules_training.choose_refiner_optimiser()),
         organs_per_step=organs_per_step,
         organ_weights=reasons.keep("training.organ_weights", choose_organ_weights(num_cases)),
         num_folds=reasons.keep("training.num_folds", rules_training.choose_num_folds(num_patients)),
-        augmentation=AugmentationPlan(mirror_axes=mirror_axes),
+        augmentation=AugmentationPlan(mirror_axes=mirror_axes, where=where),
     )
 
 

@@ -24,6 +24,11 @@ MAX_FOLDS = 5
 ONE_PIECE_LEAST_CASES = 8
 ONE_PIECE_SHARE = 0.9
 SPECK_SHARE = 0.1
+# What a core takes to make a batch with its random changes, for each million pixels of slices and neighbours, and the
+# shortest step of a GPU (docs/benchmarks.md).
+CORE_MS_A_MEGAPIXEL = 35.0
+CUDA_STEP_MS = 110.0
+UNKNOWN_CORES = 8  # of a machine that the plan is made for from afar
 # words whose presence on both sides tells two organs apart along a canonical axis
 OPPOSITES: tuple[tuple[Axis, frozenset[str], frozenset[str]], ...] = (
     ("y", frozenset({"anterior", "ventral"}), frozenset({"posterior", "dorsal"})),
@@ -63,6 +68,38 @@ def choose_batch(network: NetworkPlan, *, organs_per_step: int, device: Device) 
         "organs_per_step": organs_per_step,
     }
     return Choice(value, f"The largest batch that fits into the device's memory, {MODEL_NOTE}.", facts)
+
+
+def choose_augmentation_place(
+    network: NetworkPlan, *, num_channels: int, batch_slices: int, device: Device
+) -> Choice[Literal["cpu", "device"]]:
+    """Choose what makes the random changes of training slices: the processor, or the GPU where its cores are too few.
+
+    Args:
+        network: Its window and neighbours.
+        num_channels: Of the scans.
+        batch_slices: Slices of a training step.
+        device: What the plan is made for.
+    """
+    if device.kind == "cpu":
+        return Choice("cpu", "Training on a CPU: there is no other device.", {})
+    if network.takes_clicks:
+        return Choice("cpu", "Clicks are drawn on slices that are changed already.", {"takes_clicks": True})
+    planes = batch_slices * num_channels * (2 * network.neighbours + 1)
+    megapixels = planes * network.window_rows_px * network.window_columns_px / 1e6
+    needed = CORE_MS_A_MEGAPIXEL * megapixels / CUDA_STEP_MS
+    cores = device.cores or UNKNOWN_CORES
+    rule = (
+        "The processor's cores, all but one, as long as they make a batch in the time of a GPU's step; otherwise the "
+        f"GPU, for a batch at once. A core takes {CORE_MS_A_MEGAPIXEL:g} ms for a million pixels, a GPU's step at "
+        f"least {CUDA_STEP_MS:g} ms, by measurements on one machine each."
+    )
+    facts = {
+        "megapixels_a_batch": round(megapixels, 1),
+        "needed_cores": round(needed, 1),
+        "cores": device.cores if device.cores is not None else f"not known, taken for {UNKNOWN_CORES}",
+    }
+    return Choice("device" if needed > cores - 1 else "cpu", rule, facts)
 
 
 def choose_learning_rate(backbone: Backbone) -> Choice[float]:

@@ -1,9 +1,10 @@
-"""One array in a file, of which single slices are read quickly; the only user of blosc2.
+"""One array in a file, of which parts of single slices are read quickly; the only user of blosc2.
 
 Owns: `pack_array` and its inverse, `open_array`; what is looked at before blosc2 may open a file.
 Does not own: which arrays a case has, and whether their bytes are those that were written (`store.py`).
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +18,10 @@ from autoseg.errors import DatasetError
 if TYPE_CHECKING:
     import blosc2
 
-CHUNK_BYTES = 4 << 20  # a chunk is the unit of the file; its blocks are the slices, and only those asked for are read
+CHUNK_BYTES = 4 << 20  # a chunk is the unit of the file; it has blocks, and only those asked for are unpacked
+# Of a block at most, which is some rows of one slice. A window of 192 px out of 512 x 512 is read in half the time that
+# whole slices take, a whole slice in the same time, and the file is no larger; blocks cut along the columns cost both.
+BLOCK_BYTES = 128 << 10
 # The header of blosc2's frame (its README_CFRAME_FORMAT): 87 bytes, then what is called its metalayers: an array of
 # three in msgpack, the size of the index, and a map that begins with the number of entries and the first one's name.
 FRAME_MAGIC, FRAME_MAGIC_AT = b"\xa8b2frame\0", 1
@@ -48,7 +52,7 @@ class StoredArray:
 
 
 def pack_array(array: np.ndarray) -> bytes:
-    """Compress one array; each slice of each channel is one block.
+    """Compress one array; a block is some rows of one slice of one channel.
 
     It is compressed in memory, to be written by Python, which notices a full disk. For a small array the time counts
     (LZ4), for a large one its place on the disk (Zstandard takes three times as long and a third less room).
@@ -60,6 +64,8 @@ def pack_array(array: np.ndarray) -> bytes:
 
     *leading, slices, rows, columns = array.shape
     slices_a_chunk = max(1, min(slices, CHUNK_BYTES // max(1, array.nbytes // slices)))
+    blocks_a_slice = min(rows, math.ceil(rows * columns * array.itemsize / BLOCK_BYTES))
+    rows_a_block = math.ceil(rows / max(1, blocks_a_slice))
     parameters = blosc2.CParams(
         codec=blosc2.Codec.LZ4 if array.nbytes <= CHUNK_BYTES else blosc2.Codec.ZSTD,
         clevel=1,
@@ -72,7 +78,7 @@ def pack_array(array: np.ndarray) -> bytes:
         cparams=parameters,
         dparams=blosc2.DParams(nthreads=1),
         chunks=(*leading, slices_a_chunk, rows, columns),
-        blocks=(*(1 for _ in leading), 1, rows, columns),
+        blocks=(*(1 for _ in leading), 1, rows_a_block, columns),
         contiguous=True,
     )
     frame: bytes = packed.to_cframe()

@@ -7,6 +7,7 @@ from the generator it is given, so a batch depends on nothing else. One thread a
 """
 
 import random
+from functools import cache
 
 import numpy as np
 from batchgenerators.augmentations.color_augmentations import (
@@ -16,9 +17,12 @@ from batchgenerators.augmentations.color_augmentations import (
 )
 from batchgenerators.augmentations.noise_augmentations import augment_gaussian_blur, augment_gaussian_noise
 from batchgenerators.augmentations.spatial_transformations import augment_spatial
+from threadpoolctl import ThreadpoolController
 
 from autoseg.plans import AugmentationPlan
 
+BRIGHTNESS_RANGE = CONTRAST_RANGE = (0.75, 1.25)
+GAMMA_RANGE = (0.7, 1.5)
 BLUR_SIGMA_PX = (0.5, 1.5)
 
 
@@ -46,11 +50,11 @@ def augment(
     # (C, N, R, W): an intensity change is one for a channel, the same in all neighbouring slices
     channels = image.swapaxes(0, 1).copy()  # batchgenerators works in place
     if rng.random() < plan.intensity_probability:
-        channels = augment_brightness_multiplicative(channels, multiplier_range=(0.75, 1.25))
+        channels = augment_brightness_multiplicative(channels, multiplier_range=BRIGHTNESS_RANGE)
     if rng.random() < plan.intensity_probability:
-        channels = augment_contrast(channels, contrast_range=(0.75, 1.25))
+        channels = augment_contrast(channels, contrast_range=CONTRAST_RANGE)
     if rng.random() < plan.intensity_probability:
-        channels = augment_gamma(channels, gamma_range=(0.7, 1.5), retain_stats=True, per_channel=True)
+        channels = augment_gamma(channels, gamma_range=GAMMA_RANGE, retain_stats=True, per_channel=True)
     if rng.random() < plan.intensity_probability:  # the argument's name misleads: these are standard deviations
         channels = augment_gaussian_noise(channels, noise_variance=(0, plan.noise_deviation))
     if rng.random() < plan.intensity_probability:  # after noise: that of interpolated scans is smooth
@@ -75,17 +79,28 @@ def _mirror(
 def _rotate_and_scale(image: np.ndarray, labels: np.ndarray, plan: AugmentationPlan) -> tuple[np.ndarray, np.ndarray]:
     angle = np.deg2rad(plan.rotation_degrees)
     num_slices, num_channels, rows, columns = image.shape
-    image, moved = augment_spatial(
-        np.ascontiguousarray(image).reshape(1, num_slices * num_channels, rows, columns),
-        labels[None].astype(np.float32),
-        patch_size=(rows, columns),
-        do_elastic_deform=False,
-        angle_x=(-angle, angle),
-        scale=plan.scale_range,
-        border_mode_data="nearest",
-        border_mode_seg="nearest",
-        order_data=1,
-        order_seg=0,
-        random_crop=False,
-    )
+    with _linear_algebra().limit(limits=1, user_api="blas"):
+        image, moved = augment_spatial(
+            np.ascontiguousarray(image).reshape(1, num_slices * num_channels, rows, columns),
+            labels[None].astype(np.float32),
+            patch_size=(rows, columns),
+            do_elastic_deform=False,
+            angle_x=(-angle, angle),
+            scale=plan.scale_range,
+            border_mode_data="nearest",
+            border_mode_seg="nearest",
+            order_data=1,
+            order_seg=0,
+            random_crop=False,
+        )
     return image.reshape(num_slices, num_channels, rows, columns), moved[0].astype(labels.dtype)
+
+
+@cache
+def _linear_algebra() -> ThreadpoolController:
+    """Return the hold on NumPy's threads for products of matrices.
+
+    batchgenerators turns the places of all pixels by such a product. In large windows (512 px) its threads spin for up
+    to a hundred milliseconds beside two of work, and every process has as many of them as there are cores.
+    """
+    return ThreadpoolController()

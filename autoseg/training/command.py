@@ -26,10 +26,12 @@ from autoseg.training.checkpoints import has_state
 from autoseg.training.final_validation import validate_finally
 from autoseg.training.fold_list import read_folds
 from autoseg.training.gradients import explain_full_memory
+from autoseg.training.metrics_log import read_metrics
 from autoseg.training.monitoring import BEST_MODEL_FILE_NAME, FoldData, take_turns
 from autoseg.training.starting_point import find_start, name_start
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import Length, train_fold
+from autoseg.training.waiting import advise, share_waiting
 
 log = logging.getLogger("autoseg")
 
@@ -46,12 +48,14 @@ class TrainingResult:
         steps: Done, over all sittings.
         seconds: Of training.
         dice: Mean validation Dice by organ; empty where no case was left out of training.
+        share_waiting_for_data: Of the time of all sittings; None where their records are lost.
     """
 
     folder: Path
     steps: int
     seconds: float
     dice: CaseDice
+    share_waiting_for_data: float | None = None
 
 
 def train(
@@ -132,7 +136,11 @@ def train(
             )
             dice = validate_finally(state, data, plans=plans)
             _announce_best(state, data)
-    return TrainingResult(folder=data.folder, steps=state.step, seconds=state.seconds, dice=dice)
+            share = share_waiting(read_metrics(data.folder / "metrics.jsonl"))
+    advice = advise(share, seconds=state.seconds, plans=plans, device_type=torch_device.type)
+    if advice is not None:
+        log.warning("%s", advice)
+    return TrainingResult(data.folder, state.step, state.seconds, dice, share_waiting_for_data=share)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from autoseg.errors import TrainingError
 from autoseg.network.device import is_out_of_memory, mixed_precision
 from autoseg.network.model import AutosegNetwork, NetworkOutput
 from autoseg.plans import TrainingPlan
+from autoseg.training.device_augmentation import make_changes
 from autoseg.training.losses import compute_losses
 from autoseg.training.pieces import Room, clip_length, run_in_pieces
 from autoseg.training.sampling import Batch
@@ -64,7 +65,7 @@ def find_gradients(
         torch.OutOfMemoryError: The device's memory is full; or RuntimeError, see `is_out_of_memory`.
     """
     device = parameters[0].device
-    batch = _move(batch, device)
+    batch = make_changes(move(batch, device))
 
     def run(piece: Batch) -> NetworkOutput:
         with mixed_precision(device):
@@ -153,7 +154,8 @@ def explain_full_memory(device: torch.device, message: str, *, what: str) -> str
     )
 
 
-def _move(batch: Batch, device: torch.device) -> Batch:
+def move(batch: Batch, device: torch.device) -> Batch:
+    """Bring a batch to a device; from memory that stays in its place this goes on while other work begins."""
     return replace(
         batch,
         images=batch.images.to(device, non_blocking=True),

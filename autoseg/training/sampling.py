@@ -1,15 +1,16 @@
 """From preprocessed cases to training batches.
 
-Owns: which slices a step sees, singly or in clips for the memory, the window cut from them, organs asked for, and the
-prefetching of the next batch.
-Does not own: how cases are stored (`preprocessing/store.py`), which may share a step (`case_groups.py`), random changes
-(`augmentation.py`).
+Owns: which slices a step sees, singly or in clips for the memory, organs asked for, and the making of the next batch in
+a thread.
+Does not own: how cases are stored (`preprocessing/store.py`), which may share a step (`case_groups.py`), the window cut
+from a slice (`windows.py`), random changes (`augmentation.py`), processes that make batches (`loading.py`).
 
 A batch depends on the seed and the step's number alone, so a resumed run sees what the undisturbed one would have.
 
 Legend: B slices in V clips of T, N neighbouring slices, C channels, K organs asked for, R x W the window.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from autoseg.training.augmentation import augment
 from autoseg.training.case_arrays import CaseArrays, Sliced
 from autoseg.training.case_groups import CaseGroup, group_cases
 from autoseg.training.click_drawing import draw_clicks
+from autoseg.training.random_changes import Changes, draw_changes
 from autoseg.training.targets import IGNORE, LabelSets
+from autoseg.training.windows import cut_slices, draw_range, pad_to, pick_target
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Batch:
             other in `images`. None without a memory; (B, 1) where each slice is the first that is visited.
         clicks: On some of the organs, where the network takes them; else None.
         sets: What the labels stand for, where not every one is an organ that was annotated in all slices' cases.
+        changes: Random changes that slices and labels still wait for, where the plan has them made on the device.
     """
 
     images: torch.Tensor
@@ -50,6 +54,7 @@ class Batch:
     positions: torch.Tensor | None = None
     clicks: Clicks | None = None
     sets: LabelSets | None = None
+    changes: Changes | None = None
 
 
 class SliceSampler:
@@ -94,13 +99,28 @@ class SliceSampler:
                 ahead = executor.submit(self.make_batch, step, part=part)
                 yield batch
 
-    def make_batch(self, step: int, *, part: slice | None = None) -> Batch:
-        """Make the batch of one step, or a part of whole clips of it; each clip has random numbers of its own."""
+    def largest_batch(self, part: slice | None = None) -> tuple[int, int]:
+        """Return the most values that images and labels of a batch, or of a part of each, have."""
+        num_slices = len(range(self.plans.slices_per_step)[part or slice(None)])
+        num_pixels = num_slices * max(rows * columns for rows, columns in (group.window_px for group in self.groups))
+        return num_pixels * self._channels_a_slice(), num_pixels
+
+    def make_batch(self, step: int, *, part: slice | None = None, image_memory: np.ndarray | None = None) -> Batch:
+        """Make the batch of one step, or a part of whole clips of it; each clip has random numbers of its own.
+
+        Args:
+            step: From 0.
+            part: Of the batch's slices; none: all.
+            image_memory: float32 values, in the first of which the images are made; none: in new memory.
+        """
         training, clip_slices = self.plans.training, self.plans.clip_slices_of(step)
-        images, labels, case_ids, positions = [], [], [], []
+        waits = training.augmentation.where == "device"
         group = self._draw_group(step)
         numbers = range(self.plans.slices_per_step)[part or slice(None)][::clip_slices]
-        for number in numbers:
+        labels = np.empty((len(numbers) * clip_slices, *group.window_px), np.int64)  # (B, R, W)
+        images = _place((len(labels), self._channels_a_slice(), *group.window_px), image_memory)  # (B, N * C, R, W)
+        case_ids, positions, changes = [], [], []
+        for place, number in enumerate(numbers):
             rng = np.random.default_rng([training.seed, step, number])
             case_id, position = self._draw_slice(group, rng)
             num_slices = self._arrays[case_id][1].shape[0]
@@ -108,23 +128,30 @@ class SliceSampler:
             image, label = self._cut_window(
                 case_id, clip, shape=group.window_px, rng=rng
             )  # (T * N, C, R, W), (T, R, W)
-            image, label = augment(image, label, plan=training.augmentation, rng=rng)
-            images.append(image.reshape(clip_slices, -1, *image.shape[-2:]))  # (T, N * C, R, W)
-            labels.append(label)
+            if waits:
+                changes.append(draw_changes(training.augmentation, num_channels=image.shape[1], rng=rng))
+            else:
+                image, label = augment(image, label, plan=training.augmentation, rng=rng)
+            own = slice(place * clip_slices, (place + 1) * clip_slices)
+            images[own].reshape(image.shape)[:] = image  # (T, N * C, R, W) seen as (T * N, C, R, W)
+            labels[own] = label
             case_ids += [case_id] * clip_slices
             positions.append(clip)
-        stacked = np.concatenate(labels)  # (B, R, W)
-        organs = self._choose_organs(stacked, rng)
-        asked, sets = self._ask(stacked, organs, case_ids)
+        organs = self._choose_organs(labels, rng)
+        asked, sets = self._ask(labels, organs, case_ids)
         return Batch(
-            images=torch.from_numpy(np.concatenate(images)),
+            images=torch.from_numpy(images),
             labels=torch.from_numpy(asked),
             organs=torch.from_numpy(organs + self.plans.data.text_row(0, group.modality)),
             case_ids=tuple(case_ids),
             positions=torch.from_numpy(np.stack(positions)) if self.plans.network.memory_slices else None,
             clicks=self._draw_clicks(asked, num_organs=len(organs), step=step, numbers=numbers),
             sets=sets,
+            changes=Changes(tuple(changes), len(self.plans.data.channels)) if waits else None,
         )
+
+    def _channels_a_slice(self) -> int:
+        return len(self.plans.data.channels) * (2 * self.plans.network.neighbours + 1)
 
     def _ask(
         self, labels: np.ndarray, organs: np.ndarray, case_ids: Sequence[str]
@@ -180,14 +207,15 @@ class SliceSampler:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Cut one window out of all slices of a clip and their neighbours, placed by the clip's middle slice."""
         image, labels = self._arrays[case_id]
-        middle = np.asarray(labels[clip[len(clip) // 2]])
+        planes = [np.asarray(labels[number]) for number in clip]
+        middle = planes[len(clip) // 2]
         rows, columns = (
-            _window_range(size, window, _pick_target(middle, axis, rng), rng)
+            draw_range(size, window, pick_target(middle, axis, rng), rng)
             for axis, (size, window) in enumerate(zip(middle.shape, shape, strict=True))
         )
         numbers = neighbour_numbers(clip, num_slices=image.shape[1], reach=self.plans.network.neighbours)  # (T, N)
         neighbours = cut_slices(image, numbers.ravel(), rows=rows, columns=columns)
-        label = np.stack([np.asarray(labels[number])[rows, columns] for number in clip]).astype(np.int64)
+        label = np.stack([plane[rows, columns] for plane in planes]).astype(np.int64)
         label[label == np.iinfo(middle.dtype).max] = IGNORE
         return pad_to(neighbours, shape, value=0.0), pad_to(label, shape, value=0)
 
@@ -205,18 +233,9 @@ class SliceSampler:
         return np.sort(np.array(first + absent, dtype=np.int64))
 
 
-def cut_slices(image: Sliced, numbers: np.ndarray, *, rows: slice, columns: slice) -> np.ndarray:
-    """Cut N slices, in any order, out of a (C, S, R, W) image: (N, C, rows, columns) float32."""
-    first, last = int(numbers.min()), int(numbers.max())
-    block = np.asarray(image[:, first : last + 1, rows, columns], dtype=np.float32)  # one read of the store
-    return block[:, numbers - first].swapaxes(0, 1)
-
-
-def pad_to(array: np.ndarray, shape: tuple[int, int], *, value: float) -> np.ndarray:
-    """Pad the last two axes at both ends, evenly, up to `shape`."""
-    missing = [max(0, want - have) for have, want in zip(array.shape[-2:], shape, strict=True)]
-    widths = [(0, 0)] * (array.ndim - 2) + [(m // 2, m - m // 2) for m in missing]
-    return np.pad(array, widths, constant_values=value) if any(missing) else array
+def _place(shape: tuple[int, ...], memory: np.ndarray | None) -> np.ndarray:
+    """Return an array of float32, in the first values of a memory where there is one."""
+    return np.empty(shape, np.float32) if memory is None else memory[: math.prod(shape)].reshape(shape)
 
 
 def relabel(labels: np.ndarray, organs: np.ndarray) -> np.ndarray:
@@ -225,20 +244,3 @@ def relabel(labels: np.ndarray, organs: np.ndarray) -> np.ndarray:
     table[organs + 1] = np.arange(1, len(organs) + 1)
     table[IGNORE] = IGNORE  # the last entry, which -1 indexes
     return table[labels]
-
-
-def _pick_target(middle: np.ndarray, axis: int, rng: np.random.Generator) -> int | None:
-    """Pick a row or column of some organ's voxel for the window to hold, if the slice has any organ."""
-    is_organ = (middle > 0) & (middle != np.iinfo(middle.dtype).max)  # the largest value is ignored
-    profile = np.flatnonzero(is_organ.any(axis=1 - axis))
-    return int(profile[rng.integers(len(profile))]) if len(profile) else None
-
-
-def _window_range(size: int, window: int, target: int | None, rng: np.random.Generator) -> slice:
-    if size <= window:
-        return slice(0, size)
-    if target is None or rng.random() < 0.33:
-        start = int(rng.integers(size - window + 1))
-    else:
-        start = int(np.clip(target - rng.integers(window // 4, 3 * window // 4 + 1), 0, size - window))
-    return slice(start, start + window)

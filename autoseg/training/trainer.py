@@ -1,7 +1,8 @@
 """Training of one fold: functions over one `TrainState`.
 
 Owns: the loop, its length by epochs or by time, when to save, and when a run has gone wrong.
-Does not own: a step (`step.py`), batches (`sampling.py`), looking on the way (`monitoring.py`), files (`saving.py`).
+Does not own: a step (`step.py`), batches (`sampling.py`, `loading.py`), looking on the way (`monitoring.py`), files
+(`saving.py`).
 """
 
 import logging
@@ -19,6 +20,7 @@ from autoseg.plans import Plans
 from autoseg.progress import ProgressBar
 from autoseg.training.checkpoints import has_state, load_state
 from autoseg.training.core_processes import GradientProcesses, start_processes
+from autoseg.training.loading import batches_ahead
 from autoseg.training.metrics_log import append_metrics, keep_until
 from autoseg.training.monitoring import FoldData, Watch
 from autoseg.training.optimiser import learning_rate, set_learning_rate
@@ -127,12 +129,14 @@ def _begin(
 
 
 def _train(state: TrainState, sampler: SliceSampler, fold: FoldData, *, plans: Plans, length: Length) -> None:
-    """Train in this process, and in one for each core beside it."""
+    """Train in this process, on a CPU also in one for each core beside it; for a GPU others make the batches."""
     num_processes = torch.get_num_threads() if state.device.type == "cpu" else 1
-    with start_processes(
-        state.network, sampler, store=fold.store, first_step=state.step, num_processes=num_processes
-    ) as (part, processes):
-        batches = sampler.batches(first_step=state.step, part=part)
+    with (
+        start_processes(
+            state.network, sampler, store=fold.store, first_step=state.step, num_processes=num_processes
+        ) as (part, processes),
+        batches_ahead(sampler, first_step=state.step, part=part, device=state.device) as batches,
+    ):
         _run(state, batches, fold, sampler=sampler, length=length, processes=processes)
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -68,6 +69,7 @@ def test_train_a_fold_prints_where_the_model_is_its_dice_and_the_next_command(ru
     out, err = capsys.readouterr()
     assert "2 steps in" in out and f"the model is {run / 'fold_0' / 'model.safetensors'}" in out
     assert "validation Dice" in out and "liver" in out
+    assert re.search(r"^\d+\.\d % of the time was spent waiting for data$", out, flags=re.MULTILINE)
     assert f"next: autoseg_predict -m {run}" in out
     assert "fold_0: 3 cases, 1 organs, nano backbone (no pretrained weights, from scratch), 2 steps on cpu" in err
     assert (run / "fold_0" / "model.safetensors").is_file()

@@ -1,6 +1,6 @@
 import pytest
 
-from autoseg.descriptions.relations import FinerNames, organ_key
+from autoseg.descriptions.relations import FinerNames, is_other_side, organ_key
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,10 @@ def test_lesions_are_those_of_an_organ_and_its_side():
     assert names.lesions_of("left kidney") == ("kidney tumour", "left kidney cyst")
     assert names.lesions_of("kidney tumour") == ()
     assert names.lesions_of("liver") == names.lesions_of("tumour") == ()
+    assert FinerNames(["pancreatic tumour", "hepatic vessels"]).lesions_of("pancreas") == ("pancreatic tumour",)
+    assert FinerNames(["hepatic vessels", "hepatic cyst"]).lesions_of("liver") == ("hepatic cyst",)
+
+
+def test_is_other_side_needs_two_sides():
+    assert is_other_side("left kidney cyst", "right kidney") and not is_other_side("left kidney cyst", "left kidney")
+    assert not is_other_side("kidney cyst", "right kidney") and not is_other_side("left kidney cyst", "kidney")

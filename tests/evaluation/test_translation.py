@@ -112,6 +112,18 @@ def test_evaluate_a_model_over_several_datasets_with_the_labels_of_one(tmp_path,
     ]
 
 
+def test_evaluate_finds_the_validation_maps_of_a_joint_run_under_the_name_of_the_dataset(tmp_path):
+    organs = {1: "liver"}
+    for name in ("kits__a", "kits__b", "other__a", "b"):
+        save(tmp_path / "validation" / f"{name}.nii.gz", [1, 0, 0, 0, 0, 0], organs)
+    for name in ("a", "b"):
+        save(tmp_path / "ref" / f"{name}.nii.gz", [7, 0, 0, 0, 0, 0], {})
+    labels = DatasetLabels({7: "Liver"}, dataset="kits")
+    evaluation = evaluate(tmp_path / "validation", tmp_path / "ref", names=labels)
+    assert evaluation.mean_dice == 1.0 and [case.case_id for case in evaluation.cases] == ["a", "b"]
+    assert evaluation.predictions_without_reference == ("kits__b", "other__a"), "b has its own name"
+
+
 def make_plan(organs):
     channels = (ChannelPlan(name="CT", scheme="ct"),)
     labels = (LabelPlan(value=4, name="kidneys", means="kidneys"), LabelPlan(value=7, name="lien", means="spleen"))

@@ -77,6 +77,13 @@ def test_join_checks_leaves_out_labels_that_mean_background(make_check):
     assert [(one.name, one.means) for one in fingerprint.datasets[0].labels] == [("liver", "liver"), ("stent", None)]
 
 
+def test_a_dataset_all_of_whose_labels_mean_background_is_told(make_check):
+    checks = {"A": make_check(("liver",)), "B": make_check(("stent",))}
+    mapping = LabelMapping(("liver",), (), {"A": {"liver": "liver"}, "B": {"stent": None}})
+    (problem,) = join_checks(checks, mapping).layout
+    assert problem.message.startswith("B: no label of it means an organ") and not problem.is_error
+
+
 def test_organs_in_regions_alone_have_the_widths_of_these(make_check):
     checks = {"A": make_check(("liver",), width_mm=50.0)}
     mapping = LabelMapping(("x", "y"), (MappedRegion("both", ("x", "y")),), {"A": {"liver": "both"}})

@@ -110,6 +110,24 @@ def test_what_an_organ_is_made_of_is_followed_to_its_ends():
     assert regions_of(mapping)[mapping.labels["B"]["kidney tumour"]] == mapping.organs[1:]
 
 
+def test_what_a_dataset_tells_apart_itself_is_in_none_of_its_other_labels():
+    """Names as in TotalSegmentator, AMOS and KiTS: the first tells the cysts by side, the last without."""
+    mapping = unify(
+        A=["kidney_left", "kidney_right", "kidney_cyst_left", "kidney_cyst_right"],
+        B=["left kidney", "right kidney"],
+        C=["kidney", "kidney tumour", "kidney cyst"],
+    )
+    regions = regions_of(mapping)
+    left, right, left_cyst, right_cyst, tumour = mapping.organs
+    means = {(d, label): regions.get(m, (m,)) for d, own in mapping.labels.items() for label, m in own.items()}
+    assert means["A", "kidney_left"] == (left, tumour) and means["A", "kidney_right"] == (right, tumour)
+    assert means["B", "left kidney"] == (left, left_cyst, tumour)
+    assert means["B", "right kidney"] == (right, right_cyst, tumour)
+    assert means["C", "kidney"] == (left, right)
+    assert means["C", "kidney cyst"] == (left_cyst, right_cyst)
+    assert means["A", "kidney_cyst_left"] == (left_cyst,) == ("kidney_cyst_left",)
+
+
 def test_a_region_of_one_dataset_is_what_another_calls_so():
     mapping = unify(A=["liver"], B={"liver": [1, 2], "liver tumour": 2})
     assert mapping.organs == ("liver without liver tumour", "liver tumour")

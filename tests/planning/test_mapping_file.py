@@ -75,6 +75,18 @@ def test_find_mapping_takes_a_region_that_a_user_wrote(tmp_path):
     assert mapping.labels["A"] == {"abdomen": "both"}
 
 
+def test_a_label_stays_with_a_region_that_a_user_edited_though_another_would_be_found(tmp_path):
+    datasets = {"A": ["liver"], "B": ["liver", "liver tumour", "x"]}
+    find(tmp_path, **datasets)
+    edit(tmp_path, lambda content: content["regions"]["liver with liver tumour"].append("x"))
+    mapping = find(tmp_path, **datasets, C=["liver", "liver cyst"])
+    assert mapping.labels["A"] == {"liver": "liver with liver tumour"}
+    assert regions_of(mapping) == {
+        "liver with liver cyst": ("liver", "liver cyst"),
+        "liver with liver tumour": ("liver", "liver tumour", "x"),
+    }
+
+
 def test_a_region_may_unite_an_organ_that_no_label_means_alone_any_more(tmp_path):
     """A tumour under a vague name, of which only the user knows where it is."""
 

@@ -30,6 +30,7 @@ RULED = {
     "training.organ_weights",
     "training.num_folds",
     "training.augmentation.mirror_axes",
+    "training.augmentation.where",
     "training.refiner_optimiser",
     "inference.mirror_axes",
     "inference.slices_per_batch",

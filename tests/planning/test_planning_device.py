@@ -3,6 +3,7 @@ import importlib.metadata
 import pytest
 
 from autoseg.errors import UsageError
+from autoseg.machine import find_num_cores
 from autoseg.planning.device import find_device, find_gpu_memory_gib
 
 
@@ -25,6 +26,7 @@ def test_auto_takes_the_gpu_that_is_there(fake_gpu):
     fake_gpu("24576")
     found = find_device("auto")
     assert (found.kind, found.memory_gib) == ("cuda", 24.0)
+    assert found.cores == find_num_cores()
 
 
 def test_auto_takes_the_cpu_where_the_driver_fails_or_torch_is_for_cpus(fake_gpu):
@@ -45,7 +47,8 @@ def test_cuda_elsewhere_needs_its_memory(fake_gpu):
     fake_gpu(None)
     with pytest.raises(UsageError, match="--memory-gib"):
         find_device("cuda")
-    assert find_device("cuda", memory_gib=40).memory_gib == 40
+    elsewhere = find_device("cuda", memory_gib=40)
+    assert elsewhere.memory_gib == 40 and elsewhere.cores is None
 
 
 @pytest.mark.parametrize("memory_gib", [0, -1, float("nan"), float("inf")])

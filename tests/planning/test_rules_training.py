@@ -1,6 +1,7 @@
 import pytest
 
 from autoseg.planning.rules_training import (
+    choose_augmentation_place,
     choose_batch,
     choose_cleaning,
     choose_inference_batch,
@@ -15,8 +16,8 @@ from autoseg.plans import Device, NetworkPlan
 CPU = Device(kind="cpu", memory_gib=8)
 
 
-def cuda(memory_gib):
-    return Device(kind="cuda", memory_gib=memory_gib)
+def cuda(memory_gib, cores=None):
+    return Device(kind="cuda", memory_gib=memory_gib, cores=cores)
 
 
 def network(rows=160, columns=160, backbone="nano", image_size=64):
@@ -44,6 +45,22 @@ def test_batch_on_cuda_shows_its_estimate_and_says_that_it_is_one():
 
 def test_batch_on_cuda_is_at_least_1():
     assert choose_batch(network(512, 512, "large", 1024), organs_per_step=32, device=cuda(2)).value == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "batch", "channels", "place"),
+    [(16, 16, 1, "cpu"), (6, 16, 1, "cpu"), (4, 16, 1, "device"), (16, 16, 5, "device"), (None, 16, 2, "device")],
+)
+def test_the_gpu_changes_slices_where_the_cores_are_too_few(cores, batch, channels, place):
+    """16 slices with two neighbours, 512 x 512: 12.6 megapixels, 0.44 s of a core, 4 cores in 110 ms."""
+    window = network(512, 512)
+    given = {"num_channels": channels, "batch_slices": batch}
+    choice = choose_augmentation_place(window, **given, device=cuda(24, cores))
+    assert choice.value == ("device" if channels * 4.004 > (cores or 8) - 1 else "cpu") == place
+    assert choice.facts["needed_cores"] == pytest.approx(channels * 4.004, abs=0.06)
+    assert choose_augmentation_place(window, **given, device=CPU).value == "cpu"
+    clicks = window.model_copy(update={"takes_clicks": True})
+    assert choose_augmentation_place(clicks, **given, device=cuda(24, 1)).value == "cpu"
 
 
 def test_learning_rate_is_higher_for_nano():

@@ -30,3 +30,20 @@ def test_only_a_plain_array_is_one(tmp_path: Path):
     (tmp_path / "e.b2nd").write_bytes(b"")
     (tmp_path / "f.b2nd").write_bytes((tmp_path / "a.b2nd").read_bytes()[:97])
     assert [holds_plain_array(tmp_path / f"{name}.b2nd") for name in "bcdef"] == [False] * 5
+
+
+def test_a_window_is_read_without_a_look_at_the_rest_of_its_slice(tmp_path: Path):
+    """Four blocks of 64 rows, one after the other in the file: damage in the third spoils it and leaves the first."""
+    array = np.random.default_rng(0).integers(0, 100, (1, 1, 256, 512)).astype(np.float32)
+    frame = bytearray(pack_array(array))
+    place = int(0.6 * len(frame))
+    frame[place : place + 64] = bytes(byte ^ 255 for byte in frame[place : place + 64])
+    path = tmp_path / "a.b2nd"
+    path.write_bytes(frame)
+    stored = open_array(path, shape=array.shape, dtypes=("float32",))
+    np.testing.assert_array_equal(stored[:, :, :64, 100:200], array[:, :, :64, 100:200])
+    try:
+        third = stored[:, :, 128:192]
+    except DatasetError:
+        return
+    assert not np.array_equal(third, array[:, :, 128:192])

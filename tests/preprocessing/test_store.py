@@ -65,13 +65,13 @@ def test_store_slices_as_numpy_does(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image[key], case.image[key])
 
 
-def test_store_keeps_each_slice_of_a_large_case_in_a_block_of_its_own(tmp_path: Path) -> None:
+def test_store_keeps_rows_of_single_slices_of_a_large_case_in_blocks_of_their_own(tmp_path: Path) -> None:
     case = make_case((1, 40, 200, 300))  # 240 kB a slice, 9.6 MB in all
     store = CaseStore(tmp_path)
     store.write("a", case, "abc")
     image = store.open_image("a")
     stored = blosc2.open(str(tmp_path / "a" / "image.b2nd"))
-    assert stored.blocks == (1, 1, 200, 300)
+    assert stored.blocks == (1, 1, 100, 300)
     assert stored.chunks[1] == 17
     np.testing.assert_array_equal(image[:, 15:20], case.image[:, 15:20])
 

@@ -7,8 +7,9 @@ import torch
 from autoseg.network.clicks import OUTSIDE
 from autoseg.plans import RegionPlan
 from autoseg.preprocessing.case import CaseSource
-from autoseg.training.sampling import SliceSampler, cut_slices, pad_to, relabel
+from autoseg.training.sampling import SliceSampler, relabel
 from autoseg.training.targets import IGNORE
+from autoseg.training.windows import cut_slices, pad_to
 
 STILL = {"affine_probability": 0.0, "intensity_probability": 0.0, "mirror_axes": []}
 

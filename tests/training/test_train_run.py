@@ -7,6 +7,7 @@ from autoseg.network.model_file import load_model
 from autoseg.plans import Reason, apply_settings, read_plans, write_plans
 from autoseg.training.cleaning_choice import OrganPieces, write_pieces
 from autoseg.training.command import choose_fold, train
+from autoseg.training.metrics_log import read_metrics
 
 SPLITS = [
     {"train": ["case_1", "case_2"], "validation": ["case_0"]},
@@ -41,6 +42,8 @@ def test_a_fold_is_validated_on_the_cases_it_left_out(run):
     for name, dice in result.dice.items():  # no rule for one case, so nothing was removed
         assert dice == pytest.approx(summary["cases"]["case_1"][name])
     assert result.dice.keys() == {"organ 0", "organ 1"}
+    [record] = read_metrics(run / "fold_1" / "metrics.jsonl")
+    assert result.share_waiting_for_data == pytest.approx(record["share_waiting_for_data"])
 
 
 def test_what_is_a_speck_is_chosen_on_all_folds_that_were_validated(run):
