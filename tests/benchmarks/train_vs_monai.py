@@ -40,10 +40,11 @@ from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training.core_processes import cut_batch
-from autoseg.training.losses import dice_loss, one_hot, soft_cross_entropy
+from autoseg.training.losses import cross_entropy_sums, dice_of, dice_sums, mean_of
 from autoseg.training.optimiser import build_optimisers, learning_rate, set_learning_rate
 from autoseg.training.sampling import SliceSampler
 from autoseg.training.state import update_average
+from autoseg.training.targets import make_target
 
 FEATURES = (16, 32, 64, 128, 256, 16)  # a BasicUNet of 1.9 M parameters, the width that fits a CPU
 BIN = Path(sys.executable).parent
@@ -73,6 +74,14 @@ class BasicUNetPeer(nn.Module):
 def build_peer(plans: Plans) -> BasicUNetPeer:
     """Build the peer for as many channels as autoseg's refiner sees."""
     return BasicUNetPeer((2 * plans.network.neighbours + 1) * len(plans.data.channels), len(plans.data.organs))
+
+
+def peer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return autoseg's Dice and cross-entropy of the map, (B, 1 + K, R, W), for a dataset with all organs annotated."""
+    target = make_target(labels, num_organs=logits.shape[1] - 1)
+    shares, is_known = target.of_items()
+    dice = dice_sums(logits.softmax(dim=1)[:, 1:], shares, is_known, target.counts(len(logits)))
+    return dice_of(dice) + mean_of(cross_entropy_sums(logits, target))
 
 
 def train_peer(run: Path, plans: Plans, *, minutes: float) -> tuple[nn.Module, int]:
@@ -113,10 +122,7 @@ def train_peer_rank(rank: int, num_processes: int, run: Path, minutes: float, fo
         set_learning_rate(optimisers, rate, progress=progress.item())
         with convolution_precision(torch.device("cpu")):
             logits = parallel(batch.images, batch.organs).logits
-        logits = logits.float()
-        target, is_known = one_hot(batch.labels, len(batch.organs))
-        loss = dice_loss(logits.softmax(dim=1), target, is_known) + soft_cross_entropy(logits, target, is_known)
-        loss.backward()
+        peer_loss(logits.float(), batch.labels).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), plans.training.gradient_clip_norm)
         for optimiser in optimisers:
             optimiser.step()
