@@ -29,7 +29,7 @@ def flipped(content: bytes, position: int) -> bytes:
     ("content", "words"),
     [
         (WHOLE[: 352 + 1040], "ends after 52 % of the voxels"),
-        (gzip.compress(WHOLE[: 352 + 1040]), "ends after 52 % of the voxels"),
+        (gzip.compress(WHOLE[: 352 + 1040], mtime=0), "ends after 52 % of the voxels"),
         (PACKED[: len(PACKED) // 2], "ends after .* % of the voxels"),
         (PACKED[:-4], "the packed data has no end"),
         (flipped(PACKED, len(PACKED) - 6), "packed data fails the check"),
@@ -42,9 +42,9 @@ def flipped(content: bytes, position: int) -> bytes:
         (b"PK\x03\x04" + bytes(500), "a zip archive"),
         (b"hello world, no scan" * 50, "is text, not a scan"),
         (bytes(range(128, 256)) * 5, "not a NIfTI file"),
-        (gzip.compress(b"<html><body>404"), "unpacked, is a web page"),
-        (gzip.compress(PACKED), "packed by gzip once more"),
-        (gzip.compress(bytes(257) + b"ustar" + bytes(300)), "unpacked, is a tar archive"),
+        (gzip.compress(b"<html><body>404", mtime=0), "unpacked, is a web page"),
+        (gzip.compress(PACKED, mtime=0), "packed by gzip once more"),
+        (gzip.compress(bytes(257) + b"ustar" + bytes(300), mtime=0), "unpacked, is a tar archive"),
     ],
 )
 def test_read_scan_damaged_file_names_file_and_fault(tmp_path: Path, content: bytes, words: str, put: Make) -> None:

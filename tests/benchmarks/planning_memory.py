@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 
 from autoseg.dataset import read_dataset
-from autoseg.planning.fingerprint import scan_case
+from autoseg.planning.case_scan import scan_case
 from autoseg.plans import ChannelPlan, DataPlan, OrganPlan
 from autoseg.preprocessing.run import preprocess_dataset
 

@@ -39,11 +39,13 @@ from autoseg.network.model import NetworkOutput
 from autoseg.plans import Plans, read_plans
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import CaseStore
-from autoseg.training.core_processes import cut_batch
-from autoseg.training.losses import dice_loss, one_hot, soft_cross_entropy
+from autoseg.training.core_processes import cut_for_processes
+from autoseg.training.losses import cross_entropy_sums, dice_of, dice_sums, mean_of
 from autoseg.training.optimiser import build_optimisers, learning_rate, set_learning_rate
 from autoseg.training.sampling import SliceSampler
 from autoseg.training.state import update_average
+from autoseg.training.step_share import StepShare
+from autoseg.training.targets import make_target
 
 FEATURES = (16, 32, 64, 128, 256, 16)  # a BasicUNet of 1.9 M parameters, the width that fits a CPU
 BIN = Path(sys.executable).parent
@@ -75,9 +77,23 @@ def build_peer(plans: Plans) -> BasicUNetPeer:
     return BasicUNetPeer((2 * plans.network.neighbours + 1) * len(plans.data.channels), len(plans.data.organs))
 
 
+def parts_of_step(plans: Plans, num_processes: int) -> list[slice]:
+    """Cut the slices of a step for the processes as autoseg cuts them."""
+    share = StepShare(slice(0, plans.slices_per_step))
+    return cut_for_processes(share, num_processes, clip_slices=plans.clip_slices)
+
+
+def peer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return autoseg's Dice and cross-entropy of the map, (B, 1 + K, R, W), for a dataset with all organs annotated."""
+    target = make_target(labels, num_organs=logits.shape[1] - 1)
+    shares, is_known = target.of_items()
+    dice = dice_sums(logits.softmax(dim=1)[:, 1:], shares, is_known, target.counts(len(logits)))
+    return dice_of(dice) + mean_of(cross_entropy_sums(logits, target))
+
+
 def train_peer(run: Path, plans: Plans, *, minutes: float) -> tuple[nn.Module, int]:
     """Train the peer for some minutes on the run's preprocessed cases, with a process a core."""
-    num_processes = len(cut_batch(plans.training.batch_slices, torch.get_num_threads()))
+    num_processes = len(parts_of_step(plans, torch.get_num_threads()))
     with tempfile.TemporaryDirectory() as name:
         torch.multiprocessing.spawn(
             train_peer_rank, args=(num_processes, run, minutes, Path(name)), nprocs=num_processes
@@ -101,7 +117,7 @@ def train_peer_rank(rank: int, num_processes: int, run: Path, minutes: float, fo
     parallel = nn.parallel.DistributedDataParallel(network)
     store = CaseStore(run / "preprocessed", data_hash=plans.data.hash())
     sampler = SliceSampler(store, store.case_ids(), plans=plans, cache_bytes=4 * 1024**3)
-    part = cut_batch(plans.training.batch_slices, num_processes)[rank]
+    part = parts_of_step(plans, num_processes)[rank]
     torch.distributed.barrier()
     start, step = time.monotonic(), 0
     for batch in sampler.batches(first_step=0, part=part):
@@ -113,10 +129,7 @@ def train_peer_rank(rank: int, num_processes: int, run: Path, minutes: float, fo
         set_learning_rate(optimisers, rate, progress=progress.item())
         with convolution_precision(torch.device("cpu")):
             logits = parallel(batch.images, batch.organs).logits
-        logits = logits.float()
-        target, is_known = one_hot(batch.labels, len(batch.organs))
-        loss = dice_loss(logits.softmax(dim=1), target, is_known) + soft_cross_entropy(logits, target, is_known)
-        loss.backward()
+        peer_loss(logits.float(), batch.labels).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), plans.training.gradient_clip_norm)
         for optimiser in optimisers:
             optimiser.step()
