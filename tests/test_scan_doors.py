@@ -31,9 +31,9 @@ OTHER_FILES = {
     "network/sam2_weights.py": "weights of SAM2",
     "prediction/journal.py": "its own lines",
     "preprocessing/array_file.py": "preprocessed cases",
-    "training/core_processes.py": "memory that processes share",
-    "training/core_worker.py": "memory that processes share",
     "training/checkpoints.py": "its own state",
+    "training/shared_files.py": "memory that processes share",
+    "training/shared_state.py": "the state that the first rank sends",
 }
 CONVERSION = ROOT / "dataset_conversion"
 CONVERSION_DOORS = {

@@ -109,7 +109,7 @@ def test_a_state_of_another_plan_other_labels_or_another_version_is_an_error_wit
     content = torch.load(fold / "resume.pt", weights_only=True)
     checkpoints._write_sealed({**content, "version": 1}, fold / "resume.pt")
     outcome = command("train", fold.parent, "--epochs", 2)
-    assert outcome.code == 2 and "resume.pt has version 1; this autoseg reads 2" in outcome.text
+    assert outcome.code == 2 and "resume.pt has version 1; this autoseg reads 3" in outcome.text
     assert (fold / "resume_previous.pt").read_bytes() == states["resume_previous.pt"]
 
 

@@ -95,11 +95,11 @@ def test_a_case_that_never_finds_memory_is_named_and_the_others_are_predicted(
 ):
     real, cases = autoseg.inference.predictor.prepare_slices, []
 
-    def prepare_slices(channels, *, plan):
+    def prepare_slices(channels, *, plan, modality):
         cases.append(None)
         if len(cases) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(channels, plan=plan)
+        return real(channels, plan=plan, modality=modality)
 
     monkeypatch.setattr(autoseg.inference.predictor, "prepare_slices", prepare_slices)
     predicted = command("predict", "-m", model_file, "-i", make_dataset(2) / "imagesTr", "-o", tmp_path / "out")

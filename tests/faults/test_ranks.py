@@ -52,7 +52,7 @@ def test_ranks_that_do_not_want_the_same_are_refused_with_both_values(tiny_run, 
     run = tiny_run()
 
     def work(ranks):
-        named = {"fold": "all", "max_minutes": None, "device": "cpu", "offline": True}
+        named = {"fold": "all", "max_minutes": None, "device": "cpu", "offline": True, "start_from": None}
         return _train(run, epochs=3 + ranks.rank, ranks=ranks, **named)
 
     message = r"rank 1 of 2 has another length \(steps, seconds\) than the first one: \[40, None\], there \[30, None\]"

@@ -44,7 +44,7 @@ class Faults:
             os.fsync(file.fileno())
 
     def around_step(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def step(state: Any, batch: Any, *, plans: Any, processes: Any) -> Any:
+        def step(state: Any, batch: Any, *, processes: Any, **named: Any) -> Any:
             self.step = state.step
             due = [fault for fault in self.left if fault["step"] <= state.step and self._can(fault, state, processes)]
             if due:
@@ -53,7 +53,7 @@ class Faults:
             if self.bad_left:
                 self.bad_left -= 1
                 batch = dataclasses.replace(batch, images=torch.full_like(batch.images, float("nan")))
-            return real(state, batch, plans=plans, processes=processes)
+            return real(state, batch, processes=processes, **named)
 
         return step
 
