@@ -96,7 +96,15 @@ def test_guides_are_found_and_listed():
     assert [name for name in sorted(names) if f"]({name})" not in index] == []
 
 
-OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--node-rank", "--rdzv-endpoint", "--rdzv-backend", "--rdzv-id", "--max-restarts"}
+OF_TORCHRUN = {
+    "--nproc-per-node",
+    "--nnodes",
+    "--node-rank",
+    "--rdzv-endpoint",
+    "--rdzv-backend",
+    "--rdzv-id",
+    "--max-restarts",
+}
 
 
 @each_page
