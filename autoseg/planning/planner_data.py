@@ -53,6 +53,8 @@ def plan_data(fingerprint: Fingerprint, reasons: Reasons, *, shares: Sequence[Da
         else f"What the labels of the datasets mean, as {MAPPING_FILE_NAME} says, each described for each modality.",
         facts={"modality": ", ".join(map(find_modality, kinds.values())), "unknown_organs": is_known.count(False)},
     )
+    if fingerprint.datasets:
+        reasons.found |= _explain_datasets(fingerprint)
     weights = weigh_cases([case.dataset for case in cases], shares={one.dataset: one.share for one in shares})
     spacing = reasons.keep(
         "data.target_spacing_zyx_mm",
@@ -92,6 +94,25 @@ def _plan_channels(
         )
         channels.append(reasons.keep(f"{place}.{number}", choice))
     return tuple(channels)
+
+
+def _explain_datasets(fingerprint: Fingerprint) -> dict[str, Reason]:
+    """Say where datasets, regions and modalities of a joint plan come from."""
+    channels = {one.name: ", ".join(one.channel_names) for one in fingerprint.datasets}
+    return {
+        "data.datasets": Reason(
+            rule=f"Those that were named; what their labels mean stands in {MAPPING_FILE_NAME}; edit it there.",
+            facts={"labels": {one.name: len(one.labels) for one in fingerprint.datasets}},
+        ),
+        "data.regions": Reason(
+            rule="Unions of organs that a dataset names, or labels as one where others look closer.",
+            facts={"regions": len(fingerprint.regions)},
+        ),
+        "data.more_modalities": Reason(
+            rule="The kinds of scans beside the first dataset's: each is normalised and described in its own way.",
+            facts={"channels": channels},
+        ),
+    }
 
 
 def _plan_dataset(dataset: DatasetEntry) -> DatasetPlan:

@@ -65,6 +65,8 @@ def test_the_grid_is_where_the_shares_of_the_steps_are_and_not_the_cases(make_ch
     shares = {one.dataset: one.share for one in plans.training.dataset_shares}
     assert shares == pytest.approx({"A": 0.4747, "B": 0.5253}, abs=1e-3)
     assert plans.reasons["training.dataset_shares"].facts["cases"] == {"A": 4, "B": 6}
+    assert set(plans.reasons["data.datasets"].facts["labels"]) == {"A", "B"}
+    assert set(plans.reasons["data.more_modalities"].facts["channels"]) == {"A", "B"}
 
 
 def test_small_scans_have_a_window_of_their_own(plans):
