@@ -64,6 +64,7 @@ def test_organs_in_the_slices_come_first_and_the_rest_is_filled_up(make_draws):
         organs = draws.organs_of(step).tolist()
         assert organs == sorted(set(organs)) and len(organs) == 4
         assert present <= set(organs)
+        assert draws.organs_of(step).tolist() == organs  # for another part of the step, in another process
         seen |= set(organs)
     assert seen == {0, 1, 2, 3, 4}  # two are in no slice, and come by turns
 
