@@ -21,20 +21,7 @@ LESION_WORDS = frozenset({"tumor", "lesion", "cancer", "cyst", "metastasis", "no
 # words that by themselves mean another thing in each dataset
 VAGUE_WORDS = LESION_WORDS | {
     *("edema", "core", "enhancing", "whole", "necrosis", "necrotic", "infection", "calcification", "abnormality"),
-    *(
-        "label",
-        "class",
-        "value",
-        "mask",
-        "seg",
-        "segmentation",
-        "organ",
-        "structure",
-        "object",
-        "roi",
-        "region",
-        "part",
-    ),
+    *("label", "class", "value", "mask", "seg", "segmentation", "organ", "structure", "object", "roi", "region"),
     *("target", "foreground", "background", "ignore", "unknown", "other", "tissue", "fat", "fluid", "air", "gland"),
     *("vessel", "artery", "vein", "bone", "muscle", "nerve", "node", "duct", "wall", "lumen", "cavity", "lobe"),
     *("ventricle", "hemisphere", "horn", "cortex", "head", "body", "tail", "left", "right", "upper", "lower", "side"),

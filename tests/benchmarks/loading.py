@@ -72,6 +72,7 @@ def make_plans(name: str, *, where: str) -> Plans:
             },
             "training": {
                 "batch_slices": batch_slices,
+                "learning_rate": 1e-6,  # without a warm-up the network would diverge at more
                 "augmentation": {"mirror_axes": ["slice", "row", "column"], "where": where},
             },
             "inference": {},

@@ -28,7 +28,18 @@ KINDS = {
 @pytest.mark.fault("dead-worker")
 @pytest.mark.fault("loss-not-finite")
 def test_training_survives_one_fault_of_each_kind_and_tells_of_every_one(tmp_path):
-    words = ["--steps", STEPS, "--each", 1, "--seconds-between-saves", 0.5, "--seed", SEED, "-o", tmp_path / "soak.json"]
+    words = [
+        "--steps",
+        STEPS,
+        "--each",
+        1,
+        "--seconds-between-saves",
+        0.5,
+        "--seed",
+        SEED,
+        "-o",
+        tmp_path / "soak.json",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(SOAK.parents[2])}
     done = subprocess.run(
         [sys.executable, SOAK, *map(str, words)], capture_output=True, text=True, env=environment, check=False

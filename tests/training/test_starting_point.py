@@ -213,6 +213,7 @@ def test_a_run_that_is_stopped_goes_on_by_the_same_command_and_equals_the_undist
 def test_a_fold_that_has_begun_goes_on_without_the_model_and_refuses_another(run, plans, model, tmp_path, caplog):
     mine = shutil.copy(model, tmp_path / "mine.safetensors")
     train(run, device="cpu", start_from=mine)
+    caplog.clear()
     with caplog.at_level("INFO", logger="autoseg"):
         assert train(run, epochs=2, device="cpu").steps == 4  # not named any more
     assert "nano backbone (from mine.safetensors)" in caplog.text and "beginning from" not in caplog.text
