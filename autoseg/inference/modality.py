@@ -48,8 +48,10 @@ def choose_modality(channels: Sequence[Scan], *, plan: DataPlan, given: int | No
     if given is not None:
         return given
     kinds = [_is_ct(modality.name) for modality in plan.modalities]
+    if len(set(kinds)) == 1:
+        return 0  # values tell nothing, and need not be looked at
     has_air = min(float(scan.array_zyx.min()) for scan in channels) <= AIR_HU
-    return kinds.index(has_air) if has_air in kinds else 0
+    return kinds.index(has_air)
 
 
 def list_alike(plan: DataPlan, modality: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Cases that one training step may draw from together: of one dataset, with slices that one window fits.
 
 Owns: the groups, how often a step draws from each, and which slice of a group is drawn.
-Does not own: what is cut from the slice (`sampling.py`), the shares (`planning/rules_training.py`).
+Does not own: what is cut from the slice (`sampling.py`), the shares (`planning/rules_datasets.py`).
 
 All slices of a step come from one group. So scans of 40 pixels do not pay for the window of those of 512, a step has
 one modality and with it one text, and "as many steps on this dataset" means something.

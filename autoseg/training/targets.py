@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = -1
+from autoseg.label_sets import IGNORE
+
+__all__ = ["IGNORE", "Items", "LabelSets", "Target", "make_target", "one_hot", "shrink"]
 
 
 @dataclass(frozen=True)

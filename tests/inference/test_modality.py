@@ -68,3 +68,8 @@ def test_list_alike_names_the_modalities_that_values_do_not_tell_apart():
     plan = make_plan("mri", "ct", "PET")
     assert list_alike(plan, 0) == list_alike(plan, 2) == ["mri", "PET"]
     assert list_alike(plan, 1) == ["ct"]
+
+
+@pytest.mark.parametrize("names", [("mri",), ("ct",), ("mri", "PET")])
+def test_choose_modality_does_not_look_at_a_scan_whose_values_tell_nothing(names):
+    assert choose_modality((), plan=make_plan(*names)) == 0

@@ -14,18 +14,14 @@ All predict phantoms that nobody trained on, and are compared over all organs.
 
 import argparse
 import json
-import platform
 import shutil
-import tempfile
 from collections.abc import Collection
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
-from side_by_side import autoseg, dice_by_name, mean_of, train_all
+from side_by_side import autoseg, describe_machine, dice_by_name, mean_of, run_proof, train_all
 
 from autoseg.demo.phantoms import PHANTOM_ORGANS, write_phantom_dataset
 
@@ -39,16 +35,7 @@ def main() -> None:
     parser.add_argument("--unseen", type=int, default=16)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=11, help="of the phantoms")
-    parser.add_argument("--device", default="cpu", help="to train and predict on")
-    parser.add_argument("--plan-for", default="cpu", help="device that is planned for")
-    parser.add_argument("--at-once", type=int, default=2, help="trainings side by side")
-    parser.add_argument("--work", type=Path, help="folder for the runs, kept (default: a temporary one)")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        result = run(arguments, arguments.work or Path(scratch))
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result["mean_dice"], indent=2))
+    run_proof(parser, run)
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -67,10 +54,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         autoseg("predict", "-m", model, "-i", unseen / "images", "-o", output, "--device", arguments.device)
         organs[name] = dice_by_name(output, unseen / "labels")
     return {
-        "date": date.today().isoformat(),
-        "machine": torch.cuda.get_device_name() if arguments.device == "cuda" else platform.machine(),
-        "torch": torch.__version__,
-        "planned_for": arguments.plan_for,
+        **describe_machine(arguments),
         "steps": arguments.steps,
         "cases": arguments.cases,
         "unseen": arguments.unseen,

@@ -10,15 +10,11 @@ of one dataset gets the steps that the joint one spent on it (its share). All pr
 
 import argparse
 import json
-import platform
-import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-from side_by_side import autoseg, dice_by_name, hold_out, mean_of, train_all
+from side_by_side import autoseg, describe_machine, dice_by_name, hold_out, mean_of, run_proof, train_all
 
 
 def main() -> None:
@@ -27,18 +23,9 @@ def main() -> None:
     parser.add_argument("datasets", type=Path, nargs="+")
     parser.add_argument("--held-out", type=int, nargs="+", required=True, help="cases of each; 0: not compared")
     parser.add_argument("--steps", type=int, required=True, help="of the joint run")
-    parser.add_argument("--device", default="cpu", help="to train and predict on")
-    parser.add_argument("--plan-for", default="cpu", help="device that is planned for")
-    parser.add_argument("--at-once", type=int, default=2, help="trainings side by side")
     parser.add_argument("--seed", type=int, default=2026, help="of the draw of held-out cases")
     parser.add_argument("--set", nargs="+", default=[], dest="settings", help="plan settings for all runs")
-    parser.add_argument("--work", type=Path, help="folder for the runs, kept (default: a temporary one)")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        result = run(arguments, arguments.work or Path(scratch))
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result["mean_dice"], indent=2))
+    run_proof(parser, run)
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -79,10 +66,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             organs[name]["joint" if model == "joint" else "alone"] = dice_by_name(output, parts[name].labels)
     means = {name: {model: mean_of(dice) for model, dice in found.items()} for name, found in organs.items()}
     return {
-        "date": date.today().isoformat(),
-        "machine": torch.cuda.get_device_name() if arguments.device == "cuda" else platform.machine(),
-        "torch": torch.__version__,
-        "planned_for": arguments.plan_for,
+        **describe_machine(arguments),
         "steps": steps,
         "shares": shares,
         "held_out": dict(zip(parts, arguments.held_out, strict=True)),

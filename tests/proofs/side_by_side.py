@@ -4,18 +4,24 @@ Not a proof by itself: `one_model.py` and `half_annotated.py` use it. Dice is co
 nibabel and the names in `dataset.json` and `labels.json`, by none of autoseg's own code.
 """
 
+import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 
 from autoseg.dataset import read_dataset
 
@@ -101,6 +107,30 @@ def dice_by_name(predictions: Path, references: Path) -> dict[str, list[float]]:
 def mean_of(dice: Mapping[str, Sequence[float]]) -> float:
     """Average over the cases of each organ, then over the organs."""
     return float(np.mean([np.mean(values) for values in dice.values() if values]))
+
+
+def run_proof(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace, Path], dict[str, Any]]) -> None:
+    """Add what all proofs ask, run one in a folder, write its result as JSON and print the means."""
+    parser.add_argument("--device", default="cpu", help="to train and predict on")
+    parser.add_argument("--plan-for", default="cpu", help="device that is planned for")
+    parser.add_argument("--at-once", type=int, default=2, help="trainings side by side")
+    parser.add_argument("--work", type=Path, help="folder for the runs, kept (default: a temporary one)")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        result = run(arguments, arguments.work or Path(scratch))
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result["mean_dice"], indent=2))
+
+
+def describe_machine(arguments: argparse.Namespace) -> dict[str, str]:
+    """Say when and where a result was made."""
+    return {
+        "date": date.today().isoformat(),
+        "machine": torch.cuda.get_device_name() if arguments.device == "cuda" else platform.machine(),
+        "torch": torch.__version__,
+        "planned_for": arguments.plan_for,
+    }
 
 
 def _values(labels: Mapping[str, int]) -> dict[str, int]:
