@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoseg.evaluation import evaluate
-    from autoseg.inference.clicks import OrganClicks
+    from autoseg.inference.click_prompts import OrganClicks
     from autoseg.inference.predictor import load_predictor
-    from autoseg.planning.command import plan
-    from autoseg.prediction.command import predict_files
-    from autoseg.prediction.export import export
-    from autoseg.prediction.in_memory import Prediction, predict
-    from autoseg.training.command import train
+    from autoseg.pipelines.export_model import export
+    from autoseg.pipelines.plan import plan
+    from autoseg.pipelines.predict import predict_files
+    from autoseg.pipelines.predict_array import Prediction, predict
+    from autoseg.pipelines.train import train
 
 __all__ = [
     "OrganClicks",
@@ -39,15 +39,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "OrganClicks": "autoseg.inference.clicks",
+    "OrganClicks": "autoseg.inference.click_prompts",
     "evaluate": "autoseg.evaluation",
-    "plan": "autoseg.planning.command",
-    "Prediction": "autoseg.prediction.in_memory",
-    "export": "autoseg.prediction.export",
+    "plan": "autoseg.pipelines.plan",
+    "Prediction": "autoseg.pipelines.predict_array",
+    "export": "autoseg.pipelines.export_model",
     "load_predictor": "autoseg.inference.predictor",
-    "predict": "autoseg.prediction.in_memory",
-    "predict_files": "autoseg.prediction.command",
-    "train": "autoseg.training.command",
+    "predict": "autoseg.pipelines.predict_array",
+    "predict_files": "autoseg.pipelines.predict",
+    "train": "autoseg.pipelines.train",
 }
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.dicom_bytes import check_dicom_file
-from autoseg.dicom_series import read_slices
 from autoseg.errors import ScanFileError, printable
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import Scan
-from autoseg.scan_bytes import display_name
+from autoseg.io.byte_stream import display_name
+from autoseg.io.dicom import read_slices
+from autoseg.io.dicom_validation import check_dicom_file
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import Scan
 from dataset_conversion import dicom_segments, rtstruct
 from dataset_conversion.contour_masks import draw_contours
 from dataset_conversion.dicom_objects import RTSTRUCT, DicomHeader

@@ -1,7 +1,7 @@
 """One case from the source's files to the dataset's.
 
 Owns: `read_files`, the checks of what was read, `write_case`.
-Does not own: scan files themselves (`autoseg.image_io`, `autoseg.dicom_series`), which cases there are (`finding.py`).
+Does not own: scan files themselves (`autoseg.io.image`, `autoseg.io.dicom`), which cases there are (`finding.py`).
 
 A file is read whole before it is linked, so that a damaged one never becomes part of a dataset.
 """
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import AutosegError, OutputError, ScanFileError
-from autoseg.files import explain_write_error, find_disk_fault
-from autoseg.geometry import ImageGeometry, canonical_axis_map, grids_differ, reorient
-from autoseg.image_io import Scan, read_all_volumes, read_labels, write_label_map, write_scan
-from autoseg.scan_bytes import display_name
+from autoseg.io.byte_stream import display_name
+from autoseg.io.geometry import ImageGeometry, canonical_axis_map, grids_differ, reorient
+from autoseg.io.image import Scan, read_all_volumes, read_labels, write_label_map, write_scan
+from autoseg.system.atomic_files import explain_write_error, find_disk_fault
 from dataset_conversion.links import link_or_copy
 from dataset_conversion.source import Content, SourceCase, SourceDataset, Volume
 
@@ -73,7 +73,7 @@ def read_image(path: Path, *, grid: ImageGeometry | None = None) -> list[Volume]
     if not path.is_dir():
         scans = read_all_volumes(path)
         return [Volume(scan, path if len(scans) == 1 else None) for scan in scans]
-    from autoseg.dicom_series import read_series  # SimpleITK loads only for DICOM
+    from autoseg.io.dicom import read_series  # SimpleITK loads only for DICOM
 
     scan, _ = read_series(path)
     return [Volume(scan if grid is None else put_on_grid(scan, grid))]

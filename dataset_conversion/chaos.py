@@ -3,7 +3,7 @@
     python -m dataset_conversion.chaos SOURCE OUT
 
 Owns: where CHAOS has its files, which picture belongs to which slice, what grey values mean.
-Does not own: DICOM slices (`autoseg.dicom_series`), pictures (`png_slices.py`).
+Does not own: DICOM slices (`autoseg.io.dicom`), pictures (`png_slices.py`).
 
     Train_Sets/CT/<n>/DICOM_anon/*.dcm                            Train_Sets/CT/<n>/Ground/liver_GT_000.png ..
     Train_Sets/MR/<n>/T1DUAL/DICOM_anon/{InPhase,OutPhase}/*.dcm  Train_Sets/MR/<n>/T1DUAL/Ground/IMG-0004-00002.png ..
@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.dicom_series import is_dicom, read_slices
 from autoseg.errors import Problem, ScanFileError
-from autoseg.image_io import Scan
-from autoseg.scan_bytes import display_name
+from autoseg.io.byte_stream import display_name
+from autoseg.io.dicom import is_dicom, read_slices
+from autoseg.io.image import Scan
 from dataset_conversion.conversion import run_conversion
 from dataset_conversion.dicom_objects import read_header, sort_slices
 from dataset_conversion.finding import nothing_found, report_count

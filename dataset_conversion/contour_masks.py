@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from skimage.draw import polygon
 
-from autoseg.geometry import ImageGeometry
+from autoseg.io.geometry import ImageGeometry
 
 SLICE_SHARE = 0.25  # of the distance of slices, by which a contour may lie off the slice that it counts to
 FEWEST_POINTS = 3

@@ -29,10 +29,10 @@ from autoseg.errors import (
     format_problems,
     printable,
 )
-from autoseg.files import explain_write_error, fault_of, remove_leftovers, write_json
-from autoseg.image_io import bytes_in_memory
-from autoseg.locks import hold_folder
-from autoseg.workers import WorkerFailure, default_num_workers, map_cases
+from autoseg.io.image import bytes_in_memory
+from autoseg.system.atomic_files import explain_write_error, fault_of, remove_leftovers, write_json
+from autoseg.system.file_lock import hold_folder
+from autoseg.system.process_pool import WorkerFailure, default_num_workers, map_cases
 from dataset_conversion.case_files import convert_case, target_names
 from dataset_conversion.journal import Journal
 from dataset_conversion.source import Origin, SourceCase, SourceDataset, describe

@@ -1,7 +1,7 @@
 """The attributes of DICOM files: what each one is, which series it belongs to or refers to, where its slice lies.
 
 Owns: `read_object`, `read_header`, `sort_slices`, and the only use of pydicom in the conversions.
-Does not own: the voxels of a series (`autoseg.dicom_series`), contours (`rtstruct.py`), segments (`dicom_segments.py`).
+Does not own: the voxels of a series (`autoseg.io.dicom`), contours (`rtstruct.py`), segments (`dicom_segments.py`).
 
 Every file passes `check_dicom_file` first, so that no length in it is believed that the file does not hold. Of the
 patient and the study nothing is read; messages carry no value of an attribute that could be text.
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from autoseg.dicom_bytes import check_dicom_file
 from autoseg.errors import ScanFileError, UsageError
-from autoseg.scan_bytes import display_name
+from autoseg.io.byte_stream import display_name
+from autoseg.io.dicom_validation import check_dicom_file
 
 RTSTRUCT, SEGMENTATION = "1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.5.1.4.1.1.66.4"  # SOP classes
 HEADER = ("SOPClassUID", "Modality", "SeriesInstanceUID", "FrameOfReferenceUID", "InstanceNumber", "Rows", "Columns")

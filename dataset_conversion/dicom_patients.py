@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoseg.dicom_series import INDEX_NAME, is_dicom
 from autoseg.errors import Problem, ScanFileError, printable
-from autoseg.progress import track
+from autoseg.io.dicom import INDEX_NAME, is_dicom
+from autoseg.system.progress import track
 from dataset_conversion.dicom_objects import DicomHeader, read_header, sort_slices
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from autoseg.errors import GeometryError, ScanFileError
-from autoseg.geometry import ImageGeometry
-from autoseg.image_in_memory import LPS_TO_RAS
-from autoseg.scan_bytes import display_name
+from autoseg.io.array_input import LPS_TO_RAS
+from autoseg.io.byte_stream import display_name
+from autoseg.io.geometry import ImageGeometry
 from dataset_conversion.dicom_objects import read_object, readable
 
 MOST_PLANES = 10_000

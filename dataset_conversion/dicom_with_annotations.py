@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from autoseg.errors import Problem, ScanFileError, printable
-from autoseg.scan_bytes import display_name
+from autoseg.io.byte_stream import display_name
 from dataset_conversion import dicom_segments, rtstruct
 from dataset_conversion.annotation_maps import read_annotated
 from dataset_conversion.conversion import run_conversion

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoseg.errors import DatasetError, Problem, UsageError, printable
-from autoseg.files import read_json
-from autoseg.image_io import scan_stem
+from autoseg.io.image import scan_stem
+from autoseg.system.atomic_files import read_json
 from dataset_conversion.source import Origin, SourceCase
 
 CASE = "{case}"

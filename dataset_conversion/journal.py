@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import Problem, UsageError, printable
-from autoseg.files import parse_json, write_text
+from autoseg.system.atomic_files import parse_json, write_text
 from dataset_conversion.case_files import WrittenCase, target_names
 from dataset_conversion.source import SourceCase, SourceDataset
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.errors import Problem, UsageError, printable
-from autoseg.files import read_json
+from autoseg.system.atomic_files import read_json
 from dataset_conversion.source import SourceCase
 
 MOST_LABELS = 65535

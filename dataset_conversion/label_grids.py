@@ -8,8 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from autoseg.errors import ScanFileError
-from autoseg.geometry import ImageGeometry, canonical_axis_map, corner_distance_mm, grids_differ, reorient
-from autoseg.image_io import Scan
+from autoseg.io.geometry import ImageGeometry, canonical_axis_map, corner_distance_mm, grids_differ, reorient
+from autoseg.io.image import Scan
 
 ROUNDED_SPACING = 0.02  # by which share the spacings of one grid differ where a program rounded them
 WHOLE_VOXEL = 0.01  # grids whose voxels lie so near to each other hold the same voxels

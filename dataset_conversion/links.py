@@ -9,7 +9,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from autoseg.files import TEMPORARY_PREFIX, atomic_path
+from autoseg.system.atomic_files import TEMPORARY_PREFIX, atomic_path
 
 
 def link_or_copy(source: Path, target: Path) -> bool:

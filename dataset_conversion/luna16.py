@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import Problem, ScanFileError
-from autoseg.image_io import Scan
-from autoseg.scan_bytes import display_name
+from autoseg.io.byte_stream import display_name
+from autoseg.io.image import Scan
 from dataset_conversion.conversion import run_conversion
 from dataset_conversion.finding import find_cases, nothing_found, report_count
 from dataset_conversion.label_grids import turned_onto

@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 
 from autoseg.errors import Problem, ScanFileError, UsageError, printable
-from autoseg.files import read_json
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import Scan
-from autoseg.scan_bytes import display_name
-from autoseg.voxel_values import replace_not_finite
+from autoseg.io.byte_stream import display_name
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import Scan
+from autoseg.io.voxels import replace_not_finite
+from autoseg.system.atomic_files import read_json
 from dataset_conversion.conversion import run_conversion
 from dataset_conversion.finding import nothing_found
 from dataset_conversion.numpy_files import read_npy, read_npz

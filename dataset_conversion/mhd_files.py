@@ -1,7 +1,7 @@
 """MetaImage files whose header (.mhd) and voxels (.raw or .zraw) are two files.
 
 Owns: `read_mhd`, `read_mhd_labels`, and which file a header may name.
-Does not own: what the header says (`autoseg.text_header`), the bytes of the voxels (`autoseg.scan_bytes`).
+Does not own: what the header says (`autoseg.io.nrrd`), the bytes of the voxels (`autoseg.io.byte_stream`).
 
 Both files are read to their ends: a header that asks for more than its file holds is refused before memory is taken.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import ScanFileError
-from autoseg.image_io import Scan
-from autoseg.nifti_header import StoredImage
-from autoseg.scan_bytes import ScanStream, display_name
-from autoseg.text_header import TEXT_HEADER_BYTES, parse_mha_header
-from autoseg.voxel_values import replace_not_finite, round_labels, scale_values
+from autoseg.io.byte_stream import ScanStream, display_name
+from autoseg.io.image import Scan
+from autoseg.io.nifti import StoredImage
+from autoseg.io.nrrd import TEXT_HEADER_BYTES, parse_mha_header
+from autoseg.io.voxels import replace_not_finite, round_labels, scale_values
 
 VOXEL_ENDINGS = (".raw", ".zraw")
 FILE_FIELD = b"ElementDataFile"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import DatasetError, Problem, UsageError
-from autoseg.files import read_json
+from autoseg.system.atomic_files import read_json
 from dataset_conversion.conversion import run_conversion
 from dataset_conversion.finding import find_cases, listed_cases, names_seen, nothing_found, report_missing, require
 from dataset_conversion.source import Origin, SourceCase, SourceDataset, numbered

@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from autoseg.errors import ScanFileError
-from autoseg.scan_bytes import display_name, file_fault
+from autoseg.io.byte_stream import display_name, file_fault
 
 NUMBERS = "biuf"  # kinds of dtype
 DAMAGE = (  # what numpy, zipfile and zlib raise over it; a header is a Python expression, which numpy takes apart

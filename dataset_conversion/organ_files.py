@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import ScanFileError
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import Scan, is_scan_name, read_labels, scan_stem
-from autoseg.scan_bytes import display_name
+from autoseg.io.byte_stream import display_name
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import Scan, is_scan_name, read_labels, scan_stem
 from dataset_conversion.case_files import put_on_grid, read_image
 from dataset_conversion.organ_masks import describe_overlaps, merge_masks
 from dataset_conversion.source import Content, SourceCase, Volume

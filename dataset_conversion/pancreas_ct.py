@@ -3,7 +3,7 @@
     python -m dataset_conversion.pancreas_ct SOURCE OUT
 
 Owns: where its files lie, which scans are one, the directions of its label maps.
-Does not own: DICOM series (`autoseg.dicom_series`), turning of label maps (`label_grids.py`).
+Does not own: DICOM series (`autoseg.io.dicom`), turning of label maps (`label_grids.py`).
 
 The scans are PANCREAS_0001/<study>/<series>/*.dcm, as the archive's downloader lays them down, or PANCREAS_0001.nii.gz
 made from them; the label maps are label0001.nii.gz. Both may lie one or two folders deep.
@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.dicom_series import is_dicom, read_slices
 from autoseg.errors import Problem
-from autoseg.image_io import Scan, is_scan_name, read_labels, read_scan, scan_stem
+from autoseg.io.dicom import is_dicom, read_slices
+from autoseg.io.image import Scan, is_scan_name, read_labels, read_scan, scan_stem
 from dataset_conversion.conversion import run_conversion
 from dataset_conversion.dicom_objects import DicomHeader, read_header, sort_slices
 from dataset_conversion.finding import nothing_found, report_missing

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from autoseg.errors import ScanFileError
-from autoseg.scan_bytes import display_name, file_fault
+from autoseg.io.byte_stream import display_name, file_fault
 
 
 def by_numbers(path: Path) -> tuple[tuple[int, ...], str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from autoseg.errors import ScanFileError
-from autoseg.scan_bytes import display_name
+from autoseg.io.byte_stream import display_name
 from dataset_conversion.dicom_objects import read_object, readable
 
 CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}  # what bounds an area; points and open lines do not

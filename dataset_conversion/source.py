@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import Problem
-from autoseg.image_io import Scan
+from autoseg.io.image import Scan
 
 
 @dataclass(frozen=True)

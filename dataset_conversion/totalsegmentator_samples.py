@@ -3,7 +3,7 @@
     python -m dataset_conversion.totalsegmentator_samples SOURCE OUT
 
 Owns: which files of the source belong together, one table of labels for CT and MR.
-Does not own: how scan files are read and written (`autoseg.image_io`, `autoseg.dicom_series`), how a DICOM series comes
+Does not own: how scan files are read and written (`autoseg.io.image`, `autoseg.io.dicom`), how a DICOM series comes
 onto the grid of its label map (`case_files.py`). Its labels are those that occur, so `conversion.py` does not run it.
 
 SOURCE holds `<case>_labels.nii.gz` beside `<case>.nii.gz` or a folder `<case>/` with one DICOM series, and
@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 
 from autoseg.cli.common import build_parser, run_command
-from autoseg.dicom_series import read_series
 from autoseg.errors import (
     EXIT_DONE,
     EXIT_SOME_CASES_FAILED,
@@ -39,8 +38,9 @@ from autoseg.errors import (
     format_problems,
     printable,
 )
-from autoseg.files import read_json, write_json
-from autoseg.image_io import is_scan_name, read_labels, read_scan, scan_stem, write_label_map, write_scan
+from autoseg.io.dicom import read_series
+from autoseg.io.image import is_scan_name, read_labels, read_scan, scan_stem, write_label_map, write_scan
+from autoseg.system.atomic_files import read_json, write_json
 from dataset_conversion.case_files import put_on_grid
 
 log = logging.getLogger("autoseg")

@@ -2,7 +2,7 @@
 
 Owns: `lay_out`, `round_floats`.
 Does not own: what is written (`reference_plans.py`, `reference_fingerprints.py`), how it reaches the disk
-(`autoseg.files`).
+(`autoseg.system.atomic_files`).
 """
 
 import json

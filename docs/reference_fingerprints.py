@@ -14,14 +14,14 @@ from typing import Any
 
 from compact_json import lay_out, round_floats
 
-from autoseg.dataset import Dataset, LabelSet
-from autoseg.dataset_labels import Organ
-from autoseg.files import read_json, write_text
-from autoseg.planning.case_facts import CaseFacts, IntensityFacts, OrganFacts
-from autoseg.planning.check import DatasetCheck
-from autoseg.planning.fingerprint import Fingerprint, OrganEntry
-from autoseg.planning.joining import join_checks
-from autoseg.planning.label_mapping import unify_labels
+from autoseg.datasets.dataset import Dataset, LabelSet
+from autoseg.datasets.labels import Organ
+from autoseg.planning.checks import DatasetCheck
+from autoseg.planning.fingerprint.case_statistics import CaseFacts, IntensityFacts, OrganFacts
+from autoseg.planning.fingerprint.fingerprint import Fingerprint, OrganEntry
+from autoseg.planning.multi_dataset.label_mapping import unify_labels
+from autoseg.planning.multi_dataset.merge_datasets import join_checks
+from autoseg.system.atomic_files import read_json, write_text
 
 FILE_NAME = "fingerprint.json"
 JOINED_NAME = "joined.json"
@@ -149,7 +149,7 @@ def _make_case(facts: dict[str, Any], *, number: int, slice_mm: float | None) ->
 
 
 def _make_ball(name: str, *, volume_ml: float, spacing_zyx_mm: Triple, size_zyx: tuple[int, int, int]) -> OrganFacts:
-    """Measure a ball as `autoseg.planning.case_facts` measures an organ."""
+    """Measure a ball as `autoseg.planning.fingerprint.case_statistics` measures an organ."""
     volume_mm3 = 1000 * volume_ml
     diameter_mm = (6 * volume_mm3 / math.pi) ** (1 / 3)
     slices = [

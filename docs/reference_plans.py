@@ -15,11 +15,11 @@ from typing import Any
 
 from compact_json import lay_out, round_floats
 
-from autoseg.files import read_json
+from autoseg.config.plans import Device, Plans
 from autoseg.planning.explain import find_reason, flatten
-from autoseg.planning.fingerprint import Fingerprint
+from autoseg.planning.fingerprint.fingerprint import Fingerprint
 from autoseg.planning.planner import make_plans
-from autoseg.plans import Device, Plans
+from autoseg.system.atomic_files import read_json
 
 REFERENCE = Path(__file__).resolve().parents[1] / "plans" / "reference"
 FILE_NAME = "plans.json"

@@ -40,9 +40,9 @@ from reference_plans import (  # noqa: E402
 
 from autoseg.demo.phantoms import write_phantom_dataset  # noqa: E402
 from autoseg.demo.tour import TourSettings  # noqa: E402
-from autoseg.files import read_json, write_text  # noqa: E402
-from autoseg.planning.check import check_dataset  # noqa: E402
-from autoseg.planning.fingerprint import Fingerprint  # noqa: E402
+from autoseg.planning.checks import check_dataset  # noqa: E402
+from autoseg.planning.fingerprint.fingerprint import Fingerprint  # noqa: E402
+from autoseg.system.atomic_files import read_json, write_text  # noqa: E402
 from dataset_conversion.totalsegmentator_samples import convert  # noqa: E402
 
 PUBLISHED = "published.json"

@@ -17,8 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from autoseg.last_words import ApartError
-from autoseg.plans import (
+from autoseg.config.plans import (
     AugmentationPlan,
     ChannelPlan,
     DataPlan,
@@ -29,7 +28,8 @@ from autoseg.plans import (
     Plans,
     TrainingPlan,
 )
-from autoseg.ranks import Ranks
+from autoseg.distributed.last_words import ApartError
+from autoseg.distributed.ranks import Ranks
 
 SaveScan = Callable[..., Path]
 SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x

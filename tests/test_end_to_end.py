@@ -12,8 +12,8 @@ from autoseg.cli.plan import main as plan
 from autoseg.cli.predict import main as predict
 from autoseg.cli.train import main as train
 from autoseg.demo.phantoms import PHANTOM_ORGANS, write_phantom_dataset
-from autoseg.files import read_json
-from autoseg.training.metrics_log import read_metrics
+from autoseg.system.atomic_files import read_json
+from autoseg.training.logging.metrics_log import read_metrics
 
 NUM_TRAIN, NUM_UNSEEN = 4, 2
 CPU = ("--device", "cpu")

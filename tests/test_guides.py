@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from autoseg.plans import Plans
+from autoseg.config.plans import Plans
 from dataset_conversion.conversion import convert
 
 ROOT = Path(__file__).parents[1]

@@ -1,7 +1,7 @@
 """What all commands share: the parser's form, messages on the terminal, and errors turned into exit codes.
 
 Owns: `build_parser`, `run_command`.
-Does not own: what a signal does (`stopping.py`).
+Does not own: what a signal does (`system/signals.py`).
 """
 
 import argparse
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from autoseg.distributed.ranks import leads, num_local_ranks, rank_name, tell_torchrun
 from autoseg.errors import (
     EXIT_BUG,
     EXIT_CODE_HELP,
@@ -31,10 +32,9 @@ from autoseg.errors import (
     UsageError,
     printable,
 )
-from autoseg.files import explain_write_error, find_disk_fault
-from autoseg.machine import find_num_cores
-from autoseg.ranks import leads, num_local_ranks, rank_name, tell_torchrun
-from autoseg.stopping import Stopped, stop_on_signals
+from autoseg.system.atomic_files import explain_write_error, find_disk_fault
+from autoseg.system.resources import find_num_cores
+from autoseg.system.signals import Stopped, stop_on_signals
 
 OPENMP_SPINS = "1000"  # some microseconds
 MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 4000  # of a file or a folder, and of the way to it, on all usual systems

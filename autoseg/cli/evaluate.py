@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _is_evaluation(path: Path) -> bool:
     """Say whether a file is what this command writes, so that it may be written anew."""
-    from autoseg.files import read_json
+    from autoseg.system.atomic_files import read_json
 
     try:
         content = read_json(path)
@@ -63,7 +63,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from autoseg.evaluation import evaluate  # here, not above: --help must not wait for NumPy and SciPy
     from autoseg.evaluation.label_names import read_dataset_labels
     from autoseg.evaluation.table import table_lines
-    from autoseg.files import explain_write_error, remove_leftovers_of, write_json
+    from autoseg.system.atomic_files import explain_write_error, remove_leftovers_of, write_json
 
     output: Path | None = arguments.output
     if output is not None and (output.is_dir() or output.suffix != ".json"):

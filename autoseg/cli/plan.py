@@ -1,7 +1,7 @@
 """`autoseg_plan`: check a dataset, plan, preprocess.
 
 Owns: the arguments, and what stands on the terminal.
-Does not own: the work (`planning/command.py`).
+Does not own: the work (`pipelines/plan.py`).
 
 Heavy modules are imported inside the functions that need them, so that `--help` answers at once.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.cli.common import build_parser, run_command
+from autoseg.distributed.ranks import join_ranks, leads
 from autoseg.errors import (
     EXIT_DONE,
     EXIT_SOME_CASES_FAILED,
@@ -21,13 +22,12 @@ from autoseg.errors import (
     format_problems,
     printable,
 )
-from autoseg.ranks import join_ranks, leads
 
 if TYPE_CHECKING:
-    from autoseg.descriptions.ask import Server
-    from autoseg.planning.check import DatasetCheck
-    from autoseg.planning.command import PlanOutcome
-    from autoseg.planning.label_mapping import LabelMapping
+    from autoseg.organs.llm_texts import Server
+    from autoseg.pipelines.plan import PlanOutcome
+    from autoseg.planning.checks import DatasetCheck
+    from autoseg.planning.multi_dataset.label_mapping import LabelMapping
 
 MAX_ORGANS_SHOWN = 8
 MAX_LABELS_SHOWN = 24
@@ -111,8 +111,8 @@ def _work(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    from autoseg.config.plans import read_plans
     from autoseg.planning.explain import explain
-    from autoseg.plans import read_plans
 
     runs = [*([] if arguments.output is None else [arguments.output]), *arguments.datasets]
     run = next((folder for folder in runs if (folder / "plans.json").is_file()), None)
@@ -142,9 +142,9 @@ def _check_alone(arguments: argparse.Namespace) -> int:
 
 def _look_at_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tuple[Problem, ...]]":
     """Check the dataset; nothing is written but the user's cache."""
-    from autoseg.planning.check import check_names
-    from autoseg.planning.joining import check_datasets
-    from autoseg.planning.own_descriptions import read_own_descriptions
+    from autoseg.organs.custom_texts import read_own_descriptions
+    from autoseg.planning.checks import check_names
+    from autoseg.planning.multi_dataset.merge_datasets import check_datasets
     from autoseg.planning.user_cache import open_user_cache
 
     own = None if arguments.descriptions is None else read_own_descriptions(arguments.descriptions)
@@ -158,7 +158,7 @@ def _look_at_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tupl
 
 def _report_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tuple[Problem, ...]]":
     """Check the dataset and write the report of it, also of one that cannot be used."""
-    from autoseg.planning.command import PlanRequest, run_check
+    from autoseg.pipelines.plan import PlanRequest, run_check
     from autoseg.planning.report import PAGE_NAME
 
     request = PlanRequest(
@@ -182,7 +182,7 @@ def _counts(num_usable: int, num_cases: int) -> str:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from autoseg.planning.command import PlanRequest, run_plan
+    from autoseg.pipelines.plan import PlanRequest, run_plan
 
     if arguments.output is None:
         raise UsageError("-o RUN is missing. Name the folder that the plan goes to.")
@@ -208,7 +208,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _show_mapping(mapping: "LabelMapping", *, run: Path | None) -> list[str]:
-    from autoseg.planning.mapping_file import FILE_NAME, describe_mapping
+    from autoseg.planning.multi_dataset.mapping_file import FILE_NAME, describe_mapping
 
     lines = describe_mapping(mapping)
     more = [f"          and {len(lines) - MAX_LABELS_SHOWN} more"] if len(lines) > MAX_LABELS_SHOWN else []
@@ -221,7 +221,7 @@ def _show_mapping(mapping: "LabelMapping", *, run: Path | None) -> list[str]:
 
 
 def _server(arguments: argparse.Namespace) -> "Server | None":
-    from autoseg.descriptions.ask import Server
+    from autoseg.organs.llm_texts import Server
 
     if arguments.describe is None:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoseg.cli.common import build_parser, run_command
 from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, Problem, format_problems, printable
-from autoseg.machine import give_large_blocks_back
+from autoseg.system.resources import give_large_blocks_back
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,8 +67,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _estimate(arguments)
     give_large_blocks_back()
-    from autoseg.prediction.command import predict_files  # torch loads only when there is work
-    from autoseg.ranks import leads
+    from autoseg.distributed.ranks import leads
+    from autoseg.pipelines.predict import predict_files  # torch loads only when there is work
 
     run = predict_files(
         arguments.input,
@@ -105,8 +105,8 @@ def _read_organs(words: Sequence[str]) -> dict[str, str]:
 
 def _estimate(arguments: argparse.Namespace) -> int:
     give_large_blocks_back()  # as when it predicts, or its peak would be another
-    from autoseg.prediction.command import estimate_files
-    from autoseg.prediction.estimate import format_estimates
+    from autoseg.pipelines.dry_run import format_estimates
+    from autoseg.pipelines.predict import estimate_files
 
     estimates = estimate_files(
         arguments.input,

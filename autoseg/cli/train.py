@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.cli.common import build_parser, run_command
+from autoseg.distributed.ranks import leads
 from autoseg.errors import EXIT_DONE, printable
-from autoseg.ranks import leads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     if arguments.export is not None:
         return _export(arguments)
-    from autoseg.training.command import train  # torch loads only when there is work
+    from autoseg.pipelines.train import train  # torch loads only when there is work
 
     result = train(
         arguments.run,
@@ -69,7 +69,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from autoseg.prediction.export import export
+    from autoseg.pipelines.export_model import export
 
     count = export(arguments.run, arguments.export, fold=arguments.fold)
     file = printable(str(arguments.export))

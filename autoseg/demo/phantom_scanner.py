@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from autoseg.demo.phantom_anatomy import Tissue
 from autoseg.demo.phantom_shapes import rotation_matrix
-from autoseg.geometry import ImageGeometry
+from autoseg.io.geometry import ImageGeometry
 
 Modality = Literal["CT", "MRI"]
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from autoseg.demo.phantom_anatomy import PHANTOM_ORGANS, draw_anatomy, tissues_at
 from autoseg.demo.phantom_scanner import Modality, draw_grid, scan, voxel_centres_mm
-from autoseg.files import write_json
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import write_label_map, write_scan
-from autoseg.progress import track
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import write_label_map, write_scan
+from autoseg.system.atomic_files import write_json
+from autoseg.system.progress import track
 
 __all__ = ["PHANTOM_ORGANS", "PhantomCase", "make_phantom", "write_phantom_dataset"]
 

@@ -1,6 +1,6 @@
 """The demo's pictures: each unseen scan with its prediction and the truth, and one CT over one MRI.
 
-Owns: `draw_pictures`. Does not own: how an overlay looks (`evaluation/overlay.py`).
+Owns: `draw_pictures`. Does not own: how an overlay looks (`overlay.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from skimage import io as pixels
 
-from autoseg.evaluation.overlay import save_overlay
-from autoseg.files import atomic_path
-from autoseg.geometry import canonical_axis_map, reorient
-from autoseg.image_io import read_labels, read_scan, scan_stem
+from autoseg.demo.overlay import save_overlay
+from autoseg.io.geometry import canonical_axis_map, reorient
+from autoseg.io.image import read_labels, read_scan, scan_stem
+from autoseg.system.atomic_files import atomic_path
 
 OVERVIEW = "overview.png"
 SLICES_IN_OVERVIEW = 2

@@ -23,9 +23,9 @@ from autoseg.demo.phantoms import PHANTOM_ORGANS, write_phantom_dataset
 from autoseg.demo.pictures import draw_pictures
 from autoseg.errors import UsageError, printable
 from autoseg.evaluation import Evaluation, evaluate
-from autoseg.files import read_json, write_json
-from autoseg.planning.command import plan
-from autoseg.progress import track
+from autoseg.pipelines.plan import plan
+from autoseg.system.atomic_files import read_json, write_json
+from autoseg.system.progress import track
 
 log = logging.getLogger("autoseg")
 
@@ -90,8 +90,8 @@ def run_tour(
         UsageError: The folder holds something else, or a demo of another size.
         AutosegError: A step cannot be done.
     """
-    from autoseg.prediction.command import predict_files  # here, not above: torch loads while the user can read already
-    from autoseg.training.command import train
+    from autoseg.pipelines.predict import predict_files  # here, not above: torch loads while the user can read already
+    from autoseg.pipelines.train import train
 
     start = time.monotonic()
     settings = settings or TourSettings()

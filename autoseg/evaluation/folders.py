@@ -21,10 +21,10 @@ from autoseg.evaluation.case import evaluate_case, missed_case, organ_boxes
 from autoseg.evaluation.label_names import DatasetLabels, PlanNames, read_plan_names
 from autoseg.evaluation.report import CaseResult, Evaluation, complete_names, merge_names
 from autoseg.evaluation.translation import to_reference_values
-from autoseg.geometry import grids_differ
-from autoseg.image_io import Scan, is_scan_name, read_label_names, read_labels, scan_stem
-from autoseg.progress import track
-from autoseg.workers import default_num_workers
+from autoseg.io.geometry import grids_differ
+from autoseg.io.image import Scan, is_scan_name, read_label_names, read_labels, scan_stem
+from autoseg.system.process_pool import default_num_workers
+from autoseg.system.progress import track
 
 MAX_LABEL_VALUE = 65535
 FIRST_REGION = MAX_LABEL_VALUE + 1  # what stands for the value of the first region, then the next

@@ -1,7 +1,7 @@
 """Names of label values, from a dataset's `dataset.json` and from what a model writes beside its predictions.
 
 Owns: `read_dataset_labels`, for nnU-Net's `{"liver": 1}` and MSD's `{"1": "liver"}`; `read_plan_names`.
-Does not own: the dataset itself (`dataset.py`), names that a label map carries (`image_io.py`).
+Does not own: the dataset itself (`datasets/dataset.py`), names that a label map carries (`io/image.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autoseg.dataset_regions import split_regions
+from autoseg.datasets.regions import split_regions
 from autoseg.errors import UsageError
-from autoseg.files import read_json
+from autoseg.system.atomic_files import read_json
 
 BACKGROUND_VALUE = 0
 IGNORE_NAME = "ignore"  # nnU-Net's word

@@ -1,7 +1,7 @@
 """Predictions of a model that has other label values, or other names, than the reference they are compared with.
 
 Owns: `to_reference_values`, and which predicted value may be which value of the reference.
-Does not own: when two names are of one organ (`descriptions/relations.py`), reading files (`folders.py`,
+Does not own: when two names are of one organ (`organs/relations.py`), reading files (`folders.py`,
 `label_names.py`).
 
 A model over several datasets has organs of its own, and calls "lien" what another dataset calls "spleen". What its plan
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from autoseg.descriptions.relations import FinerNames, organ_key
 from autoseg.evaluation.label_names import DatasetLabels, PlanNames
+from autoseg.organs.relations import FinerNames, organ_key
 
 Translation = dict[int, tuple[int, ...]]  # predicted value to the reference's values that it may be; (): background
 

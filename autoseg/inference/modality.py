@@ -7,10 +7,10 @@ Does not own: what follows from it, normalisation (`preprocessing/`) and text (t
 import re
 from collections.abc import Sequence
 
-from autoseg.descriptions import find_modality
+from autoseg.config.plans import DataPlan
 from autoseg.errors import UsageError
-from autoseg.image_io import Scan
-from autoseg.plans import DataPlan
+from autoseg.io.image import Scan
+from autoseg.organs import find_modality
 
 AIR_HU = -500.0  # a CT scan of a body holds air around it or in it; other scans hold no such values
 

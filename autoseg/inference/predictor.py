@@ -15,21 +15,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoseg.config.plans import Plans, apply_settings
 from autoseg.errors import CheckpointError, UsageError
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import Scan
-from autoseg.inference.clicks import OrganClicks, PlacedClicks, place_clicks
-from autoseg.inference.confidence import no_confidence
-from autoseg.inference.file_labels import undo_preprocessing
+from autoseg.inference.click_prompts import OrganClicks, PlacedClicks, place_clicks
+from autoseg.inference.connected_components import clean_labels
+from autoseg.inference.cpu_threads import side_by_side
+from autoseg.inference.expected_dice import no_confidence
 from autoseg.inference.modality import choose_modality, find_modality_number
 from autoseg.inference.sliding_window import predict_slices
-from autoseg.inference.specks import clean_labels
-from autoseg.network.cores import side_by_side
-from autoseg.network.device import choose_device, is_out_of_memory
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import Scan
 from autoseg.network.model import AutosegNetwork
-from autoseg.network.model_file import MODEL_FILE_NAME, load_models, most_validated
-from autoseg.plans import Plans, apply_settings
+from autoseg.network.weights.model_file import MODEL_FILE_NAME, load_models, most_validated
+from autoseg.preprocessing.inverse import undo_preprocessing
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
+from autoseg.system.torch_device import choose_device, is_out_of_memory
 
 MOST_FOLD_LETTERS = 20  # "all", or a number
 

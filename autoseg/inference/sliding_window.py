@@ -2,8 +2,8 @@
 
 Owns: `predict_slices`, one probability map a slice, in order, nothing of size (organs x scan); the memories of a case,
 which end with it.
-Does not own: how a scan becomes slices (`slices_on_device.py`) and maps a label map (`file_labels.py`), which slice is
-visited next (`visiting.py`).
+Does not own: how a scan becomes slices (`device_slices.py`) and maps a label map (`preprocessing/inverse.py`), which
+slice is visited next (`slice_order.py`).
 
 Legend: S slices, B of them at once, C channels, N neighbouring slices, K organs asked for, R x W a slice, r x w the
 window.
@@ -19,18 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoseg.inference.clicks import PlacedClicks
-from autoseg.inference.slices_on_device import bring_to
+from autoseg.config.plans import InferencePlan, Plans
+from autoseg.inference.click_prompts import PlacedClicks
+from autoseg.inference.cpu_threads import ONE_CORE, Cores
+from autoseg.inference.device_slices import bring_to
+from autoseg.inference.slice_order import visiting_order
 from autoseg.inference.tiles import Corner, Tiles, gaussian_weight, tile
-from autoseg.inference.visiting import visiting_order
-from autoseg.network.clicks import Clicks
-from autoseg.network.cores import ONE_CORE, Cores
-from autoseg.network.device import mixed_precision
-from autoseg.network.memory_bank import MemoryBank
+from autoseg.network.context_slices import neighbour_numbers
+from autoseg.network.memory.memory_bank import MemoryBank
 from autoseg.network.model import AutosegNetwork
-from autoseg.network.neighbours import neighbour_numbers
-from autoseg.plans import InferencePlan, Plans
+from autoseg.network.point_prompts import Clicks
 from autoseg.preprocessing.slices import PreparedSlices
+from autoseg.system.torch_device import mixed_precision
 
 # Of the maps of the slices predicted at once, by kind of device; while they are made they take some four times as much.
 MAPS_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}

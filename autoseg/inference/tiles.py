@@ -13,7 +13,7 @@ import numpy as np
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
-from autoseg.plans import Plans
+from autoseg.config.plans import Plans
 
 Corner = tuple[int, int]
 SIGMA_SHARE = 0.25  # of the window's side; the weight falls to 0.14 at the middle of its edge

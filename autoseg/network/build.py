@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from autoseg.network.clicks import ClickEncoder
+from autoseg.config.plans import NetworkPlan, Plans
 from autoseg.network.image_encoder import ImageEncoder, SemanticInjection
 from autoseg.network.interaction import CrossModalInteraction
-from autoseg.network.learned_text import LearnedText
 from autoseg.network.mask_decoder import SemanticMaskDecoder
-from autoseg.network.memory import SliceMemory
+from autoseg.network.memory.slice_memory import SliceMemory
 from autoseg.network.model import AutosegNetwork
+from autoseg.network.point_prompts import ClickEncoder
 from autoseg.network.prompt_projector import PromptProjector
 from autoseg.network.refiner import Refiner
-from autoseg.network.sam2_parts import (
+from autoseg.network.sam2_modules import (
     HIERA_SIZES,
     MemoryTokens,
     PositionEmbeddingRandom,
@@ -30,10 +30,10 @@ from autoseg.network.sam2_parts import (
     build_two_way_transformer,
 )
 from autoseg.network.semantic_decoder import SemanticAwareDecoder
-from autoseg.plans import NetworkPlan, Plans
+from autoseg.network.text.learned_embedding import LearnedText
 
 if TYPE_CHECKING:
-    from autoseg.network.clip_image import ClipImageTower
+    from autoseg.network.text.clip_image_encoder import ClipImageTower
 
 FINAL_STRIDE = 16  # of the features that SAM's decoder takes
 SLICES_TO_ENCODER = 3  # so that a pretrained patch embedding for colour images fits
@@ -46,7 +46,7 @@ def build_network(
     image_tower: "ClipImageTower | None" = None,
     offline: bool = False,
 ) -> AutosegNetwork:
-    """Build the network of a plan with new weights; `sam2_weights.py` loads those of a checkpoint.
+    """Build the network of a plan with new weights; `weights/sam2_checkpoint.py` loads those of a checkpoint.
 
     Args:
         plans: The resolved plan.
@@ -117,9 +117,9 @@ def _build_towers(plans: Plans, *, offline: bool) -> tuple[nn.Module, "ClipImage
     if network.text.model == "learned":
         return LearnedText(len(plans.data.text_rows), channels=channels), None
     # open_clip loads for a second: only where one of its towers is needed
-    from autoseg.network.clip_image import build_clip_image
-    from autoseg.network.open_clip_parts import load_clip
-    from autoseg.network.text_encoder import build_text_encoder
+    from autoseg.network.text.clip_image_encoder import build_clip_image
+    from autoseg.network.text.open_clip_models import load_clip
+    from autoseg.network.text.text_encoder import build_text_encoder
 
     clip = None if network.text.model == "nano" else load_clip(network.text, offline=offline)  # once, for both towers
     sentences = plans.data.text_rows

@@ -1,7 +1,7 @@
 """SAM2's image encoder with the organs' semantics entering at each stage.
 
 Owns: the walk through Hiera's blocks, the adapters, the feature pyramid.
-Does not own: Hiera itself (`sam2_parts.py`), the semantics (`interaction.py`).
+Does not own: Hiera itself (`sam2_modules.py`), the semantics (`interaction.py`).
 
 Source: CRISP-SAM2, adapters with a shared down-projection and one up-projection a stage.
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.network.sam2_parts import FpnNeck, Hiera
+from autoseg.network.sam2_modules import FpnNeck, Hiera
 
 ADAPTER_CHANNELS = 32
 

@@ -11,7 +11,7 @@ Legend: B slices, K organs, S sentences an organ, N image tokens, D channels.
 import torch
 from torch import Tensor, nn
 
-from autoseg.network.sam2_parts import Attention
+from autoseg.network.sam2_modules import Attention
 
 NUM_HEADS = 4
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.network.prompt_projector import Prompts
-from autoseg.network.sam2_parts import MaskDecoder
+from autoseg.network.sam2_modules import MaskDecoder
 
 
 @dataclass(frozen=True)

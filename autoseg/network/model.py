@@ -1,7 +1,7 @@
 """The whole network, in the order in which a slice flows through it.
 
 Owns: `AutosegNetwork.forward` and `NetworkOutput`.
-Does not own: how the parts are built (`build.py`), losses (`training/losses.py`).
+Does not own: how the parts are built (`build.py`), losses (`loss/losses.py`).
 
 Legend: B slices, of V volumes T each where the memory is used, K organs asked for, D channels, C image channels, N
 neighbouring slices, R x W the window at target spacing, h4 x w4 the grid at stride 4 of the image encoder.
@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.network.clicks import ClickEncoder, Clicks, PointedAt, no_clicks
-from autoseg.network.device import convolution_precision
 from autoseg.network.image_encoder import ImageEncoder
 from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.mask_decoder import DecodedMasks, SemanticMaskDecoder
-from autoseg.network.memory import SliceMemory
-from autoseg.network.memory_bank import MemoryBank
+from autoseg.network.memory.memory_bank import MemoryBank
+from autoseg.network.memory.slice_memory import SliceMemory
+from autoseg.network.point_prompts import ClickEncoder, Clicks, PointedAt, no_clicks
 from autoseg.network.prompt_projector import PromptProjector, Prompts
 from autoseg.network.refiner import RefinedMap, Refiner
-from autoseg.network.sam2_parts import PositionEmbeddingRandom
+from autoseg.network.sam2_modules import PositionEmbeddingRandom
 from autoseg.network.semantic_decoder import SemanticAwareDecoder, SemanticMap
+from autoseg.system.torch_device import convolution_precision
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.network.sam2_parts import Attention
+from autoseg.network.sam2_modules import Attention
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.network.sam2_parts import LayerNorm2d, TwoWayTransformer
+from autoseg.network.sam2_modules import LayerNorm2d, TwoWayTransformer
 
 
 @dataclass(frozen=True)

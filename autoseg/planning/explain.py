@@ -1,7 +1,7 @@
 """Why a plan holds what it holds, as lines of text.
 
 Owns: `explain`, `find_reason`, `flatten`.
-Does not own: the rules and their reasons (`rules_*.py`), reasons of changed values (`changes.py`), printing.
+Does not own: the rules and their reasons (`rules_*.py`), reasons of changed values (`overrides.py`), printing.
 """
 
 import difflib
@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from autoseg.config.plans import Plans, Reason
 from autoseg.errors import PlanError
-from autoseg.plans import Plans, Reason
 
 NOT_EXPLAINED = {"reasons", "changes"}
 

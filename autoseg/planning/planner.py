@@ -1,8 +1,8 @@
 """From fingerprint and device to plans, with a reason for every value.
 
 Owns: `make_plans`, which calls the rules in order.
-Does not own: the rules (`rules_data.py`, `rules_datasets.py`, `rules_network.py`, `rules_training.py`), the organs'
-sentences (`organ_texts.py`).
+Does not own: the rules (`rules/data.py`, `rules/datasets.py`, `rules/network.py`, `rules/training.py`), the organs'
+sentences (`organs/organ_sentences.py`).
 """
 
 from collections import Counter
@@ -11,18 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import ValidationError
 
-from autoseg.errors import PlanError
-from autoseg.planning import rules_data, rules_network, rules_training
-from autoseg.planning.choice import Choice, Reasons
-from autoseg.planning.fingerprint import AXIS_NUMBER, Fingerprint
-from autoseg.planning.organ_texts import modality_name
-from autoseg.planning.planner_data import plan_data
-from autoseg.planning.rules_datasets import (
-    choose_dataset_shares,
-    choose_organ_weights,
-    choose_small_windows,
-)
-from autoseg.plans import (
+from autoseg.config.plans import (
     AugmentationPlan,
     Axis,
     Backbone,
@@ -35,6 +24,19 @@ from autoseg.plans import (
     Reason,
     TextPlan,
     TrainingPlan,
+)
+from autoseg.errors import PlanError
+from autoseg.organs.organ_sentences import modality_name
+from autoseg.planning.data_planner import plan_data
+from autoseg.planning.fingerprint.fingerprint import AXIS_NUMBER, Fingerprint
+from autoseg.planning.rules import data as data_rules
+from autoseg.planning.rules import network as network_rules
+from autoseg.planning.rules import training as training_rules
+from autoseg.planning.rules.choice import Choice, Reasons
+from autoseg.planning.rules.datasets import (
+    choose_dataset_shares,
+    choose_organ_weights,
+    choose_small_windows,
 )
 
 TEXT_RULE = (
@@ -105,23 +107,23 @@ def _plan_network(
 ) -> NetworkPlan:
     axis = data.slice_axis
     sizes = fingerprint.cropped_sizes_zyx * fingerprint.spacings_zyx_mm / np.array(data.target_spacing_zyx_mm)
-    in_plane = _by_dataset(fingerprint, rules_data.to_slice_order(sizes, slice_axis=axis)[:, 1:])
-    windows = [rules_network.choose_window(one, device=device) for one in in_plane.values()]
+    in_plane = _by_dataset(fingerprint, data_rules.to_slice_order(sizes, slice_axis=axis)[:, 1:])
+    windows = [network_rules.choose_window(one, device=device) for one in in_plane.values()]
     window = reasons.keep("network.window_rows_px", max(windows, key=lambda choice: choice.value[0] * choice.value[1]))
     window = given.window_px or window
     reasons.found["network.window_columns_px"] = reasons.found["network.window_rows_px"]
     width_px = _smallest_width_px(fingerprint, data=data)
     slice_spacing_mm = float(data.target_spacing_zyx_mm[AXIS_NUMBER[axis]])
-    backbone = reasons.keep("network.backbone", rules_network.choose_backbone(device))
+    backbone = reasons.keep("network.backbone", network_rules.choose_backbone(device))
     backbone = given.backbone or backbone
     reasons.found["network.text"] = Reason(rule=TEXT_RULE)
     refiner_channels = reasons.keep(
         "network.refiner_channels",
-        rules_network.choose_refiner_channels(window, smallest_width_px=width_px, device=device),
+        network_rules.choose_refiner_channels(window, smallest_width_px=width_px, device=device),
     )
     refiner_stride = reasons.keep(
         "network.refiner_stride",
-        rules_network.choose_refiner_stride(window, smallest_width_px=width_px, device=device),
+        network_rules.choose_refiner_stride(window, smallest_width_px=width_px, device=device),
     )
     step_px = given.refiner_step_px or refiner_stride * 2 ** max(0, len(refiner_channels) - 1)
     small_windows = choose_small_windows(in_plane, window_px=window, step_px=step_px)
@@ -132,12 +134,12 @@ def _plan_network(
         window_columns_px=window[1],
         image_size_px=reasons.keep(
             "network.image_size_px",
-            rules_network.choose_image_size(window, smallest_width_px=width_px, backbone=backbone, device=device),
+            network_rules.choose_image_size(window, smallest_width_px=width_px, backbone=backbone, device=device),
         ),
-        feature_channels=reasons.keep("network.feature_channels", rules_network.choose_feature_channels(backbone)),
+        feature_channels=reasons.keep("network.feature_channels", network_rules.choose_feature_channels(backbone)),
         refiner_channels=refiner_channels,
         small_windows_px=reasons.keep("network.small_windows_px", small_windows),
-        neighbours=reasons.keep("network.neighbours", rules_network.choose_neighbours(slice_spacing_mm)),
+        neighbours=reasons.keep("network.neighbours", network_rules.choose_neighbours(slice_spacing_mm)),
         refiner_stride=refiner_stride,
         memory_slices=reasons.keep("network.memory_slices", _choose_memory_slices(fingerprint, axis=axis, data=data)),
     )
@@ -161,16 +163,16 @@ def _choose_shares(fingerprint: Fingerprint, reasons: Reasons) -> tuple[DatasetS
 
 
 def _smallest_width_px(fingerprint: Fingerprint, *, data: DataPlan) -> float:
-    spacing = rules_data.to_slice_order(np.array(data.target_spacing_zyx_mm), slice_axis=data.slice_axis)
+    spacing = data_rules.to_slice_order(np.array(data.target_spacing_zyx_mm), slice_axis=data.slice_axis)
     pixel_mm = float(np.sqrt(spacing[1] * spacing[2]))
     widths_mm = fingerprint.organ_widths_mm(data.slice_axis)
-    return rules_network.find_smallest_width_px(widths_mm, pixel_mm=pixel_mm)
+    return network_rules.find_smallest_width_px(widths_mm, pixel_mm=pixel_mm)
 
 
 def _choose_memory_slices(fingerprint: Fingerprint, *, axis: Axis, data: DataPlan) -> Choice[int]:
     number = AXIS_NUMBER[axis]
     thickness_mm = data.target_spacing_zyx_mm[number]
-    return rules_network.choose_memory_slices(
+    return network_rules.choose_memory_slices(
         np.array([case.slice_correlation_zyx[number] for case in fingerprint.cases]),
         extents_slices=[extent / thickness_mm for extent in fingerprint.organ_extents_mm(axis).values()],
     )
@@ -181,30 +183,30 @@ def _plan_training(
 ) -> TrainingPlan:
     names = [organ.name for organ in data.organs]
     organs_per_step = reasons.keep(
-        "training.organs_per_step", rules_training.choose_organs_per_step(len(names), device=device)
+        "training.organs_per_step", training_rules.choose_organs_per_step(len(names), device=device)
     )
     mirror_axes = reasons.keep(
         "training.augmentation.mirror_axes",
-        rules_training.choose_mirror_axes(names, slice_axis=data.slice_axis),
+        training_rules.choose_mirror_axes(names, slice_axis=data.slice_axis),
     )
     num_patients = len(set(fingerprint.patient_groups().values()))
     num_cases = Counter(organ.name for case in fingerprint.cases for organ in case.organs)
     batch_slices = reasons.keep(
-        "training.batch_slices", rules_training.choose_batch(network, organs_per_step=organs_per_step, device=device)
+        "training.batch_slices", training_rules.choose_batch(network, organs_per_step=organs_per_step, device=device)
     )
     where = reasons.keep(
         "training.augmentation.where",
-        rules_training.choose_augmentation_place(
+        training_rules.choose_augmentation_place(
             network, num_channels=len(data.channels), batch_slices=batch_slices, device=device
         ),
     )
     return TrainingPlan(
         batch_slices=batch_slices,
-        learning_rate=reasons.keep("training.learning_rate", rules_training.choose_learning_rate(network.backbone)),
-        refiner_optimiser=reasons.keep("training.refiner_optimiser", rules_training.choose_refiner_optimiser()),
+        learning_rate=reasons.keep("training.learning_rate", training_rules.choose_learning_rate(network.backbone)),
+        refiner_optimiser=reasons.keep("training.refiner_optimiser", training_rules.choose_refiner_optimiser()),
         organs_per_step=organs_per_step,
         organ_weights=reasons.keep("training.organ_weights", choose_organ_weights(num_cases)),
-        num_folds=reasons.keep("training.num_folds", rules_training.choose_num_folds(num_patients)),
+        num_folds=reasons.keep("training.num_folds", training_rules.choose_num_folds(num_patients)),
         augmentation=AugmentationPlan(mirror_axes=mirror_axes, where=where),
     )
 
@@ -214,12 +216,12 @@ def _plan_inference(
 ) -> InferencePlan:
     axes = reasons.keep(
         "inference.mirror_axes",
-        rules_training.choose_inference_mirror_axes(training.augmentation.mirror_axes),
+        training_rules.choose_inference_mirror_axes(training.augmentation.mirror_axes),
     )
     slices = reasons.keep(
-        "inference.slices_per_batch", rules_training.choose_inference_batch(training.batch_slices, device=device)
+        "inference.slices_per_batch", training_rules.choose_inference_batch(training.batch_slices, device=device)
     )
     names = {organ.name for organ in data.organs}
     pieces = {name: counts for name, counts in fingerprint.organ_pieces().items() if name in names}
-    cleaning = reasons.keep("inference.cleaning", rules_training.choose_cleaning(pieces))
+    cleaning = reasons.keep("inference.cleaning", training_rules.choose_cleaning(pieces))
     return InferencePlan(mirror_axes=axes, slices_per_batch=slices, cleaning=cleaning)

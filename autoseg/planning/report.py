@@ -1,8 +1,8 @@
 """The dataset report: the state, the facts and every problem of every case, for programs (JSON) and people (a page).
 
 Owns: the form of `dataset_report.json`, and what the page beside it is told.
-Does not own: finding problems (`fingerprint.py`, `dataset.py`), what follows from them (`command.py`), how the page
-looks (`dataset_report.html`, filled by `report_page.py`).
+Does not own: finding problems (`fingerprint/fingerprint.py`, `datasets/dataset.py`), what follows from them
+(`command.py`), how the page looks (`dataset_report.html`, filled by `report_page.py`).
 
 The report has no time and no path of this machine in it: the same dataset gives the same bytes.
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import Problem
-from autoseg.files import write_json, write_text
-from autoseg.planning.case_facts import CaseFacts
-from autoseg.planning.fingerprint import Fingerprint
+from autoseg.planning.fingerprint.case_statistics import CaseFacts
+from autoseg.planning.fingerprint.fingerprint import Fingerprint
 from autoseg.planning.report_page import format_page
+from autoseg.system.atomic_files import write_json, write_text
 
 REPORT_VERSION = 2
 JSON_NAME, PAGE_NAME = "dataset_report.json", "dataset_report.html"

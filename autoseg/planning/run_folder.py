@@ -10,12 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoseg.config.plans import Plans, read_plans, write_plans
 from autoseg.errors import OutputError, PlanError, UsageError
-from autoseg.files import atomic_path, explain_write_error, find_disk_fault, read_json, remove_leftovers, write_json
-from autoseg.locks import hold_folder
-from autoseg.planning.fingerprint import Fingerprint
+from autoseg.planning.fingerprint.fingerprint import Fingerprint
 from autoseg.planning.splits import make_splits
-from autoseg.plans import Plans, read_plans, write_plans
+from autoseg.system.atomic_files import (
+    atomic_path,
+    explain_write_error,
+    find_disk_fault,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
+from autoseg.system.file_lock import hold_folder
 
 log = logging.getLogger("autoseg")
 

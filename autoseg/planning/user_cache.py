@@ -1,7 +1,7 @@
 """Where a check without a run folder keeps what it measured: the user's own cache folder.
 
 Owns: the path of a dataset's file there, and the removal of files that nothing has used for long.
-Does not own: the file's content (`case_cache.py`).
+Does not own: the file's content (`fingerprint/case_cache.py`).
 
 The folder is $XDG_CACHE_HOME/autoseg, or ~/.cache/autoseg. Where there is none, or it cannot be written, nothing is
 kept and all works as before. Anything in it may be deleted at any time.
@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from autoseg.planning.case_cache import CaseCache
+from autoseg.planning.fingerprint.case_cache import CaseCache
 
 ENDING = ".jsonl"
 MAX_DAYS_UNUSED = 90

@@ -1,7 +1,7 @@
 """Change of grid by interpolation, one axis after the other.
 
 Owns: `Taps` (which input samples, with which weights, make an output sample), and resampling of images and labels.
-Does not own: which grid is wanted (`case.py`).
+Does not own: which grid is wanted (`pipeline.py`).
 
 All grids are aligned at their borders (half-pixel centres): output sample `o` of `n_out` lies at input position
 `(o + 0.5) * n_in / n_out - 0.5`, held inside the first and last sample.

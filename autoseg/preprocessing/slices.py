@@ -2,7 +2,7 @@
 
 Owns: `PreparedSlices`, which holds a scan as it was read and only a few slices of what it becomes, and the order of the
 steps: canonical axes, crop, slice axis first, scale, resample.
-Does not own: the grid (`transform.py`), how voxels are scaled (`normalisation.py`) or interpolated (`resampling.py`).
+Does not own: the grid (`transform.py`), how voxels are scaled (`normalization.py`) or interpolated (`resampling.py`).
 
 Symbols: C channels, S slices, R rows, W columns of the preprocessed grid.
 """
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from autoseg.config.plans import DataPlan
 from autoseg.errors import DatasetError
-from autoseg.geometry import Box, canonical_axis_map, reorient
-from autoseg.image_io import Scan
-from autoseg.plans import DataPlan
-from autoseg.preprocessing.normalisation import Scaling, fill_holes, measure_scaling, scale
+from autoseg.io.geometry import Box, canonical_axis_map, reorient
+from autoseg.io.image import Scan
+from autoseg.preprocessing.normalization import Scaling, fill_holes, measure_scaling, scale
 from autoseg.preprocessing.resampling import Taps, axis_taps, resample_image, spline_orders, taps_between
 from autoseg.preprocessing.transform import CaseTransform, filled_box, make_transform, slice_first
 

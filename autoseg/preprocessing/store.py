@@ -2,7 +2,7 @@
 
 Owns: the folder of a case (`image.b2nd`, `labels.b2nd`, `case.json`) and when it counts as current.
 Does not own: the form of the arrays (`array_file.py`) and of `case.json` (`case_record.py`), how a case is made
-(`case.py`), nor which cases are wanted (`run.py`).
+(`pipeline.py`), nor which cases are wanted (`pipelines/preprocess.py`).
 
 A case is written under a temporary name and its folder renamed at the end, so it is complete or absent. Single files
 are not flushed to the disk one by one; `case.json` holds their sizes instead, so that a file cut short by a power
@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from autoseg.errors import DatasetError, UsageError
-from autoseg.files import TEMPORARY_PREFIX, current_umask, file_sha256, read_json
 from autoseg.preprocessing.array_file import StoredArray, open_array, pack_array
-from autoseg.preprocessing.case import CaseSource, PreprocessedCase
 from autoseg.preprocessing.case_record import IMAGE, LABELS, STORE_VERSION, read_record
+from autoseg.preprocessing.pipeline import CaseSource, PreprocessedCase
 from autoseg.preprocessing.transform import CaseTransform
-from autoseg.workers import default_num_workers
+from autoseg.system.atomic_files import TEMPORARY_PREFIX, current_umask, file_sha256, read_json
+from autoseg.system.process_pool import default_num_workers
 
 
 class CaseStore:

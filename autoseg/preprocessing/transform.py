@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from autoseg.geometry import AxisMap, Box, ImageGeometry, box_slices, canonical_axis_map, reorient
-from autoseg.plans import Axis, DataPlan
+from autoseg.config.plans import Axis, DataPlan
+from autoseg.io.geometry import AxisMap, Box, ImageGeometry, box_slices, canonical_axis_map, reorient
 from autoseg.preprocessing.resampling import refuse_huge, resampled_shape
 
 AXIS_NUMBER: dict[str, int] = {"z": 0, "y": 1, "x": 2}

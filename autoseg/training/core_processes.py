@@ -32,9 +32,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from autoseg.preprocessing.store import CaseStore
+from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.gradients import PartGradients, measure, seed_dropout, turn_back
-from autoseg.training.losses import Sums, join_sums
-from autoseg.training.sampling import SliceSampler
+from autoseg.training.loss.losses import Sums, join_sums
 from autoseg.training.shared_files import fixed_tensors, map_file, place_in_file, reserve, trained_parameters
 from autoseg.training.state import TrainState
 from autoseg.training.step_share import StepShare, add_in_pairs, cut_slices

@@ -12,13 +12,13 @@ from typing import Any, TextIO
 import torch
 from safetensors.torch import load_file
 
-from autoseg.machine import end_with_parent
+from autoseg.config.plans import parse_plans
 from autoseg.network.build import build_network
-from autoseg.plans import parse_plans
 from autoseg.preprocessing.store import CaseStore
+from autoseg.system.resources import end_with_parent
+from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.gradients import find_gradients, seed_dropout
-from autoseg.training.pieces import Room
-from autoseg.training.sampling import SliceSampler
+from autoseg.training.micro_batches import Room
 from autoseg.training.shared_files import map_file, place_in_file
 
 

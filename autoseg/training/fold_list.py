@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import UsageError
-from autoseg.files import read_json
+from autoseg.system.atomic_files import read_json
 
 MOST_FOLDS = 1000
 EXAMPLE = '{"train": ["case", ..], "validation": []}'

@@ -2,7 +2,8 @@
 
 Owns: `find_gradients` and its two halves, there (`measure`) and back (`turn_back`); `find_gradients_in_room` where
 memory is scarce; the sum over the parts of a batch.
-Does not own: how a batch is cut (`pieces.py`), who holds its parts (`core_processes.py`, `sharing.py`).
+Does not own: how a batch is cut (`micro_batches.py`), who holds its parts (`core_processes.py`,
+`distributed/collectives.py`).
 
 The loss is no mean over slices, but follows from sums over all of them. So between there and back the sums of all parts
 are added up, and the gradients of the parts add up to the gradient of the whole batch.
@@ -18,16 +19,16 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from autoseg.config.plans import TrainingPlan
 from autoseg.errors import TrainingError
-from autoseg.network.device import is_out_of_memory, mixed_precision
 from autoseg.network.model import AutosegNetwork, NetworkOutput
-from autoseg.plans import TrainingPlan
-from autoseg.training.device_augmentation import make_changes
-from autoseg.training.losses import Sums, combine_sums, in_total, join_sums, measure_sums
-from autoseg.training.pieces import Room, clip_length, measure_in_pieces
-from autoseg.training.sampling import Batch
+from autoseg.system.torch_device import is_out_of_memory, mixed_precision
+from autoseg.training.data.device_augmentation import make_changes
+from autoseg.training.data.sampler import Batch
+from autoseg.training.loss.losses import Sums, combine_sums, in_total, join_sums, measure_sums
+from autoseg.training.loss.targets import make_target
+from autoseg.training.micro_batches import Room, clip_length, measure_in_pieces
 from autoseg.training.step_share import add_in_pairs
-from autoseg.training.targets import make_target
 
 log = logging.getLogger("autoseg")
 

@@ -1,7 +1,7 @@
 """Everything that a training run would lose if it were killed: `TrainState`, packed and filled side by side.
 
 Owns: the network, its averaged copy, the optimisers, the counters, and whether a saved state belongs to a plan.
-Does not own: the file (`checkpoints.py`).
+Does not own: the file (`checkpointing/checkpoints.py`).
 """
 
 import copy
@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from autoseg.config.plans import Plans
 from autoseg.errors import CheckpointError, UsageError
-from autoseg.files import parse_json, read_json
-from autoseg.hub import find_weights
+from autoseg.hub.download import find_weights
 from autoseg.network.build import build_network
-from autoseg.network.load_failures import explain_load_failure
 from autoseg.network.model import AutosegNetwork
-from autoseg.network.sam2_weights import WeightsReport, load_sam2_weights
-from autoseg.plans import Plans
-from autoseg.training.optimiser import build_optimisers
-from autoseg.training.pieces import Room
-from autoseg.training.start_report import StartReport
-from autoseg.training.starting_point import StartingModel
+from autoseg.network.weights.load_errors import explain_load_failure
+from autoseg.network.weights.sam2_checkpoint import WeightsReport, load_sam2_weights
+from autoseg.system.atomic_files import parse_json, read_json
+from autoseg.training.checkpointing.init_from_model import StartingModel
+from autoseg.training.checkpointing.transfer_report import StartReport
+from autoseg.training.micro_batches import Room
+from autoseg.training.optim.optimizers import build_optimisers
 from autoseg.training.step_share import slices_of_new_run
 
 STATE_VERSION = 3  # 2: no slices_per_step; 1: no rate factor, no best Dice, no seal

@@ -1,8 +1,8 @@
 """One training step: gradients of a batch, and the weights moved by them.
 
 Owns: `train_step`, and what is moved as one.
-Does not own: gradients (`gradients.py`), who else works on a step (`core_processes.py`, `sharing.py`), what follows
-when steps go wrong (`trainer.py`).
+Does not own: gradients (`gradients.py`), who else works on a step (`core_processes.py`, `distributed/collectives.py`),
+what follows when steps go wrong (`trainer.py`).
 """
 
 import logging
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autoseg.plans import Plans
-from autoseg.stopping import held_back
+from autoseg.config.plans import Plans
+from autoseg.distributed.collectives import ALONE, Sharing
+from autoseg.system.signals import held_back
 from autoseg.training.core_processes import GradientProcesses
+from autoseg.training.data.sampler import Batch
 from autoseg.training.gradients import AddUp, add_parts, find_gradients_in_room, seed_dropout
-from autoseg.training.sampling import Batch
-from autoseg.training.sharing import ALONE, Sharing
 from autoseg.training.state import TrainState, update_average
 
 log = logging.getLogger("autoseg")

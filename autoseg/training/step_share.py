@@ -1,7 +1,7 @@
 """Which slices of each training step a process has.
 
 Owns: `StepShare`; the size of a step, which stays that of the run's beginning; how slices are cut into parts.
-Does not own: what the slices are (`sampling.py`), how they are worked on (`core_processes.py`, `pieces.py`).
+Does not own: what the slices are (`data/sampler.py`), how they are worked on (`core_processes.py`, `micro_batches.py`).
 
 The slices of a step are numbered over all ranks, and each has random numbers of its own. So two ranks see what one with
 the doubled batch would see, and a run that goes on with another number of ranks sees what it would have seen.
@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from autoseg.config.plans import Plans
 from autoseg.errors import UsageError
-from autoseg.plans import Plans
 
 Item = TypeVar("Item")
 

@@ -1,8 +1,8 @@
 """Training of one fold: functions over one `TrainState`.
 
 Owns: the loop, its length by epochs or by time, when to save, and when a run has gone wrong.
-Does not own: a step (`step.py`), batches (`sampling.py`, `loading.py`), looking on the way (`monitoring.py`), files
-(`saving.py`).
+Does not own: a step (`step.py`), batches (`data/sampler.py`, `data/loading.py`), looking on the way
+(`validation/periodic_validation.py`), files (`checkpointing/checkpoint_policy.py`).
 """
 
 import logging
@@ -13,27 +13,27 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from autoseg.files import write_json
-from autoseg.network.device import cuda_dtype
-from autoseg.network.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
-from autoseg.plans import Plans
-from autoseg.progress import ProgressBar
-from autoseg.training.checkpoints import has_state, load_state
+from autoseg.config.plans import Plans
+from autoseg.distributed.collectives import Sharing, share_training
+from autoseg.distributed.state_sync import keep_alike, spread_state
+from autoseg.network.weights.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
+from autoseg.system.atomic_files import write_json
+from autoseg.system.progress import ProgressBar
+from autoseg.system.torch_device import cuda_dtype
+from autoseg.training.checkpointing.checkpoint_policy import draw, end_sitting, go_back, keep_on_the_way, keep_state
+from autoseg.training.checkpointing.checkpoints import has_state, load_state
+from autoseg.training.checkpointing.init_from_model import StartingModel
+from autoseg.training.checkpointing.transfer_report import WEIGHTS_FILE_NAME
 from autoseg.training.core_processes import GradientProcesses, cut_for_processes, start_processes
-from autoseg.training.loading import batches_ahead
-from autoseg.training.metrics_log import append_metrics, keep_until
-from autoseg.training.monitoring import FoldData, Watch
-from autoseg.training.optimiser import learning_rate, set_learning_rate
-from autoseg.training.pieces import Room
-from autoseg.training.sampling import Batch, SliceSampler
-from autoseg.training.saving import draw, end_sitting, go_back, keep_on_the_way, keep_state
-from autoseg.training.shared_state import keep_alike, spread_state
-from autoseg.training.sharing import Sharing, share_training
-from autoseg.training.start_report import WEIGHTS_FILE_NAME
-from autoseg.training.starting_point import StartingModel
+from autoseg.training.data.loading import batches_ahead
+from autoseg.training.data.sampler import Batch, SliceSampler
+from autoseg.training.logging.metrics_log import append_metrics, keep_until
+from autoseg.training.micro_batches import Room
+from autoseg.training.optim.optimizers import learning_rate, set_learning_rate
 from autoseg.training.state import TrainState, new_state, read_pretrained
 from autoseg.training.step import train_step
 from autoseg.training.step_share import share_of
+from autoseg.training.validation.periodic_validation import FoldData, Watch
 
 log = logging.getLogger("autoseg")
 

@@ -22,9 +22,9 @@ from fine_tuning import LEARNED_FIRST, keep_organs, plan_part, prepare, train_pa
 
 import autoseg
 from autoseg.demo.phantoms import PHANTOM_ORGANS
-from autoseg.files import read_json
-from autoseg.image_io import read_scan, write_label_map
-from autoseg.network.model_file import MODEL_FILE_NAME
+from autoseg.io.image import read_scan, write_label_map
+from autoseg.network.weights.model_file import MODEL_FILE_NAME
+from autoseg.system.atomic_files import read_json
 
 NEW, ALSO_ASKED = "spine", "right kidney"
 

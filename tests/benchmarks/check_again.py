@@ -42,7 +42,7 @@ def measure(root: Path, *, name: str, folder: Path) -> dict[str, object]:
     cache = folder / "cache"
     time.sleep(SETTLE_SECONDS)
     result: dict[str, object] = {"dataset": name, "cases": len(labels)}
-    result["import"] = seconds(["-c", "import autoseg.planning.check"], cache=cache)
+    result["import"] = seconds(["-c", "import autoseg.planning.checks"], cache=cache)
     result["first"] = seconds(check, cache=cache)
     result["again"] = [seconds(check, cache=cache) for _ in range(3)]
     labels[0].touch()

@@ -22,15 +22,15 @@ from unittest import mock
 import numpy as np
 import torch
 
+from autoseg.config.plans import Plans, apply_overlay, apply_settings, read_plans
 from autoseg.evaluation import evaluate
-from autoseg.plans import Plans, apply_overlay, apply_settings, read_plans
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training import trainer
-from autoseg.training.monitoring import FoldData
-from autoseg.training.starting_point import StartingModel
+from autoseg.training.checkpointing.init_from_model import StartingModel
 from autoseg.training.state import TrainState
 from autoseg.training.trainer import Length, train_fold
-from autoseg.training.validation import clean_validation_map, write_validation_map
+from autoseg.training.validation.periodic_validation import FoldData
+from autoseg.training.validation.validate_case import clean_validation_map, write_validation_map
 
 CPU = torch.device("cpu")
 ALL_STEPS = 10**9  # the time ends a run, not its steps

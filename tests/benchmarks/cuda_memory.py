@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from organs_cost import make_plans
 
-from autoseg.planning.memory_model import estimate_training_gib
-from autoseg.plans import Plans
-from autoseg.training.sampling import Batch
+from autoseg.config.plans import Plans
+from autoseg.planning.rules.gpu_memory import estimate_training_gib
+from autoseg.training.data.sampler import Batch
 from autoseg.training.state import new_state
 from autoseg.training.step import train_step
 

@@ -24,13 +24,13 @@ import torch
 from compare_settings import train_for
 
 import autoseg
+from autoseg.config.plans import apply_settings, read_plans
 from autoseg.demo.phantoms import PHANTOM_ORGANS, write_phantom_dataset
-from autoseg.files import write_json
-from autoseg.image_io import read_scan, write_label_map
-from autoseg.network.model_file import MODEL_FILE_NAME
-from autoseg.plans import apply_settings, read_plans
+from autoseg.io.image import read_scan, write_label_map
+from autoseg.network.weights.model_file import MODEL_FILE_NAME
 from autoseg.preprocessing.store import CaseStore
-from autoseg.training.starting_point import find_start
+from autoseg.system.atomic_files import write_json
+from autoseg.training.checkpointing.init_from_model import find_start
 
 LEARNED_FIRST = ("liver", "spleen", "left kidney", "aorta")
 LEARNED_THEN = ("right kidney", "gallbladder", "spine")

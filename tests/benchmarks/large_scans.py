@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import write_label_map, write_scan
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import write_label_map, write_scan
 
 ORGANS = {number: f"organ {number}" for number in range(1, 15)}
 AIR_HU, BODY_HU, DARKEST_HU, STEP_HU, NOISE_HU = -1000, -60, 0, 18, 12

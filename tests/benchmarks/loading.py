@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoseg.geometry import ImageGeometry
-from autoseg.machine import find_num_cores
-from autoseg.plans import Plans
-from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.config.plans import Plans
+from autoseg.io.geometry import ImageGeometry
+from autoseg.preprocessing.pipeline import PreprocessedCase
 from autoseg.preprocessing.store import CaseStore
 from autoseg.preprocessing.transform import CaseTransform
-from autoseg.training.device_augmentation import make_changes
+from autoseg.system.resources import find_num_cores
+from autoseg.training.data.device_augmentation import make_changes
+from autoseg.training.data.loading import MOST_WORKERS, batches_ahead
+from autoseg.training.data.sampler import Batch, SliceSampler
 from autoseg.training.gradients import move
-from autoseg.training.loading import MOST_WORKERS, batches_ahead
-from autoseg.training.sampling import Batch, SliceSampler
 from autoseg.training.state import new_state
 from autoseg.training.step import train_step
 

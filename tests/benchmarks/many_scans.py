@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoseg.files import file_sha256, read_json
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import write_scan
+from autoseg.config.plans import Plans
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import write_scan
 from autoseg.network.build import build_network
-from autoseg.network.model_file import save_model
-from autoseg.plans import Plans
-from autoseg.prediction.journal import JOURNAL_NAME
+from autoseg.network.weights.model_file import save_model
+from autoseg.pipelines.resume_log import JOURNAL_NAME
+from autoseg.system.atomic_files import file_sha256, read_json
 
 SHAPE_ZYX = (5, 32, 32)
 WARM_CASES = 200  # after which memory should have found its level

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoseg.config.plans import Plans
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.build import build_network
 from autoseg.network.model import AutosegNetwork
-from autoseg.network.stored_text import StoredText
-from autoseg.plans import Plans
+from autoseg.network.text.cached_text import StoredText
 
 NUM_ORGANS = (1, 2, 4, 8, 14, 20, 26, 32)
 SENTENCES = 6

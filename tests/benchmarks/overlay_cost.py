@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from organs_cost import build
 
+from autoseg.config.plans import Plans
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.model import AutosegNetwork
-from autoseg.planning.changes import plan_with_changes
-from autoseg.planning.rules_data import to_slice_order
-from autoseg.plans import Plans
+from autoseg.planning.overrides import plan_with_changes
+from autoseg.planning.rules.data import to_slice_order
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))

@@ -18,10 +18,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from autoseg.dataset import read_dataset
-from autoseg.planning.case_scan import scan_case
-from autoseg.plans import ChannelPlan, DataPlan, OrganPlan
-from autoseg.preprocessing.run import preprocess_dataset
+from autoseg.config.plans import ChannelPlan, DataPlan, OrganPlan
+from autoseg.datasets.dataset import read_dataset
+from autoseg.pipelines.preprocess import preprocess_dataset
+from autoseg.planning.fingerprint.measure_case import scan_case
 
 SHAPE_ZYX = (128, 320, 320)
 AFFINE = np.diag([0.8, 0.8, 1.5, 1.0])

@@ -27,7 +27,7 @@ from large_scans import ORGANS, write_case
 from nnunet_peer import environment, make_model, plan, predict_command
 
 import autoseg
-from autoseg.image_io import read_labels
+from autoseg.io.image import read_labels
 
 SPACINGS_ZYX_MM = [(2.5, 0.78, 0.78), (2.5, 0.8, 0.8), (2.4, 0.82, 0.82), (2.6, 0.75, 0.75)]
 NO_MIRRORING = "inference.mirror_axes=[]"  # as nnU-Net is run here

@@ -29,12 +29,12 @@ from large_scans import ORGANS, draw_labels
 from plan_vs_nnunet import tree_kib
 from scipy import ndimage
 
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import write_label_map, write_scan
+from autoseg.config.plans import Plans
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import write_label_map, write_scan
 from autoseg.network.build import build_network
-from autoseg.network.model_file import save_model
-from autoseg.network.stored_text import StoredText
-from autoseg.plans import Plans
+from autoseg.network.text.cached_text import StoredText
+from autoseg.network.weights.model_file import save_model
 
 SIDE = 512
 SPACING_ZYX_MM = (1.0, 0.8, 0.8)

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from scipy import stats
 
+from autoseg.config.plans import read_plans
 from autoseg.evaluation import Evaluation, evaluate
-from autoseg.plans import read_plans
-from autoseg.prediction.command import predict_files
+from autoseg.pipelines.predict import predict_files
 
 AS_PLANNED = "as planned"
 SETTINGS: dict[str, tuple[str, ...]] = {

@@ -29,17 +29,17 @@ import torch
 from large_scans import write_case
 
 import autoseg
-from autoseg.dataset import read_dataset
-from autoseg.files import write_json
-from autoseg.image_io import read_scan
+from autoseg.config.plans import Plans, apply_settings, read_plans
+from autoseg.datasets.dataset import read_dataset
+from autoseg.io.image import read_scan
 from autoseg.network.build import build_network
-from autoseg.planning.case_scan import scan_case
-from autoseg.plans import Plans, apply_settings, read_plans
+from autoseg.pipelines.preprocess import preprocess_dataset
+from autoseg.planning.fingerprint.measure_case import scan_case
 from autoseg.preprocessing.array_file import pack_array
-from autoseg.preprocessing.run import preprocess_dataset
 from autoseg.preprocessing.store import CaseStore
-from autoseg.training.checkpoints import save_state
-from autoseg.training.sampling import SliceSampler
+from autoseg.system.atomic_files import write_json
+from autoseg.training.checkpointing.checkpoints import save_state
+from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.state import new_state
 
 SHAPE_ZYX, SPACING_ZYX_MM = (240, 512, 512), (2.5, 0.78, 0.78)

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 
 import autoseg
+from autoseg.config.plans import apply_settings, write_plans
 from autoseg.demo.phantoms import write_phantom_dataset
-from autoseg.files import write_json
-from autoseg.plans import apply_settings, write_plans
-from autoseg.training.metrics_log import read_metrics
+from autoseg.system.atomic_files import write_json
+from autoseg.training.logging.metrics_log import read_metrics
 
 STEPS = 24
 WARM_UP = 4  # steps that are not timed

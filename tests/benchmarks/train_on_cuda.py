@@ -21,7 +21,7 @@ import torch
 from train_vs_monai import hold_out, summarise
 
 import autoseg
-from autoseg.training.metrics_log import read_metrics
+from autoseg.training.logging.metrics_log import read_metrics
 
 T = TypeVar("T")
 GIB = 2**30

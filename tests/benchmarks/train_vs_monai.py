@@ -28,24 +28,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoseg.dataset import read_dataset
+from autoseg.config.plans import Plans, read_plans
+from autoseg.datasets.dataset import read_dataset
 from autoseg.evaluation import Evaluation, evaluate
-from autoseg.image_io import read_scan, write_label_map
-from autoseg.inference.file_labels import undo_preprocessing
+from autoseg.inference.connected_components import clean_labels
 from autoseg.inference.sliding_window import predict_slices
-from autoseg.inference.specks import clean_labels
-from autoseg.network.device import convolution_precision
+from autoseg.io.image import read_scan, write_label_map
 from autoseg.network.model import NetworkOutput
-from autoseg.plans import Plans, read_plans
-from autoseg.preprocessing.case import preprocess_case
+from autoseg.preprocessing.inverse import undo_preprocessing
+from autoseg.preprocessing.pipeline import preprocess_case
 from autoseg.preprocessing.store import CaseStore
+from autoseg.system.torch_device import convolution_precision
 from autoseg.training.core_processes import cut_for_processes
-from autoseg.training.losses import cross_entropy_sums, dice_of, dice_sums, mean_of
-from autoseg.training.optimiser import build_optimisers, learning_rate, set_learning_rate
-from autoseg.training.sampling import SliceSampler
+from autoseg.training.data.sampler import SliceSampler
+from autoseg.training.loss.losses import cross_entropy_sums, dice_of, dice_sums, mean_of
+from autoseg.training.loss.targets import make_target
+from autoseg.training.optim.optimizers import build_optimisers, learning_rate, set_learning_rate
 from autoseg.training.state import update_average
 from autoseg.training.step_share import StepShare
-from autoseg.training.targets import make_target
 
 FEATURES = (16, 32, 64, 128, 256, 16)  # a BasicUNet of 1.9 M parameters, the width that fits a CPU
 BIN = Path(sys.executable).parent

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from autoseg.cli.plan import main
-from autoseg.files import read_json
-from autoseg.planning import reading
+from autoseg.planning.fingerprint import extract
+from autoseg.system.atomic_files import read_json
 
 ONE = ("--num-workers", "1")
 
@@ -35,14 +35,14 @@ def dataset(tmp_path, monkeypatch):
 def scanned(monkeypatch, tmp_path):
     """Give the ids of the cases that were read up to now, in whatever process."""
     ids = tmp_path / "scanned.txt"
-    original = reading.scan_case
+    original = extract.scan_case
 
     def scan(case, *, dataset):
         with ids.open("a") as file:
             file.write(f"{case.case_id}\n")
         return original(case, dataset=dataset)
 
-    monkeypatch.setattr(reading, "scan_case", scan)
+    monkeypatch.setattr(extract, "scan_case", scan)
     return lambda: ids.read_text().split() if ids.exists() else []
 
 

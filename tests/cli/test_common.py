@@ -10,7 +10,7 @@ import pytest
 
 from autoseg.cli.common import OPENMP_SPINS, build_parser, run_command
 from autoseg.errors import DatasetError, LockedError, PlanError, Problem, UsageError
-from autoseg.stopping import SIGNALS
+from autoseg.system.signals import SIGNALS
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from autoseg.cli.evaluate import main
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import write_label_map
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import write_label_map
 
 GEOMETRY = ImageGeometry.from_spacing((4, 6, 6), (2.0, 1.0, 1.0))
 

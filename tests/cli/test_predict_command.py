@@ -4,7 +4,7 @@ import torch
 
 from autoseg.cli.predict import main
 from autoseg.network.build import build_network
-from autoseg.network.model_file import save_model
+from autoseg.network.weights.model_file import save_model
 
 CPU = ("--device", "cpu")
 

@@ -12,10 +12,11 @@ import torch
 
 from autoseg.cli.plan import main as plan
 from autoseg.cli.train import main
-from autoseg.network.sam2_parts import build_hiera, build_neck
-from autoseg.planning.pinning import pin_weights
-from autoseg.plans import apply_settings, read_plans, write_plans
-from autoseg.training import saving, trainer
+from autoseg.config.plans import apply_settings, read_plans, write_plans
+from autoseg.network.sam2_modules import build_hiera, build_neck
+from autoseg.planning.pin_weights import pin_weights
+from autoseg.training import trainer
+from autoseg.training.checkpointing import checkpoint_policy
 
 TINY = (
     "network.image_size_px=32",
@@ -61,7 +62,7 @@ def run(planned, tmp_path):
 
 @pytest.fixture
 def no_picture(monkeypatch):
-    monkeypatch.setattr(saving, "plot_progress", lambda *_: None)
+    monkeypatch.setattr(checkpoint_policy, "plot_progress", lambda *_: None)
 
 
 def test_train_a_fold_prints_where_the_model_is_its_dice_and_the_next_command(run, capsys):

@@ -8,10 +8,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from autoseg.dataset import Dataset, read_dataset
-from autoseg.descriptions import describe_organ
-from autoseg.descriptions.modality import find_modality
-from autoseg.image_io import read_labels
+from autoseg.datasets.dataset import Dataset, read_dataset
+from autoseg.io.image import read_labels
+from autoseg.organs import describe_organ
+from autoseg.organs.modality import find_modality
 from dataset_conversion.conversion import Conversion, convert
 
 SHAPE = (6, 8, 10)  # z, y, x

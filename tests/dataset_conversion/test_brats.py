@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoseg.errors import DatasetError
-from autoseg.image_io import read_scan
+from autoseg.io.image import read_scan
 from dataset_conversion import brats
 
 OLD, NEW = ("_t1", "_t1ce", "_t2", "_flair", "_seg"), ("-t1n", "-t1c", "-t2w", "-t2f", "-seg")

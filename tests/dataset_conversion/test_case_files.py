@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from autoseg.errors import ScanFileError
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import Scan, write_label_map
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import Scan, write_label_map
 from dataset_conversion.case_files import put_on_grid, read_files
 from dataset_conversion.source import SourceCase
 

@@ -9,7 +9,7 @@ from dicom_makers import save_slices
 from PIL import Image
 
 from autoseg.errors import DatasetError
-from autoseg.image_io import read_labels, read_scan
+from autoseg.io.image import read_labels, read_scan
 from dataset_conversion.chaos import ORIGIN, find, main
 from dataset_conversion.conversion import convert
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.dataset import read_dataset
+from autoseg.datasets.dataset import read_dataset
 from autoseg.errors import DatasetError, LockedError, OutputError, UsageError
-from autoseg.image_io import read_label_names, read_labels, read_scan
-from autoseg.locks import hold_folder
+from autoseg.io.image import read_label_names, read_labels, read_scan
+from autoseg.system.file_lock import hold_folder
 from dataset_conversion.case_files import read_files
 from dataset_conversion.conversion import convert, run_conversion
 from dataset_conversion.finding import find_cases, report_missing, require, with_patient

@@ -3,9 +3,9 @@ import pydicom
 import pytest
 from dicom_makers import ORIGIN_LPS_MM, SPACING_XYZ_MM, save_seg, save_slices
 
-from autoseg.dicom_series import read_slices
 from autoseg.errors import ScanFileError
-from autoseg.geometry import ImageGeometry
+from autoseg.io.dicom import read_slices
+from autoseg.io.geometry import ImageGeometry
 from dataset_conversion.dicom_segments import read_names, read_segmentation
 from dataset_conversion.label_grids import holds_same_voxels, labels_on_grid
 

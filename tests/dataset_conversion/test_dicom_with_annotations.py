@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from dicom_makers import ORIGIN_LPS_MM, SPACING_XYZ_MM, rectangle, save_rtstruct, save_seg, save_slices
 
-from autoseg.dataset import read_dataset
+from autoseg.datasets.dataset import read_dataset
 from autoseg.errors import DatasetError
-from autoseg.image_io import read_labels, read_scan
+from autoseg.io.image import read_labels, read_scan
 from dataset_conversion.conversion import convert
 from dataset_conversion.dicom_with_annotations import ORIGIN, find, main
 

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from autoseg.errors import DatasetError, ScanFileError
-from autoseg.image_io import read_labels, read_scan
+from autoseg.io.image import read_labels, read_scan
 from dataset_conversion.conversion import convert
 from dataset_conversion.luna16 import ORIGIN, find, main
 from dataset_conversion.mhd_files import read_mhd, read_mhd_labels

@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from autoseg.errors import DatasetError, ScanFileError, UsageError
-from autoseg.image_io import read_labels, read_scan
+from autoseg.io.image import read_labels, read_scan
 from dataset_conversion.conversion import convert
 from dataset_conversion.m3d_seg import ORIGIN, find, main, make_affine
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoseg.errors import DatasetError
-from autoseg.image_io import read_scan
+from autoseg.io.image import read_scan
 from dataset_conversion import msd
 
 PUBLISHED = {  # as the ten dataset.json have them: channels, labels from 1 on, name of a case

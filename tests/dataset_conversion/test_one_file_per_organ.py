@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from autoseg.dataset import read_dataset
+from autoseg.datasets.dataset import read_dataset
 from autoseg.errors import DatasetError, UsageError
-from autoseg.image_io import read_label_names, read_labels
+from autoseg.io.image import read_label_names, read_labels
 from dataset_conversion.conversion import convert
 from dataset_conversion.one_file_per_organ import ORIGIN, find, main
 

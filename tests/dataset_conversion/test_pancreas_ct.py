@@ -8,7 +8,7 @@ import pytest
 from dicom_makers import save_slices
 
 from autoseg.errors import DatasetError
-from autoseg.image_io import read_labels, read_scan
+from autoseg.io.image import read_labels, read_scan
 from dataset_conversion.conversion import convert
 from dataset_conversion.pancreas_ct import ORIGIN, find, main
 

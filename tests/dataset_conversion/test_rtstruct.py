@@ -3,9 +3,9 @@ import pydicom
 import pytest
 from dicom_makers import rectangle, save_rtstruct, save_slices
 
-from autoseg.dicom_series import read_series, read_slices
 from autoseg.errors import ScanFileError
-from autoseg.geometry import ImageGeometry
+from autoseg.io.dicom import read_series, read_slices
+from autoseg.io.geometry import ImageGeometry
 from dataset_conversion.contour_masks import draw_contours
 from dataset_conversion.dicom_objects import read_header, sort_slices
 from dataset_conversion.rtstruct import read_names, read_structures

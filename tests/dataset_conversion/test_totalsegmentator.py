@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from autoseg.descriptions import describe_organ
 from autoseg.errors import DatasetError
-from autoseg.image_io import read_labels, read_scan
+from autoseg.io.image import read_labels, read_scan
+from autoseg.organs import describe_organ
 from dataset_conversion.conversion import convert
 from dataset_conversion.totalsegmentator import CT_CLASSES, MRI_CLASSES, ORIGIN, find, main
 

@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from autoseg.dataset import read_dataset
+from autoseg.datasets.dataset import read_dataset
 from autoseg.errors import DatasetError, UsageError
-from autoseg.image_io import read_label_names, read_labels, read_scan
+from autoseg.io.image import read_label_names, read_labels, read_scan
 from dataset_conversion.totalsegmentator_samples import convert, find_scans, main
 
 NAMES = {"ct": {"spleen": 1, "kidney": 2, "liver": 5}, "mr": {"liver": 1, "vertebrae": 2, "brain": 9}}

@@ -8,8 +8,8 @@ from autoseg.demo.phantom_anatomy import Tissue, draw_anatomy, tissues_at
 from autoseg.demo.phantom_scanner import draw_grid, voxel_centres_mm
 from autoseg.demo.phantom_shapes import Ellipsoid, Waves, rotation_matrix
 from autoseg.demo.phantoms import PHANTOM_ORGANS, PhantomCase, make_phantom, write_phantom_dataset
-from autoseg.descriptions import describe_organ, mentions_side
-from autoseg.image_io import read_labels, read_scan
+from autoseg.io.image import read_labels, read_scan
+from autoseg.organs import describe_organ, mentions_side
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_write_phantom_dataset_layout_and_content(tmp_path: Path) -> None:
 
 
 def test_write_phantom_dataset_is_read_without_problems(tmp_path: Path) -> None:
-    dataset_module = pytest.importorskip("autoseg.dataset")
+    dataset_module = pytest.importorskip("autoseg.datasets.dataset")
     write_phantom_dataset(tmp_path, num_train=2, num_test=0, seed=7)
     dataset = dataset_module.read_dataset(tmp_path / "dataset")
     assert [case.case_id for case in dataset.cases] == ["ct_001", "mri_002"]

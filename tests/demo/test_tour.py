@@ -13,7 +13,7 @@ from autoseg.demo.phantoms import PHANTOM_ORGANS
 from autoseg.demo.tour import SYNTHETIC, TourResult, TourSettings, run_tour
 from autoseg.errors import UsageError
 from autoseg.evaluation.report import Evaluation
-from autoseg.image_io import read_header
+from autoseg.io.image import read_header
 
 SHORT = TourSettings(
     num_train=4,

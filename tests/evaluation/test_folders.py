@@ -4,8 +4,8 @@ import pytest
 
 from autoseg.errors import DatasetError, UsageError
 from autoseg.evaluation import evaluate
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import write_label_map
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import write_label_map
 
 NAMES = {1: "liver", 2: "spleen"}
 

@@ -3,13 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from autoseg.data_plan import ChannelPlan, DataPlan, DatasetPlan, LabelPlan, OrganPlan, RegionPlan
+from autoseg.config.data import ChannelPlan, DataPlan, DatasetPlan, LabelPlan, OrganPlan, RegionPlan
 from autoseg.evaluation import evaluate
 from autoseg.evaluation.label_names import DatasetLabels, PlanNames, read_plan_names
 from autoseg.evaluation.translation import find_translation, to_reference_values, translate
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import write_label_map
-from autoseg.outputs.label_tables import write_label_tables
+from autoseg.export.label_tables import write_label_tables
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import write_label_map
 
 NOTHING = PlanNames()
 

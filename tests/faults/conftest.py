@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from autoseg.cli import evaluate, plan, predict, train
-from autoseg.plans import apply_settings, read_plans, write_plans
+from autoseg.config.plans import apply_settings, read_plans, write_plans
 
 SHAPE_ZYX = (6, 20, 24)
 ORGANS = {"background": 0, "liver": 1, "spleen": 2}
@@ -78,7 +78,7 @@ def model_file(tiny_plans: Callable[..., object], tmp_path_factory: pytest.TempP
     import torch
 
     from autoseg.network.build import build_network
-    from autoseg.network.model_file import save_model
+    from autoseg.network.weights.model_file import save_model
 
     torch.manual_seed(0)
     plans = tiny_plans(2)
@@ -131,7 +131,7 @@ def make_model(tiny_plans: Callable[..., object], tmp_path_factory: pytest.TempP
     import torch
 
     from autoseg.network.build import build_network
-    from autoseg.network.model_file import save_model
+    from autoseg.network.weights.model_file import save_model
 
     def make(num_organs: int, **changes: object) -> Path:
         torch.manual_seed(0)

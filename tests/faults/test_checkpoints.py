@@ -9,9 +9,12 @@ import shutil
 import pytest
 import torch
 
-from autoseg.network.model_file import load_model
-from autoseg.plans import apply_settings, read_plans, write_plans
-from autoseg.training import checkpoints, metrics_log, saving, trainer, validation
+from autoseg.config.plans import apply_settings, read_plans, write_plans
+from autoseg.network.weights.model_file import load_model
+from autoseg.training import trainer
+from autoseg.training.checkpointing import checkpoint_policy, checkpoints
+from autoseg.training.logging import metrics_log
+from autoseg.training.validation import validate_case
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def planned(tiny_run):
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
     """Leave out the picture, which takes as long as the training here."""
-    monkeypatch.setattr(saving, "plot_progress", lambda *_: None)
+    monkeypatch.setattr(checkpoint_policy, "plot_progress", lambda *_: None)
 
 
 @pytest.fixture
@@ -153,7 +156,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_save_and_one_at_the_end_an_erro
         return save
 
     monkeypatch.setattr(checkpoints, "_write_all", write)
-    monkeypatch.setattr(saving, "save_state", save_then_note(saving.save_state))
+    monkeypatch.setattr(checkpoint_policy, "save_state", save_then_note(checkpoint_policy.save_state))
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
     fold = planned / "fold_all"
     fails[:] = [False, False, True, False, True]  # the first leaves the list; then: step 0, 2, 4, the end
@@ -216,7 +219,7 @@ def test_a_disk_that_is_full_when_the_validation_is_written_is_said_and_the_same
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(validation, "write_label_map", full)
+        patch.setattr(validate_case, "write_label_map", full)
         outcome = command("train", planned, "--epochs", 1, "--fold", 0)
     assert outcome.code == 2
     assert "OutputError: " in outcome.text and "cannot be written: No space left on device" in outcome.text

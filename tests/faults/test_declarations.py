@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from autoseg.files import read_json
+from autoseg.system.atomic_files import read_json
 
 PLAN = ("--num-workers", 1)
 

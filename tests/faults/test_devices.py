@@ -12,7 +12,7 @@ import torch
 
 import autoseg.inference.predictor
 from autoseg.cli import plan, predict, train
-from autoseg.image_io import read_labels
+from autoseg.io.image import read_labels
 
 OLD_DRIVER = "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040)"
 

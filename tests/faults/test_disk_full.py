@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from autoseg.cli import evaluate, plan, train
-from autoseg.prediction.journal import JOURNAL_NAME
+from autoseg.pipelines.resume_log import JOURNAL_NAME
 
 pytestmark = pytest.mark.fault("disk-full")
 USAGE = namedtuple("USAGE", "total used free")

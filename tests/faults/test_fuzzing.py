@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from nibabel import Nifti2Image
 from reading import memory_limit, read_in_every_way
 
-from autoseg.dataset import read_dataset
+from autoseg.config.plans import read_plans
+from autoseg.datasets.dataset import read_dataset
 from autoseg.errors import AutosegError
-from autoseg.plans import read_plans
 
 VOXELS = np.random.default_rng(0).normal(100, 20, (4, 12, 16)).cumsum(axis=2).astype(np.int16)
 WHOLES = {

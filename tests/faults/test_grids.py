@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from autoseg.files import read_json
+from autoseg.system.atomic_files import read_json
 
 SHAPE_ZYX = (6, 20, 24)
 AFFINE = np.diag([-1.0, -1.0, 3.0, 1.0])  # LPS, as most scanners store

@@ -307,7 +307,7 @@ def test_a_constant_image_is_used_with_a_warning(both, name, warning):
 def both_of_ct(tmp_path_factory, tiny_plans):
     """Plan and predict CTs, with a model of CTs."""
     from autoseg.network.build import build_network
-    from autoseg.network.model_file import save_model
+    from autoseg.network.weights.model_file import save_model
 
     noise = {number: draw_image(number) for number in range(4)}
     images = {

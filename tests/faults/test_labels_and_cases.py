@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from autoseg.files import read_json
 from autoseg.preprocessing.store import CaseStore
+from autoseg.system.atomic_files import read_json
 
 SHAPE_ZYX = (6, 20, 24)
 LIVER, SPLEEN, IGNORE = 2, 300, 400
@@ -172,11 +172,11 @@ def test_ignored_voxels_teach_nothing(planned):
     """What the network says there has no gradient, and no say on whether an organ is in the slice."""
     import torch
 
+    from autoseg.config.plans import read_plans
     from autoseg.network.build import build_network
-    from autoseg.plans import read_plans
-    from autoseg.training.losses import IGNORE as LEFT_OUT
-    from autoseg.training.losses import compute_losses
-    from autoseg.training.sampling import SliceSampler
+    from autoseg.training.data.sampler import SliceSampler
+    from autoseg.training.loss.losses import IGNORE as LEFT_OUT
+    from autoseg.training.loss.losses import compute_losses
 
     plans = read_plans(planned[2] / "plans.json")
     still = {"affine_probability": 0.0, "intensity_probability": 0.0}
@@ -202,7 +202,7 @@ def test_ignored_voxels_count_in_no_validation_and_no_evaluation(root, planned, 
     """A prediction that is right but for what is ignored, where it says liver, is perfect."""
     import torch
 
-    from autoseg.training import validation
+    from autoseg.training.validation import validate_case
 
     run = planned[2]
     store = CaseStore(run / "preprocessed")
@@ -212,7 +212,7 @@ def test_ignored_voxels_count_in_no_validation_and_no_evaluation(root, planned, 
     def right(*_arguments, **_facts):
         yield torch.nn.functional.one_hot(winners, 3).permute(0, 3, 1, 2).float()
 
-    monkeypatch.setattr(validation, "predict_slices", right)
+    monkeypatch.setattr(validate_case, "predict_slices", right)
     (run / "splits.json").write_text(
         json.dumps([{"train": ["good"], "validation": []}, {"train": ["good"], "validation": ["ignored"]}])
     )

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-import autoseg.planning.reading
+import autoseg.planning.fingerprint.extract
 import autoseg.training.trainer
 from autoseg.cli import plan, predict, train
 from autoseg.inference.predictor import Predictor
-from autoseg.stopping import SIGNALS
+from autoseg.system.signals import SIGNALS
 
 MAINS = {"plan": plan.main, "train": train.main, "predict": predict.main}
 LONGEST_SECONDS = 20
@@ -49,7 +49,7 @@ def holder():
     def hold(folder, *, command, is_shared=False):
         folder.mkdir(parents=True, exist_ok=True)
         program = (
-            "import sys, time; from pathlib import Path; from autoseg.locks import hold_folder\n"
+            "import sys, time; from pathlib import Path; from autoseg.system.file_lock import hold_folder\n"
             f"with hold_folder(Path(sys.argv[1]), command={command!r}, remedy='', is_shared={is_shared}):\n"
             "    print('held', flush=True); time.sleep(60)"
         )
@@ -189,8 +189,8 @@ def slow(monkeypatch, tmp_path):
 
         return work
 
-    scan_case, train_step = autoseg.planning.reading.scan_case, autoseg.training.trainer.train_step
-    monkeypatch.setattr(autoseg.planning.reading, "scan_case", slowly(scan_case))
+    scan_case, train_step = autoseg.planning.fingerprint.extract.scan_case, autoseg.training.trainer.train_step
+    monkeypatch.setattr(autoseg.planning.fingerprint.extract, "scan_case", slowly(scan_case))
     monkeypatch.setattr(autoseg.training.trainer, "train_step", slowly(train_step, from_call=1))
     monkeypatch.setattr(Predictor, "find_labels", slowly(Predictor.find_labels, from_call=1))
     return marker

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from autoseg.files import read_json
+from autoseg.system.atomic_files import read_json
 
 SHAPE_ZYX = (6, 20, 24)
 LABELS_A = {"background": 0, "liver": 3, "lien": 5, "ignore": 9}
@@ -190,7 +190,7 @@ def test_a_damaged_mapping_is_refused_before_any_scan_is_read(tmp_path, command,
     roots, run = write_two(tmp_path), tmp_path / "run"
     run.mkdir()
     (run / "label_mapping.json").write_text(text)
-    monkeypatch.setattr("autoseg.planning.reading.scan_case", None)  # calling it would fail
+    monkeypatch.setattr("autoseg.planning.fingerprint.extract.scan_case", None)  # calling it would fail
     for more in ([], ["--check"]):
         outcome = command("plan", *roots, "-o", run, *PLAN, *more)
         assert outcome.code == 2 and words in outcome.text, outcome.text

@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from autoseg.files import read_json
 from autoseg.network.model import AutosegNetwork
+from autoseg.system.atomic_files import read_json
 
 SHAPES_ZYX = {
     "good": (6, 20, 24),

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from autoseg.datasets.prediction_inputs import find_cases
 from autoseg.errors import DatasetError
-from autoseg.image_io import read_label_names, read_scan
-from autoseg.scans_to_predict import find_cases
+from autoseg.io.image import read_label_names, read_scan
 
 patient_text = pytest.mark.fault("patient-text")
 markup = pytest.mark.fault("markup-and-formulas")
@@ -132,7 +132,7 @@ def test_an_error_of_the_system_is_told_without_the_whole_path(
     def refuse(*_arguments):
         raise OSError(13, "Permission denied", str(tmp_path / "out" / "preview" / "x.png"))
 
-    monkeypatch.setattr("autoseg.outputs.case_files.draw_preview", refuse)
+    monkeypatch.setattr("autoseg.export.case_files.draw_preview", refuse)
     scans = make_dataset(1) / "imagesTr"
     outcome = command("predict", "-m", model_file, "-i", scans, "-o", tmp_path / "out")
     assert outcome.code == 4

@@ -6,10 +6,10 @@ import pytest
 import torch
 from real_ranks import train_in_ranks
 
+from autoseg.config.plans import apply_settings, read_plans, write_plans
 from autoseg.errors import UsageError
-from autoseg.plans import apply_settings, read_plans, write_plans
-from autoseg.training.command import _train
-from autoseg.training.metrics_log import read_metrics
+from autoseg.pipelines.train import _train
+from autoseg.training.logging.metrics_log import read_metrics
 from autoseg.training.step_share import share_of
 
 STEPS = 6

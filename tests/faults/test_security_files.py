@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from autoseg.cli import evaluate
+from autoseg.config.plans import TextPlan
 from autoseg.errors import CheckpointError, DatasetError
-from autoseg.files import read_json, write_json
-from autoseg.network.model_file import FORMAT_VERSION, METADATA_KEY, content_hash, load_models
-from autoseg.network.open_clip_parts import load_clip
-from autoseg.network.sam2_weights import read_sam2_file
-from autoseg.planning.command import plan
-from autoseg.plans import TextPlan
+from autoseg.network.text.open_clip_models import load_clip
+from autoseg.network.weights.model_file import FORMAT_VERSION, METADATA_KEY, content_hash, load_models
+from autoseg.network.weights.sam2_checkpoint import read_sam2_file
+from autoseg.pipelines.plan import plan
+from autoseg.pipelines.train import train
 from autoseg.preprocessing.array_file import holds_plain_array
 from autoseg.preprocessing.store import CaseStore
-from autoseg.training.command import train
+from autoseg.system.atomic_files import read_json, write_json
 
 PACKAGE = Path(__file__).parents[2] / "autoseg"
 SMALL = (
@@ -366,7 +366,7 @@ def write_model(path, plans, tensors=None, **changes):
 
 def whole(path):
     """Say what reading a model file finds, before a network is built; raises as prediction does."""
-    from autoseg.network.model_file import _read_model_file
+    from autoseg.network.weights.model_file import _read_model_file
 
     return _read_model_file(path)
 
@@ -606,9 +606,9 @@ def test_hostile_json_in_what_is_only_kept_to_save_time_is_made_anew(command, tr
 @hostile_plans
 def test_no_file_of_a_run_but_its_plan_is_believed_blindly(run):
     """Every reader of a cache gives nothing for every hostile content, so that what it kept is made anew."""
-    from autoseg.planning.case_cache import CaseCache
-    from autoseg.prediction.journal import _parse
-    from autoseg.training.metrics_log import read_metrics
+    from autoseg.pipelines.resume_log import _parse
+    from autoseg.planning.fingerprint.case_cache import CaseCache
+    from autoseg.training.logging.metrics_log import read_metrics
 
     path = run / "any.json"
     for name, content in HOSTILE.items():

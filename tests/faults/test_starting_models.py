@@ -9,16 +9,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from autoseg.config.plans import read_plans
 from autoseg.network.build import build_network
-from autoseg.network.model_file import METADATA_KEY, content_hash, save_model
-from autoseg.plans import read_plans
-from autoseg.training import saving, trainer
+from autoseg.network.weights.model_file import METADATA_KEY, content_hash, save_model
+from autoseg.training import trainer
+from autoseg.training.checkpointing import checkpoint_policy
 
 
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
     """Leave out the picture, which takes as long as the training here."""
-    monkeypatch.setattr(saving, "plot_progress", lambda *_: None)
+    monkeypatch.setattr(checkpoint_policy, "plot_progress", lambda *_: None)
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import signal
 import pytest
 import torch
 
-from autoseg.network.model_file import load_model
-from autoseg.training import core_processes, gradients, saving, trainer
-from autoseg.training.metrics_log import read_metrics
-from autoseg.training.sampling import SliceSampler
+from autoseg.network.weights.model_file import load_model
+from autoseg.training import core_processes, gradients, trainer
+from autoseg.training.checkpointing import checkpoint_policy
+from autoseg.training.data.sampler import SliceSampler
+from autoseg.training.logging.metrics_log import read_metrics
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def planned(tiny_run):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Leave out the picture, and let fewer bad steps be too many."""
-    monkeypatch.setattr(saving, "plot_progress", lambda *_: None)
+    monkeypatch.setattr(checkpoint_policy, "plot_progress", lambda *_: None)
     monkeypatch.setattr(trainer, "MAX_BAD_STEPS", 3)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from autoseg.errors import ScanFileError
-from autoseg.image_io import read_scan
 from autoseg.inference.predictor import find_model_files
-from autoseg.prediction.journal import Journal
-from autoseg.training.metrics_log import read_metrics
+from autoseg.io.image import read_scan
+from autoseg.pipelines.resume_log import Journal
+from autoseg.training.logging.metrics_log import read_metrics
 
 
 @pytest.mark.fault("odd-names")

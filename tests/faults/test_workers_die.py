@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-import autoseg.planning.reading
-import autoseg.preprocessing.run
+import autoseg.pipelines.preprocess
+import autoseg.planning.fingerprint.extract
 from autoseg.inference.predictor import Predictor
 
 pytestmark = pytest.mark.fault("dead-worker")
@@ -48,8 +48,8 @@ def find_no_memory():
 def die(monkeypatch):
     """Let cases end the process that works on them: (step, {case: how}, once=only at the first try in this folder)."""
     modules = {
-        "scan_case": autoseg.planning.reading,
-        "_preprocess_to_store": autoseg.preprocessing.run,
+        "scan_case": autoseg.planning.fingerprint.extract,
+        "_preprocess_to_store": autoseg.pipelines.preprocess,
     }
 
     def let_die(step, deaths, *, once=None):
@@ -81,7 +81,7 @@ WORDS = {
 def test_cases_whose_process_dies_are_named_and_the_others_are_planned(
     make_dataset, command, die, tmp_path, step, workers, monkeypatch
 ):
-    monkeypatch.setattr(autoseg.preprocessing.run, "BYTES_WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(autoseg.pipelines.preprocess, "BYTES_WORTH_A_PROCESS", 0)
     root, run = make_dataset(6), tmp_path / "run"
     die(step, DEATHS)
     planned = command("plan", root, "-o", run, "--num-workers", workers)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from autoseg.data_plan import ChannelPlan, DataPlan, ModalityPlan, OrganPlan
+from autoseg.config.data import ChannelPlan, DataPlan, ModalityPlan, OrganPlan
 from autoseg.errors import UsageError
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import Scan
 from autoseg.inference.modality import choose_modality, find_modality_number, list_alike
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import Scan
 
 
 def make_plan(*names):

@@ -7,13 +7,13 @@ import torch
 from scipy import ndimage
 
 import autoseg.inference.predictor
+from autoseg.config.plans import OrganCleaning
 from autoseg.errors import CheckpointError, UsageError
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import Scan
 from autoseg.inference.predictor import Predictor, find_model_files, load_predictor
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import Scan
 from autoseg.network.build import build_network
-from autoseg.network.model_file import load_models, save_model
-from autoseg.plans import OrganCleaning
+from autoseg.network.weights.model_file import load_models, save_model
 
 CPU = torch.device("cpu")
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from autoseg.inference import sliding_window
+from autoseg.inference.cpu_threads import Cores
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.build import build_network
-from autoseg.network.cores import Cores
-from autoseg.network.neighbours import neighbour_numbers
-from autoseg.training.sampling import cut_slices
+from autoseg.network.context_slices import neighbour_numbers
+from autoseg.training.data.sampler import cut_slices
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ import open_clip
 import pytest
 import torch
 
+from autoseg.config.plans import Plans
 from autoseg.network.build import build_network
 from autoseg.network.model import AutosegNetwork
-from autoseg.plans import Plans
 
 SMALL_CLIP = {
     "embed_dim": 24,

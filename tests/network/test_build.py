@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from autoseg.network.build import build_network
-from autoseg.network.sam2_parts import HIERA_SIZES
-from autoseg.network.stored_text import StoredText
+from autoseg.network.sam2_modules import HIERA_SIZES
+from autoseg.network.text.cached_text import StoredText
 
 
 @pytest.mark.parametrize("size", HIERA_SIZES)

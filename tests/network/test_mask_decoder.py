@@ -2,7 +2,7 @@ import torch
 
 from autoseg.network.mask_decoder import SemanticMaskDecoder
 from autoseg.network.prompt_projector import Prompts
-from autoseg.network.sam2_parts import PositionEmbeddingRandom, build_mask_decoder
+from autoseg.network.sam2_modules import PositionEmbeddingRandom, build_mask_decoder
 
 
 def test_decode_without_the_semantic_head_equals_sam2s_own_decoder():

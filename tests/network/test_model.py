@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from autoseg.training.losses import compute_losses
+from autoseg.training.loss.losses import compute_losses
 
 FIELDS = ("logits", "coarse_logits", "mask_logits", "map_logits", "quality", "presence_logits")
 

@@ -8,11 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from autoseg.dataset import CaseFiles, Dataset
-from autoseg.dataset_labels import parse_labels
-from autoseg.planning.case_facts import CaseFacts, ChannelFacts, IntensityFacts, OrganFacts
-from autoseg.planning.check import DatasetCheck
-from autoseg.planning.fingerprint import Fingerprint, OrganEntry
+from autoseg.datasets.dataset import CaseFiles, Dataset
+from autoseg.datasets.labels import parse_labels
+from autoseg.planning.checks import DatasetCheck
+from autoseg.planning.fingerprint.case_statistics import CaseFacts, ChannelFacts, IntensityFacts, OrganFacts
+from autoseg.planning.fingerprint.fingerprint import Fingerprint, OrganEntry
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 import pytest
 
+from autoseg.config.plans import Device, Reason
 from autoseg.errors import PlanError
-from autoseg.planning.changes import plan_with_changes
 from autoseg.planning.explain import explain, find_reason
+from autoseg.planning.overrides import plan_with_changes
 from autoseg.planning.planner import make_plans
-from autoseg.plans import Device, Reason
 
 CPU = Device(kind="cpu", memory_gib=8)
 

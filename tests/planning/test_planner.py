@@ -1,9 +1,9 @@
 import pytest
 
+from autoseg.config.plans import Device, parse_plans
 from autoseg.errors import PlanError
-from autoseg.planning.organ_texts import describe_organs
+from autoseg.organs.organ_sentences import describe_organs
 from autoseg.planning.planner import Given, make_plans
-from autoseg.plans import Device, parse_plans
 
 CPU = Device(kind="cpu", memory_gib=8)
 GPU = Device(kind="cuda", memory_gib=24)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoseg.planning import rules_network
-from autoseg.planning.case_facts import CaseFacts, measure_organs
 from autoseg.planning.explain import flatten
-from autoseg.planning.fingerprint import Fingerprint, OrganEntry
+from autoseg.planning.fingerprint.case_statistics import CaseFacts, measure_organs
+from autoseg.planning.fingerprint.fingerprint import Fingerprint, OrganEntry
 from autoseg.planning.planner import make_plans
+from autoseg.planning.rules import network as network_rules
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "plans" / "reference"
@@ -101,7 +101,7 @@ def test_joined_datasets_keep_their_cases_and_organs(docs):
 
 
 def test_a_changed_rule_shows_as_the_lines_that_it_changes(monkeypatch, docs):
-    monkeypatch.setattr(rules_network, "CPU_WINDOW_PX", 128)
+    monkeypatch.setattr(network_rules, "CPU_WINDOW_PX", 128)
     folder = REFERENCE / "left_atrium_mri"
     text = docs["reference_plans"].make_text(docs["reference_fingerprints"].read_fingerprint(folder))
     with pytest.raises(pytest.fail.Exception) as failure:

@@ -1,6 +1,6 @@
 import pytest
 
-from autoseg.geometry import ImageGeometry
+from autoseg.io.geometry import ImageGeometry
 from autoseg.preprocessing.case_record import read_record
 from autoseg.preprocessing.transform import CaseTransform
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from autoseg.config.plans import ChannelPlan, DataPlan, OrganPlan
 from autoseg.errors import DatasetError
-from autoseg.geometry import ImageGeometry
-from autoseg.image_io import Scan
-from autoseg.plans import ChannelPlan, DataPlan, OrganPlan
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.image import Scan
 from autoseg.preprocessing import slices as slices_module
 from autoseg.preprocessing.slices import prepare_slices
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from autoseg.errors import DatasetError
-from autoseg.geometry import ImageGeometry
-from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.io.geometry import ImageGeometry
+from autoseg.preprocessing.pipeline import PreprocessedCase
 from autoseg.preprocessing.store import CaseStore
 from autoseg.preprocessing.transform import CaseTransform
 

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from autoseg.geometry import ImageGeometry, canonical_axis_map, nonzero_box
+from autoseg.io.geometry import ImageGeometry, canonical_axis_map, nonzero_box
 from autoseg.preprocessing.transform import canonical_box, filled_box
 
 

@@ -92,7 +92,7 @@ def make_case(what: str, number: int, wholes: dict[str, tuple[bytes, int]]) -> t
 
 def work_on_series(first: int, last: int, folder: Path) -> None:
     """Read some series and print a line of JSON for each; runs in a child process."""
-    from autoseg.dicom_series import read_series
+    from autoseg.io.dicom import read_series
 
     series = folder / "series"
     series.mkdir(exist_ok=True)

@@ -30,9 +30,9 @@ import torch
 from killing import Appending, Calling, Point, Renaming, arm
 
 from autoseg.cli import evaluate, plan, predict, train
-from autoseg.files import TEMPORARY_PREFIX, file_sha256, read_json
-from autoseg.image_io import is_scan_name, read_labels
-from autoseg.network.model_file import load_models
+from autoseg.io.image import is_scan_name, read_labels
+from autoseg.network.weights.model_file import load_models
+from autoseg.system.atomic_files import TEMPORARY_PREFIX, file_sha256, read_json
 
 HEAD = """# Killed and repeated
 
@@ -69,8 +69,8 @@ class Kill:
 
 
 POINTS = (
-    Kill("plan", "before the first scan is read", Calling("autoseg.planning.reading:scan_cases")),
-    Kill("plan", "while the third scan is read", Calling("autoseg.planning.reading:scan_case", number=3)),
+    Kill("plan", "before the first scan is read", Calling("autoseg.planning.fingerprint.extract:scan_cases")),
+    Kill("plan", "while the third scan is read", Calling("autoseg.planning.fingerprint.extract:scan_case", number=3)),
     Kill("plan", "`fingerprint.json` half written", Renaming("fingerprint.json", "half")),
     Kill("plan", "`fingerprint.json` just written", Renaming("fingerprint.json", "renamed")),
     Kill("plan", "`dataset_report.json` half written", Renaming("dataset_report.json", "half")),
@@ -120,9 +120,11 @@ POINTS = (
         "train", "validation: the specks of the first case just removed", Renaming("validation/*.nii.gz", "renamed", 3)
     ),
     Kill("train", "validation: `summary.json` half written", Renaming("summary.json", "half")),
-    Kill("predict", "before the first scan", Calling("autoseg.prediction.steps:_read")),
+    Kill("predict", "before the first scan", Calling("autoseg.pipelines.case_steps:_read")),
     Kill(
-        "predict", "the network at work on the second scan", Calling("autoseg.prediction.steps:_predict", "before", 2)
+        "predict",
+        "the network at work on the second scan",
+        Calling("autoseg.pipelines.case_steps:_predict", "before", 2),
     ),
     Kill("predict", "a label map half written", Renaming("case_*.nii.gz", "half", 2)),
     Kill("predict", "a label map just named, its picture missing", Renaming("case_*.nii.gz", "renamed", 2)),
@@ -131,15 +133,15 @@ POINTS = (
     Kill(
         "predict",
         "half a line of the journal written",
-        Appending("autoseg.prediction.journal:Journal.add", "cases.jsonl", 2),
+        Appending("autoseg.pipelines.resume_log:Journal.add", "cases.jsonl", 2),
     ),
     Kill(
-        "predict", "a line of the journal just written", Calling("autoseg.prediction.journal:Journal.add", "after", 2)
+        "predict", "a line of the journal just written", Calling("autoseg.pipelines.resume_log:Journal.add", "after", 2)
     ),
     Kill("predict", "`statistics.csv` half written", Renaming("statistics.csv", "half")),
     Kill("predict", "`report.html` half written", Renaming("report.html", "half")),
     Kill("predict", "`run.json` half written", Renaming("run.json", "half")),
-    Kill("export", "before the folds are read", Calling("autoseg.prediction.export:pack_models")),
+    Kill("export", "before the folds are read", Calling("autoseg.pipelines.export_model:pack_models")),
     Kill("export", "the file half written", Renaming("packed.safetensors", "half")),
     Kill("export", "the file written, without its name", Renaming("packed.safetensors", "whole")),
     Kill("export", "the file just named", Renaming("packed.safetensors", "renamed")),
@@ -196,10 +198,11 @@ def in_fork(
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             torch.set_num_threads(1)
-            from autoseg.training import monitoring, trainer
+            from autoseg.training import trainer
+            from autoseg.training.validation import periodic_validation
 
             trainer.SECONDS_BETWEEN_SAVES = 0.0  # every epoch, in place of every minute
-            monitoring.LOOKING_SHARE = float("inf")  # whatever the time that looking takes
+            periodic_validation.LOOKING_SHARE = float("inf")  # whatever the time that looking takes
             if point is not None:
                 arm(point, folder=folder)
             code = main(list(arguments))

@@ -23,7 +23,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from autoseg.dataset import read_dataset
+from autoseg.datasets.dataset import read_dataset
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ import nibabel as nib
 import numpy as np
 
 import autoseg
-from autoseg.files import read_json, write_json
-from autoseg.network.model_file import load_model
-from autoseg.training.metrics_log import read_metrics
+from autoseg.network.weights.model_file import load_model
+from autoseg.system.atomic_files import read_json, write_json
+from autoseg.training.logging.metrics_log import read_metrics
 
 STEPS = 12 * 1768
 FOLD = "0"

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from autoseg.cli.train import main as train_main
-from autoseg.training import checkpoints, gradients, trainer
+from autoseg.training import gradients, trainer
+from autoseg.training.checkpointing import checkpoints
 
 BURST = 5  # bad batches in a row that are skipped
 LONG_BURST = trainer.MAX_BAD_STEPS + 4  # more than that: the run goes back

@@ -32,8 +32,8 @@ import torch
 from soak import write_dataset
 
 import autoseg
-from autoseg.files import write_json
-from autoseg.training.metrics_log import read_metrics
+from autoseg.system.atomic_files import write_json
+from autoseg.training.logging.metrics_log import read_metrics
 
 STEPS = 20
 LONGEST_SECONDS = 600.0

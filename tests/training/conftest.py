@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.geometry import ImageGeometry
-from autoseg.plans import Plans
-from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.config.plans import Plans
+from autoseg.distributed import collectives
+from autoseg.distributed.collectives import Sharing
+from autoseg.distributed.ranks import Ranks
+from autoseg.io.geometry import ImageGeometry
+from autoseg.preprocessing.pipeline import PreprocessedCase
 from autoseg.preprocessing.store import CaseStore
 from autoseg.preprocessing.transform import CaseTransform
-from autoseg.ranks import Ranks
-from autoseg.training import sharing
-from autoseg.training.sharing import Sharing
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -91,7 +91,7 @@ def share_ranks(run_ranks: Callable[..., list[Any]], monkeypatch: pytest.MonkeyP
     def share(function: Callable[[Sharing], Any], size: int = 2) -> list[Any]:
         group = ThreadGroup(size)
         share.group = group
-        monkeypatch.setattr(sharing, "distributed", group)
+        monkeypatch.setattr(collectives, "distributed", group)
 
         def work(ranks: Ranks) -> Any:
             group.own.rank = ranks.rank

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from autoseg.network.sam2_parts import build_hiera
+from autoseg.network.sam2_modules import build_hiera
 from autoseg.training.core_processes import start_processes
+from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.gradients import PartGradients, add_parts, find_gradients
-from autoseg.training.pieces import Room
-from autoseg.training.sampling import SliceSampler
+from autoseg.training.micro_batches import Room
 from autoseg.training.state import new_state
 from autoseg.training.step_share import StepShare, cut_slices
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from autoseg.errors import UsageError
-from autoseg.files import write_json
+from autoseg.system.atomic_files import write_json
 from autoseg.training.fold_list import Fold, read_folds
 
 

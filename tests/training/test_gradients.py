@@ -4,8 +4,8 @@ import copy
 
 import torch
 
+from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.gradients import find_gradients
-from autoseg.training.sampling import SliceSampler
 from autoseg.training.state import new_state
 
 CPU = torch.device("cpu")

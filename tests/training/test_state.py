@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from autoseg.config.plans import apply_settings
 from autoseg.errors import CheckpointError
-from autoseg.plans import apply_settings
-from autoseg.training.checkpoints import load_state, save_state
-from autoseg.training.sampling import SliceSampler
+from autoseg.training.checkpointing.checkpoints import load_state, save_state
+from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.state import fill_state, new_state, pack_state, update_average
 from autoseg.training.step import train_step
 

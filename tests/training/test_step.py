@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autoseg.training import step
-from autoseg.training.sampling import SliceSampler
+from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.state import new_state
 from autoseg.training.step import train_step
 

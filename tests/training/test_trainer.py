@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.files import read_json
-from autoseg.network.model_file import load_model
-from autoseg.network.sam2_parts import build_hiera
-from autoseg.training import saving, trainer
-from autoseg.training.metrics_log import read_metrics
-from autoseg.training.monitoring import FoldData
-from autoseg.training.sampling import SliceSampler
+from autoseg.network.sam2_modules import build_hiera
+from autoseg.network.weights.model_file import load_model
+from autoseg.system.atomic_files import read_json
+from autoseg.training import trainer
+from autoseg.training.checkpointing import checkpoint_policy
+from autoseg.training.data.sampler import SliceSampler
+from autoseg.training.logging.metrics_log import read_metrics
 from autoseg.training.state import new_state
 from autoseg.training.step import train_step
 from autoseg.training.trainer import Length, train_fold
+from autoseg.training.validation.periodic_validation import FoldData
 
 CPU = torch.device("cpu")
 FOUR_STEPS = Length(steps=4, seconds=None)
@@ -62,7 +63,7 @@ def copied(done, tmp_path):
 @pytest.fixture
 def no_picture(monkeypatch):
     """Leave out the picture, which takes as long as the training here."""
-    monkeypatch.setattr(saving, "plot_progress", lambda *_: None)
+    monkeypatch.setattr(checkpoint_policy, "plot_progress", lambda *_: None)
 
 
 def test_training_writes_model_state_metrics_and_picture(done, plans):

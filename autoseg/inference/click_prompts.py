@@ -1,0 +1,174 @@
+"""Clicks and boxes of a user, from voxels of the scan to pixels of a window.
+
+Owns: `OrganClicks`, as a user gives them, and `PlacedClicks`, on the preprocessed grid.
+Does not own: what the network makes of them (`network/point_prompts.py`).
+
+A point speaks of the slices that its voxel fills, a box of every slice that it spans; other slices hear of them through
+the memory, where the plan has one.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoseg.errors import UsageError
+from autoseg.inference.tiles import Corner, Tiles
+from autoseg.network.point_prompts import BOX_FIRST, BOX_LAST, INSIDE, NUM_CLICKS, OUTSIDE, Clicks, no_clicks
+from autoseg.preprocessing.transform import CaseTransform, Place
+
+Voxel = tuple[int, int, int]
+
+log = logging.getLogger("autoseg")
+
+
+@dataclass(frozen=True)
+class OrganClicks:
+    """What a user points at to help find one organ; voxels are (i, j, k), as nibabel's arrays are indexed.
+
+    Attributes:
+        inside: Voxels of the organ.
+        outside: Voxels beside it.
+        box: Two opposite corners of a box around it.
+    """
+
+    inside: Sequence[Voxel] = ()
+    outside: Sequence[Voxel] = ()
+    box: tuple[Voxel, Voxel] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what are no voxels.
+
+        Raises:
+            UsageError: A voxel is not three whole numbers, or a box has not two corners.
+        """
+        for name, voxels in (("inside", self.inside), ("outside", self.outside), ("box", self.box or ())):
+            if not all(_is_voxel(voxel) for voxel in voxels):
+                raise UsageError(
+                    f"OrganClicks: {name}={voxels!r} is no list of voxels. Give three whole numbers each, such as "
+                    "inside=[(120, 200, 31)]."
+                )
+        if self.box is not None and len(self.box) != 2:
+            raise UsageError(
+                f"OrganClicks: box={self.box!r} is no box; expected two corners, "
+                "such as ((60, 110, 12), (210, 260, 58))."
+            )
+
+
+@dataclass(frozen=True)
+class Span:
+    """A box on the preprocessed grid: corners in slices, rows and columns, the smaller numbers first."""
+
+    low: Place
+    high: Place
+
+    def holds_slice(self, number: int) -> bool:
+        """Say whether the middle of a slice lies inside, or no other slice's middle is nearer to a thin span's."""
+        return self.low[0] <= number <= self.high[0] or number == round((self.low[0] + self.high[0]) / 2)
+
+    @property
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Middles of the first and of the last pixel inside, rows and columns; of a small span its own middle twice."""
+        low, high = np.array(self.low[1:]) + 0.5, np.array(self.high[1:]) - 0.5
+        middle = (low + high) / 2
+        return np.minimum(low, middle), np.maximum(high, middle)
+
+    def overlaps(self, sizes: Sequence[int]) -> bool:
+        """Say whether any of it lies on a grid of these slices, rows and columns."""
+        return all(
+            high >= -0.5 and low <= size - 0.5 for low, high, size in zip(self.low, self.high, sizes, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class PlacedClicks:
+    """Clicks on K organs, on the preprocessed grid.
+
+    Attributes:
+        points: For each organ the voxels that were pointed at, each with its kind.
+        boxes: For each organ its box, or None.
+    """
+
+    points: tuple[tuple[tuple[Span, int], ...], ...]
+    boxes: tuple[Span | None, ...]
+
+    @property
+    def num_clicks(self) -> int:
+        """P, the same for all slices of the case, so that none depends on what others are asked with."""
+        return max(NUM_CLICKS, *(2 + len(points) for points in self.points))
+
+    def in_window(self, slices: Sequence[int], tiles: Tiles, corner: Corner) -> Clicks:
+        """Return what is pointed at in one window of some slices; the part of a box outside it is cut off.
+
+        Args:
+            slices: (B) numbers in the case.
+            tiles: The cover of a slice.
+            corner: First row and column of the window in the padded slice.
+        """
+        shift = np.array(tiles.before) - np.array(corner)
+        last = np.array(tiles.window) - 1
+        clicks = no_clicks(len(slices), len(self.points), self.num_clicks)
+        for b, number in enumerate(slices):
+            for organ in range(len(self.points)):
+                for p, (pixel, kind) in enumerate(self._in_slice(organ, number, shift, last)):
+                    clicks.places[b, organ, p, 0], clicks.places[b, organ, p, 1] = float(pixel[0]), float(pixel[1])
+                    clicks.kinds[b, organ, p] = kind
+        return clicks
+
+    def _in_slice(self, organ: int, number: int, shift: np.ndarray, last: np.ndarray) -> list[tuple[np.ndarray, int]]:
+        """Return the clicks on one organ in one slice: rows and columns of the window, with kinds."""
+        found: list[tuple[np.ndarray, int]] = []
+        box = self.boxes[organ]
+        if box is not None and box.holds_slice(number):
+            low, high = (pixel + shift for pixel in box.pixels)
+            if (high >= 0).all() and (low <= last).all():
+                found += [(np.clip(low, 0, last), BOX_FIRST), (np.clip(high, 0, last), BOX_LAST)]
+        for span, kind in self.points[organ]:
+            pixel = sum(span.pixels) / 2 + shift
+            if span.holds_slice(number) and (pixel >= -0.5).all() and (pixel <= last + 0.5).all():
+                found.append((pixel, kind))
+        return found
+
+
+def place_clicks(clicks: Mapping[str, OrganClicks], *, names: Sequence[str], transform: CaseTransform) -> PlacedClicks:
+    """Bring a user's clicks to the preprocessed grid; one in the empty border that is cropped away is told and lost.
+
+    Args:
+        clicks: By the organ's name, all of them asked for.
+        names: (K) of the organs asked for.
+        transform: Of the case.
+
+    Raises:
+        UsageError: A voxel does not lie in the scan.
+    """
+    points: list[tuple[tuple[Span, int], ...]] = []
+    boxes: list[Span | None] = []
+    for name in names:
+        own = clicks.get(name, OrganClicks())
+        kinds = [*((voxel, INSIDE) for voxel in own.inside), *((voxel, OUTSIDE) for voxel in own.outside)]
+        points.append(tuple((_place([voxel], name, transform), kind) for voxel, kind in kinds))
+        boxes.append(None if own.box is None else _place(own.box, name, transform))
+    return PlacedClicks(tuple(points), tuple(boxes))
+
+
+def _is_voxel(value: object) -> bool:
+    if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 3:
+        return False
+    return all(isinstance(index, (int, np.integer)) for index in value)
+
+
+def _place(voxels: Sequence[Voxel], name: str, transform: CaseTransform) -> Span:
+    """Return the span of one voxel, or of the box between two."""
+    shape = transform.original.shape_zyx[::-1]
+    for voxel in voxels:
+        if not all(0 <= index < size for index, size in zip(voxel, shape, strict=True)):
+            raise UsageError(
+                f"clicks on {name!r}: voxel {tuple(voxel)} lies outside the scan, whose shape is {shape}. Check it."
+            )
+    corners = np.array([transform.place((int(k), int(j), int(i))) for i, j, k in voxels])  # (n, 2, 3)
+    low, high = corners.min(axis=(0, 1)).tolist(), corners.max(axis=(0, 1)).tolist()
+    span = Span((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    if not span.overlaps(transform.resampled_shape):
+        log.warning("clicks on %r: %s lies in the empty border of the scan and says nothing.", name, list(voxels))
+    return span

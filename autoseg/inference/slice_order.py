@@ -1,0 +1,47 @@
+"""The order in which the slices of a volume are visited, where the memory of one serves the next.
+
+Owns: `visiting_order`. Slices are compared as small pictures, so that the order is known before any is encoded.
+
+Source: CRISP-SAM2, similarity-sorted slices; SAM 2 goes through frames as they come.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoseg.config.plans import VisitingOrder
+
+PICTURE_PX = 16
+
+
+def visiting_order(image: Tensor, slices: Sequence[int], *, order: VisitingOrder) -> list[int]:
+    """Order some slices of a case.
+
+    Args:
+        image: (C, n, R, W) preprocessed, those slices alone.
+        slices: Their n numbers, ascending.
+        order: "ascending"; "outwards": from the slice most like all others to both sides in turn; "similarity": from
+            there always to the slice most like one that was visited.
+    """
+    numbers = list(slices)
+    if order == "ascending" or len(numbers) < 3:
+        return numbers
+    similarity = compare_slices(image)
+    start = int(similarity.sum(axis=1).argmax())
+    if order == "outwards":
+        return [numbers[i] for i in sorted(range(len(numbers)), key=lambda i: (abs(i - start), i))]
+    places, nearest = [start], similarity[start].copy()
+    while len(places) < len(numbers):
+        nearest[places] = -np.inf
+        places.append(int(nearest.argmax()))
+        nearest = np.maximum(nearest, similarity[places[-1]])
+    return [numbers[i] for i in places]
+
+
+def compare_slices(image: Tensor) -> np.ndarray:
+    """Correlate all slices of (C, S, R, W) with each other as pictures of 16 x 16 px: (S, S), -1 to 1."""
+    pictures = F.adaptive_avg_pool2d(image.transpose(0, 1), PICTURE_PX).flatten(1)  # (S, C * 256)
+    pictures = F.normalize(pictures - pictures.mean(dim=1, keepdim=True), dim=1)
+    return (pictures @ pictures.T).cpu().numpy()

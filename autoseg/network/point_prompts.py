@@ -1,0 +1,146 @@
+"""Clicks and boxes beside the text: what a user points at, as tokens for SAM's decoder and as a picture.
+
+Owns: `Clicks`, and `ClickEncoder` around SAM 2's prompt encoder.
+Does not own: where clicks come from (`data/simulated_clicks.py`, `inference/click_prompts.py`).
+
+SAM learned from a billion masks what a token of a place means. A network trained from scratch does not learn it in
+hundreds of steps, so the clicks are drawn as well: a bump for each point, a filled box.
+
+Source: SEG-SAM, visual prompts beside text; SAM 2, section 4, prompt encoder.
+
+Legend: B slices, K organs, P clicks an organ, D channels, h x w the stride-16 grid, h4 x w4 at stride 4,
+r x c the window.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoseg.network.sam2_modules import PromptEncoder
+
+CELL_PX = 4  # of the square, a cell of the grid at stride 4
+BUMP_CELLS = 1.0  # deviation of a point's bump
+NUM_CLICKS = 5  # an organ's, at least: the corners of a box and three points; those that are not set are NOTHING
+NOTHING, OUTSIDE, INSIDE, BOX_FIRST, BOX_LAST = -1, 0, 1, 2, 3  # SAM's own numbers
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """What is pointed at in each slice.
+
+    Attributes:
+        places: (B, K, P, 2) row and column in pixels of the window; 0 is the middle of the first pixel.
+        kinds: (B, K, P) INSIDE or OUTSIDE the organ, BOX_FIRST and BOX_LAST corner, or NOTHING.
+    """
+
+    places: Tensor
+    kinds: Tensor
+
+    def take(self, slices: slice | Tensor) -> "Clicks":
+        """Return those of some slices."""
+        return Clicks(self.places[slices], self.kinds[slices])
+
+    def to(self, device: torch.device) -> "Clicks":
+        """Return them on a device."""
+        return Clicks(self.places.to(device, non_blocking=True), self.kinds.to(device, non_blocking=True))
+
+    def flip(self, axes: Sequence[int], *, window: tuple[int, int]) -> "Clicks":
+        """Mirror them as `Tensor.flip` mirrors (B, C, r, c) images: axis 2 are the rows, 3 the columns."""
+        places, kinds = self.places.clone(), self.kinds
+        for axis in axes:
+            places[..., axis - 2] = window[axis - 2] - 1 - places[..., axis - 2]
+        first, last = kinds == BOX_FIRST, kinds == BOX_LAST
+        if axes and first.any():  # the corner with the smaller numbers stays the first
+            places = _swap_corners(places, first, last, axes=axes)
+        return Clicks(places, kinds)
+
+
+def no_clicks(num_slices: int, num_organs: int, num_clicks: int = NUM_CLICKS) -> Clicks:
+    """Return (B, K, P) clicks that are all NOTHING."""
+    kinds = torch.full((num_slices, num_organs, num_clicks), NOTHING)
+    return Clicks(torch.zeros(*kinds.shape, 2), kinds)
+
+
+def _swap_corners(places: Tensor, first: Tensor, last: Tensor, *, axes: Sequence[int]) -> Tensor:
+    result = places.clone()
+    for axis in axes:
+        result[..., axis - 2][first], result[..., axis - 2][last] = (
+            places[..., axis - 2][last],
+            places[..., axis - 2][first],
+        )
+    return result
+
+
+@dataclass(frozen=True)
+class PointedAt:
+    """What the clicks of B slices say of K organs.
+
+    Attributes:
+        tokens: (B, K, P + 1, D) for SAM's decoder; the last is SAM's padding, a click that is none.
+        picture: (B, K, 2, h4, w4): points, 1 in the organ and -1 beside it, and boxes, 1 inside.
+        dense: (B, K, D, h, w), the picture as a dense prompt.
+    """
+
+    tokens: Tensor
+    picture: Tensor
+    dense: Tensor
+
+    def take(self, slices: Tensor) -> "PointedAt":
+        """Return what is said of some slices."""
+        return PointedAt(self.tokens[slices], self.picture[slices], self.dense[slices])
+
+
+class ClickEncoder(nn.Module):
+    """SAM 2's prompt encoder over all organs of all slices, and the picture."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        """Take the built encoder."""
+        super().__init__()
+        self.encoder = encoder
+        self.dense = nn.Linear(2, encoder.embed_dim, bias=False)
+        nn.init.zeros_(self.dense.weight)  # at first the dense prompt is what SAM's would be
+
+    def forward(self, clicks: Clicks, *, window: tuple[int, int]) -> PointedAt:
+        """Encode clicks in pixels of the window, (r, c), of which the image encoder sees a square."""
+        rows, columns = self.encoder.input_image_size
+        scale = torch.tensor([rows / window[0], columns / window[1]], device=clicks.places.device)
+        middles = (clicks.places + 0.5) * scale  # in pixels of the square, from its corner
+        # SAM takes (x, y), and adds half a pixel of its own image to reach a pixel's middle
+        points = (middles - 0.5).flip(-1).flatten(0, 1)  # (B * K, P, 2)
+        tokens, _ = self.encoder(points=(points, clicks.kinds.flatten(0, 1)), boxes=None, masks=None)
+        picture = draw_clicks(Clicks(middles / CELL_PX, clicks.kinds), grid=(rows // CELL_PX, columns // CELL_PX))
+        small = F.adaptive_max_pool2d(picture.flatten(0, 1), self.encoder.image_embedding_size)  # (B * K, 2, h, w)
+        dense = self.dense(small.movedim(1, -1)).movedim(-1, 1)
+        shape = clicks.kinds.shape[:2]
+        return PointedAt(tokens.unflatten(0, shape), picture, dense.unflatten(0, shape))
+
+    @property
+    def no_mask(self) -> Tensor:
+        """(D, 1, 1), what SAM's decoder is told where no mask is given as a prompt: always here."""
+        return self.encoder.no_mask_embed.weight.view(-1, 1, 1)
+
+
+def draw_clicks(clicks: Clicks, *, grid: tuple[int, int]) -> Tensor:
+    """Draw clicks as (B, K, 2, h4, w4): bumps of the points, 1 or -1 high, and filled boxes.
+
+    Args:
+        clicks: In cells of the grid, 0 being the first one's edge.
+        grid: (h4, w4).
+    """
+    middles = [torch.arange(size, device=clicks.places.device) + 0.5 for size in grid]
+    away = [(m - clicks.places[..., axis, None]) / BUMP_CELLS for axis, m in enumerate(middles)]  # (B, K, P, h4 or w4)
+    bumps = [torch.exp(-0.5 * distance**2) for distance in away]
+    sign = (clicks.kinds == INSIDE).float() - (clicks.kinds == OUTSIDE).float()  # (B, K, P)
+    points = torch.einsum("bkp,bkph,bkpw->bkhw", sign, *bumps).clamp(-1, 1)
+    first, last = ((clicks.kinds == kind).float() for kind in (BOX_FIRST, BOX_LAST))
+    inside = []
+    for axis, m in enumerate(middles):
+        low, high = (
+            (which * clicks.places[..., axis]).sum(dim=2, keepdim=True) for which in (first, last)
+        )  # (B, K, 1)
+        inside.append((m + 0.5 > low) & (m - 0.5 < high))  # cells that the box touches
+    box = inside[0].unsqueeze(3) & inside[1].unsqueeze(2) & first.any(dim=2)[..., None, None]  # (B, K, h4, w4)
+    return torch.stack([points, box.float()], dim=2)

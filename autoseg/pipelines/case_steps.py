@@ -1,0 +1,262 @@
+"""The way of a case through a run: read, predicted, written, each while its neighbours are at another step.
+
+Owns: `predict_cases`, and what happens to a case that cannot be predicted.
+Does not own: the threads (`prefetch.py`), what was done before (`resume_log.py`), the files (`outputs/`).
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from autoseg.datasets.dataset import CaseFiles, read_channels
+from autoseg.errors import AutosegError, GeometryError, OutputError, printable
+from autoseg.export.case_files import remove_case, write_case
+from autoseg.export.run_files import CaseStatus
+from autoseg.inference.click_prompts import OrganClicks
+from autoseg.inference.modality import choose_modality, list_alike
+from autoseg.inference.predictor import PredictedCase, Predictor
+from autoseg.io.geometry import grids_differ, small_shift
+from autoseg.io.image import Scan, read_header
+from autoseg.io.voxels import describe_odd_values
+from autoseg.pipelines.prefetch import FAULTS_OF_AN_ITEM, overlap
+from autoseg.pipelines.resume_log import FinishedCase, Journal, case_key
+from autoseg.system.atomic_files import explain_write_error, fault_of, find_disk_fault
+from autoseg.system.process_pool import default_num_workers
+from autoseg.system.progress import tell, track
+from autoseg.system.resources import find_cpu_memory_gib
+
+MOST_VOXELS_HELD = 128_000_000  # of several cases, all channels; a larger one has the memory to itself
+BYTES_A_VOXEL_HELD = (
+    32  # that a machine with a GPU has: scan, label map and what is made of them take some six of these
+)
+MOST_THREADS = 4
+
+log = logging.getLogger("autoseg")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to every case.
+
+    Attributes:
+        predictor: The model.
+        output: Folder for the files.
+        recipe: All but the scans that decides these files, in words.
+        clicks: By case and organ.
+        also: Files of `ALSO` that are written too.
+        journal: Of the folder.
+    """
+
+    predictor: Predictor
+    output: Path
+    recipe: str
+    clicks: Mapping[str, Mapping[str, OrganClicks]]
+    also: tuple[str, ...]
+    journal: Journal
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A case on its way in.
+
+    Attributes:
+        key: What goes into it.
+        earlier: Its record, if an earlier run finished it.
+        channels: Else its scans.
+        warnings: What is odd about them.
+        seconds: What that took.
+    """
+
+    key: str
+    earlier: FinishedCase | None
+    channels: tuple[Scan, ...]
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+def predict_cases(cases: Sequence[CaseFiles], job: Job) -> Iterator[CaseStatus]:
+    """Predict what an earlier run has not finished; each case is written down as it ends.
+
+    What is wrong with a case is its own affair, and so is a bug that it brings to light: its status says so, and the
+    others are predicted.
+
+    Raises:
+        OutputError: The disk is full or broken.
+    """
+    steps = overlap(
+        cases,
+        read=partial(_read, job=job),
+        work=partial(_predict, job=job),
+        write=partial(_write, job=job),
+        threads=_threads(job.predictor.device),
+        may_hold=_Room(job.predictor.device).is_enough,
+        fatal=(OutputError,),
+    )
+    for case, done in track(steps, what="predicting", total=len(cases)):
+        if isinstance(done, Exception):
+            message = _in_words(done)
+            log.warning("%s: not predicted: %s", printable(case.case_id), printable(message))
+            yield CaseStatus(case.case_id, is_done=False, message=message)
+        else:
+            if not done.was_done:
+                found = sum(organ.num_voxels > 0 for organ in done.organs)
+                tell("%s: %d of %d organs in %.1f s", printable(case.case_id), found, len(done.organs), done.seconds)
+                if done.message:
+                    log.warning("%s: %s", printable(case.case_id), printable(done.message))
+            yield done
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"the memory was full ({error}). Close other programs, or use a machine with more memory."
+    if isinstance(error, OSError):
+        return fault_of(error)
+    if isinstance(error, FAULTS_OF_AN_ITEM):
+        return str(error)
+    return f"{type(error).__name__}: {error} (a bug of autoseg; the log holds the details)"
+
+
+def _read(case: CaseFiles, *, job: Job) -> _Read:
+    start = time.monotonic()
+    key = case_key(case, job.recipe, clicks=job.clicks.get(case.case_id))
+    earlier = job.journal.find(case.case_id, key=key)
+    channels = read_case(case) if earlier is None else ()
+    warnings = list_warnings(channels, predictor=job.predictor)
+    return _Read(key, earlier, channels, warnings, time.monotonic() - start)
+
+
+def _predict(case: CaseFiles, given: _Read, *, job: Job) -> tuple[_Read, PredictedCase | None, float]:
+    """Predict a case that is not done; the number is the seconds until here."""
+    if given.earlier is not None:
+        return given, None, 0.0
+    start = time.monotonic()
+    clicks = job.clicks.get(case.case_id)
+    predicted = job.predictor.find_labels(
+        given.channels,
+        clicks=clicks,
+        with_uncertainty="uncertainty" in job.also,
+        scratch=job.output if "probabilities" in job.also else None,
+    )
+    return given, predicted, given.seconds + time.monotonic() - start
+
+
+def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, job: Job) -> CaseStatus:
+    """Write all that belongs to a case, and at last that it is done.
+
+    Raises:
+        OutputError: The disk is full or broken.
+    """
+    given, predicted, seconds = made
+    done = given.earlier
+    if predicted is not None:
+        try:
+            done = _write_anew(case, given, job.predictor.finish(predicted), seconds=seconds, job=job)
+        except (AutosegError, OSError) as error:
+            fault = find_disk_fault(error)
+            if fault is None:
+                raise
+            raise OutputError(f"{case.case_id}: {explain_write_error(fault, job.output)}") from error
+    assert done is not None
+    return CaseStatus(
+        case.case_id,
+        is_done=True,
+        was_done=given.earlier is not None,
+        seconds=done.seconds,
+        message=done.message,
+        organs=done.organs,
+    )
+
+
+def _write_anew(case: CaseFiles, given: _Read, predicted: PredictedCase, *, seconds: float, job: Job) -> FinishedCase:
+    """Write a case's files and its line in the journal; where one of them fails, none stays."""
+    start = time.monotonic()
+    files, organs = write_case(
+        job.output,
+        case.case_id,
+        given.channels[0],
+        predicted,
+        predictor=job.predictor,
+        also=job.also,
+        series=case.image_paths[0] if case.image_paths[0].is_dir() else None,
+    )
+    message = " ".join(given.warnings)
+    seconds += time.monotonic() - start
+    done = FinishedCase(case.case_id, given.key, files, seconds, message, organs)
+    try:
+        job.journal.add(done)
+    except OSError:
+        remove_case(job.output, files)
+        raise
+    return done
+
+
+class _Room:
+    """How many cases may be in memory together."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Give a GPU, which a single reader would let wait, a share of the machine's memory."""
+        self._most = MOST_VOXELS_HELD
+        if device.type == "cuda":
+            self._most = max(self._most, int(find_cpu_memory_gib() * 2**30) // BYTES_A_VOXEL_HELD)
+        self._sizes: dict[str, int] = {}
+
+    def is_enough(self, cases: Sequence[CaseFiles]) -> bool:
+        """Say whether there is room for all channels of these cases."""
+        return sum(map(self._size, cases)) <= self._most
+
+    def _size(self, case: CaseFiles) -> int:
+        """Count the voxels of a case; what cannot be read has none."""
+        if case.case_id not in self._sizes:
+            try:
+                sizes = [math.prod(read_header(path).shape_zyx) for path in case.image_paths if path.is_file()]
+                complete = len(sizes) == len(case.image_paths)  # the size of a DICOM series is not known yet
+                self._sizes[case.case_id] = sum(sizes) if complete else self._most
+            except (AutosegError, OSError):
+                self._sizes[case.case_id] = 0
+        return self._sizes[case.case_id]
+
+
+def _threads(device: torch.device) -> int:
+    """Read and write one case beside that at work; a GPU is so fast that it needs more, where there are the cores."""
+    return min(MOST_THREADS, max(1, default_num_workers() // 4)) if device.type == "cuda" else 1
+
+
+def list_warnings(channels: Sequence[Scan], *, predictor: Predictor) -> tuple[str, ...]:
+    """Say what is odd about a case's channels, each thing once: how they were read, and values that tell nothing."""
+    if not channels:
+        return ()
+    found = [warning for channel in channels for warning in channel.warnings]
+    plan = predictor.plans.data
+    modality = choose_modality(channels, plan=plan, given=predictor.modality)
+    alike = list_alike(plan, modality)
+    if predictor.modality is None and len(alike) > 1:
+        found.append(f"taken for {alike[0]}, since its values do not tell {' and '.join(alike)} apart; see --modality.")
+    for scan, channel in zip(channels, plan.modalities[modality].channels, strict=False):
+        low, high = float(scan.array_zyx.min()), float(scan.array_zyx.max())
+        odd = describe_odd_values(low, high, channel=channel.name, is_ct=channel.scheme == "ct")
+        found += [] if odd is None else [odd]
+    return tuple(dict.fromkeys(found))
+
+
+def read_case(case: CaseFiles) -> tuple[Scan, ...]:
+    """Read a case's channels and check that they lie on one grid; a small shift is among a channel's warnings.
+
+    Raises:
+        AutosegError: A file cannot be read, or the channels' grids differ.
+    """
+    first, *others = read_channels(case)
+    checked = [first]
+    for path, channel in zip(case.image_paths[1:], others, strict=True):
+        names = (case.image_paths[0].name, path.name)
+        difference = grids_differ(first.geometry, channel.geometry, names=names)
+        if difference is not None:
+            raise GeometryError(difference)
+        shift = small_shift(first.geometry, channel.geometry, name=f"channel {path.name}")
+        checked.append(channel if shift is None else replace(channel, warnings=(*channel.warnings, shift)))
+    return tuple(checked)

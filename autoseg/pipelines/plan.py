@@ -1,0 +1,287 @@
+"""The library call behind `autoseg_plan`: check, fingerprint, plan, preprocess, split.
+
+Owns: the order of the steps, what is written when, and what stops the run.
+Does not own: any of the steps themselves, the lock on the run folder (`run_folder.py`), the parser (`cli/plan.py`).
+
+Every file is complete or absent, and `splits.json` comes last: a run folder that has one is ready to train. The same
+command again reads only the cases whose files changed, and preprocesses only what is not there.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autoseg.config.plans import Plans, read_plans
+from autoseg.distributed.ranks import Ranks, join_ranks
+from autoseg.errors import DatasetError, Problem, UsageError, format_problems
+from autoseg.organs.custom_texts import read_own_descriptions, use_own_descriptions
+from autoseg.organs.llm_texts import Server
+from autoseg.organs.organ_sentences import describe_organs
+from autoseg.pipelines.preprocess import preprocess_dataset
+from autoseg.planning.checks import DatasetCheck, check_names, shorten_paths
+from autoseg.planning.describe_unknown_organs import add_descriptions
+from autoseg.planning.fingerprint.case_cache import CaseCache, cache_name
+from autoseg.planning.hardware import find_device
+from autoseg.planning.memory_and_disk import bytes_to_preprocess, warn_if_disk_is_short
+from autoseg.planning.multi_dataset.dataset_names import refuse_the_same
+from autoseg.planning.multi_dataset.merge_datasets import check_datasets
+from autoseg.planning.overrides import plan_with_changes
+from autoseg.planning.pin_weights import pin_weights
+from autoseg.planning.rank_work import help_to_preprocess, open_cache, read_shares, tell_work
+from autoseg.planning.report import JSON_NAME, write_report
+from autoseg.planning.run_folder import earlier_plans, own_folder, write_plans_if_new, write_splits_if_new
+from autoseg.system.atomic_files import write_json
+from autoseg.system.process_pool import default_num_workers
+
+log = logging.getLogger("autoseg")
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+OnBad = Literal["fail", "skip"]
+MAX_PROBLEMS_SHOWN = 12
+STORE_NAME = "preprocessed"
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What `autoseg_plan` is asked for; see `plan`."""
+
+    dataset_roots: tuple[Path, ...]
+    run_folder: Path
+    device: DeviceChoice = "auto"
+    memory_gib: float | None = None
+    overlays: tuple[Path, ...] = ()
+    settings: tuple[str, ...] = ()
+    on_bad: OnBad = "fail"
+    num_workers: int | None = None
+    describe: Server | None = None
+    descriptions: Path | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class PlanOutcome:
+    """What `run_plan` did.
+
+    Attributes:
+        plans: Written to `plans.json`.
+        check: What the dataset is like; None on a rank that does not lead.
+        used: The cases that are preprocessed and in a fold.
+        skipped: The cases that are left out, for errors that the report names.
+    """
+
+    plans: Plans
+    check: DatasetCheck | None
+    used: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def plan(
+    dataset_roots: Path | str | Sequence[Path | str],
+    run_folder: Path | str,
+    *,
+    device: DeviceChoice = "auto",
+    memory_gib: float | None = None,
+    overlays: Sequence[Path] = (),
+    settings: Sequence[str] = (),
+    on_bad: OnBad = "fail",
+    num_workers: int | None = None,
+    describe: Server | None = None,
+    descriptions: Path | str | None = None,
+    offline: bool = False,
+) -> Plans:
+    """Check, fingerprint, plan and preprocess a dataset, or several as one.
+
+    Under torchrun the processes share out the reading of scans and preprocessing, and the first one does the rest.
+
+    Args:
+        dataset_roots: Folder of the dataset, or folders of several; never written to.
+        run_folder: Where everything goes; may hold an earlier run, which is continued.
+        device: What to plan for; "auto" takes CUDA where there is one.
+        memory_gib: Memory of the device; none: what is found here.
+        overlays: JSON files with partial plans.
+        settings: Words such as "network.memory_slices=4"; they win over overlays.
+        on_bad: "fail" stops at bad cases, after all have been looked at; "skip" goes on with the good ones.
+        num_workers: Processes; none: one a core.
+        describe: Language model to ask for descriptions of organs that nothing is known of; none: nobody is asked.
+        descriptions: JSON file of {organ: text} or {organ: [sentence, ...]}; it wins over `dataset.json`.
+        offline: Ask no network; pretrained weights of the hub are looked up in its cache on this machine.
+
+    Returns:
+        The plans, as they were written.
+
+    Raises:
+        DatasetError: Bad cases with `on_bad="fail"`, or nothing usable; carries all problems.
+        UsageError: A folder, the file of descriptions or the mapping of labels cannot be used.
+        PlanError: An overlay or a setting is wrong.
+        CheckpointError: Pretrained weights that the plan names are not on the hub, or it cannot be reached.
+        LockedError: Another run works on the same folder: one that plans, or trains with what is there.
+        OutputError: The disk is full, or broken.
+        RankLostError: Another process of torchrun is gone, or ended early.
+    """
+    request = PlanRequest(
+        dataset_roots=(Path(dataset_roots),)
+        if isinstance(dataset_roots, (str, Path))
+        else tuple(Path(root) for root in dataset_roots),
+        run_folder=Path(run_folder),
+        device=device,
+        memory_gib=memory_gib,
+        overlays=tuple(Path(path) for path in overlays),
+        settings=tuple(settings),
+        on_bad=on_bad,
+        num_workers=num_workers,
+        describe=describe,
+        descriptions=None if descriptions is None else Path(descriptions),
+        offline=offline,
+    )
+    return run_plan(request).plans
+
+
+def run_plan(request: PlanRequest) -> PlanOutcome:
+    """Do what `plan` says, and tell more about it."""
+    if request.offline and request.describe is not None:
+        raise UsageError("--offline and --describe: give one of them, since a server is asked over the network.")
+    with join_ranks() as ranks:
+        return _lead(request, ranks) if ranks.leads else _help(request, ranks)
+
+
+def _help(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
+    """Take a share of the reading and of the preprocessing, and wait for what the first rank makes of it."""
+    ranks.wait()  # until it holds the run folder
+    read_shares(request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks)
+    help_to_preprocess(request.run_folder / STORE_NAME, num_workers=request.num_workers, ranks=ranks)
+    used, skipped = ranks.from_lead(None)
+    return PlanOutcome(read_plans(request.run_folder / "plans.json"), None, tuple(used), tuple(skipped))
+
+
+def _lead(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
+    device = find_device(request.device, memory_gib=request.memory_gib)
+    refuse_the_same(request.dataset_roots)
+    own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
+    with own_folder(request.run_folder, dataset_roots=request.dataset_roots):
+        ranks.wait()
+        caches = {}
+        if ranks.size > 1:
+            caches = read_shares(
+                request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks
+            )
+        check = _check(request, caches)
+        found = {"layout": check.layout, "contents": check.contents}
+        usable = _usable(check)
+        _write_report(request, check=check, used=usable, found=found)
+        _stop_at_errors(check.problems, num_cases=check.num_cases, request=request)
+        write_json(request.run_folder / "fingerprint.json", check.fingerprint.model_dump(mode="json"))
+        fingerprint, unused = use_own_descriptions(check.fingerprint, own)
+        fingerprint = add_descriptions(fingerprint, run_folder=request.run_folder, server=request.describe)
+        plans = plan_with_changes(fingerprint, device=device, overlays=request.overlays, settings=request.settings)
+        plans = pin_weights(plans, earlier=earlier_plans(request.run_folder), offline=request.offline)
+        found["plan"] = unused + describe_organs(fingerprint)[1]
+        write_plans_if_new(plans, request.run_folder)
+        failures = found["preprocessing"] = _preprocess(check, plans=plans, request=request, ranks=ranks)
+        failed = {problem.case_id for problem in failures if problem.is_error}
+        used = tuple(case_id for case_id in usable if case_id not in failed)
+        _write_report(request, check=check, used=used, found=found)
+        _stop_at_errors(failures, num_cases=check.num_cases, request=request)
+        if not used:
+            raise DatasetError("no case could be preprocessed. Mend what is listed below.", problems=failures)
+        write_splits_if_new(check.fingerprint, plans=plans, used=used, run_folder=request.run_folder)
+    problems = tuple(problem for stage in found.values() for problem in stage)
+    _show_problems(problems)
+    skipped = tuple(sorted({p.case_id for p in problems if p.is_error}))
+    ranks.from_lead([used, skipped])
+    return PlanOutcome(plans, check, used, skipped)
+
+
+def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
+    """Check a dataset, write the report of it, what the next run need not read again, and of several the mapping.
+
+    Returns:
+        The check, and all problems.
+
+    Raises:
+        DatasetError: Nothing is usable; the report is written all the same.
+        UsageError: The folder, the file of descriptions or the mapping of labels cannot be used.
+        LockedError: Another process plans into the same folder.
+    """
+    refuse_the_same(request.dataset_roots)
+    own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
+    with own_folder(request.run_folder, dataset_roots=request.dataset_roots):
+        check = _check(request, {})
+        names = check_names(check, own)
+        found = {"layout": check.layout, "contents": check.contents, "plan": names}
+        _write_report(request, check=check, used=_usable(check), found=found)
+    return check, check.problems + names
+
+
+def _check(request: PlanRequest, caches: Mapping[str | None, CaseCache]) -> DatasetCheck:
+    """Check the dataset, or all; where nothing is usable, the report says why."""
+    try:
+        return check_datasets(
+            request.dataset_roots,
+            num_workers=request.num_workers,
+            open_cache=lambda _root, name: caches.get(name) or open_cache(request.run_folder / cache_name(name)),
+            run_folder=request.run_folder,
+        )
+    except DatasetError as error:
+        problems = (Problem("", error.headline), *error.problems)
+        name = " + ".join(root.resolve().name for root in request.dataset_roots)
+        write_report(request.run_folder, dataset_name=name, problems={"layout": problems})
+        raise
+
+
+def _usable(check: DatasetCheck) -> tuple[str, ...]:
+    return tuple(case.case_id for case in check.fingerprint.cases)
+
+
+def _write_report(
+    request: PlanRequest, *, check: DatasetCheck, used: Sequence[str], found: Mapping[str, Sequence[Problem]]
+) -> None:
+    write_report(
+        request.run_folder,
+        dataset_name=check.dataset.name,
+        case_ids=[case.case_id for case in check.dataset.cases],
+        fingerprint=check.fingerprint,
+        used=used,
+        problems=found,
+    )
+
+
+def _stop_at_errors(problems: Sequence[Problem], *, num_cases: int, request: PlanRequest) -> None:
+    """Raise where errors stop the run: those of the dataset as a whole always, those of cases with `on_bad="fail"`."""
+    errors = [problem for problem in problems if problem.is_error]
+    of_dataset = [problem for problem in errors if not problem.case_id]
+    if not errors or (request.on_bad == "skip" and not of_dataset):
+        return
+    num_bad = len({problem.case_id for problem in errors if problem.case_id})
+    what = f"{num_bad} of {num_cases} cases" if num_bad else "the dataset"
+    remedy = " --on-bad skip goes on without the bad cases." if not of_dataset and num_bad < num_cases else ""
+    headline = f"{what} cannot be used ({request.run_folder / JSON_NAME} has this table).{remedy}"
+    raise DatasetError(headline, problems=problems)
+
+
+def _show_problems(problems: Sequence[Problem]) -> None:
+    errors_first = sorted(problems, key=lambda problem: not problem.is_error)
+    for line in format_problems(errors_first[:MAX_PROBLEMS_SHOWN]):
+        log.warning("%s", line)
+    if len(problems) > MAX_PROBLEMS_SHOWN:
+        log.warning("  and %d more in dataset_report.json", len(problems) - MAX_PROBLEMS_SHOWN)
+
+
+def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest, ranks: Ranks) -> tuple[Problem, ...]:
+    facts = check.fingerprint.cases
+    usable, store_folder = {case.case_id for case in facts}, request.run_folder / STORE_NAME
+    warn_if_disk_is_short(store_folder, facts, plans.data)
+    cases = [case for case in check.dataset.cases if case.case_id in usable]
+    bytes_a_worker = bytes_to_preprocess(facts, plans.data)
+    tell_work(cases, plan=plans.data, bytes_a_worker=bytes_a_worker, ranks=ranks)
+    problems = preprocess_dataset(
+        cases,
+        plan=plans.data,
+        store_folder=store_folder,
+        num_workers=request.num_workers or default_num_workers(bytes_a_worker),
+        ranks=ranks,
+    )
+    for root in request.dataset_roots:
+        problems = list(shorten_paths(problems, root=root))
+    return tuple(problems)

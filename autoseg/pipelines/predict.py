@@ -1,0 +1,249 @@
+"""`autoseg.predict_files`, the library call behind `autoseg_predict`: many cases, one after the other.
+
+Owns: what is asked for and whether it can be done, the output folder, the end of the run.
+Does not own: the way of a case (`case_steps.py`), the files (`outputs/`).
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from autoseg.datasets.dataset import CaseFiles
+from autoseg.datasets.prediction_inputs import find_cases
+from autoseg.distributed.ranks import Ranks, join_ranks
+from autoseg.errors import DatasetError, OutputError, Problem, UsageError, printable
+from autoseg.export.case_files import ALSO, FOLDERS, FOLDERS_OF_CASES, label_map_name
+from autoseg.export.label_tables import write_label_tables
+from autoseg.export.run_files import CaseStatus, PredictionRun, write_run
+from autoseg.inference.click_prompts import OrganClicks
+from autoseg.inference.predictor import Predictor, find_model_files, load_predictor, with_settings
+from autoseg.io.byte_stream import display_name
+from autoseg.pipelines.case_steps import Job, predict_cases
+from autoseg.pipelines.dry_run import Estimate, estimate_cases, tell_time_on_cpu, warn_if_disk_is_short
+from autoseg.pipelines.gather import gather
+from autoseg.pipelines.resume_log import JOURNAL_NAME, Journal
+from autoseg.system.atomic_files import explain_write_error, file_sha256, remove_leftovers
+from autoseg.system.file_lock import LOCK_NAME, hold_folder
+
+
+def predict_files(
+    inputs: Path | str | Sequence[Path | str],
+    model: Path | str,
+    output: Path | str,
+    *,
+    device: str = "auto",
+    labels: Sequence[str] = (),
+    organs: Mapping[str, str] | None = None,
+    fold: str | None = None,
+    settings: Sequence[str] = (),
+    clicks: Mapping[str, Mapping[str, OrganClicks]] | None = None,
+    also: Sequence[str] = (),
+    modality: str | None = None,
+) -> PredictionRun:
+    """Segment a scan or a folder of scans and write a label map for each.
+
+    Under torchrun each process takes a share of the cases, and the first one writes what is written once.
+
+    Args:
+        inputs: A scan, a folder of scans, a DICOM series, a `.csv` table of cases, or several of these (`find_cases`).
+        model: A `model.safetensors` or a run folder.
+        output: Folder for `<case>.nii.gz`, `labels.json`, `.ctbl` and `.tsv`, `statistics.csv`, `preview/<case>.png`,
+            `report.html` and `run.json`. Cases that an earlier run finished there, from the same scans, model and
+            settings, are kept.
+        device: auto, cpu or cuda.
+        labels: Names of the organs asked for; none means all.
+        organs: Descriptions by name of organs that the model was not trained on, asked for beside the others; an
+            empty one is looked up. There is a warning where one is unlike all that the model has read.
+        fold: Of a run folder, the model of one fold; by default the one trained on all cases, or else
+            the folds' average.
+        settings: Changes such as "inference.window_overlap=0.25"; only inference may be changed.
+        clicks: Points and boxes by case and organ; the other cases and organs go by their text alone.
+        also: More files for each case: "uncertainty" (how unsure each voxel is, in per cent), "probabilities" (of each
+            organ, in per cent; on the way they take a byte a voxel and organ of the output's disk), "seg.nrrd" (a
+            segmentation of 3D Slicer), "seg.dcm" (a DICOM segmentation, for DICOM series, with `autoseg[dicom]`),
+            "masks" (a file an organ).
+        modality: Kind of all scans, for a model of several: ct, mri, ..; None: told by each scan's values.
+
+    Raises:
+        DatasetError: No case could be predicted; the cases' problems are in it.
+        LockedError: Another run works on the folder.
+        OutputError: The output's disk is full or broken; what was finished before stays.
+        AutosegError: The model or an argument cannot be used.
+    """
+    model, output = Path(model), Path(output)
+    unknown = [name for name in also if name not in ALSO]
+    if unknown:
+        raise UsageError(f"--also {unknown[0]!r:.40}: expected {', '.join(ALSO)}.")
+    digests = [file_sha256(path) for path in find_model_files(model, fold=fold)]  # before it is loaded: see `Journal`
+    predictor = _load(
+        model, labels=labels, organs=organs, device=device, fold=fold, settings=settings, modality=modality
+    )
+    paths = _as_paths(inputs)
+    cases, problems = find_cases(paths, channel_names=predictor.channel_names)
+    _refuse_output_over_input(cases, output)
+    if "seg.dcm" in also:
+        _refuse_what_is_no_series(cases)
+    _refuse_clicks_on_nothing(clicks or {}, cases, predictor)
+    recipe = _describe_recipe(predictor, digests, also=also)
+    with join_ranks() as ranks, _own_folder(output, ranks):
+        with _writing(output):
+            if ranks.leads:
+                # first: a folder that cannot be written shows itself
+                write_label_tables(output, predictor.names, plan=predictor.plans.data)
+            journal = Journal(output, rank=ranks.rank)
+        if ranks.leads:
+            warn_if_disk_is_short(predictor, cases, output, also=also)
+            if device == "auto" and predictor.device.type == "cpu":
+                tell_time_on_cpu(predictor, cases)
+        job = Job(predictor, output, recipe, clicks or {}, tuple(also), journal)
+        statuses = list(predict_cases(ranks.share(cases), job))
+        with _writing(output):
+            statuses = gather(statuses, ranks, output=output)
+            if ranks.leads:
+                statuses = [*_bad_cases(problems), *statuses]
+            run = PredictionRun(output=output, cases=tuple(statuses))
+            if ranks.leads:
+                write_run(run, predictor, model=model.name)
+    if ranks.leads and not any(case.is_done for case in run.cases):
+        raise DatasetError(
+            f"None of the {len(run.cases)} cases in {', '.join(map(display_name, paths))} could be predicted. Mend "
+            "what is listed below.",
+            problems=[Problem(case.case_id, case.message) for case in run.failed],
+        )
+    return run
+
+
+def estimate_files(
+    inputs: Path | str | Sequence[Path | str],
+    model: Path | str,
+    *,
+    device: str = "auto",
+    labels: Sequence[str] = (),
+    organs: Mapping[str, str] | None = None,
+    fold: str | None = None,
+    settings: Sequence[str] = (),
+    also: Sequence[str] = (),
+    modality: str | None = None,
+) -> list[Estimate]:
+    """Say what `predict_files` would take for each case, with the same arguments; nothing is written.
+
+    Raises:
+        AutosegError: As `predict_files`.
+    """
+    predictor = _load(
+        model, labels=labels, organs=organs, device=device, fold=fold, settings=settings, modality=modality
+    )
+    cases, problems = find_cases(_as_paths(inputs), channel_names=predictor.channel_names)
+    faults = [Estimate(case.case_id, fault=case.message) for case in _bad_cases(problems)]
+    return [*estimate_cases(predictor, cases, also=also), *faults]
+
+
+def _load(
+    model: Path | str,
+    *,
+    labels: Sequence[str],
+    organs: Mapping[str, str] | None,
+    device: str,
+    fold: str | None,
+    settings: Sequence[str],
+    modality: str | None,
+) -> Predictor:
+    loaded = load_predictor(model, labels=labels, device=device, fold=fold, modality=modality)
+    predictor = with_settings(loaded, settings)
+    if not organs:
+        return predictor
+    from autoseg.inference.open_vocabulary import with_new_organs  # open_clip loads for a second
+
+    return with_new_organs(predictor, organs)
+
+
+def _as_paths(inputs: Path | str | Sequence[Path | str]) -> list[Path]:
+    return [Path(inputs)] if isinstance(inputs, str | Path) else [Path(path) for path in inputs]
+
+
+def _describe_recipe(predictor: Predictor, digests: Sequence[str], *, also: Sequence[str]) -> str:
+    plan = predictor.plans.inference.model_dump(mode="json")
+    organs = [predictor.plans.data.organs[k] for k in predictor.organs]
+    asked = [[organ.name, organ.value, organ.sentences, organ.more_sentences] for organ in organs]
+    kind = predictor.modality
+    return json.dumps([version("autoseg"), digests, plan, asked, kind, predictor.device.type, sorted(also)])
+
+
+def _bad_cases(problems: Sequence[Problem]) -> list[CaseStatus]:
+    """Give each case that cannot be read one status, with all that is wrong with it."""
+    messages: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.is_error:
+            messages.setdefault(problem.case_id, []).append(problem.message)
+    return [CaseStatus(case_id, is_done=False, message=" ".join(own)) for case_id, own in messages.items()]
+
+
+def _refuse_output_over_input(cases: Sequence[CaseFiles], output: Path) -> None:
+    paths = [path for case in cases for path in case.image_paths]
+    folders = {folder for path in paths for folder in (path.resolve(), path.resolve().parent, path.parent.resolve())}
+    ours = {output.resolve() / name for name in (*FOLDERS, *FOLDERS_OF_CASES)}
+    if output.resolve() in folders or any(not ours.isdisjoint(folder.parents) or folder in ours for folder in folders):
+        raise UsageError(f"-o {output}: the scans lie there; inputs are never overwritten. Choose another folder.")
+    is_ours = (output / LOCK_NAME).exists() or (output / JOURNAL_NAME).exists()
+    names = [] if is_ours else [label_map_name(case.case_id) for case in cases]
+    there = [name for name in names if (output / name).is_file() and not (output / name).is_symlink()]
+    if there:
+        raise UsageError(
+            f"-o {output}: {printable(there[0])} is there, and no prediction of autoseg's wrote it. Choose another "
+            "folder."
+        )
+    above = output.resolve().parent
+    if output.resolve().name == "preprocessed" and (above / "plans.json").exists():
+        raise UsageError(f"-o {output}: autoseg_plan keeps the cases of a run there. Choose another folder.")
+
+
+def _refuse_what_is_no_series(cases: Sequence[CaseFiles]) -> None:
+    from autoseg.export.dicom_seg import load_highdicom
+
+    load_highdicom()
+    files = [case.image_paths[0] for case in cases if not case.image_paths[0].is_dir()]
+    if files:
+        raise UsageError(
+            f"--also seg.dcm: {display_name(files[0])} is no DICOM series, so a DICOM segmentation has nothing to "
+            "refer to. Give the folder of the series, or ask for seg.nrrd."
+        )
+
+
+def _refuse_clicks_on_nothing(
+    clicks: Mapping[str, Mapping[str, OrganClicks]], cases: Sequence[CaseFiles], predictor: Predictor
+) -> None:
+    known = [case.case_id for case in cases]
+    unknown = [case_id for case_id in clicks if case_id not in known]
+    if unknown:
+        raise UsageError(f"clicks: there is no case {unknown[0]!r}. Name one of {', '.join(known[:10])}.")
+    for case_id, own in clicks.items():
+        if not isinstance(own, Mapping):
+            raise UsageError(f"clicks: {case_id!r} has {own!r}; give organs by name, {{case: {{organ: OrganClicks}}}}.")
+        predictor.check_clicks(own)
+
+
+@contextmanager
+def _own_folder(output: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold the output folder for this process, and those started with it, alone."""
+    with _writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    name = LOCK_NAME if ranks.leads else f"{LOCK_NAME}-{ranks.rank}"
+    remedy = "Wait for it, end it, or choose another -o."
+    with hold_folder(output, command="autoseg_predict", remedy=remedy, name=name):
+        if ranks.leads:
+            with _writing(output):
+                inner = [folder for name in FOLDERS_OF_CASES for folder in (output / name).glob("*/")]
+                for folder in (output, *(output / name for name in FOLDERS), *inner):
+                    remove_leftovers(folder)
+        ranks.wait()
+        yield
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"-o {output}: {explain_write_error(error, output)}") from error

@@ -1,0 +1,128 @@
+"""`autoseg.predict`: one image in memory, and what the model says of it; nothing is written.
+
+Owns: `Prediction`.
+Does not own: files of scans in and label maps out (`command.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoseg.errors import GeometryError, UsageError
+from autoseg.export.statistics import OrganStatistics, measure_organs
+from autoseg.inference.click_prompts import OrganClicks
+from autoseg.inference.modality import find_modality_number
+from autoseg.inference.predictor import Predictor, load_predictor, with_settings
+from autoseg.io.array_input import as_scan, in_order_of
+from autoseg.io.geometry import ImageGeometry, grids_differ, small_shift
+from autoseg.io.image import read_scan, write_label_map
+from autoseg.pipelines.case_steps import list_warnings
+from autoseg.preprocessing.inverse import UNSURE
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        labels: Label map with the dataset's values, as the image's array is indexed: i, j, k for nibabel, paths and
+            (array, affine); k, j, i for SimpleITK, as its own arrays are.
+        names: Name by label value, of the organs asked for.
+        statistics: Volume, place, mean intensity and expected Dice of each.
+        uncertainty: As `labels`, float32, 0 (sure) to 1: what is left to all others where the most probable wins; None
+            where it was not asked for.
+        warnings: What was odd about the image.
+        labels_zyx: The same memory as `labels`, indexed k, j, i.
+        geometry: The image's grid.
+    """
+
+    labels: np.ndarray
+    names: dict[int, str]
+    statistics: tuple[OrganStatistics, ...]
+    uncertainty: np.ndarray | None
+    warnings: tuple[str, ...]
+    labels_zyx: np.ndarray
+    geometry: ImageGeometry
+
+    def save(self, path: Path | str) -> None:
+        """Write the label map as NIfTI, with the names inside.
+
+        Raises:
+            ScanFileError: It cannot be written.
+        """
+        write_label_map(Path(path), self.labels_zyx, geometry=self.geometry, names=self.names)
+
+
+def predict(
+    image: Any,
+    model: Path | str | Predictor,
+    *,
+    device: str = "auto",
+    labels: Sequence[str] = (),
+    organs: Mapping[str, str] | None = None,
+    settings: Sequence[str] = (),
+    clicks: Mapping[str, OrganClicks] | None = None,
+    uncertainty: bool = False,
+    modality: str | None = None,
+) -> Prediction:
+    """Segment one image in memory.
+
+    Args:
+        image: A nibabel image, a SimpleITK image, (array, affine) with the array indexed i, j, k, or the path of a
+            scan; a list of them, one a channel, for models of several channels.
+        model: A `model.safetensors` or a run folder; or a `Predictor`, which is not loaded again for each image.
+        device: auto, cpu or cuda; counts for nothing where `model` is a `Predictor`.
+        labels: Names of the organs asked for; none means all. A `Predictor` is asked when it is loaded.
+        organs: Descriptions by name of organs that the model was not trained on, as for `predict_files`.
+        settings: Changes such as "inference.window_overlap=0.25".
+        clicks: Points and boxes by organ, voxels (i, j, k).
+        uncertainty: Also say how unsure the model is of each voxel.
+        modality: Kind of the image, for a model of several: ct, mri, ..; None: told by its values.
+
+    Raises:
+        AutosegError: The image, the model or an argument cannot be used.
+    """
+    images = list(image) if isinstance(image, list) else [image]
+    if labels and isinstance(model, Predictor):
+        raise UsageError("labels: this predictor knows already which organs are asked for. Load it with these labels.")
+    loaded = model if isinstance(model, Predictor) else load_predictor(model, labels=labels, device=device)
+    predictor = with_settings(loaded, settings)
+    if modality is not None:
+        predictor = replace(predictor, modality=find_modality_number(predictor.plans.data, modality))
+    if organs:
+        from autoseg.inference.open_vocabulary import with_new_organs  # open_clip loads for a second
+
+        predictor = with_new_organs(predictor, organs)
+    channels = [
+        read_scan(Path(one)) if isinstance(one, str | Path) else as_scan(one, name=f"channel {number}")
+        for number, one in enumerate(images)
+    ]
+    for number, channel in enumerate(channels[1:], start=1):
+        names = ("channel 0", f"channel {number}")
+        difference = grids_differ(channels[0].geometry, channel.geometry, names=names)
+        if difference is not None:
+            raise GeometryError(difference)
+        shift = small_shift(channels[0].geometry, channel.geometry, name=names[1])
+        if shift is not None:
+            channels[number] = replace(channel, warnings=(*channel.warnings, shift))
+    predicted = predictor.predict_scans(channels, clicks=clicks, with_uncertainty=uncertainty)
+    statistics = measure_organs(
+        predicted.labels_zyx,
+        channels[0].array_zyx,
+        geometry=channels[0].geometry,
+        names=predictor.names,
+        expected_dice=predicted.expected_dice,
+    )
+    unsure = predicted.uncertainty_zyx
+    return Prediction(
+        labels=in_order_of(images[0], predicted.labels_zyx),
+        names=predictor.names,
+        statistics=statistics,
+        uncertainty=None if unsure is None else in_order_of(images[0], unsure.astype(np.float32) / UNSURE),
+        warnings=list_warnings(channels, predictor=predictor),
+        labels_zyx=predicted.labels_zyx,
+        geometry=channels[0].geometry,
+    )

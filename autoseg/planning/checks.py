@@ -1,0 +1,97 @@
+"""Everything that is wrong with a dataset, and its fingerprint.
+
+Owns: `DatasetCheck`, `check_dataset`, `check_names`.
+Does not own: the layout (`datasets/dataset.py`), the measurements (`fingerprint/fingerprint.py`), what is kept of
+earlier runs (`fingerprint/case_cache.py`), what stops a run (`command.py`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from autoseg.datasets.dataset import Dataset, read_dataset
+from autoseg.errors import DatasetError, Problem
+from autoseg.organs.custom_texts import OwnDescriptions, use_own_descriptions
+from autoseg.organs.organ_sentences import describe_organs
+from autoseg.planning.fingerprint.case_cache import CaseCache
+from autoseg.planning.fingerprint.extract import list_values_once
+from autoseg.planning.fingerprint.fingerprint import Fingerprint, make_fingerprint
+from autoseg.planning.memory_and_disk import bytes_to_scan
+from autoseg.planning.multi_dataset.label_mapping import LabelMapping
+from autoseg.system.process_pool import default_num_workers
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """What reading a dataset gave.
+
+    Attributes:
+        dataset: As declared.
+        fingerprint: Of the usable cases.
+        layout: Problems of files and declarations.
+        contents: Problems inside the scans.
+        mapping: What the labels of several datasets mean; None for one.
+    """
+
+    dataset: Dataset
+    fingerprint: Fingerprint
+    layout: tuple[Problem, ...]
+    contents: tuple[Problem, ...]
+    mapping: LabelMapping | None = None
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All problems, the dataset's own first."""
+        return self.layout + self.contents
+
+    @property
+    def num_cases(self) -> int:
+        """Cases that the dataset names, usable or not."""
+        return len({case.case_id for case in self.dataset.cases} | {p.case_id for p in self.problems if p.case_id})
+
+
+def check_dataset(
+    dataset_root: Path, *, num_workers: int | None = None, cache: CaseCache | None = None
+) -> DatasetCheck:
+    """Read a dataset and everything in it; nothing is written but the cache.
+
+    Args:
+        dataset_root: Its folder.
+        num_workers: Processes; none: one a core.
+        cache: Cases that it holds and whose files are the same are not read again; none: all are read.
+
+    Raises:
+        DatasetError: Nothing is usable; carries all problems.
+        OSError: The cache cannot be written, and is not optional.
+    """
+    root = Path(dataset_root)
+    try:
+        cache = cache or CaseCache(None)
+        dataset = read_dataset(root, list_values=partial(list_values_once, cache=cache))
+        bad = {problem.case_id for problem in dataset.problems if problem.is_error}
+        readable = replace(dataset, cases=tuple(case for case in dataset.cases if case.case_id not in bad))
+        num_workers = num_workers or default_num_workers(bytes_to_scan(readable.cases))
+        fingerprint, contents = make_fingerprint(readable, num_workers=num_workers, cache=cache)
+    except DatasetError as error:
+        headline = _shorten(error.headline, root=root)
+        raise DatasetError(headline, problems=shorten_paths(error.problems, root=root)) from error
+    layout = shorten_paths(dataset.problems, root=root)
+    return DatasetCheck(dataset, fingerprint, layout, shorten_paths(contents, root=root))
+
+
+def check_names(check: DatasetCheck, own: OwnDescriptions | None) -> tuple[Problem, ...]:
+    """Warn of organs that nothing is known of or that read alike, and of own descriptions that are of no organ."""
+    fingerprint, unused = use_own_descriptions(check.fingerprint, own)
+    return unused + describe_organs(fingerprint)[1]
+
+
+def shorten_paths(problems: Iterable[Problem], *, root: Path) -> tuple[Problem, ...]:
+    """Shorten paths in messages to what lies below the dataset's folder."""
+    return tuple(replace(problem, message=_shorten(problem.message, root=root)) for problem in problems)
+
+
+def _shorten(text: str, *, root: Path) -> str:
+    for folder in (root.resolve(), root.absolute()):
+        text = text.replace(f"{folder}/", "")
+    return text

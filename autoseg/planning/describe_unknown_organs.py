@@ -1,0 +1,64 @@
+"""Descriptions of organs that nothing is known of, asked of a language model where the user wants it.
+
+Owns: which organs are asked for, `descriptions.json`, in which answers are kept, and showing them.
+Does not own: the question and the connection (`organs/llm_texts.py`).
+"""
+
+import logging
+from pathlib import Path
+
+from autoseg.errors import UsageError, printable
+from autoseg.organs import describe_organ, find_modality
+from autoseg.organs.llm_texts import Server, ask_description
+from autoseg.organs.organ_sentences import list_modalities
+from autoseg.planning.fingerprint.fingerprint import Fingerprint
+from autoseg.system.atomic_files import read_json, write_json
+from autoseg.system.progress import track
+
+log = logging.getLogger("autoseg")
+
+FILE_NAME = "descriptions.json"
+
+
+def add_descriptions(fingerprint: Fingerprint, *, run_folder: Path, server: Server | None) -> Fingerprint:
+    """Give each organ that has no description of its own the one that was asked for, now or earlier.
+
+    Args:
+        fingerprint: Of the dataset.
+        run_folder: Holds the answers; one that is there is not asked for again, and may be edited.
+        server: Where to ask for the others; None asks nobody.
+
+    Raises:
+        UsageError: The server cannot be reached or gives no description; what it gave before is kept.
+    """
+    path = run_folder / FILE_NAME
+    kept = _read(path)
+    modalities = {find_modality(names) for names in list_modalities(fingerprint).values()}
+    modality = modalities.pop() if len(modalities) == 1 else "unknown"
+    unknown = [
+        organ.name
+        for organ in fingerprint.organs
+        if not describe_organ(organ.name, modality=modality, own_text=organ.description).is_known
+    ]
+    missing = [name for name in unknown if name not in kept]
+    if server is not None and missing:
+        for name in track(missing, what=f"asking {server.model}"):
+            kept[name] = ask_description(name, modality=modality, server=server)
+            write_json(path, kept)
+            log.info("%s, described by %s: %s", printable(name), printable(server.model), kept[name])
+    organs = tuple(
+        organ.model_copy(update={"description": kept[organ.name]})
+        if organ.name in unknown and organ.name in kept
+        else organ
+        for organ in fingerprint.organs
+    )
+    return fingerprint.model_copy(update={"organs": organs})
+
+
+def _read(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
+        raise UsageError(f"{path} holds more than names with their descriptions. Mend it, or delete it to ask again.")
+    return content

@@ -1,0 +1,283 @@
+"""What was measured of each case in earlier runs, kept in one file so that only cases that changed are read again.
+
+Owns: `CaseCache`, `CaseEntry`, `ValuesEntry`, the form of their file.
+Does not own: the measurements (`measure_case.py`), when a file is the same (`file_state.py`), which cases are read
+(`extract.py`), where a check without a run folder keeps them (`planning/user_cache.py`).
+
+A line a case: a digest of the line, and the case as JSON. The file is untrusted: what is damaged, of another form or of
+another declaration is passed over, and its case is read again. It is written whole, in place of the one before.
+"""
+
+import base64
+import hashlib
+import json
+import logging
+import time
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from autoseg.datasets.labels import MAX_VALUE
+from autoseg.errors import Problem
+from autoseg.planning.fingerprint.case_statistics import MAX_SAMPLE_PER_CASE, CaseFacts
+from autoseg.planning.fingerprint.file_state import FileState
+from autoseg.planning.fingerprint.measure_case import CaseScanResult
+from autoseg.system.atomic_files import write_bytes
+
+FILE_STEM, FILE_ENDING = "dataset_cache", ".jsonl"
+MAX_BYTES = 1 << 31  # of the file; ten thousand cases of one channel have some 300 MB
+SECONDS_BETWEEN_SAVES = 20.0  # of reading, that a kill may lose
+
+log = logging.getLogger("autoseg")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class KeptProblem(_Strict):
+    """A `Problem` of the case."""
+
+    message: str
+    is_error: bool
+
+
+class CaseEntry(_Strict):
+    """What is kept of one case.
+
+    Attributes:
+        form: Of this line; raised where a case of the same files would be measured or judged otherwise than before.
+        case_id: The case.
+        recipe: Digest of all but its files that decides what is measured.
+        files: Its images by channel, then its label map.
+        facts: None where it cannot be used.
+        problems: As they were found.
+        sample: Voxels of its organs, packed.
+    """
+
+    form: Literal[1] = 1
+    case_id: str
+    recipe: str
+    files: tuple[FileState, ...]
+    facts: CaseFacts | None
+    problems: tuple[KeptProblem, ...]
+    sample: str | None
+
+    def to_result(self, *, patient_id: str, num_channels: int) -> CaseScanResult:
+        """Give what `scan_case` gave.
+
+        Args:
+            patient_id: As it is declared now.
+            num_channels: Of the dataset.
+
+        Raises:
+            ValueError: The parts of the entry do not belong together.
+        """
+        facts = self.facts
+        if facts is not None:
+            if facts.case_id != self.case_id or len(facts.channels) != num_channels:
+                raise ValueError(f"the facts of {self.case_id!r} are of another case")
+            facts = facts.model_copy(update={"patient_id": patient_id})
+        sample = None if self.sample is None else _unpack(self.sample, num_channels=num_channels)
+        problems = tuple(Problem(self.case_id, item.message, item.is_error) for item in self.problems)
+        return CaseScanResult(self.case_id, facts, problems, sample)
+
+
+class ValuesEntry(_Strict):
+    """What is kept of a label map of a dataset that does not name its labels: the values in it.
+
+    Attributes:
+        form: Of this line.
+        name: The file, as messages name it.
+        file: As it was when it was read.
+        values: As `list_label_values` gave them.
+    """
+
+    form: Literal["values 1"] = "values 1"
+    name: str
+    file: FileState
+    values: tuple[Annotated[int, Field(ge=1, le=MAX_VALUE)], ...]
+
+
+_ANY_ENTRY: TypeAdapter[CaseEntry | ValuesEntry] = TypeAdapter(
+    Annotated[CaseEntry | ValuesEntry, Field(discriminator="form")]
+)
+
+
+def make_entry(result: CaseScanResult, *, recipe: str, files: tuple[FileState, ...]) -> CaseEntry | None:
+    """Make an entry of what `scan_case` gave; None for names that are no Unicode, which no line can hold."""
+    if not all(map(_is_unicode, (result.case_id, *(item.message for item in result.problems)))):
+        return None
+    return CaseEntry(
+        case_id=result.case_id,
+        recipe=recipe,
+        files=files,
+        facts=result.facts,
+        problems=tuple(KeptProblem(message=item.message, is_error=item.is_error) for item in result.problems),
+        sample=None if result.sample is None else _pack(result.sample),
+    )
+
+
+def make_values_entry(name: str, *, file: FileState, values: Iterable[int]) -> ValuesEntry | None:
+    """Make an entry of the values of a label map; None for a name that is no Unicode."""
+    return ValuesEntry(name=name, file=file, values=tuple(values)) if _is_unicode(name) else None
+
+
+def _is_unicode(text: str) -> bool:
+    return text.encode(errors="replace").decode() == text
+
+
+def cache_name(dataset: str | None) -> str:
+    """Return the name of the file in a run folder; `dataset` is the name of one of several, or None."""
+    return f"{FILE_STEM}{'' if dataset is None else f'_{dataset}'}{FILE_ENDING}"
+
+
+class CaseCache:
+    """The entries of one dataset."""
+
+    def __init__(self, path: Path | None, *, is_optional: bool = False) -> None:
+        """Read what is there.
+
+        Args:
+            path: Of the file; None keeps nothing.
+            is_optional: Whether a file that cannot be written is no error.
+        """
+        self._path = path
+        self._is_optional = is_optional
+        self._entries, self._values = ({}, {}) if path is None else _read(path)
+        self.fresh: set[str] = set()  # cases that other ranks have measured in this run
+        self._asked: set[str] = set()  # names of label maps
+        self._is_changed = False
+        self._saved = time.monotonic()
+
+    def find(self, case_id: str, *, recipe: str) -> CaseEntry | None:
+        """Return what is kept of a case, if it was measured by this recipe."""
+        entry = self._entries.get(case_id)
+        return entry if entry is not None and entry.recipe == recipe else None
+
+    def find_values(self, name: str) -> ValuesEntry | None:
+        """Return what is kept of a label map."""
+        self._asked.add(name)
+        return self._values.get(name)
+
+    def keep_values(self, entry: ValuesEntry) -> None:
+        """Keep the values of a label map; they are on the disk after `save`."""
+        self._values[entry.name] = entry
+        self._is_changed = True
+
+    def keep(self, entry: CaseEntry) -> None:
+        """Keep an entry; it is on the disk after some seconds, at the latest after `save`.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        self._entries[entry.case_id] = entry
+        self._is_changed = True
+        if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def share_for(self, case_ids: Iterable[str], path: Path) -> "CaseCache":
+        """Open another file that holds, beside what is there, what is kept here of some cases."""
+        share = CaseCache(path)
+        share._entries = {**{name: self._entries[name] for name in case_ids if name in self._entries}, **share._entries}
+        return share
+
+    def take(self, path: Path) -> None:
+        """Keep what another rank wrote of its share."""
+        for case_id, entry in _read(path)[0].items():
+            before = self._entries.get(case_id)
+            if before is None or not _is_of_the_same_bytes(before, entry):
+                self.fresh.add(case_id)
+            if before != entry:
+                self.keep(entry)
+
+    def forget_others(self, case_ids: Iterable[str]) -> None:
+        """Drop what is kept of all other cases, and of label maps that nobody asked for."""
+        others, unasked = self._entries.keys() - set(case_ids), self._values.keys() - self._asked
+        self._is_changed |= bool(others or unasked)
+        for case_id in others:
+            del self._entries[case_id]
+        for name in unasked:
+            del self._values[name]
+
+    def save(self) -> None:
+        """Write the file, if anything changed since it was read.
+
+        Raises:
+            OSError: It cannot be written, and is not optional.
+        """
+        self._saved = time.monotonic()
+        if self._path is None or not self._is_changed:
+            return
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            entries: list[CaseEntry | ValuesEntry] = [*self._values.values(), *self._entries.values()]
+            write_bytes(self._path, b"".join(map(_to_line, entries)))
+        except OSError as error:
+            if not self._is_optional:
+                raise
+            log.info("the next check reads all scans again, since no cache can be written: %s.", error.strerror)
+            self._path = None
+        self._is_changed = False
+
+
+def _is_of_the_same_bytes(one: CaseEntry, other: CaseEntry) -> bool:
+    """Say whether two entries differ, at most, in when somebody looked at the files."""
+    digests = [[file.digest for file in entry.files] for entry in (one, other)]
+    return digests[0] == digests[1] and one.model_copy(update={"files": other.files}) == other
+
+
+def _to_line(entry: CaseEntry | ValuesEntry) -> bytes:
+    content = json.dumps(entry.model_dump(mode="json"), allow_nan=False, separators=(",", ":")).encode("ascii")
+    return hashlib.blake2b(content, digest_size=16).hexdigest().encode() + b" " + content + b"\n"
+
+
+def _read(path: Path) -> tuple[dict[str, CaseEntry], dict[str, ValuesEntry]]:
+    cases: dict[str, CaseEntry] = {}
+    values: dict[str, ValuesEntry] = {}
+    try:
+        is_file = path.is_file() and path.stat().st_size <= MAX_BYTES  # to open a pipe would wait for ever
+        lines = path.read_bytes().splitlines() if is_file else []
+    except OSError:
+        return cases, values
+    for line in lines:
+        digest, _, content = line.partition(b" ")
+        if hashlib.blake2b(content, digest_size=16).hexdigest().encode() != digest:
+            log.debug("a line of %s is damaged; what it was of is read again", path.name)
+            continue
+        try:
+            entry = _ANY_ENTRY.validate_json(content, strict=True)
+        except ValidationError:
+            continue  # of another version
+        if isinstance(entry, CaseEntry):
+            cases[entry.case_id] = entry
+        else:
+            values[entry.name] = entry
+    return cases, values
+
+
+def _pack(sample: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(sample.astype("<f4").tobytes(), 1)).decode("ascii")
+
+
+def _unpack(text: str, *, num_channels: int) -> np.ndarray:
+    """Give the (C, N) float32 sample, finite, of at most `MAX_SAMPLE_PER_CASE` columns.
+
+    Raises:
+        ValueError: The text is something else.
+    """
+    most = 4 * num_channels * MAX_SAMPLE_PER_CASE
+    try:
+        content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), most + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not 0 < len(content) <= most or len(content) % (4 * num_channels):
+        raise ValueError(f"a sample of {len(content)} bytes; expected up to {most}")
+    sample = np.frombuffer(content, "<f4").astype(np.float32).reshape(num_channels, -1)
+    if not np.isfinite(sample).all():
+        raise ValueError("a sample with numbers that are not finite")
+    return sample

@@ -1,0 +1,216 @@
+"""The network's maps back to the scan's own grid, as a label map: the inverse of `pipeline.py`.
+
+Owns: `undo_preprocessing`: which maps make which plane of the file, and the planes' way to the host.
+Does not own: the grid (`transform.py`), which map wins (`argmax.py`).
+
+Symbols: K organs, S slices, R rows, W columns of the preprocessed grid.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoseg.errors import GeometryError
+from autoseg.preprocessing.argmax import Planes, Sides, find_winners
+from autoseg.preprocessing.resampling import linear_taps
+from autoseg.preprocessing.transform import CaseTransform
+
+PACKING_LEVEL = 1  # of label planes: to a tenth of their size or less, in about a millisecond for 512 x 512
+UNSURE = 255  # stands for no probability at all
+PLANES_ON_CPU, PLANES_ON_GPU = 1, 16  # of the file, worked on at once
+
+
+def undo_preprocessing(
+    maps: Iterable[Tensor],
+    *,
+    transform: CaseTransform,
+    organ_values: Sequence[int],
+    uncertainty_zyx: np.ndarray | None = None,
+    percent_kzyx: np.ndarray | None = None,
+) -> np.ndarray:
+    """Bring the network's maps to the grid of the file, as a label map with the dataset's values.
+
+    The maps are interpolated linearly and the largest wins, one slice of the file at a time, or a few on a GPU: what
+    comes at once and as much again is the most that is held, never (organs x full grid). Labels are packed until the
+    last map has come, so that the full label map does not stand beside the network at work.
+
+    Args:
+        maps: (n, 1 + K, R, W) of the next n preprocessed slices, any n, background first; logits or probs, any float.
+        transform: What `preprocess_case` did.
+        organ_values: The K values of the organs in the dataset.
+        uncertainty_zyx: uint8 on the file grid, to be filled: 0 where the winner has the whole probability, up to 255
+            where it has none. Needs maps of probabilities.
+        percent_kzyx: uint8, (K, ..) on the file grid, to be filled with the organs' probabilities in per cent; outside
+            the crop box it stays as it is.
+
+    Returns:
+        uint8, or uint16 for values over 255, on the file grid; background outside the crop box. A tie is won by the
+        background, then by the organ that stands first.
+
+    Raises:
+        GeometryError: The number or the shape of the maps is not that of the preprocessed grid.
+    """
+    values = np.array([0, *organ_values], np.uint8 if max(organ_values, default=0) <= 255 else np.uint16)
+    targets = _Targets(
+        None if uncertainty_zyx is None else transform.view(uncertainty_zyx),
+        None if percent_kzyx is None else [transform.view(one) for one in percent_kzyx],
+    )
+    checked = _checked(maps, transform=transform, num_maps=len(values))
+    packed = _PackedPlanes(values, targets)
+    coming: list[Future[None]] = []
+    number = 0
+    with ThreadPoolExecutor(1, "packing") as packing:  # and waits for a GPU, while the next maps are asked for
+        for planes in _planes(checked, transform=transform, keep_maps=percent_kzyx is not None):
+            arriving = _bring(planes, with_uncertainty=uncertainty_zyx is not None)
+            coming.append(packing.submit(packed.add, arriving, number))
+            number += len(planes.winners)
+    for one in coming:
+        one.result()
+    return packed.lay_out(transform)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """What is filled beside the labels, slice axis first.
+
+    Attributes:
+        unsure: (planes, rows, columns), or None.
+        percent: K of the same, or None.
+    """
+
+    unsure: np.ndarray | None
+    percent: list[np.ndarray] | None
+
+    def part(self, start: int, stop: int) -> "_Targets":
+        """Cut out some planes."""
+        return _Targets(
+            None if self.unsure is None else self.unsure[start:stop],
+            None if self.percent is None else [one[start:stop] for one in self.percent],
+        )
+
+
+@dataclass(frozen=True)
+class _Arriving:
+    """What of planes is on its way to the host.
+
+    Attributes:
+        winners: Which of the maps.
+        unsure: uint8, or None.
+        percent: (n, K, rows, columns) uint8, or None.
+        done: When all are there; None: they are.
+    """
+
+    winners: Tensor
+    unsure: Tensor | None
+    percent: Tensor | None
+    done: torch.cuda.Event | None
+
+
+def _bring(planes: Planes, *, with_uncertainty: bool) -> _Arriving:
+    """Begin to bring to the host what is needed there."""
+    unsure = _begin_copy(_as_bytes(1 - planes.largest, whole=UNSURE)) if with_uncertainty else None
+    percent = None if planes.maps is None else _begin_copy(_as_bytes(planes.maps[:, 1:], whole=100))
+    winners = _begin_copy(planes.winners)
+    done = torch.cuda.Event() if winners is not planes.winners else None
+    if done is not None:
+        done.record()
+    return _Arriving(winners, unsure, percent, done)
+
+
+def _planes(maps: Iterable[Tensor], *, transform: CaseTransform, keep_maps: bool) -> Iterator[Planes]:
+    """Give the slices of the file in order, each as soon as the maps around it have come."""
+    along = linear_taps(transform.resampled_shape[0], transform.cropped_shape[0])
+    num_planes, rows, columns = transform.cropped_shape
+    last: Tensor | None = None  # the slice before those at hand
+    start, done = 0, 0
+    for now in maps:
+        at_once = PLANES_ON_GPU if now.is_cuda else PLANES_ON_CPU
+        ready = int(np.searchsorted(along.indices[1], start + len(now)))  # planes whose both sides have come
+        while done < ready:
+            piece = slice(done, min(done + at_once, ready))
+            places = (along.indices[:, piece] - start).tolist()  # -1 is the last one of those before
+            below, above = ([now[i] if i >= 0 or last is None else last for i in side] for side in places)
+            sides = Sides(below, above, shares=along.weights[1, piece])
+            yield find_winners(sides, shape=(rows, columns), keep_maps=keep_maps)
+            done = piece.stop
+        start += len(now)
+        last = now[-1].clone()  # a copy, or it would keep all of them
+    assert done == num_planes
+
+
+def _checked(maps: Iterable[Tensor], *, transform: CaseTransform, num_maps: int) -> Iterator[Tensor]:
+    """Pass the maps on, and refuse a wrong shape or number of them."""
+    num_slices, rows, columns = transform.resampled_shape
+    expected, count = (num_maps, rows, columns), 0
+    for some in maps:
+        if some.shape[1:] != expected or count + len(some) > num_slices:
+            raise GeometryError(
+                f"slices {count} to {count + len(some) - 1} of the prediction have the shape {tuple(some.shape[1:])}; "
+                f"expected {num_slices} slices {expected}."
+            )
+        count += len(some)
+        yield some
+    if count != num_slices:
+        raise GeometryError(f"the prediction ended after {count} of {num_slices} slices.")
+
+
+def _as_bytes(shares: Tensor, *, whole: int) -> Tensor:
+    """Round shares to uint8; 1 becomes `whole`."""
+    return (shares.clamp(0, 1) * whole).round().to(torch.uint8)
+
+
+def _begin_copy(planes: Tensor) -> Tensor:
+    """Copy to the host without waiting; what is there already is not copied."""
+    if not planes.is_cuda:
+        return planes
+    return torch.empty(planes.shape, dtype=planes.dtype, pin_memory=True).copy_(planes, non_blocking=True)
+
+
+class _PackedPlanes:
+    """Planes of labels, packed one after the other into one block of memory.
+
+    One block, since many small ones that stay, among the network's large ones that come and go, would keep the
+    process's memory in pieces.
+    """
+
+    def __init__(self, values: np.ndarray, targets: _Targets) -> None:
+        """Begin without a plane.
+
+        Args:
+            values: The dataset's value of each map.
+            targets: What is filled beside the labels.
+        """
+        self._values, self._targets = values, targets
+        self._block = bytearray()
+        self._ends: list[int] = []
+
+    def add(self, planes: _Arriving, number: int) -> None:
+        """Wait for planes, fill what is filled beside the labels, and pack these; `number` is the first one's."""
+        if planes.done is not None:
+            planes.done.synchronize()
+        targets = self._targets.part(number, number + len(planes.winners))
+        if targets.unsure is not None and planes.unsure is not None:
+            targets.unsure[...] = planes.unsure.numpy()
+        if targets.percent is not None and planes.percent is not None:
+            for organ, target in enumerate(targets.percent):
+                target[...] = planes.percent[:, organ].numpy()
+        for plane in planes.winners.numpy():
+            self._block += zlib.compress(self._values[plane].tobytes(), PACKING_LEVEL)
+            self._ends.append(len(self._block))
+
+    def lay_out(self, transform: CaseTransform) -> np.ndarray:
+        """Lay the planes onto the file grid, the last one first, and let each go."""
+        result = np.zeros(transform.original.shape_zyx, self._values.dtype)
+        target = transform.view(result)  # writing here writes into `result`
+        while self._ends:
+            self._ends.pop()
+            start = self._ends[-1] if self._ends else 0
+            plane = np.frombuffer(zlib.decompress(self._block[start:]), self._values.dtype)
+            target[len(self._ends)] = plane.reshape(target.shape[1:])
+            del self._block[start:]
+        return result

@@ -1,0 +1,102 @@
+"""Voxel values become numbers near zero.
+
+Owns: the two schemes of `ChannelPlan`, as a measurement of the whole image (`measure_scaling`) and its use on any part
+of it (`scale`), and the mask of the body that z-scoring may be held to.
+Does not own: which scheme a channel takes (`planning/rules.py`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from autoseg.config.plans import ChannelPlan
+
+SMALLEST_RELATIVE_DEVIATION = 1e-7  # float32 resolves no less: an image that varies less is constant
+PART_VALUES = 1 << 20  # looked at together: 4 MiB, so that they stay in the cache
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How one channel of one scan is scaled: clipped, shifted, divided.
+
+    Attributes:
+        mean: Taken from every voxel.
+        deviation: Voxels are divided by it; 0 for a constant image, which becomes 0 everywhere.
+        clip: Smallest and largest value that are told apart, or None.
+        only_inside_mask: Voxels outside the mask become 0.
+    """
+
+    mean: float
+    deviation: float
+    clip: tuple[float, float] | None = None
+    only_inside_mask: bool = False
+
+
+def measure_scaling(image: np.ndarray, *, plan: ChannelPlan, mask: np.ndarray | None = None) -> Scaling:
+    """Find how a channel is scaled; nothing of the image's size is made.
+
+    Args:
+        image: Any real type and shape, without NaN.
+        plan: `ct`: clip, then the dataset's mean and deviation. `zscore`: the scan's own mean and deviation.
+        mask: Same shape, boolean. With `only_inside_mask` the statistics come from inside it; ignored otherwise.
+    """
+    if plan.scheme == "ct":
+        return Scaling(plan.mean, plan.standard_deviation, clip=(plan.clip_low, plan.clip_high))
+    inside = mask if plan.only_inside_mask else None
+    count, total = 0, 0.0
+    for values in _parts(image, inside):
+        count, total = count + values.size, total + float(values.sum(dtype=np.float64))
+    mean = np.float32(total / count) if count else np.float32(0)
+    squares = sum(float(np.square(values - mean).sum(dtype=np.float64)) for values in _parts(image, inside))
+    deviation = float(np.sqrt(squares / count)) if count else 0.0
+    if deviation <= SMALLEST_RELATIVE_DEVIATION * abs(mean):
+        deviation = 0.0
+    return Scaling(float(mean), deviation, only_inside_mask=inside is not None)
+
+
+def scale(image: np.ndarray, scaling: Scaling, *, mask: np.ndarray | None = None) -> np.ndarray:
+    """Scale a channel or a part of it, such as some of its slices.
+
+    Args:
+        image: Any real type and shape.
+        scaling: Of the whole channel.
+        mask: Same shape; needed where the scaling is `only_inside_mask`.
+
+    Returns:
+        A new float32 array.
+    """
+    if not scaling.deviation:
+        return np.zeros(image.shape, np.float32)
+    result = image.astype(np.float32)  # a copy, so that the scan stays as it is
+    if scaling.clip is not None:
+        np.clip(result, *scaling.clip, out=result)
+    result -= np.float32(scaling.mean)
+    result /= np.float32(scaling.deviation)
+    if scaling.only_inside_mask:
+        assert mask is not None
+        result[~mask] = 0
+    return result
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """Return the mask with the holes filled that no path of faces joins to the border of the grid.
+
+    Air inside a head is 0 as the cut-away outside is, but belongs to the patient.
+    """
+    components, _ = ndimage.label(~mask)
+    outside = np.zeros(int(components.max()) + 1, bool)
+    for axis in range(mask.ndim):
+        for end in (0, -1):
+            outside[components.take(end, axis=axis)] = True
+    outside[0] = False
+    return ~outside[components]
+
+
+def _parts(image: np.ndarray, mask: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Yield the values that count, as float32, a few slices at a time."""
+    step = max(1, PART_VALUES // max(1, image[:1].size))
+    for start in range(0, len(image), step):
+        part = image[start : start + step].astype(np.float32)
+        yield part if mask is None else part[mask[start : start + step]]

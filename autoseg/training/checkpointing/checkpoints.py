@@ -1,0 +1,208 @@
+"""`resume.pt` and the state before it, `resume_previous.pt`: how a training state reaches the disk and comes back.
+
+Owns: the seal that shows damage, keeping the state before, the choice between the two.
+Does not own: what a state consists of (`state.py`), when one is saved (`checkpoint_policy.py`).
+
+A kill at any moment leaves a whole state. The new file is complete and flushed under a temporary name; only then the
+old one is renamed to `resume_previous.pt`, and the new one takes its name. Between the two renames there is no
+`resume.pt`, but the state before.
+
+The seal is a SHA-256 of the whole file in the comment at the end of the zip that torch writes, so file and digest are
+one and no byte is left out: torch checks its tensors alone, and says nothing of a flipped byte between them.
+"""
+
+import hashlib
+import logging
+import os
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoseg.config.plans import Plans
+from autoseg.errors import CheckpointError, OutputError
+from autoseg.network.weights.load_errors import explain_load_failure
+from autoseg.system.atomic_files import atomic_path, explain_write_error
+from autoseg.system.torch_device import is_out_of_memory
+from autoseg.training.state import TrainState, fill_state, pack_state
+
+log = logging.getLogger("autoseg")
+
+PREVIOUS = "_previous"
+DAMAGED = "_damaged"
+SEAL = b"sha256:"
+SEAL_BYTES = len(SEAL) + 64
+NO_COMMENT = b"\0\0"  # ends a zip: the length of its comment
+CHUNK_BYTES = 1 << 20
+
+
+class DamagedStateError(CheckpointError):
+    """A state is missing, or is not what was written; another plan's or version's is no damage."""
+
+
+def previous_path(path: Path) -> Path:
+    """Return where the state before that of `path` is kept."""
+    return path.with_name(path.stem + PREVIOUS + path.suffix)
+
+
+def has_state(path: Path) -> bool:
+    """Return whether a run can go on: from this state or the one before, damaged or not."""
+    return os.path.lexists(path) or os.path.lexists(previous_path(path))
+
+
+def save_state(state: TrainState, plans: Plans, path: Path, *, keeps_previous: bool = True) -> None:
+    """Write a state; the one that was there becomes the previous one.
+
+    Args:
+        state: To be saved.
+        plans: Of the run.
+        path: Of `resume.pt`.
+        keeps_previous: False overwrites the newest and leaves the one before as it is.
+
+    Raises:
+        OutputError: The disk is full or cannot be written; what was there stays as it was.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            _write_sealed(pack_state(state, plans), temporary)
+            if keeps_previous and path.exists():
+                path.replace(previous_path(path))
+    except OSError as error:
+        raise OutputError(explain_write_error(error, path)) from error
+    state.saved_step = state.step
+
+
+def load_state(state: TrainState, plans: Plans, path: Path) -> None:
+    """Fill a new state with the newest saved one, or with the one before where that is missing or damaged.
+
+    Raises:
+        CheckpointError: Both are damaged; or the newest that is whole was written under another plan or version.
+    """
+    try:
+        content = _read_sealed(path)
+    except DamagedStateError as damage:
+        before = previous_path(path)
+        if not before.exists():
+            raise CheckpointError(f"{damage} There is no state before it. {_start_again(path)}") from damage
+        try:
+            content = _read_sealed(before)
+        except DamagedStateError as other:
+            raise CheckpointError(f"{damage} The state before it too: {other} {_start_again(path)}") from damage
+        fill_state(state, plans, content, source=before)
+        log.warning("%s Going on from the state before it, %s.", damage, before)
+        _put_aside(path)
+    else:
+        fill_state(state, plans, content, source=path)
+    log.info("continuing at step %d, after %.0f s of training", state.step, state.seconds)
+
+
+def load_earlier(state: TrainState, plans: Plans, path: Path) -> Path:
+    """Fill a state with the older of the two saved ones, or the only one that is whole; returns its path.
+
+    For a run that has gone wrong: the newest may hold the beginnings of it.
+
+    Raises:
+        CheckpointError: Neither can be used.
+    """
+    before = previous_path(path)
+    try:
+        content, source = _read_sealed(before), before
+    except DamagedStateError:
+        content, source = _read_sealed(path), path
+    fill_state(state, plans, content, source=source)
+    return source
+
+
+def _start_again(path: Path) -> str:
+    return f"Delete the folder {path.parent} to start this fold again."
+
+
+def _put_aside(path: Path) -> None:
+    """Give a damaged state another name, lest the next save take it for the state before."""
+    if os.path.lexists(path):
+        path.replace(path.with_name(path.stem + DAMAGED + path.suffix))
+
+
+class _SealingFile:
+    """Passes on what torch writes, and keeps its digest."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        _write_all(self._file, data)
+        self.digest.update(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write_sealed(content: dict[str, Any], path: Path) -> None:
+    """Write with torch, then the seal into the zip's comment; flushed to the disk.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    with path.open("wb", buffering=0) as file:
+        sealing = _SealingFile(file)
+        try:
+            torch.save(content, sealing)  # type: ignore[arg-type]
+        except RuntimeError as error:  # "unexpected pos", in place of a full disk, and of Ctrl-C too
+            if error.__context__ is not None:
+                raise error.__context__ from None
+            raise
+        file.seek(-len(NO_COMMENT), os.SEEK_END)
+        _write_all(file, SEAL_BYTES.to_bytes(2, "little") + SEAL + sealing.digest.hexdigest().encode("ascii"))
+        os.fsync(file.fileno())
+
+
+def _read_sealed(path: Path) -> dict[str, Any]:
+    """Read what `_write_sealed` wrote; nothing in the file is executed, and every byte is checked against the seal.
+
+    Raises:
+        DamagedStateError: It is missing, cannot be read, or is not what was written.
+        CheckpointError: It is whole, but holds something else.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DamagedStateError(f"{path} is no regular file.")
+    try:
+        _check_seal(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)  # a GPU may have no room for two
+    except FileNotFoundError:
+        raise DamagedStateError(f"{path} is missing.") from None
+    except OSError as error:
+        raise DamagedStateError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except DamagedStateError:
+        raise
+    except Exception as error:  # a seal around something else: torch refuses it with one of a dozen types
+        if is_out_of_memory(error):
+            raise
+        raise DamagedStateError(f"{path} is damaged: {explain_load_failure(error)}.") from error
+    if not isinstance(content, dict) or "plans" not in content:
+        raise CheckpointError(f"{path} is no training state. {_start_again(path)}")
+    return content
+
+
+def _check_seal(path: Path) -> None:
+    with path.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size - SEAL_BYTES - len(NO_COMMENT)
+        if left <= 0:
+            raise DamagedStateError(f"{path} is damaged: it has {max(0, left + SEAL_BYTES + 2)} bytes, too few.")
+        digest = hashlib.sha256()
+        while left and (chunk := file.read(min(left, CHUNK_BYTES))):
+            digest.update(chunk)
+            left -= len(chunk)
+        digest.update(NO_COMMENT)
+        seal = SEAL_BYTES.to_bytes(2, "little") + SEAL + digest.hexdigest().encode("ascii")
+        if file.read() != seal:
+            raise DamagedStateError(f"{path} is damaged: its content does not have the SHA-256 that stands at its end.")
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    """Write without a buffer: a file may take a part of it, and only the next attempt says why."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

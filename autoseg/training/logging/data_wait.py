@@ -1,0 +1,61 @@
+"""The share of a training's time that went by waiting for data, and what would help where it is large.
+
+Owns: `share_waiting`, `advise`.
+Does not own: the measuring (`trainer.py`), what makes batches (`data/loading.py`).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from autoseg.config.plans import Plans
+from autoseg.system.resources import find_num_cores
+
+LARGE_SHARE = 0.2
+LEAST_SECONDS = 60.0  # of training; before, the wait for the first batch counts too much
+
+
+def share_waiting(records: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the share of the time of all sittings; None where no record tells.
+
+    Args:
+        records: Of `metrics.jsonl`. Each has its own share, and `seconds` since the beginning.
+    """
+    before = waited = told = 0.0
+    for record in records:
+        share, seconds = record.get("share_waiting_for_data"), record.get("seconds")
+        if not isinstance(share, int | float) or not isinstance(seconds, int | float):
+            continue
+        waited += share * (seconds - before)
+        told += seconds - before
+        before = seconds
+    return waited / told if told > 0 else None
+
+
+def advise(share: float | None, *, seconds: float, plans: Plans, device_type: str) -> str | None:
+    """Say in a sentence what would make the wait shorter; None where it is short, or the training was.
+
+    Args:
+        share: Of the time; none: not known.
+        seconds: Of training.
+        plans: Of the run.
+        device_type: "cpu" or "cuda".
+    """
+    if share is None or share <= LARGE_SHARE or seconds < LEAST_SECONDS:
+        return None
+    begin = f"{share:.0%} of the time was spent waiting for data. "
+    cores = find_num_cores()
+    if device_type == "cpu":
+        return (
+            f"{begin}Other programs may hold the {cores} cores, or the preprocessed cases do not fit into memory and "
+            "their disk is slow: free the one, or put the run folder on a faster disk."
+        )
+    can_change = plans.training.augmentation.where == "cpu" and not plans.network.takes_clicks
+    if can_change:
+        return (
+            f"{begin}Plan with --set training.augmentation.where=device and train anew: the GPU then makes the random "
+            f"changes of the slices; or give training more than the {cores} cores that it has here."
+        )
+    return (
+        f"{begin}Give training more than the {cores} cores that it has here, or more memory for the preprocessed "
+        "cases, or put the run folder on a faster disk."
+    )

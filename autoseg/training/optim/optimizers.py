@@ -1,0 +1,78 @@
+"""The optimisers and their learning rate.
+
+Owns: which weights AdamW moves and which Muon, which of them decay, and the rate as a function of how far the run is
+(by steps or by time).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+from torch.nn import Parameter
+
+from autoseg.config.plans import Plans, TrainingPlan
+from autoseg.training.optim.muon import Muon
+from autoseg.training.optim.pretrained_rates import pretrained_factors
+
+LEAST_KERNEL_SIDE = 16  # below, a matrix has too few directions for their equal length to mean anything
+
+
+def build_optimisers(
+    network: nn.Module, *, plans: Plans, pretrained: Iterable[str] = ()
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Build AdamW, and Muon for the refiner's kernels where the plan says so.
+
+    Biases, norms and single tokens do not decay.
+
+    Args:
+        network: Whose weights they move. plans: Rates and decay. pretrained: Names of the weights that came from a
+        checkpoint; they have rates of their own (`pretrained_rates.py`).
+            The refiner has none.
+    """
+    plan = plans.training
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    kernels = {
+        name: parameter
+        for name, parameter in trained.items()
+        if plan.refiner_optimiser == "muon" and name.startswith("refiner.") and _is_kernel(parameter)
+    }
+    factors = pretrained_factors(pretrained, plans=plans)
+    groups: dict[tuple[float, float, float], list[Parameter]] = {}
+    for name, parameter in trained.items():
+        if name not in kernels:
+            decay = plan.weight_decay if parameter.ndim >= 2 else 0.0
+            frozen_until = plan.frozen_share if name in factors else 0.0
+            groups.setdefault((decay, factors.get(name, 1.0), frozen_until), []).append(parameter)
+    # The fused kernel is several times faster than the default where tensors are many and small.
+    adamw = torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "rate_factor": factor, "frozen_until": frozen_until}
+            for (decay, factor, frozen_until), parameters in groups.items()
+        ],
+        lr=plan.learning_rate,
+        fused=True,
+    )
+    if not kernels:
+        return (adamw,)
+    group = {"params": list(kernels.values()), "rate_factor": plan.muon_rate_factor, "frozen_until": 0.0}
+    return adamw, Muon([group], lr=plan.learning_rate, weight_decay=plan.weight_decay)
+
+
+def _is_kernel(parameter: Parameter) -> bool:
+    return parameter.ndim == 4 and min(parameter.flatten(1).shape) >= LEAST_KERNEL_SIDE
+
+
+def learning_rate(plan: TrainingPlan, *, progress: float) -> float:
+    """Return the rate at `progress` (0 to 1): a linear warm-up, then a cosine down to a thousandth of the peak."""
+    if progress < plan.warmup_fraction:
+        return plan.learning_rate * (0.01 + 0.99 * progress / plan.warmup_fraction)
+    rest = (progress - plan.warmup_fraction) / (1 - plan.warmup_fraction)
+    return plan.learning_rate * max(0.001, 0.5 * (1 + math.cos(math.pi * min(1.0, rest))))
+
+
+def set_learning_rate(optimisers: Sequence[torch.optim.Optimizer], rate: float, *, progress: float) -> None:
+    """Set the rate of all groups of all optimisers, each times the group's factor; 0 where it is frozen still."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["rate_factor"] if progress >= group["frozen_until"] else 0.0

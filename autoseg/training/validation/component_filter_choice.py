@@ -1,0 +1,192 @@
+"""Which detached pieces of an organ are removed, chosen on cases that were left out of training.
+
+Owns: `list_pieces`, what a rule needs to know of a predicted organ, and `choose_cleaning`, which compares rules by
+their Dice and keeps one only where it raises it. Works on numbers of voxels alone, so that folds can be put together.
+Does not own: the removal (`inference/connected_components.py`).
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoseg.config.plans import OrganCleaning, Plans, Reason
+from autoseg.errors import UsageError
+from autoseg.inference.connected_components import number_pieces
+from autoseg.system.atomic_files import read_json, write_json
+
+LEAST_CASES = 3  # that hold the organ, or where it was found; fewer say nothing
+LEAST_GAIN = 1e-4  # in mean Dice
+PIECES_NAME = "pieces.json"
+SHARES = (0.05, 0.1, 0.3, 1.0)
+VOLUMES_ML = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+log = logging.getLogger("autoseg")
+
+
+@dataclass(frozen=True)
+class OrganPieces:
+    """One organ in one case.
+
+    Attributes:
+        voxel_ml: Volume of a voxel.
+        reference: Voxels of it in the reference.
+        sizes: Voxels of each predicted piece.
+        hits: Those of them that are in the reference's organ.
+    """
+
+    voxel_ml: float
+    reference: int
+    sizes: tuple[int, ...]
+    hits: tuple[int, ...]
+
+    def dice(self, rule: OrganCleaning) -> float:
+        """Return the Dice that is left when the rule has removed its pieces; 1 where neither side holds anything."""
+        sizes, hits = np.array(self.sizes), np.array(self.hits)
+        least = max(rule.least_share * max(self.sizes, default=0), rule.least_ml / self.voxel_ml)
+        stays = sizes >= least
+        total = self.reference + int(sizes[stays].sum())
+        return 2.0 * int(hits[stays].sum()) / total if total else 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "voxel_ml": self.voxel_ml,
+            "reference": self.reference,
+            "sizes": list(self.sizes),
+            "hits": list(self.hits),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "OrganPieces":
+        """Read what `to_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is something else.
+        """
+        sizes, hits = tuple(content["sizes"]), tuple(content["hits"])
+        numbers = (content["voxel_ml"], content["reference"], *sizes, *hits)
+        if (
+            len(sizes) != len(hits)
+            or not all(isinstance(n, (int, float)) and n >= 0 for n in numbers)
+            or not numbers[0]
+        ):
+            raise ValueError("not the pieces of an organ")
+        return cls(content["voxel_ml"], content["reference"], sizes, hits)
+
+
+CasePieces = Mapping[str, OrganPieces]  # of the organs that were annotated in the case
+
+
+def list_pieces(
+    predicted: np.ndarray, reference: np.ndarray, *, names: Sequence[str], voxel_ml: float
+) -> dict[str, OrganPieces]:
+    """List the pieces of every organ of a case.
+
+    Args:
+        predicted: (S, R, W) organ indices, 0 for background.
+        reference: The same, with the largest value of its type where it is ignored.
+        names: (K) of the organs.
+        voxel_ml: Volume of a voxel.
+    """
+    is_known = reference != np.iinfo(reference.dtype).max
+    predicted = np.where(is_known, predicted, 0).astype(reference.dtype)
+    numbers, count = number_pieces(predicted)
+    sizes = np.bincount(numbers.ravel(), minlength=count + 1)
+    hits = np.bincount(numbers[predicted == reference].ravel(), minlength=count + 1)
+    organ = np.zeros(count + 1, np.int64)
+    organ[numbers.ravel()] = predicted.ravel()
+    in_reference = np.bincount(reference[is_known].ravel(), minlength=len(names) + 1)  # and of regions, behind
+    pieces = {}
+    for index, name in enumerate(names, start=1):
+        own = np.flatnonzero(organ == index)
+        own = own[own > 0]
+        pieces[name] = OrganPieces(
+            voxel_ml, int(in_reference[index]), tuple(sizes[own].tolist()), tuple(hits[own].tolist())
+        )
+    return pieces
+
+
+def write_pieces(folder: Path, cases: Mapping[str, CasePieces], *, plans: Plans) -> None:
+    """Write the pieces of a fold's cases into its folder of validation, with the plan that they belong to."""
+    content = {case: {name: own.to_json() for name, own in pieces.items()} for case, pieces in cases.items()}
+    write_json(folder / PIECES_NAME, {"plan": _plan_digest(plans), "cases": content})
+
+
+def read_pieces(run_folder: Path, *, plans: Plans) -> list[CasePieces]:
+    """Read the pieces of all folds of a run that were validated; of another plan or form they count for nothing."""
+    found: list[CasePieces] = []
+    for path in sorted(run_folder.glob(f"fold_*/validation/{PIECES_NAME}")):
+        try:
+            content = read_json(path)
+            if content["plan"] == _plan_digest(plans):
+                names = [organ.name for organ in plans.data.organs]
+                cases = content["cases"].values()
+                found += [{n: OrganPieces.from_json(case[n]) for n in names if n in case} for case in cases]
+        except (UsageError, KeyError, TypeError, AttributeError, ValueError):
+            log.warning("%s is damaged; its cases do not count in the choice of what is a speck.", path)
+    return found
+
+
+def _plan_digest(plans: Plans) -> str:
+    return hashlib.sha256((plans.data.model_dump_json() + plans.network.model_dump_json()).encode()).hexdigest()
+
+
+def dice_after(case: CasePieces, rules: Sequence[OrganCleaning]) -> dict[str, float | None]:
+    """Return each organ's Dice in a case when the rules have removed their pieces; None where it does not count."""
+    own = {rule.organ: rule for rule in rules}
+    return {
+        name: pieces.dice(own.get(name, OrganCleaning(organ=name))) if pieces.reference or pieces.sizes else None
+        for name, pieces in case.items()
+    }
+
+
+def choose_cleaning(
+    cases: Sequence[CasePieces], *, names: Sequence[str], planned: Sequence[OrganCleaning]
+) -> tuple[tuple[OrganCleaning, ...], Reason]:
+    """Choose for each organ the rule with the highest mean Dice, or none where none raises it.
+
+    Args:
+        cases: Left out of training.
+        names: Of the organs.
+        planned: Rules of the plan; they stay for organs of which there are too few cases, and are among those compared.
+
+    Returns:
+        The rules, and the figures that led to them.
+    """
+    chosen: list[OrganCleaning] = []
+    figures: dict[str, Any] = {}
+    before = {rule.organ: rule for rule in planned}
+    for name in names:
+        annotated = [case[name] for case in cases if name in case]
+        own = [pieces for pieces in annotated if pieces.reference or pieces.sizes]
+        if len(own) < LEAST_CASES:
+            chosen += [before[name]] if name in before else []
+            figures[name] = {"cases": len(own), "kept": "too few cases"}
+            continue
+        rules = [OrganCleaning(organ=name, least_share=share) for share in SHARES]
+        rules += [OrganCleaning(organ=name, least_ml=volume) for volume in VOLUMES_ML]
+        rules += [before[name]] if name in before and before[name] not in rules else []
+        without = _mean_dice(own, OrganCleaning(organ=name))
+        dice = [_mean_dice(own, rule) for rule in rules]
+        best = int(np.argmax(dice))  # of equals the first, which removes least
+        figures[name] = {
+            "cases": len(own),
+            "dice_without": round(without, 4),
+            "dice_with_the_best": round(dice[best], 4),
+        }
+        if dice[best] >= without + LEAST_GAIN:
+            chosen.append(rules[best])
+    rule = (
+        "Of removing pieces under some share of the largest one, or under some volume, what gave the highest mean Dice "
+        "on cases left out of training; nothing where none of them raised it."
+    )
+    return tuple(chosen), Reason(rule=rule, facts={"num_cases": len(cases), "organs": figures})
+
+
+def _mean_dice(cases: Sequence[OrganPieces], rule: OrganCleaning) -> float:
+    return float(np.mean([case.dice(rule) for case in cases]))

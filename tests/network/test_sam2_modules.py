@@ -1,0 +1,81 @@
+import functools
+
+import hydra
+import hydra.utils
+import pytest
+import torch
+from sam2.build_sam import build_sam2
+
+from autoseg.network.sam2_modules import (
+    HIERA_SIZES,
+    PositionEmbeddingRandom,
+    build_hiera,
+    build_mask_decoder,
+    build_neck,
+)
+
+SHARED = ("image_encoder.trunk.", "image_encoder.neck.", "sam_mask_decoder.", "sam_prompt_encoder.pe_layer.")
+CONFIGS = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+
+
+def build_parts(size, *, channels=256):
+    return {
+        "hiera": build_hiera(size),
+        "neck": build_neck(size, feature_channels=channels),
+        "mask_decoder": build_mask_decoder(size, feature_channels=channels),
+        "position": PositionEmbeddingRandom(channels // 2),
+    }
+
+
+def shapes_of(parts):
+    keys = dict(zip(("hiera", "neck", "mask_decoder", "position"), SHARED, strict=True))
+    return {
+        keys[name] + key: tuple(value.shape) for name, part in parts.items() for key, value in part.state_dict().items()
+    }
+
+
+def build_metas(size):
+    """Build the model by sam2's own builder from sam2's own configuration."""
+    return build_sam2(f"configs/sam2.1/sam2.1_hiera_{CONFIGS[size]}.yaml", device="cpu", apply_postprocessing=False)
+
+
+@pytest.fixture
+def shapes_only(monkeypatch):
+    """Build without memory. Hiera asks for single values of a linspace, which has to lie on the CPU for that."""
+    monkeypatch.setattr(torch, "linspace", functools.partial(torch.linspace, device="cpu"))
+    with torch.device("meta"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny_of_meta():
+    torch.manual_seed(1)
+    return build_metas("tiny")
+
+
+@pytest.mark.parametrize("size", CONFIGS)
+def test_every_size_of_hiera_is_what_sam2_builds_from_its_configuration(size, shapes_only):
+    ours = build_hiera(size)
+    config = hydra.compose(config_name=f"configs/sam2.1/sam2.1_hiera_{CONFIGS[size]}.yaml")
+    metas = hydra.utils.instantiate(config.model.image_encoder.trunk)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in metas.state_dict().items()}
+    assert [block.window_size for block in ours.blocks] == [block.window_size for block in metas.blocks]
+    assert ours.stage_ends == metas.stage_ends
+    assert ours.channel_list[::-1] == list(HIERA_SIZES[size].stage_channels)
+
+
+@pytest.mark.parametrize("size", HIERA_SIZES)
+def test_every_size_builds_with_strides_4_to_32(size, shapes_only):
+    parts = build_parts(size, channels=64)
+    maps = parts["hiera"](torch.zeros(1, 3, 256, 256))
+    pyramid, _ = parts["neck"](maps)
+    assert [tuple(level.shape) for level in maps] == [
+        (1, width, side, side) for width, side in zip(HIERA_SIZES[size].stage_channels, (64, 32, 16, 8), strict=True)
+    ]
+    assert [tuple(level.shape) for level in pyramid] == [(1, 64, side, side) for side in (64, 32, 16, 8)]
+
+
+def test_shared_parts_fit_metas_checkpoint_key_by_key(tiny_of_meta, shapes_only):
+    theirs = {key: tuple(value.shape) for key, value in tiny_of_meta.state_dict().items() if key.startswith(SHARED)}
+    assert len(theirs) > 250
+    assert shapes_of(build_parts("tiny")) == theirs

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch.nn import Parameter
+
+from autoseg.training.optim.muon import Muon, orthogonalise
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 72), (72, 8), (1, 5)])
+def test_orthogonalise_keeps_the_singular_vectors_and_brings_their_values_near_1(shape):
+    torch.manual_seed(0)
+    matrix = 100 * torch.randn(shape)
+    u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
+    result = u.T @ orthogonalise(matrix) @ vh.T
+    diagonal = result.diagonal()
+    assert torch.allclose(result, torch.diag(diagonal), atol=1e-3)
+    large = values > 0.01 * values.norm()
+    assert large.sum() >= min(shape) - 1
+    assert ((diagonal > 0.6) & (diagonal < 1.25))[large].all()
+
+
+@pytest.mark.parametrize("shape", [(16, 144), (12, 12)])
+def test_orthogonalise_is_the_iteration_on_the_whole_matrix(shape):
+    torch.manual_seed(1)
+    matrix = torch.randn(shape, dtype=torch.float64)
+    x = matrix / matrix.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    assert torch.allclose(orthogonalise(matrix), x, atol=1e-8)
+
+
+def test_orthogonalise_of_zeros_is_zeros():
+    assert torch.equal(orthogonalise(torch.zeros(3, 4)), torch.zeros(3, 4))
+
+
+def test_a_step_has_the_length_of_one_of_adamw_whatever_the_gradients_size():
+    torch.manual_seed(0)
+    for size in (1e-3, 1e3):
+        kernel = Parameter(torch.zeros(16, 32, 3, 3))
+        kernel.grad = size * torch.randn_like(kernel)
+        Muon([kernel], lr=0.01, weight_decay=0.0).step()
+        assert kernel.square().mean().sqrt().item() == pytest.approx(0.01 * 0.2, rel=0.35)
+        assert (kernel * kernel.grad).sum() < 0
+
+
+def test_weights_decay_by_rate_times_decay_and_one_without_gradient_stays():
+    moved, still = Parameter(torch.ones(2, 2)), Parameter(torch.ones(2, 2))
+    moved.grad = torch.zeros(2, 2)
+    Muon([moved, still], lr=0.1, weight_decay=0.5).step()
+    assert torch.allclose(moved, torch.full((2, 2), 0.95)) and torch.equal(still, torch.ones(2, 2))
+
+
+def test_a_saved_and_loaded_state_goes_on_as_if_nothing_had_been():
+    def run(optimiser, kernel, gradients):
+        for gradient in gradients:
+            kernel.grad = gradient
+            optimiser.step()
+
+    gradients = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    one = Parameter(torch.ones(3, 2, 2))
+    run(Muon([one], lr=0.1, weight_decay=0.1), one, gradients)
+    other = Parameter(torch.ones(3, 2, 2))
+    before = Muon([other], lr=0.1, weight_decay=0.1)
+    run(before, other, gradients[:2])
+    after = Muon([other], lr=0.5, weight_decay=0.5)
+    after.load_state_dict(before.state_dict())
+    run(after, other, gradients[2:])
+    assert torch.equal(one, other)
