@@ -4,7 +4,7 @@
 
 Owns: where ACDC has its files, which frames a patient must have, and what its labels are.
 
-A patient's two labelled frames become two cases of one patient; the whole film, patient001_4d.nii.gz, is left out. The
+A patient's two labeled frames become two cases of one patient; the whole film, patient001_4d.nii.gz, is left out. The
 patients of `training` are to train on, those of `testing` go to `imagesTs` and `labelsTs`.
 """
 
@@ -32,7 +32,7 @@ NUMBERS = {"training": range(1, 101), "testing": range(101, 151)}
 
 
 def find(source: Path) -> list[SourceDataset]:
-    """Find the labelled frames of all patients.
+    """Find the labeled frames of all patients.
 
     Raises:
         DatasetError: `training` is missing.

@@ -93,7 +93,7 @@ def _make_masks(
             notes += [f"{name}: {note}" for note in one.notes]
             notes += [f"{name}: {count} {kind} bound no area." for kind, count in sorted(structure.left_out.items())]
             if structure.contours_mm and not one.mask_zyx.any():
-                notes.append(f"{name}: its contours hold the centre of no voxel, so nothing is left of it.")
+                notes.append(f"{name}: its contours hold the center of no voxel, so nothing is left of it.")
         for labels in drawn.placed:
             mask |= labels == value
         if mask.any():

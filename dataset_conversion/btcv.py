@@ -1,4 +1,4 @@
-"""BTCV, "Beyond the Cranial Vault": thirty labelled abdominal CTs with thirteen organs.
+"""BTCV, "Beyond the Cranial Vault": thirty labeled abdominal CTs with thirteen organs.
 
     python -m dataset_conversion.btcv SOURCE OUT
 

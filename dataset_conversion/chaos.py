@@ -59,7 +59,7 @@ GREYS = {  # lowest and highest grey of each label; 63, 126, 189 and 252 on MR
     "CT": {1: (1, 255)},
     "MR": {1: (56, 70), 2: (111, 135), 3: (176, 200), 4: (241, 255)},
 }
-MOST_ODD_SHARE = 0.01  # of the labelled pixels, whose grey stands for no organ
+MOST_ODD_SHARE = 0.01  # of the labeled pixels, whose grey stands for no organ
 MUCH_MORE_EVEN = 0.5  # as the share of spreads, below which the opposite order of slices is suspected
 
 
@@ -137,10 +137,10 @@ def _label(grey: np.ndarray, greys: Mapping[int, tuple[int, int]], *, folder: Pa
         values[lowest : highest + 1] = value
     labels = values[grey]
     wrong = labels > len(greys)
-    num_wrong, num_labelled = np.count_nonzero(wrong), np.count_nonzero(labels)
-    if num_wrong > MOST_ODD_SHARE * num_labelled:
+    num_wrong, num_labeled = np.count_nonzero(wrong), np.count_nonzero(labels)
+    if num_wrong > MOST_ODD_SHARE * num_labeled:
         raise ScanFileError(
-            f"{display_name(folder)}: {num_wrong} of {num_labelled} pixels have a grey that stands for no organ, such "
+            f"{display_name(folder)}: {num_wrong} of {num_labeled} pixels have a grey that stands for no organ, such "
             f"as {grey[wrong][0]}. Download the case again."
         )
     labels[wrong] = 0

@@ -3,7 +3,7 @@
 Owns: `draw_contours`: which slice a contour lies on, what it covers there, and what cannot be drawn.
 Does not own: where contours come from (`rtstruct.py`).
 
-A voxel belongs to the structure if its centre lies in an odd number of the contours of its slice (even-odd rule), so a
+A voxel belongs to the structure if its center lies in an odd number of the contours of its slice (even-odd rule), so a
 contour inside another one is a hole. Nothing is drawn between slices: a contour that lies on none is told of, and so
 is a structure that skips slices.
 """

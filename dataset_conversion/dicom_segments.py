@@ -22,7 +22,7 @@ from dataset_conversion.dicom_objects import read_object, readable
 
 MOST_PLANES = 10_000
 UNEVEN_SHARE = 0.1  # of the distance of planes, by which one may lie off its place
-TURNED = 1e-3  # by which direction cosines and millimetres may differ from frame to frame
+TURNED = 1e-3  # by which direction cosines and millimeters may differ from frame to frame
 LPS_TO_RAS_AFFINE = np.diag([*np.diag(LPS_TO_RAS), 1.0])
 PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # little-endian and not compressed
 

@@ -122,7 +122,7 @@ def report_count(what: str, *, expected: int, found: int, origin: Origin) -> lis
 
 
 def in_ranges(names: Sequence[str], *, among: Sequence[str]) -> str:
-    """Name neighbours by the first and the last: "a_01 to a_03, a_07"."""
+    """Name neighbors by the first and the last: "a_01 to a_03, a_07"."""
     places = {name: index for index, name in enumerate(among)}
     runs: list[list[str]] = []
     for name in names:

@@ -1,4 +1,4 @@
-"""FLARE22: the fifty labelled abdominal CTs of the challenge, with thirteen organs.
+"""FLARE22: the fifty labeled abdominal CTs of the challenge, with thirteen organs.
 
     python -m dataset_conversion.flare22 SOURCE OUT
 
@@ -17,7 +17,7 @@ ORIGIN = Origin(
     name="flare22",
     title="FLARE22, abdominal organs on CT",
     licence="CC-BY 4.0 (labels); the scans come from the Medical Segmentation Decathlon, CC-BY-SA 4.0",
-    reference="Ma et al., Unleashing the strengths of unlabelled data in pan-cancer abdominal organ quantification: "
+    reference="Ma et al., Unleashing the strengths of unlabeled data in pan-cancer abdominal organ quantification: "
     "the FLARE22 challenge, Lancet Digital Health 6, 2024.",
     layout="images/FLARE22_Tr_0001_0000.nii.gz .. and labels/FLARE22_Tr_0001.nii.gz .. of FLARE22Train.zip",
     get_it="Download FLARE22Train.zip from https://zenodo.org/records/7860267 and unpack it.",
@@ -30,7 +30,7 @@ CASES = tuple(f"FLARE22_Tr_{number:04d}" for number in range(1, 51))
 
 
 def find(source: Path) -> list[SourceDataset]:
-    """Find the labelled cases.
+    """Find the labeled cases.
 
     Raises:
         DatasetError: A folder is missing.

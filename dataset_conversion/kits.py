@@ -98,9 +98,9 @@ def tell_year(root: Path) -> str:
     """Tell the year by what only one of them has: votes of annotators, their instances, or cases beyond 209."""
     if any(root.glob("case_*/aggregated_MAJ_seg.nii.gz")):
         return "21"
-    labelled = [path.parent.name for path in root.glob("case_*/segmentation.nii.gz")]
+    labeled = [path.parent.name for path in root.glob("case_*/segmentation.nii.gz")]
     has_instances = any(root.glob("case_*/instances"))
-    return "23" if has_instances or any(name > "case_00209" for name in labelled) else "19"
+    return "23" if has_instances or any(name > "case_00209" for name in labeled) else "19"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

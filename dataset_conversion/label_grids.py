@@ -16,7 +16,7 @@ WHOLE_VOXEL = 0.01  # grids whose voxels lie so near to each other hold the same
 
 
 def labels_on_grid(labels_zyx: np.ndarray, geometry: ImageGeometry, *, target: ImageGeometry) -> np.ndarray:
-    """Give each voxel of the target the label of the voxel in which its centre lies; 0 outside.
+    """Give each voxel of the target the label of the voxel in which its center lies; 0 outside.
 
     Where both grids hold the same voxels, turned, flipped or cropped, none is moved.
 

@@ -89,7 +89,7 @@ def read_case(case: SourceCase, *, names: Mapping[int, str], affine: np.ndarray)
     Args:
         case: Its image is image.npy, its label the archive of masks.
         names: Of the label values; mask k is of the value k + 1.
-        affine: 4x4, takes the index of a voxel to millimetres.
+        affine: 4x4, takes the index of a voxel to millimeters.
 
     Raises:
         ScanFileError: A file is damaged, or both do not fit together.
@@ -110,7 +110,7 @@ def read_case(case: SourceCase, *, names: Mapping[int, str], affine: np.ndarray)
 
 
 def make_affine(spacing_mm: Sequence[float], axes: str) -> np.ndarray:
-    """Make the 4x4 matrix that takes an index to RAS+ millimetres, of sizes and directions of the axes.
+    """Make the 4x4 matrix that takes an index to RAS+ millimeters, of sizes and directions of the axes.
 
     Raises:
         UsageError: A size is not positive, or the directions are not three that span space.

@@ -1,4 +1,4 @@
-"""The structures of an RTSTRUCT file: names and contours, in millimetres.
+"""The structures of an RTSTRUCT file: names and contours, in millimeters.
 
 Owns: `read_structures` and `Structure`.
 Does not own: the file's bytes and what it refers to (`dicom_objects.py`), masks (`contour_masks.py`).

@@ -46,7 +46,7 @@ from dataset_conversion.case_files import put_on_grid
 log = logging.getLogger("autoseg")
 
 EXPECTED_CASES = ("ct_small", "dicom_series", "mr_small")
-CHANNEL_NAME = "CT/MRI"  # both kinds in one channel: each scan is normalised by itself
+CHANNEL_NAME = "CT/MRI"  # both kinds in one channel: each scan is normalized by itself
 LABEL_ENDING = "_labels"
 
 
@@ -56,13 +56,13 @@ class Conversion:
 
     Attributes:
         cases: With a label map, in `imagesTr`.
-        unlabelled: In `imagesTs`.
+        unlabeled: In `imagesTs`.
         labels: Value by the name of each organ that occurs.
         problems: What is missing, and what cannot be used and why.
     """
 
     cases: tuple[str, ...]
-    unlabelled: tuple[str, ...]
+    unlabeled: tuple[str, ...]
     labels: Mapping[str, int]
     problems: tuple[Problem, ...]
 
@@ -94,7 +94,7 @@ def convert(source: Path, out: Path) -> Conversion:
         if name not in scans or not _label_path(source, name).exists()
     ]
     cases: list[str] = []
-    unlabelled: list[str] = []
+    unlabeled: list[str] = []
     found: set[int] = set()
     for name, path in scans.items():
         try:
@@ -102,13 +102,13 @@ def convert(source: Path, out: Path) -> Conversion:
         except (AutosegError, OSError) as error:
             problems.append(Problem(name, str(error)))
             continue
-        (cases if values is not None else unlabelled).append(name)
+        (cases if values is not None else unlabeled).append(name)
         found |= values or set()
     if not cases:
         raise DatasetError(f"{printable(str(source))} holds no usable case.", problems=problems)
     labels = {name: value for name, value in tables.united.items() if value in found}
     write_json(out / "dataset.json", _describe(labels, num_cases=len(cases)))
-    return Conversion(tuple(cases), tuple(unlabelled), labels, tuple(problems))
+    return Conversion(tuple(cases), tuple(unlabeled), labels, tuple(problems))
 
 
 def find_scans(source: Path) -> dict[str, Path]:
@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     done = convert(arguments.source, arguments.out)
     print(f"{len(done.cases)} cases ({', '.join(map(printable, done.cases))}) with {len(done.labels)} organs")
-    print(f"{len(done.unlabelled)} scans without labels, in imagesTs")
+    print(f"{len(done.unlabeled)} scans without labels, in imagesTs")
     if done.problems:
         print("\n".join(format_problems(done.problems)), file=sys.stderr)
     return EXIT_SOME_CASES_FAILED if done.problems else EXIT_DONE

@@ -63,7 +63,7 @@ def _dump(value: Any) -> str:
 
 
 def _fill(parts: list[str], *, room: int) -> list[str]:
-    """Join neighbours to lines of at most `room` letters with the comma after them; broken ones stay alone."""
+    """Join neighbors to lines of at most `room` letters with the comma after them; broken ones stay alone."""
     lines = parts[:1]
     for part in parts[1:]:
         fits = len(lines[-1]) + len(part) + 3 <= room and "\n" not in lines[-1] + part

@@ -17,7 +17,7 @@ from compact_json import lay_out, round_floats
 from autoseg.datasets.dataset import Dataset, LabelSet
 from autoseg.datasets.labels import Organ
 from autoseg.planning.checks import DatasetCheck
-from autoseg.planning.fingerprint.case_statistics import CaseFacts, IntensityFacts, OrganFacts
+from autoseg.planning.fingerprint.case_statistics import CaseStatistics, IntensityStatistics, OrganStatistics
 from autoseg.planning.fingerprint.fingerprint import Fingerprint, OrganEntry
 from autoseg.planning.multi_dataset.label_mapping import unify_labels
 from autoseg.planning.multi_dataset.merge_datasets import join_checks
@@ -115,7 +115,8 @@ def make_from_published(facts: dict[str, Any]) -> Fingerprint:
         ),
         ignore_value=None,
         foreground=tuple(
-            None if foreground is None else IntensityFacts(num_voxels=0, **foreground) for _ in facts["channel_names"]
+            None if foreground is None else IntensityStatistics(num_voxels=0, **foreground)
+            for _ in facts["channel_names"]
         ),
         cases=tuple(
             _make_case(facts, number=number, slice_mm=low_mm if number < LOW_CASES else None)
@@ -124,14 +125,14 @@ def make_from_published(facts: dict[str, Any]) -> Fingerprint:
     )
 
 
-def _make_case(facts: dict[str, Any], *, number: int, slice_mm: float | None) -> CaseFacts:
+def _make_case(facts: dict[str, Any], *, number: int, slice_mm: float | None) -> CaseStatistics:
     spacing_z, spacing_y, spacing_x = facts["median_spacing_zyx_mm"]
     size_z, size_y, size_x = facts["median_size_zyx"]
     spacing = (slice_mm or spacing_z, spacing_y, spacing_x)
     size = (round(size_z * spacing_z / spacing[0]), size_y, size_x)
     name = f"synthetic_{number + 1}"
     known = [organ for organ in facts["organs"] if organ["volume_ml"] is not None]
-    return CaseFacts(
+    return CaseStatistics(
         case_id=name,
         patient_id=name,
         spacing_zyx_mm=spacing,
@@ -148,7 +149,9 @@ def _make_case(facts: dict[str, Any], *, number: int, slice_mm: float | None) ->
     )
 
 
-def _make_ball(name: str, *, volume_ml: float, spacing_zyx_mm: Triple, size_zyx: tuple[int, int, int]) -> OrganFacts:
+def _make_ball(
+    name: str, *, volume_ml: float, spacing_zyx_mm: Triple, size_zyx: tuple[int, int, int]
+) -> OrganStatistics:
     """Measure a ball as `autoseg.planning.fingerprint.case_statistics` measures an organ."""
     volume_mm3 = 1000 * volume_ml
     diameter_mm = (6 * volume_mm3 / math.pi) ** (1 / 3)
@@ -156,7 +159,7 @@ def _make_ball(name: str, *, volume_ml: float, spacing_zyx_mm: Triple, size_zyx:
         min(size, max(1, round(diameter_mm / spacing))) for size, spacing in zip(size_zyx, spacing_zyx_mm, strict=True)
     ]
     areas = [volume_mm3 / (count * spacing) for count, spacing in zip(slices, spacing_zyx_mm, strict=True)]
-    return OrganFacts(
+    return OrganStatistics(
         name=name,
         num_voxels=round(volume_mm3 / math.prod(spacing_zyx_mm)),
         volume_ml=volume_ml,
@@ -167,7 +170,7 @@ def _make_ball(name: str, *, volume_ml: float, spacing_zyx_mm: Triple, size_zyx:
     )
 
 
-def _size_mm3(case: CaseFacts) -> float:
+def _size_mm3(case: CaseStatistics) -> float:
     return math.prod(case.cropped_size_zyx) * math.prod(case.spacing_zyx_mm)
 
 

@@ -29,7 +29,7 @@ DIGITS = 5
 LINE_LETTERS = 120
 NEITHER = ("version", "dataset_name", "device")  # chosen nor a default
 # begins the fields that datasets bring along, which are recorded where there is something in them
-BROUGHT_ALONG = ("data.", "training.dataset_shares")
+BROUGHT_ALONG = ("data.", "training.dataset_sampling_fractions")
 
 
 def reference_folders() -> list[Path]:
@@ -110,7 +110,7 @@ def differences(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def _look_up(content: Any, field: str) -> Any:
-    """Return the value that "network.backbone", "data.channels.0" or "data.more_modalities.MRI.channels.0" names."""
+    """Return the value of a field, such as "network.backbone" or "data.channels.0"."""
     for part in field.split("."):
         if not isinstance(content, list):
             content = content[part]

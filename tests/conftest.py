@@ -163,7 +163,7 @@ def plans() -> Plans:
         dataset_name="test",
         device=Device(kind="cpu", memory_gib=4.0),
         data=DataPlan(
-            channels=(ChannelPlan(name="MRI", scheme="zscore"),),
+            channels=(ChannelPlan(name="MRI", normalization="zscore"),),
             organs=(liver, spleen),
             target_spacing_zyx_mm=(3.0, 1.0, 1.0),
             slice_axis="z",
@@ -187,7 +187,7 @@ def tiny_plans() -> Callable[..., Plans]:
             "dataset_name": "tiny",
             "device": {"kind": "cpu", "memory_gib": 4},
             "data": {
-                "channels": [{"name": f"MRI {c}", "scheme": "zscore"} for c in range(num_channels)],
+                "channels": [{"name": f"MRI {c}", "normalization": "zscore"} for c in range(num_channels)],
                 "organs": organs,
                 "target_spacing_zyx_mm": [3, 1, 1],
                 "slice_axis": "z",

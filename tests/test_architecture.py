@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "autoseg"
 GROUND = {
-    "colours",
+    "colors",
     "errors",
     "files",
     "geometry",
@@ -40,8 +40,8 @@ DATASET = {
 # what each part may import besides itself
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "colours": set(),
-    "pictures": {"colours"},
+    "colors": set(),
+    "pictures": {"colors"},
     "files": {"errors"},
     "progress": {"errors", "ranks"},
     "geometry": {"errors"},

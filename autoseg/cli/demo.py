@@ -43,11 +43,11 @@ def _demo(arguments: argparse.Namespace) -> int:
     if not 0 < minutes < 1e6:
         raise UsageError(f"--max-minutes {minutes}: expected a number above 0.")
     result = run_tour(arguments.output, device=arguments.device, max_minutes=minutes)
-    print("\n".join(_summarise(result)))
+    print("\n".join(_summarize(result)))
     return EXIT_SOME_CASES_FAILED if result.evaluation.has_errors else EXIT_DONE
 
 
-def _summarise(result: "TourResult") -> list[str]:
+def _summarize(result: "TourResult") -> list[str]:
     from autoseg.demo.tour import SYNTHETIC
     from autoseg.evaluation.table import table_lines
 

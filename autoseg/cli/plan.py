@@ -203,7 +203,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     )
     if not leads():
         return EXIT_DONE  # the first rank speaks for all
-    print("\n".join(printable(line) for line in _summarise(outcome, run=arguments.output)))
+    print("\n".join(printable(line) for line in _summarize(outcome, run=arguments.output)))
     return EXIT_SOME_CASES_FAILED if outcome.skipped else EXIT_DONE
 
 
@@ -237,7 +237,7 @@ def _server(arguments: argparse.Namespace) -> "Server | None":
     return Server(arguments.describe, arguments.describe_model, key)
 
 
-def _summarise(outcome: "PlanOutcome", *, run: Path) -> list[str]:
+def _summarize(outcome: "PlanOutcome", *, run: Path) -> list[str]:
     plans = outcome.plans
     network, training = plans.network, plans.training
     names = [organ.name for organ in plans.data.organs]
@@ -245,7 +245,7 @@ def _summarise(outcome: "PlanOutcome", *, run: Path) -> list[str]:
     spacing = " x ".join(f"{size:.3g}" for size in plans.data.target_spacing_zyx_mm)
     mapping = None if outcome.check is None else outcome.check.mapping
     shown = [] if mapping is None else _show_mapping(mapping, run=run)
-    shares = ", ".join(f"{one.dataset} {one.share:.0%}" for one in training.dataset_shares)
+    shares = ", ".join(f"{one.dataset} {one.fraction:.0%}" for one in training.dataset_sampling_fractions)
     skipped = f", {len(outcome.skipped)} left out" if outcome.skipped else ""
     return [
         f"cases     {len(outcome.used)}{skipped}; folds: {training.num_folds}",

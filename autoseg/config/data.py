@@ -35,12 +35,14 @@ class ChannelPlan(PlanPart):
     """How the voxels of one channel become numbers near zero."""
 
     name: str = Field(min_length=1, max_length=200, description="channel name from the dataset")
-    scheme: Literal["ct", "zscore"] = Field(description="ct: clip, then one mean for all; zscore: each scan by itself")
+    normalization: Literal["ct", "zscore"] = Field(
+        description="ct: clip, then one mean for all; zscore: each scan by itself"
+    )
     clip_low: float = Field(0.0, description="ct only: lower clip, in the scan's units (HU)")
     clip_high: float = Field(1.0, description="ct only: upper clip, in the scan's units (HU)")
     mean: float = Field(0.0, description="ct only: mean of the foreground over the dataset")
-    standard_deviation: float = Field(1.0, gt=0, description="ct only: deviation of the foreground over the dataset")
-    only_inside_mask: bool = Field(False, description="zscore only: statistics from non-zero voxels alone")
+    std: float = Field(1.0, gt=0, description="ct only: deviation of the foreground over the dataset")
+    nonzero_only: bool = Field(False, description="zscore only: statistics from non-zero voxels alone")
 
 
 class ModalityPlan(PlanPart):
@@ -56,13 +58,13 @@ class OrganPlan(PlanPart):
     name: str = Field(min_length=1, max_length=200, description="name as in the dataset")
     value: int = Field(ge=1, le=65535, description="value in the label maps, read and written")
     sentences: Sentences = Field(description="the description that the text encoder reads")
-    more_sentences: tuple[Sentences, ...] = Field(
-        (), max_length=16, description="the same for each of more_modalities, in their order"
+    additional_sentences: tuple[Sentences, ...] = Field(
+        (), max_length=16, description="the same for each of additional_modalities, in their order"
     )
 
     def sentences_of(self, modality: int) -> Sentences:
         """Return the sentences for one of `DataPlan.modalities`, by its position."""
-        return (self.sentences, *self.more_sentences)[modality]
+        return (self.sentences, *self.additional_sentences)[modality]
 
 
 class RegionPlan(PlanPart):
@@ -84,7 +86,7 @@ class DatasetPlan(PlanPart):
     """One of several datasets in a plan."""
 
     name: str = Field(min_length=1, max_length=200, description="begins the ids of its cases")
-    modality: str = Field(max_length=200, description="data.modality, or the name of one of data.more_modalities")
+    modality: str = Field(max_length=200, description="data.modality, or the name of one of data.additional_modalities")
     labels: tuple[LabelPlan, ...] = Field(max_length=MAX_ORGANS, description="all its label values but 0")
     ignore_value: LabelValue | None = Field(None, description="its label value that counts nowhere")
 
@@ -94,7 +96,7 @@ class DataPlan(PlanPart):
 
     channels: tuple[ChannelPlan, ...] = Field(min_length=1, max_length=32)
     modality: str = Field("", max_length=200, description="of scans with these channels: ct, mri, or a channel's name")
-    more_modalities: tuple[ModalityPlan, ...] = Field(
+    additional_modalities: tuple[ModalityPlan, ...] = Field(
         (), max_length=16, description="other kinds of scans, as many channels each"
     )
     organs: tuple[OrganPlan, ...] = Field(min_length=1, max_length=MAX_ORGANS)
@@ -111,14 +113,14 @@ class DataPlan(PlanPart):
         """Return a short digest of everything that decides the preprocessed voxels; descriptions do not."""
         facts = self.model_dump(mode="json")
         for organ in facts["organs"]:
-            del organ["sentences"], organ["more_sentences"]
+            del organ["sentences"], organ["additional_sentences"]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def modalities(self) -> tuple[ModalityPlan, ...]:
         """All kinds of scans, the first one first."""
         first = ModalityPlan(name=self.modality or self.channels[0].name, channels=self.channels)
-        return (first, *self.more_modalities)
+        return (first, *self.additional_modalities)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -130,7 +132,7 @@ class DataPlan(PlanPart):
         """The sentences of all organs for the first modality, then for the next: what the network's text is made of."""
         return tuple(
             sentences
-            for number in range(1 + len(self.more_modalities))
+            for number in range(1 + len(self.additional_modalities))
             for sentences in (organ.sentences_of(number) for organ in self.organs)
         )
 
@@ -186,14 +188,14 @@ class DataPlan(PlanPart):
         names = [modality.name for modality in self.modalities]
         if len(set(names)) < len(names):
             raise ValueError(f"two modalities share a name: {', '.join(names)}")
-        for modality in self.more_modalities:
+        for modality in self.additional_modalities:
             if len(modality.channels) != len(self.channels):
                 raise ValueError(
                     f"modality {modality.name!r} has {len(modality.channels)} channels; expected {len(self.channels)}"
                 )
         for organ in self.organs:
-            if len(organ.more_sentences) != len(self.more_modalities):
-                raise ValueError(f"organ {organ.name!r} needs sentences for each of more_modalities")
+            if len(organ.additional_sentences) != len(self.additional_modalities):
+                raise ValueError(f"organ {organ.name!r} needs sentences for each of additional_modalities")
         for dataset in self.datasets:
             if dataset.modality not in names:
                 raise ValueError(

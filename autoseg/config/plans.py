@@ -79,27 +79,27 @@ class NetworkPlan(PlanPart):
     )
     feature_channels: int = Field(64, ge=16, le=1024, multiple_of=16, description="D, width of prompts and features")
     interaction_levels: int = Field(2, ge=0, le=4, description="levels of text-image cross-attention")
-    interaction_image: Literal["hiera", "clip"] = Field(
+    interaction_image_encoder: Literal["hiera", "clip"] = Field(
         "hiera", description="whose patches the text looks at: Hiera's, or those of text.model's image tower"
     )
     injection_stages: tuple[Annotated[int, Field(ge=0, le=3)], ...] = Field(
         (0, 1, 2, 3), description="Hiera stages at which the semantics enter"
     )
     prompt_tokens: int = Field(2, ge=1, le=16, description="sparse prompt tokens an organ")
-    takes_clicks: bool = Field(False, description="whether points and boxes may help the text, in Python")
-    has_semantic_decoder: bool = Field(True, description="SEG-SAM's decoder beside SAM's")
+    point_prompts: bool = Field(False, description="whether points and boxes may help the text, in Python")
+    semantic_decoder: bool = Field(True, description="SEG-SAM's decoder beside SAM's")
     refiner_channels: tuple[Annotated[int, Field(ge=4, le=512, multiple_of=4)], ...] = Field(
         (16, 32, 64, 128),
         max_length=6,
         description="width of each refinement stage, full resolution first; none: the decoders' maps as they are",
     )
-    neighbours: int = Field(1, ge=1, le=8, description="slices on each side that the refiner sees with a slice")
+    context_slices: int = Field(1, ge=1, le=8, description="slices on each side that the refiner sees with a slice")
     refiner_stride: Literal[1, 2, 4] = Field(1, description="stride of the finest refinement stage")
     memory_slices: int = Field(0, ge=0, le=64, description="slices the memory bank holds; 0: each slice by itself")
     memory_mib: float = Field(
         256.0, gt=0, le=1e6, description="most MiB that the bank of a volume takes; fewer slices where they are large"
     )
-    memory_recalled: int = Field(4, ge=1, le=64, description="slices of the bank that a slice looks at")
+    memory_attended_slices: int = Field(4, ge=1, le=64, description="slices of the bank that a slice looks at")
     memory_update: Literal["similarity", "fifo"] = Field("similarity", description="how a full bank makes room")
 
     @property
@@ -134,15 +134,15 @@ class NetworkPlan(PlanPart):
 
     @model_validator(mode="after")
     def _clip_tokens_have_a_model_and_a_reader(self) -> "NetworkPlan":
-        if self.interaction_image == "clip" and self.text.model == "learned":
+        if self.interaction_image_encoder == "clip" and self.text.model == "learned":
             raise ValueError(
-                "interaction_image 'clip' is the image tower of the model that text.model names, and 'learned' has "
-                "none; set text.model to 'nano' or one of open_clip's, or interaction_image to 'hiera'"
+                "interaction_image_encoder 'clip' is the image encoder of text.model, and 'learned' has none; set "
+                "text.model to 'nano' or one of open_clip's, or interaction_image_encoder to 'hiera'"
             )
-        if self.interaction_image == "clip" and not self.interaction_levels:
+        if self.interaction_image_encoder == "clip" and not self.interaction_levels:
             raise ValueError(
-                "interaction_image 'clip' makes tokens for the interaction, and with interaction_levels 0 nothing "
-                "reads them; set interaction_levels to 1 or more, or interaction_image to 'hiera'"
+                "interaction_image_encoder 'clip' makes tokens for the interaction, which interaction_levels 0 turns "
+                "off; set interaction_levels to 1 or more, or interaction_image_encoder to 'hiera'"
             )
         return self
 
@@ -155,8 +155,8 @@ class LossPlan(PlanPart):
     deep_supervision: float = Field(0.3, ge=0, le=100, description="Dice and cross-entropy of the coarser map")
     mask: float = Field(0.5, ge=0, le=100, description="focal and Dice (20:1) of the mask decoder's masks")
     semantic: float = Field(0.3, ge=0, le=100, description="Dice and cross-entropy of the semantic-aware decoder's map")
-    quality: float = Field(0.05, ge=0, le=100, description="L1 of predicted against measured IoU")
-    presence: float = Field(0.05, ge=0, le=100, description="binary cross-entropy of organ presence")
+    iou: float = Field(0.05, ge=0, le=100, description="L1 of predicted against measured IoU")
+    object_score: float = Field(0.05, ge=0, le=100, description="binary cross-entropy of organ presence")
     alignment: float = Field(0.1, ge=0, le=100, description="agreement of the two decoders' masks")
 
 
@@ -170,20 +170,20 @@ class AugmentationPlan(PlanPart):
     intensity_probability: float = Field(
         0.3, ge=0, le=1, description="each of brightness, contrast, gamma, noise, blur"
     )
-    noise_deviation: float = Field(0.3, ge=0, le=10, description="most noise, in standard deviations of the image")
-    where: Literal["cpu", "device"] = Field(
+    noise_std: float = Field(0.3, ge=0, le=10, description="most noise, in standard deviations of the image")
+    run_on: Literal["cpu", "device"] = Field(
         "cpu", description="what makes these changes: the processor's cores, or the device that trains, a batch at once"
     )
 
 
-class DatasetShare(PlanPart):
-    """How often a training step sees one of several datasets."""
+class DatasetSamplingFraction(PlanPart):
+    """The fraction of training steps drawn from one of several datasets."""
 
     dataset: str = Field(min_length=1, max_length=200, description="its name")
-    share: float = Field(ge=0, le=1, description="of all steps")
+    fraction: float = Field(ge=0, le=1, description="of all steps")
 
 
-class OrganShare(PlanPart):
+class OrganSamplingWeight(PlanPart):
     """How often a slice is drawn for one organ, beside the others of its dataset."""
 
     organ: str = Field(min_length=1, max_length=200, description="its name, or a region's")
@@ -194,30 +194,34 @@ class TrainingPlan(PlanPart):
     """What decides a training run, given the network."""
 
     batch_slices: int = Field(8, ge=1, le=4096, description="slices a step; of each rank under torchrun")
-    accumulate: int = Field(
+    gradient_accumulation: int = Field(
         1, ge=1, le=1000, description="so many times batch_slices a step, batch_slices at once in memory"
     )
-    clip_every: int = Field(
+    memory_clip_every: int = Field(
         8, ge=1, le=1000, description="with a memory only: each so-many-th step takes clips, the others single slices"
     )
-    clip_slices: int = Field(
+    memory_clip_slices: int = Field(
         4, ge=2, le=64, description="with a memory only: slices of one case that go through it in turn"
     )
-    clip_step: int = Field(3, ge=1, le=64, description="with a memory only: most slices from one of a clip to the next")
+    memory_clip_stride: int = Field(
+        3, ge=1, le=64, description="with a memory only: most slices from one of a clip to the next"
+    )
     memory_gradient_slices: int = Field(
         2, ge=0, le=64, description="with a memory only: slices of a clip back through which gradients flow"
     )
     steps_per_epoch: int = Field(100, ge=1, le=100000)
     epochs: int = Field(40, ge=1, le=100000, description="length where no time limit is given")
     learning_rate: float = Field(1e-3, gt=0, le=1)
-    refiner_optimiser: Literal["adamw", "muon"] = Field("muon", description="moves the refiner's kernels")
-    muon_rate_factor: float = Field(2.0, gt=0, le=100, description="Muon's rate, as a multiple of learning_rate")
+    refiner_optimizer: Literal["adamw", "muon"] = Field("muon", description="moves the refiner's kernels")
+    muon_learning_rate_factor: float = Field(
+        2.0, gt=0, le=100, description="Muon's rate, as a multiple of learning_rate"
+    )
     weight_decay: float = Field(0.05, ge=0, le=1)
     warmup_fraction: float = Field(0.03, ge=0, le=0.5, description="share of the run in which the rate rises")
-    frozen_share: float = Field(
+    freeze_fraction: float = Field(
         0.2, ge=0, le=1, description="with pretrained weights only: share of the run in which they stay as they are"
     )
-    pretrained_rate_factor: float = Field(
+    pretrained_learning_rate_factor: float = Field(
         0.1, ge=0, le=1, description="with pretrained weights only: their rate, as a multiple of learning_rate"
     )
     layer_decay: float = Field(
@@ -228,15 +232,17 @@ class TrainingPlan(PlanPart):
     )
     gradient_clip_norm: float = Field(5.0, gt=0, le=1000)
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay a step of the averaged weights")
-    organ_slice_share: float = Field(0.67, ge=0, le=1, description="least share of slices that hold a chosen organ")
-    dataset_shares: tuple[DatasetShare, ...] = Field(
+    foreground_oversampling: float = Field(
+        0.67, ge=0, le=1, description="least share of slices that hold a chosen organ"
+    )
+    dataset_sampling_fractions: tuple[DatasetSamplingFraction, ...] = Field(
         (), max_length=1000, description="with several datasets only: how often a step sees each; none: by their cases"
     )
-    organ_weights: tuple[OrganShare, ...] = Field(
+    organ_sampling_weights: tuple[OrganSamplingWeight, ...] = Field(
         (), max_length=4096, description="organs that slices are drawn for more or less often than for others"
     )
-    click_share: float = Field(
-        0.5, ge=0, le=1, description="with takes_clicks only: share of a slice's organs that are pointed at"
+    point_prompt_fraction: float = Field(
+        0.5, ge=0, le=1, description="with point_prompts only: share of a slice's organs that are pointed at"
     )
     organs_per_step: int = Field(16, ge=1, le=4096, description="organs asked for in one step")
     num_folds: int = Field(5, ge=1, le=20)
@@ -245,25 +251,27 @@ class TrainingPlan(PlanPart):
     augmentation: AugmentationPlan = AugmentationPlan()
 
 
-class OrganCleaning(PlanPart):
+class ComponentFilter(PlanPart):
     """Which detached pieces of an organ are taken for specks and removed from a label map."""
 
     organ: str = Field(min_length=1, max_length=200, description="its name")
-    least_share: float = Field(0.0, ge=0, le=1, description="of the largest piece, under which a piece goes")
-    least_ml: float = Field(0.0, ge=0, le=1e6, description="volume under which a piece goes, the largest too")
+    min_fraction: float = Field(0.0, ge=0, le=1, description="of the largest piece, under which a piece goes")
+    min_volume_ml: float = Field(0.0, ge=0, le=1e6, description="volume under which a piece goes, the largest too")
 
 
 class InferencePlan(PlanPart):
     """What may change at prediction without new weights."""
 
-    window_overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbour sees too")
+    window_overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbor sees too")
     mirror_axes: tuple[Literal["row", "column"], ...] = Field((), description="mirrored and averaged axes")
     slices_per_batch: int = Field(8, ge=1, le=4096)
     visiting_order: VisitingOrder = Field("outwards", description="with a memory only: which slice comes after which")
     slab_slices: int = Field(
         32, ge=1, le=4096, description="with a memory only: slices whose order is free, held at once"
     )
-    cleaning: tuple[OrganCleaning, ...] = Field((), description="organs of which small detached pieces are removed")
+    component_filter: tuple[ComponentFilter, ...] = Field(
+        (), description="organs whose small connected components are removed"
+    )
 
 
 SET_BY = "Set by"  # begins the reason of a value that a user chose
@@ -300,57 +308,61 @@ class Plans(PlanPart):
     changes: tuple[str, ...] = Field((), description="overlays and --set, in the order they were applied")
 
     @property
-    def clip_slices(self) -> int:
+    def memory_clip_slices(self) -> int:
         """Slices that a training step with clips takes together from one case: 1 without a memory."""
-        return self.training.clip_slices if self.network.memory_slices else 1
+        return self.training.memory_clip_slices if self.network.memory_slices else 1
 
     def clip_slices_of(self, step: int) -> int:
         """Slices that this step takes together from one case."""
-        return self.clip_slices if step % self.training.clip_every == 0 else 1
+        return self.memory_clip_slices if step % self.training.memory_clip_every == 0 else 1
 
     @property
     def slices_per_step(self) -> int:
         """Slices that a rank has in memory at once: whole clips in `training.batch_slices`, at least one."""
-        return self.clip_slices * max(1, self.training.batch_slices // self.clip_slices)
+        return self.memory_clip_slices * max(1, self.training.batch_slices // self.memory_clip_slices)
 
     @model_validator(mode="after")
     def _shares_are_of_known_names(self) -> "Plans":
         datasets, labels = [one.name for one in self.data.datasets], self.data.label_names
-        for share in self.training.dataset_shares:
+        for share in self.training.dataset_sampling_fractions:
             if share.dataset not in datasets:
-                raise ValueError(f"training.dataset_shares: no dataset of the plan is called {share.dataset!r}")
-        if self.training.dataset_shares and not any(share.share for share in self.training.dataset_shares):
-            raise ValueError("training.dataset_shares: at least one dataset needs a share above 0")
+                raise ValueError(
+                    f"training.dataset_sampling_fractions: no dataset of the plan is called {share.dataset!r}"
+                )
+        if self.training.dataset_sampling_fractions and not any(
+            share.fraction for share in self.training.dataset_sampling_fractions
+        ):
+            raise ValueError("training.dataset_sampling_fractions: at least one dataset needs a share above 0")
         for place, names in (
-            ("dataset_shares", [share.dataset for share in self.training.dataset_shares]),
-            ("organ_weights", [weight.organ for weight in self.training.organ_weights]),
+            ("dataset_sampling_fractions", [share.dataset for share in self.training.dataset_sampling_fractions]),
+            ("organ_sampling_weights", [weight.organ for weight in self.training.organ_sampling_weights]),
         ):
             if len(set(names)) < len(names):
                 raise ValueError(f"training.{place}: {max(names, key=names.count)!r} stands there twice")
-        for weight in self.training.organ_weights:
+        for weight in self.training.organ_sampling_weights:
             if weight.organ not in labels:
-                raise ValueError(f"training.organ_weights: no organ or region is called {weight.organ!r}")
+                raise ValueError(f"training.organ_sampling_weights: no organ or region is called {weight.organ!r}")
         return self
 
     @model_validator(mode="after")
     def _clicks_are_drawn_on_changed_slices(self) -> "Plans":
-        if self.network.takes_clicks and self.training.augmentation.where == "device":
+        if self.network.point_prompts and self.training.augmentation.run_on == "device":
             raise ValueError(
-                "training.augmentation.where 'device' changes slices after they were made, and with "
-                "network.takes_clicks clicks are drawn on changed ones; set training.augmentation.where to 'cpu'"
+                "training.augmentation.run_on 'device' changes slices after they were made, and with "
+                "network.point_prompts clicks are drawn on changed ones; set training.augmentation.run_on to 'cpu'"
             )
         return self
 
     @model_validator(mode="after")
     def _cleaned_organs_are_known(self) -> "Plans":
         known = [organ.name for organ in self.data.organs]
-        cleaned = [cleaning.organ for cleaning in self.inference.cleaning]
+        cleaned = [cleaning.organ for cleaning in self.inference.component_filter]
         for name in cleaned:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1) or known[:1]
-                raise ValueError(f"inference.cleaning: no organ is called {name!r}; did you mean {near[0]!r}?")
+                raise ValueError(f"inference.component_filter: no organ is called {name!r}; did you mean {near[0]!r}?")
             if cleaned.count(name) > 1:
-                raise ValueError(f"inference.cleaning: {name!r} stands there twice")
+                raise ValueError(f"inference.component_filter: {name!r} stands there twice")
         return self
 
 

@@ -28,7 +28,7 @@ MAX_NAME_LENGTH = 200
 MAX_CHANNELS = 32
 MAX_REGIONS = 500  # nested in each other they take seconds
 ListValues = Callable[[Path], Iterable[int]]
-_BACKGROUND_NAMES = {"background", "bg", "none", "unlabeled", "unlabelled", "clear label", "air", "unknown", "exterior"}
+_BACKGROUND_NAMES = {"background", "bg", "none", "unlabeled", "clear label", "air", "unknown", "exterior"}
 
 
 @dataclass(frozen=True)

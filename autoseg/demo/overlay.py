@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from autoseg.errors import GeometryError, printable
-from autoseg.export.colors import organ_colour
+from autoseg.export.colors import organ_color
 from autoseg.export.slice_pictures import grey_range
 from autoseg.system.atomic_files import atomic_path
 
@@ -61,7 +61,7 @@ def save_overlay(
         path: PNG file, written atomically.
         image_zyx: One channel on the canonical grid.
         prediction_zyx: Label map of the same shape.
-        names: Name by label value; the order gives the colours. Other values are not drawn.
+        names: Name by label value; the order gives the colors. Other values are not drawn.
         spacing_zyx_mm: Voxel size along each array axis.
         reference_zyx: True label map of the same shape.
         num_slices: Rows, at most; one or more.
@@ -132,21 +132,21 @@ def _draw_labels(axes: Axes, labels: np.ndarray, *, names: Mapping[int, str]) ->
         mask = labels == value
         if not mask.any():
             continue
-        colour = organ_colour(order)
-        fill[mask] = (*colour, FILL_OPACITY)
+        color = organ_color(order)
+        fill[mask] = (*color, FILL_OPACITY)
         if min(mask.shape) > 1:  # an outline needs two voxels along each axis
-            axes.contour(mask.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1.0)
+            axes.contour(mask.astype(np.float32), levels=[0.5], colors=[color], linewidths=1.0)
     axes.imshow(fill, origin="lower", aspect=axes.get_aspect(), interpolation="nearest")
 
 
 def _add_names(figure: Figure, *, left: float, maps: Sequence[np.ndarray], names: Mapping[int, str]) -> None:
-    """List the organs that any of the drawn slices holds, in their colours, from `left` (share of the width) on."""
+    """List the organs that any of the drawn slices holds, in their colors, from `left` (share of the width) on."""
     shown = [(order, value) for order, value in enumerate(names) if any((labels == value).any() for labels in maps)]
     top, step = 0.97, min(0.94 / (NAMES_SHOWN + 1), 0.06)
     for line, (order, value) in enumerate(shown[:NAMES_SHOWN]):
         name = printable(names[value])
         name = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 3] + "..."
-        colour = organ_colour(order)
-        figure.text(left, top - line * step, name, color=colour, va="top", fontsize=7, parse_math=False)
+        color = organ_color(order)
+        figure.text(left, top - line * step, name, color=color, va="top", fontsize=7, parse_math=False)
     if len(shown) > NAMES_SHOWN:
         figure.text(left, top - NAMES_SHOWN * step, f"and {len(shown) - NAMES_SHOWN} more", va="top", fontsize=7)

@@ -3,7 +3,7 @@
 Owns: the organs and tissues, where they lie, how much they vary from case to case.
 Does not own: their brightness, the grid and the noise (`phantom_scanner.py`).
 
-Points are (x, y, z) in millimetres, RAS+ (right, front, head); the origin is the middle of the body at kidney height.
+Points are (x, y, z) in millimeters, RAS+ (right, front, head); the origin is the middle of the body at kidney height.
 Tissues are painted one over the other, the outer ones first. Left and right kidney are the same tissue: only their
 place tells them apart. Stomach, bowel, ribs and veins are there to be mistaken for something and carry no label.
 """
@@ -64,7 +64,7 @@ class Anatomy:
         fat_mm: Thickness under the skin at the back; more at the sides.
         shapes: The ellipsoids by name.
         loops: Bowel loops.
-        warp: One displacement in millimetres for each of x, y and z.
+        warp: One displacement in millimeters for each of x, y and z.
         vessels: Where it is high inside the liver, a vessel runs.
         wander: Slow change of the great vessels' place with height, for x and y.
         absent: Organs that this patient lacks.
@@ -92,7 +92,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
         fat_mm=rng.uniform(5, 12),
         shapes=_draw_shapes(rng),
         loops=tuple(
-            Ellipsoid.draw(rng, centre_mm=place, radii_mm=rng.uniform(13, 24, size=3)) for place in bowel_places
+            Ellipsoid.draw(rng, center_mm=place, radii_mm=rng.uniform(13, 24, size=3)) for place in bowel_places
         ),
         warp=tuple(Waves.draw(rng, wavelength_mm=170, amplitude=3.5) for _ in range(3)),  # type: ignore[arg-type]
         vessels=Waves.draw(rng, wavelength_mm=42, amplitude=1.0, count=6),
@@ -107,20 +107,20 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
 def _draw_shapes(rng: np.random.Generator) -> dict[str, Ellipsoid]:
     draw = Ellipsoid.draw
     return {
-        "liver, right lobe": draw(rng, centre_mm=(72, 6, 34), radii_mm=(62, 72, 68), turn_degrees=(0, -12, 0)),
-        "liver, left lobe": draw(rng, centre_mm=(12, 46, 52), radii_mm=(66, 30, 30), turn_degrees=(0, 14, 8)),
-        "spleen": draw(rng, centre_mm=(-89, -28, 42), radii_mm=(29, 45, 50), turn_degrees=(8, 12, -28)),
-        "left kidney": draw(rng, centre_mm=(-60, -42, 12), radii_mm=(26, 24, 51), turn_degrees=(-6, -12, 18)),
-        "right kidney": draw(rng, centre_mm=(60, -42, 0), radii_mm=(26, 24, 51), turn_degrees=(-6, 12, -18)),
-        "gallbladder": draw(rng, centre_mm=(54, 53, 2), radii_mm=(15, 14, 28), turn_degrees=(28, 12, 0), shift_mm=3),
-        "stomach": draw(rng, centre_mm=(-52, 30, 52), radii_mm=(38, 34, 52), turn_degrees=(0, 20, 0), shift_mm=6),
-        "pancreas": draw(rng, centre_mm=(-12, 14, 10), radii_mm=(52, 11, 12), turn_degrees=(0, 22, 12), shift_mm=3),
-        "heart": draw(rng, centre_mm=(-22, 34, 120), radii_mm=(52, 42, 38)),
+        "liver, right lobe": draw(rng, center_mm=(72, 6, 34), radii_mm=(62, 72, 68), turn_degrees=(0, -12, 0)),
+        "liver, left lobe": draw(rng, center_mm=(12, 46, 52), radii_mm=(66, 30, 30), turn_degrees=(0, 14, 8)),
+        "spleen": draw(rng, center_mm=(-89, -28, 42), radii_mm=(29, 45, 50), turn_degrees=(8, 12, -28)),
+        "left kidney": draw(rng, center_mm=(-60, -42, 12), radii_mm=(26, 24, 51), turn_degrees=(-6, -12, 18)),
+        "right kidney": draw(rng, center_mm=(60, -42, 0), radii_mm=(26, 24, 51), turn_degrees=(-6, 12, -18)),
+        "gallbladder": draw(rng, center_mm=(54, 53, 2), radii_mm=(15, 14, 28), turn_degrees=(28, 12, 0), shift_mm=3),
+        "stomach": draw(rng, center_mm=(-52, 30, 52), radii_mm=(38, 34, 52), turn_degrees=(0, 20, 0), shift_mm=6),
+        "pancreas": draw(rng, center_mm=(-12, 14, 10), radii_mm=(52, 11, 12), turn_degrees=(0, 22, 12), shift_mm=3),
+        "heart": draw(rng, center_mm=(-22, 34, 120), radii_mm=(52, 42, 38)),
     }
 
 
 def tissues_at(anatomy: Anatomy, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Look up (N, 3) points in millimetres.
+    """Look up (N, 3) points in millimeters.
 
     Returns:
         Tissues and label values, both uint8 of shape (N,).
@@ -186,7 +186,7 @@ def _paint_bowel(anatomy: Anatomy, points: np.ndarray, tissues: np.ndarray, bell
         ratio = hollow.ratio(points)
         ratio[~belly] = np.inf
         inside = ratio < 1 - 4.5 / hollow.radii_mm.mean()
-        gas_from_mm = hollow.centre_mm[1] + 0.25 * hollow.radii_mm[1]
+        gas_from_mm = hollow.center_mm[1] + 0.25 * hollow.radii_mm[1]
         tissues[ratio < 1] = Tissue.BOWEL_WALL
         tissues[inside] = Tissue.BOWEL_FLUID
         tissues[inside & (points[:, 1] > gas_from_mm)] = Tissue.AIR
@@ -223,8 +223,8 @@ def _paint_kidney(
     tissues[ratio < 1] = Tissue.KIDNEY_CORTEX
     tissues[ratio < 0.66] = Tissue.KIDNEY_MEDULLA
     labels[ratio < 1] = PHANTOM_ORGANS[name]
-    inward = -np.sign(shape.centre_mm[0])
-    notch_mm = shape.centre_mm + np.array([inward * shape.radii_mm[0] * 0.95, 5.0, 0.0])
+    inward = -np.sign(shape.center_mm[0])
+    notch_mm = shape.center_mm + np.array([inward * shape.radii_mm[0] * 0.95, 5.0, 0.0])
     radii_mm = np.array([shape.radii_mm[0] * 0.75, 8.0, 15.0])
     close = np.flatnonzero(ratio < 1.14)
     offsets = (points[close] - notch_mm.astype(np.float32)) / radii_mm.astype(np.float32)

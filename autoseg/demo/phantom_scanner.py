@@ -47,14 +47,14 @@ def draw_grid(rng: np.random.Generator) -> ImageGeometry:
     return ImageGeometry.from_affine(sizes[::-1], affine)
 
 
-def voxel_centres_mm(geometry: ImageGeometry) -> np.ndarray:
-    """Give the (N, 3) centres of all voxels, in the order of a raveled zyx array, RAS+."""
+def voxel_centers_mm(geometry: ImageGeometry) -> np.ndarray:
+    """Give the (N, 3) centers of all voxels, in the order of a raveled zyx array, RAS+."""
     affine = geometry.affine_array.astype(np.float32)
     z, y, x = (np.arange(size, dtype=np.float32) for size in geometry.shape_zyx)
-    centres = (x[None, None, :, None] * affine[:3, 0] + y[None, :, None, None] * affine[:3, 1]) + z[
+    centers = (x[None, None, :, None] * affine[:3, 0] + y[None, :, None, None] * affine[:3, 1]) + z[
         :, None, None, None
     ] * affine[:3, 2]
-    return (centres + affine[:3, 3]).reshape(-1, 3)
+    return (centers + affine[:3, 3]).reshape(-1, 3)
 
 
 def scan(

@@ -2,7 +2,7 @@
 
 Owns: `Waves`, `Ellipsoid` and their random drawing. Does not own: what is put where (`phantom_anatomy.py`).
 
-Points are (N, 3) arrays of (x, y, z) in millimetres, RAS+: right, front, head.
+Points are (N, 3) arrays of (x, y, z) in millimeters, RAS+: right, front, head.
 """
 
 from collections.abc import Sequence
@@ -53,13 +53,13 @@ class Ellipsoid:
     """A rounded body, turned and made uneven.
 
     Attributes:
-        centre_mm: Its middle, (3,).
+        center_mm: Its middle, (3,).
         radii_mm: Semi-axes before turning, (3,).
         rotation: 3x3; its rows are the directions of the semi-axes.
         bumps: Relative change of the radius with place.
     """
 
-    centre_mm: np.ndarray
+    center_mm: np.ndarray
     radii_mm: np.ndarray
     rotation: np.ndarray
     bumps: Waves
@@ -69,7 +69,7 @@ class Ellipsoid:
         cls,
         rng: np.random.Generator,
         *,
-        centre_mm: Sequence[float] | np.ndarray,
+        center_mm: Sequence[float] | np.ndarray,
         radii_mm: Sequence[float] | np.ndarray,
         turn_degrees: Sequence[float] = (0, 0, 0),
         shift_mm: float = 4.0,
@@ -78,14 +78,14 @@ class Ellipsoid:
 
         Args:
             rng: Source of randomness.
-            centre_mm: Middle, (x, y, z).
+            center_mm: Middle, (x, y, z).
             radii_mm: Semi-axes.
             turn_degrees: Rotations about x, y and z.
             shift_mm: Standard deviation of the movement along each axis.
         """
         radii = np.asarray(radii_mm) * rng.uniform(0.92, 1.1) * rng.uniform(0.95, 1.05, size=3)
         return cls(
-            centre_mm=(np.asarray(centre_mm) + rng.normal(0, shift_mm, size=3).clip(-2 * shift_mm, 2 * shift_mm)),
+            center_mm=(np.asarray(center_mm) + rng.normal(0, shift_mm, size=3).clip(-2 * shift_mm, 2 * shift_mm)),
             radii_mm=radii,
             rotation=rotation_matrix(np.asarray(turn_degrees) + rng.normal(0, 5, size=3)),
             bumps=Waves.draw(rng, wavelength_mm=1.6 * float(radii.max()), amplitude=_BUMP),
@@ -99,9 +99,9 @@ class Ellipsoid:
         reach_mm = self.radii_mm.max() * _REACH
         near = np.arange(len(points))
         for axis in range(3):  # each axis leaves fewer points to look at
-            near = near[np.abs(points[near, axis] - self.centre_mm[axis]) < reach_mm]
+            near = near[np.abs(points[near, axis] - self.center_mm[axis]) < reach_mm]
         close = points[near]
-        turned = (close - self.centre_mm.astype(np.float32)) @ self.rotation.T.astype(np.float32)
+        turned = (close - self.center_mm.astype(np.float32)) @ self.rotation.T.astype(np.float32)
         result = np.full(len(points), np.inf, dtype=np.float32)
         result[near] = np.linalg.norm(turned / self.radii_mm.astype(np.float32), axis=1) / (1 + self.bumps.at(close))
         return result

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.demo.phantom_anatomy import PHANTOM_ORGANS, draw_anatomy, tissues_at
-from autoseg.demo.phantom_scanner import Modality, draw_grid, scan, voxel_centres_mm
+from autoseg.demo.phantom_scanner import Modality, draw_grid, scan, voxel_centers_mm
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import write_label_map, write_scan
 from autoseg.system.atomic_files import write_json
@@ -21,7 +21,7 @@ from autoseg.system.progress import track
 
 __all__ = ["PHANTOM_ORGANS", "PhantomCase", "make_phantom", "write_phantom_dataset"]
 
-CHANNEL_NAME = "CT/MRI"  # not "CT": each scan is normalised by itself
+CHANNEL_NAME = "CT/MRI"  # not "CT": each scan is normalized by itself
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def make_phantom(rng: np.random.Generator, *, case_id: str, modality: Modality) 
     """Draw a patient and scan it: about 90 x 64 pixels of 3.5 mm and 24 slices of 5 mm, in 0.2 seconds."""
     anatomy = draw_anatomy(rng)
     geometry = draw_grid(rng)
-    tissues, labels = tissues_at(anatomy, voxel_centres_mm(geometry))
+    tissues, labels = tissues_at(anatomy, voxel_centers_mm(geometry))
     tissues_zyx = tissues.reshape(geometry.shape_zyx)
     return PhantomCase(
         case_id=case_id,

@@ -76,7 +76,7 @@ class Sharing:
         vector = torch.cat([gradient.flatten() for gradient in gradients])
         self._all(lambda values: distributed.all_reduce(values), vector)
         pieces = vector.split([gradient.numel() for gradient in gradients])
-        # Into the tensors that are there: an optimiser is particular about their layout.
+        # Into the tensors that are there: an optimizer is particular about their layout.
         for gradient, piece in zip(gradients, pieces, strict=True):
             gradient.copy_(piece.view_as(gradient))
         return list(gradients)

@@ -55,7 +55,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """Return the items of this process: every n-th, so that neighbours in size go to different ones."""
+        """Return the items of this process: every n-th, so that neighbors in size go to different ones."""
         return list(items[self.rank :: self.size])
 
     def wait(self) -> None:

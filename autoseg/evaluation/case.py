@@ -41,7 +41,7 @@ class OrganMetrics:
     Attributes:
         dice: 0 to 1.
         iou: 0 to 1.
-        nsd: Normalised surface Dice at the tolerance, 0 to 1; None also where surfaces were not asked for.
+        nsd: Normalized surface Dice at the tolerance, 0 to 1; None also where surfaces were not asked for.
         hd95_mm: 95th percentile Hausdorff distance; only where both maps hold the organ.
         prediction_ml: Predicted volume.
         reference_ml: True volume.

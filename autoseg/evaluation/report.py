@@ -110,13 +110,13 @@ class Evaluation:
 
     @cached_property
     def organs(self) -> tuple[OrganSummary, ...]:
-        """Summarise each organ over the cases, in the order of label values."""
-        return tuple(self._summarise_organ(value) for value in sorted(self.names))
+        """Summarize each organ over the cases, in the order of label values."""
+        return tuple(self._summarize_organ(value) for value in sorted(self.names))
 
     @cached_property
     def overall(self) -> dict[Metric, OverallSummary]:
-        """Summarise each metric over organs and cases."""
-        return {metric: self._summarise_all(metric) for metric in METRICS}
+        """Summarize each metric over organs and cases."""
+        return {metric: self._summarize_all(metric) for metric in METRICS}
 
     @property
     def mean_dice(self) -> float | None:
@@ -162,7 +162,7 @@ class Evaluation:
             dtype=float,
         ).reshape(len(self.cases), len(self.names))
 
-    def _summarise_organ(self, value: int) -> OrganSummary:
+    def _summarize_organ(self, value: int) -> OrganSummary:
         column = sorted(self.names).index(value)
         outcomes: dict[Outcome, int] = {"found": 0, "missed": 0, "false positive": 0, "absent": 0}
         for case in self.cases:
@@ -170,7 +170,7 @@ class Evaluation:
         return OrganSummary(
             value=value,
             name=self.names[value],
-            metrics={metric: _summarise(self._tables[metric][:, column]) for metric in METRICS},
+            metrics={metric: _summarize(self._tables[metric][:, column]) for metric in METRICS},
             outcomes=outcomes,
         )
 
@@ -178,7 +178,7 @@ class Evaluation:
     def _tables(self) -> dict[Metric, np.ndarray]:
         return {metric: self._values(metric) for metric in METRICS}
 
-    def _summarise_all(self, metric: Metric) -> OverallSummary:
+    def _summarize_all(self, metric: Metric) -> OverallSummary:
         table = self._tables[metric]
         counts = ~np.isnan(table)
         return OverallSummary(
@@ -190,7 +190,7 @@ class Evaluation:
         )
 
 
-def _summarise(values: np.ndarray) -> MetricSummary:
+def _summarize(values: np.ndarray) -> MetricSummary:
     values = values[~np.isnan(values)]
     return MetricSummary(
         mean=float(values.mean()) if len(values) else None,

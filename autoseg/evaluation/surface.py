@@ -1,11 +1,11 @@
-"""How far two masks' surfaces are apart, in millimetres.
+"""How far two masks' surfaces are apart, in millimeters.
 
-Owns: `SurfaceDistances` with its 95th percentile Hausdorff distance (HD95) and normalised surface Dice (NSD).
+Owns: `SurfaceDistances` with its 95th percentile Hausdorff distance (HD95) and normalized surface Dice (NSD).
 Does not own: what an absent organ counts as (`case.py`).
 
-A *boundary voxel* belongs to the mask and has a face neighbour outside of it; what lies beyond the grid is outside. An
-axis with a single voxel has no neighbours, so the boundary of a single slice is its outline. Distances run between the
-centres of boundary voxels, exactly, for any spacing. The nearest one is found with a k-d tree over the boundary: same
+A *boundary voxel* belongs to the mask and has a face neighbor outside of it; what lies beyond the grid is outside. An
+axis with a single voxel has no neighbors, so the boundary of a single slice is its outline. Distances run between the
+centers of boundary voxels, exactly, for any spacing. The nearest one is found with a k-d tree over the boundary: same
 numbers as a distance transform of the grid, at the cost of the surface instead of the volume.
 
 NSD: Nikolov et al., "Clinically applicable segmentation of head and neck anatomy for radiotherapy", 2021, with boundary
@@ -73,14 +73,14 @@ def measure_surfaces(
 
 
 def boundary_mask(mask: np.ndarray) -> np.ndarray:
-    """Mark the voxels of a mask that have a face neighbour outside of it; all of a mask of one voxel."""
-    neighbours = np.zeros((3,) * mask.ndim, dtype=bool)
-    centre = (1,) * mask.ndim
-    neighbours[centre] = True
+    """Mark the voxels of a mask that have a face neighbor outside of it; all of a mask of one voxel."""
+    neighbors = np.zeros((3,) * mask.ndim, dtype=bool)
+    center = (1,) * mask.ndim
+    neighbors[center] = True
     for axis, size in enumerate(mask.shape):
         if size > 1:
-            neighbours[tuple(slice(None) if other == axis else 1 for other in range(mask.ndim))] = True
-    return mask & ~binary_erosion(mask, structure=neighbours, border_value=0)
+            neighbors[tuple(slice(None) if other == axis else 1 for other in range(mask.ndim))] = True
+    return mask & ~binary_erosion(mask, structure=neighbors, border_value=0)
 
 
 def _distances(boundary: np.ndarray, *, to: np.ndarray, spacing_zyx_mm: Sequence[float]) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from autoseg.errors import ScanFileError, UsageError, printable
-from autoseg.export.colors import organ_colour
+from autoseg.export.colors import organ_color
 from autoseg.io.byte_stream import display_name
 from autoseg.system.atomic_files import atomic_path
 
@@ -70,7 +70,7 @@ def write_dicom_seg(
         return False
     numbers = np.zeros(int(labels_zyx.max()) + 1, np.uint8 if len(present) <= 255 else np.uint16)
     numbers[present] = np.arange(1, len(present) + 1)
-    colours = {value: organ_colour(number) for number, value in enumerate(sorted(names))}
+    colors = {value: organ_color(number) for number, value in enumerate(sorted(names))}
     try:
         sources = [pydicom.dcmread(one, stop_before_pixels=True) for one in slices]
         for source in sources:
@@ -81,7 +81,7 @@ def write_dicom_seg(
             pixel_array=numbers[labels_zyx],
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[
-                _describe(highdicom, number, names[value], colour=colours[value])
+                _describe(highdicom, number, names[value], color=colors[value])
                 for number, value in enumerate(present, start=1)
             ],
             series_instance_uid=highdicom.UID(),
@@ -110,8 +110,8 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, AttributeError) else re.sub(r"'[^']*'|\"[^\"]*\"", "...", text)
 
 
-def _describe(highdicom: ModuleType, number: int, name: str, *, colour: Sequence[float]) -> Any:
-    """Describe a segment: its name, what it is in SNOMED's words, its colour, and that a program found it."""
+def _describe(highdicom: ModuleType, number: int, name: str, *, color: Sequence[float]) -> Any:
+    """Describe a segment: its name, what it is in SNOMED's words, its color, and that a program found it."""
     from pydicom.sr.codedict import codes
 
     return highdicom.seg.SegmentDescription(
@@ -123,7 +123,7 @@ def _describe(highdicom: ModuleType, number: int, name: str, *, colour: Sequence
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name="autoseg", version=version("autoseg"), family=codes.cid7162.ArtificialIntelligence
         ),
-        display_color=highdicom.color.CIELabColor.from_rgb(*(round(255 * part) for part in colour)),
+        display_color=highdicom.color.CIELabColor.from_rgb(*(round(255 * part) for part in color)),
     )
 
 

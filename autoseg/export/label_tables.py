@@ -1,6 +1,6 @@
-"""The names and colours of label values, in the forms that other programs read.
+"""The names and colors of label values, in the forms that other programs read.
 
-Owns: `labels.json` (autoseg itself), `labels.ctbl` (3D Slicer's colour table), `labels.tsv` (BIDS).
+Owns: `labels.json` (autoseg itself), `labels.ctbl` (3D Slicer's color table), `labels.tsv` (BIDS).
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from typing import Any
 
 from autoseg.config.plans import DataPlan
 from autoseg.errors import printable
-from autoseg.export.colors import as_bytes, as_hex, organ_colour
+from autoseg.export.colors import as_bytes, as_hex, organ_color
 from autoseg.export.csv_safety import cell
 from autoseg.system.atomic_files import write_json, write_text
 
 
 def write_label_tables(folder: Path, names: Mapping[int, str], *, plan: DataPlan | None = None) -> None:
-    """Write all three into a folder; an organ's colour goes by its place among the values.
+    """Write all three into a folder; an organ's color goes by its place among the values.
 
     Args:
         folder: Where to.
@@ -31,10 +31,10 @@ def write_label_tables(folder: Path, names: Mapping[int, str], *, plan: DataPlan
 
 
 def name_labels(names: Mapping[int, str]) -> dict[str, dict[str, int | str]]:
-    """Give `{"labels": {name: value}, "colours": {name: "#rrggbb"}}`; `labels` is as in a `dataset.json`."""
+    """Give `{"labels": {name: value}, "colors": {name: "#rrggbb"}}`; `labels` is as in a `dataset.json`."""
     return {
         "labels": {name: value for value, name in sorted(names.items())},
-        "colours": {names[value]: as_hex(organ_colour(k)) for k, value in enumerate(sorted(names))},
+        "colors": {names[value]: as_hex(organ_color(k)) for k, value in enumerate(sorted(names))},
     }
 
 
@@ -49,12 +49,12 @@ def format_ctbl(names: Mapping[int, str]) -> str:
     """Give a line "value name red green blue opacity" a label; Slicer shows an underscore in a name as a space."""
     lines = ["# autoseg: value name red green blue opacity", "0 background 0 0 0 0"]
     for k, value in enumerate(sorted(names)):
-        red, green, blue = as_bytes(organ_colour(k))
+        red, green, blue = as_bytes(organ_color(k))
         lines.append(f"{value} {'_'.join(printable(names[value]).split())} {red} {green} {blue} 255")
     return "\n".join(lines) + "\n"
 
 
 def format_tsv(names: Mapping[int, str]) -> str:
-    """Give the table of a BIDS discrete segmentation: index, name, colour."""
-    rows = [f"{value}\t{cell(names[value])}\t{as_hex(organ_colour(k))}" for k, value in enumerate(sorted(names))]
+    """Give the table of a BIDS discrete segmentation: index, name, color."""
+    rows = [f"{value}\t{cell(names[value])}\t{as_hex(organ_color(k))}" for k, value in enumerate(sorted(names))]
     return "\n".join(["index\tname\tcolor", *rows]) + "\n"

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from autoseg.errors import printable
-from autoseg.export.colors import as_bytes, organ_colour
+from autoseg.export.colors import as_bytes, organ_color
 from autoseg.export.slice_pictures import as_grey, encode, fit, grey_range, organ_places, paint, resize
 from autoseg.export.statistics import OrganStatistics
 from autoseg.io.geometry import canonical_axis_map, reorient
@@ -34,7 +34,7 @@ def draw_preview(scan: Scan, labels_zyx: np.ndarray, organs: Sequence[OrganStati
     Args:
         scan: Its first channel.
         labels_zyx: Its label map, on the scan's own grid.
-        organs: What the map says in numbers; their order gives the colours.
+        organs: What the map says in numbers; their order gives the colors.
     """
     axis_map = canonical_axis_map(scan.geometry)
     image, labels = axis_map.apply(scan.array_zyx), axis_map.apply(labels_zyx)
@@ -42,7 +42,7 @@ def draw_preview(scan: Scan, labels_zyx: np.ndarray, organs: Sequence[OrganStati
     limits = grey_range(image)
     values = [organ.value for organ in organs]
     sheet = Image.new("RGB", (3 * PANEL_PX + 2 * GAP_PX, 2 * PANEL_PX + GAP_PX))
-    profiles = [or_middle(profile) for profile in count_labelled(labels)]
+    profiles = [or_middle(profile) for profile in count_labeled(labels)]
     low, middle, high = _spread(profiles[0])
     shown = [(0, low), (0, middle), (0, high), (1, int(profiles[1].argmax())), (2, int(profiles[2].argmax()))]
     for number, (axis, index) in enumerate(shown):
@@ -78,8 +78,8 @@ def turn(plane: np.ndarray) -> np.ndarray:
     return plane[::-1, ::-1]
 
 
-def count_labelled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count the labelled voxels of each plane along z, y and x, slice by slice."""
+def count_labeled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count the labeled voxels of each plane along z, y and x, slice by slice."""
     along_z, along_y, along_x = (np.zeros(size, np.int64) for size in labels.shape)
     for z, plane in enumerate(labels):
         inside = plane > 0
@@ -91,14 +91,14 @@ def count_labelled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def or_middle(profile: np.ndarray) -> np.ndarray:
-    """Mark the middle plane where none is labelled, so that a picture shows something."""
+    """Mark the middle plane where none is labeled, so that a picture shows something."""
     if not profile.any():
         profile[len(profile) // 2] = 1
     return profile
 
 
 def _spread(profile: np.ndarray) -> tuple[int, int, int]:
-    """Return three slices that part what is labelled into quarters."""
+    """Return three slices that part what is labeled into quarters."""
     share = np.cumsum(profile) / profile.sum()
     low, middle, high = (int(np.searchsorted(share, part)) for part in (0.25, 0.5, 0.75))
     return low, middle, high
@@ -112,15 +112,15 @@ def _list_organs(sheet: Image.Image, organs: Sequence[OrganStatistics], *, left:
     for line, (k, organ) in enumerate(shown):
         name = printable(organ.name)
         name = name if len(name) <= NAME_LETTERS else name[: NAME_LETTERS - 3] + "..."
-        _write(sheet, (left, top + line * LINE_PX), f"{name}  {organ.volume_ml:.4g} ml", as_bytes(organ_colour(k)))
+        _write(sheet, (left, top + line * LINE_PX), f"{name}  {organ.volume_ml:.4g} ml", as_bytes(organ_color(k)))
     if not found:
         _write(sheet, (left, top), "no organ was found", GREY_TEXT)
     elif len(shown) < len(found):
         _write(sheet, (left, top + len(shown) * LINE_PX), f"and {len(found) - len(shown)} more", GREY_TEXT)
 
 
-def _write(sheet: Image.Image, place: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:
-    ImageDraw.Draw(sheet).text(place, text, fill=colour, font=_font())
+def _write(sheet: Image.Image, place: tuple[int, int], text: str, color: tuple[int, int, int]) -> None:
+    ImageDraw.Draw(sheet).text(place, text, fill=color, font=_font())
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from autoseg.errors import printable
-from autoseg.export.colors import as_bytes, as_hex, organ_colour
+from autoseg.export.colors import as_bytes, as_hex, organ_color
 
 MOST_VIEWED = 50  # cases with slices in the page, some 300 KB each
 
@@ -57,14 +57,14 @@ def format_report(
 
     Args:
         cases: All of them.
-        names: (K) of the organs, in the order of their colours.
+        names: (K) of the organs, in the order of their colors.
         slices: By case, what `pack_slices` gave; for the cases of `choose_viewed`.
         version: Of autoseg.
         model: Name of the model file or run folder.
     """
     content = {
         "organs": [
-            {"name": printable(name), "colour": as_hex(organ_colour(k)), "rgb": as_bytes(organ_colour(k))}
+            {"name": printable(name), "color": as_hex(organ_color(k)), "rgb": as_bytes(organ_color(k))}
             for k, name in enumerate(names)
         ],
         "cases": [

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from autoseg.export.colors import as_bytes, organ_colour
+from autoseg.export.colors import as_bytes, organ_color
 
 GREY_PERCENTILES = (0.5, 99.5)
 AIR_HU = -500.0  # only a CT scan has values as low
@@ -61,7 +61,7 @@ def fit(shape: tuple[int, int], spacing_mm: tuple[float, float], *, most_px: tup
 
 
 def paint(grey: np.ndarray, organs: np.ndarray) -> np.ndarray:
-    """Paint organs over a picture: filled lightly, their edges in full colour.
+    """Paint organs over a picture: filled lightly, their edges in full color.
 
     Args:
         grey: (H, V) uint8.
@@ -70,7 +70,7 @@ def paint(grey: np.ndarray, organs: np.ndarray) -> np.ndarray:
     Returns:
         (H, V, 3) uint8.
     """
-    table = colour_table(int(organs.max(initial=0)))
+    table = color_table(int(organs.max(initial=0)))
     picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
     inside = organs > 0
     picture[inside] += FILL_OPACITY * (table[organs[inside]] - picture[inside])
@@ -79,9 +79,9 @@ def paint(grey: np.ndarray, organs: np.ndarray) -> np.ndarray:
     return picture.round().astype(np.uint8)
 
 
-def colour_table(num_organs: int) -> np.ndarray:
-    """Return the colours of background (black) and organs, (1 + K, 3) float32 of 0 to 255."""
-    return np.array([(0, 0, 0), *(as_bytes(organ_colour(k)) for k in range(num_organs))], np.float32)
+def color_table(num_organs: int) -> np.ndarray:
+    """Return the colors of background (black) and organs, (1 + K, 3) float32 of 0 to 255."""
+    return np.array([(0, 0, 0), *(as_bytes(organ_color(k)) for k in range(num_organs))], np.float32)
 
 
 def encode(picture: np.ndarray, *, form: str = "PNG") -> bytes:

@@ -28,7 +28,7 @@ def pack_slices(scan: Scan, labels_zyx: np.ndarray, *, values: Sequence[int], sl
     Args:
         scan: Its first channel.
         labels_zyx: Its label map, on the scan's own grid.
-        values: Of the organs, in the order of their colours.
+        values: Of the organs, in the order of their colors.
         slice_axis: Canonical axis that is cut.
 
     Returns:
@@ -57,10 +57,10 @@ def pack_slices(scan: Scan, labels_zyx: np.ndarray, *, values: Sequence[int], sl
     }
 
 
-def choose_slices(is_labelled: Sequence[bool]) -> list[int]:
+def choose_slices(is_labeled: Sequence[bool]) -> list[int]:
     """Choose at most 32 slices, evenly from a little before the first one with an organ to a little after the last."""
-    count = len(is_labelled)
-    marked = np.flatnonzero(is_labelled)
+    count = len(is_labeled)
+    marked = np.flatnonzero(is_labeled)
     first, last = (int(marked[0]), int(marked[-1])) if len(marked) else (0, count - 1)
     margin = round(MARGIN_SHARE * count)
     first, last = max(0, first - margin), min(count - 1, last + margin)

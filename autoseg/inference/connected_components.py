@@ -39,7 +39,9 @@ def clean_labels(labels_zyx: np.ndarray, *, plans: Plans, geometry: ImageGeometr
     """Remove what the plan takes for specks, in place."""
     values = {organ.name: organ.value for organ in plans.data.organs}
     voxel_ml = geometry.voxel_ml
-    rules = {values[c.organ]: Least(c.least_share, c.least_ml / voxel_ml) for c in plans.inference.cleaning}
+    rules = {
+        values[c.organ]: Least(c.min_fraction, c.min_volume_ml / voxel_ml) for c in plans.inference.component_filter
+    }
     remove_specks(labels_zyx, rules)
 
 

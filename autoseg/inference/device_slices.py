@@ -92,14 +92,14 @@ def bring_to(device: torch.device, image: np.ndarray | PreparedSlices) -> Slices
 
 
 def _scale(image: Tensor, scaling: Scaling, *, mask: Tensor | None) -> Tensor:
-    """Scale a part of a channel as `preprocessing.normalisation.scale` does."""
+    """Scale a part of a channel as `preprocessing.normalization.scale` does."""
     if not scaling.deviation:
         return torch.zeros(image.shape, device=image.device)
     result = image.float()
     if scaling.clip is not None:
         result = result.clamp(*scaling.clip)
     result = (result - scaling.mean) / scaling.deviation
-    if scaling.only_inside_mask:
+    if scaling.nonzero_only:
         assert mask is not None
         result = result.masked_fill(~mask, 0)
     return result

@@ -1,7 +1,7 @@
 """Which of a model's kinds of scans a case is: as the user says, or by its values.
 
 Owns: `find_modality_number`, `choose_modality`, `list_alike`.
-Does not own: what follows from it, normalisation (`preprocessing/`) and text (the rows of `plans.data.organs`).
+Does not own: what follows from it, normalization (`preprocessing/`) and text (the rows of `plans.data.organs`).
 """
 
 import re

@@ -88,7 +88,7 @@ def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
             raise UsageError(f"--organ {name!r:.40}: it needs a name, and a free value up to {LARGEST_VALUE}. Name it.")
         try:
             others = tuple(one.sentences for one in more)
-            planned.append(OrganPlan(name=name, value=value, sentences=found.sentences, more_sentences=others))
+            planned.append(OrganPlan(name=name, value=value, sentences=found.sentences, additional_sentences=others))
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise UsageError(

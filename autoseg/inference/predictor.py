@@ -70,8 +70,8 @@ class Predictor:
         Raises:
             UsageError: The model takes none, or one is on no organ asked for.
         """
-        if clicks and not self.plans.network.takes_clicks:
-            raise UsageError("clicks: this model takes none. Plan with network.takes_clicks=true, and train it.")
+        if clicks and not self.plans.network.point_prompts:
+            raise UsageError("clicks: this model takes none. Plan with network.point_prompts=true, and train it.")
         names = list(self.names.values())
         unknown = [name for name in clicks if name not in names]
         if unknown:
@@ -88,7 +88,7 @@ class Predictor:
 
         Args:
             channels: One scan a channel, on one grid, in the plan's order.
-            clicks: What a user points at, by the organ's name; for models whose plan has `network.takes_clicks`.
+            clicks: What a user points at, by the organ's name; for models whose plan has `network.point_prompts`.
             with_uncertainty: Also say how unsure each voxel is.
 
         Raises:

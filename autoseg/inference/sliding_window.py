@@ -5,7 +5,7 @@ which end with it.
 Does not own: how a scan becomes slices (`device_slices.py`) and maps a label map (`preprocessing/inverse.py`), which
 slice is visited next (`slice_order.py`).
 
-Legend: S slices, B of them at once, C channels, N neighbouring slices, K organs asked for, R x W a slice, r x w the
+Legend: S slices, B of them at once, C channels, N neighboring slices, K organs asked for, R x W a slice, r x w the
 window.
 """
 
@@ -25,7 +25,7 @@ from autoseg.inference.cpu_threads import ONE_CORE, Cores
 from autoseg.inference.device_slices import bring_to
 from autoseg.inference.slice_order import visiting_order
 from autoseg.inference.tiles import Corner, Tiles, gaussian_weight, tile
-from autoseg.network.context_slices import neighbour_numbers
+from autoseg.network.context_slices import context_slice_numbers
 from autoseg.network.memory.memory_bank import MemoryBank
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.point_prompts import Clicks
@@ -69,7 +69,7 @@ def predict_slices(
     for near in _slabs(
         image,
         size=plans.inference.slab_slices if plans.network.memory_slices else size,
-        reach=plans.network.neighbours,
+        reach=plans.network.context_slices,
         device=device,
     ):
         order: Sequence[int] = near.slab
@@ -209,7 +209,7 @@ class _Near:
         first: Number of the first of them in the case.
         slab: The slab's own numbers.
         num_slices: Of the case.
-        reach: Neighbours on each side that the network is shown.
+        reach: Neighbors on each side that the network is shown.
     """
 
     slices: Tensor
@@ -224,7 +224,7 @@ class _Near:
         return self.slices[:, self.slab.start - self.first : self.slab.stop - self.first]
 
     def stack(self, positions: Sequence[int]) -> Tensor:
-        """Stack slices of the slab with their neighbours: (B, N * C, R, W)."""
-        numbers = neighbour_numbers(np.array(positions), num_slices=self.num_slices, reach=self.reach)  # (B, N)
+        """Stack slices of the slab with their neighbors: (B, N * C, R, W)."""
+        numbers = context_slice_numbers(np.array(positions), num_slices=self.num_slices, reach=self.reach)  # (B, N)
         stacked = self.slices[:, torch.from_numpy(numbers - self.first)]  # (C, B, N, R, W)
         return stacked.permute(1, 2, 0, 3, 4).flatten(1, 2)

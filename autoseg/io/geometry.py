@@ -5,11 +5,11 @@ Does not own: files (`image.py`), interpolation (`preprocessing/`).
 
 Vocabulary:
     zyx       order of array axes: z is the last NIfTI axis and the slowest in memory.
-    xyz       order of NIfTI indices and of points in space. Affines take and give it, in millimetres, RAS+:
+    xyz       order of NIfTI indices and of points in space. Affines take and give it, in millimeters, RAS+:
               x grows to the patient's right, y to the front, z to the head.
     canonical the file's voxels with axes permuted and flipped so that index x grows most to the right, y most to the
               front, z most to the head. No voxel value changes.
-    corner    centre of a voxel at the end of every axis; a grid has eight.
+    corner    center of a voxel at the end of every axis; a grid has eight.
 """
 
 import base64
@@ -37,7 +37,7 @@ class ImageGeometry:
 
     Attributes:
         shape_zyx: Number of voxels of each array axis, all at least 1.
-        affine: 4x4 rows; takes the index (x, y, z) of a voxel to its centre in RAS+ millimetres, as nibabel does.
+        affine: 4x4 rows; takes the index (x, y, z) of a voxel to its center in RAS+ millimeters, as nibabel does.
         header: The geometry of the file's NIfTI header, so that an output repeats it bit for bit;
             b"" for grids of our own.
 
@@ -63,7 +63,7 @@ class ImageGeometry:
 
     @classmethod
     def from_affine(cls, shape_zyx: Sequence[int], affine: np.ndarray, *, header: bytes = b"") -> "ImageGeometry":
-        """Make a geometry from a (4, 4) array that takes (x, y, z) indices to RAS+ millimetres."""
+        """Make a geometry from a (4, 4) array that takes (x, y, z) indices to RAS+ millimeters."""
         depth, height, width = (int(size) for size in shape_zyx)
         rows = tuple(tuple(float(value) for value in row) for row in np.asarray(affine, dtype=np.float64))
         return cls(shape_zyx=(depth, height, width), affine=rows, header=header)
@@ -92,13 +92,13 @@ class ImageGeometry:
 
     @property
     def spacing_zyx_mm(self) -> tuple[float, float, float]:
-        """Distance between the centres of neighbours along each array axis."""
+        """Distance between the centers of neighbors along each array axis."""
         x, y, z = np.linalg.norm(self.affine_array[:3, :3], axis=0)
         return float(z), float(y), float(x)
 
     @property
     def origin_xyz_mm(self) -> tuple[float, float, float]:
-        """Centre of voxel (0, 0, 0) in RAS+."""
+        """Center of voxel (0, 0, 0) in RAS+."""
         return float(self.affine[0][3]), float(self.affine[1][3]), float(self.affine[2][3])
 
     @property
@@ -130,7 +130,7 @@ class ImageGeometry:
 
 
 def corners_mm(geometry: ImageGeometry) -> np.ndarray:
-    """Give the eight corners in RAS+ millimetres, shape (8, 3); the x index changes slowest from row to row."""
+    """Give the eight corners in RAS+ millimeters, shape (8, 3); the x index changes slowest from row to row."""
     ends = [(0, size - 1) for size in reversed(geometry.shape_zyx)]
     indices = np.array(list(itertools.product(*ends)), dtype=np.float64)  # (8, 3) xyz
     matrix = geometry.affine_array

@@ -5,9 +5,9 @@ Does not own: files and voxels (`image.py`).
 
 Rules for what readers of NIfTI treat differently:
     affine      the sform where it has a code, else the qform, else nibabel's default (x runs to the left, origin in the
-                centre) with a warning. An sform and a qform that put a corner over half a voxel apart are an error,
+                center) with a warning. An sform and a qform that put a corner over half a voxel apart are an error,
                 over a tenth a warning.
-    units       metres and micrometres become millimetres; no unit means millimetres.
+    units       metres and micrometres become millimeters; no unit means millimeters.
     scaling     a slope of 0 or not finite means none, and then the intercept counts for nothing either.
     sheared     axes are accepted while the nearest right-angled grid has every corner within half a voxel.
 """
@@ -29,7 +29,7 @@ from autoseg.system.atomic_files import parse_json
 HEADER_BYTES = 540  # of NIfTI-2, the larger one
 MAX_IMAGE_BYTES = 8 << 30  # unpacked; a CT of 512 x 512 x 3000 voxels in int16 has 1.5 GiB
 MIN_SPACING_MM, MAX_SPACING_MM = 1e-4, 1000.0
-MAX_ORIGIN_MM = 1e6  # a kilometre from the scanner's centre; float32 knows places there to 0.06 mm
+MAX_ORIGIN_MM = 1e6  # a kilometre from the scanner's center; float32 knows places there to 0.06 mm
 CONFLICT_VOXELS = 0.5  # how far a corner may move between sform and qform, or by shear
 COMMENT_CODE = 6  # NIfTI extension of plain text
 FLOAT128_CODE = 1536
@@ -202,7 +202,7 @@ def _checked_dtype(header: Any, name: str) -> np.dtype:
     except (HeaderDataError, KeyError):  # nibabel raises the second for codes that it does not know
         dtype = None
     if dtype is None or dtype.kind not in "iuf" or dtype.itemsize > 8:
-        what = {128: "RGB colours", 2304: "RGBA colours", 1: "single bits"}.get(code, f"type {code}")
+        what = {128: "RGB colors", 2304: "RGBA colors", 1: "single bits"}.get(code, f"type {code}")
         what = "complex numbers" if dtype is not None and dtype.kind == "c" else what
         what = "floats of 128 bits, which differ from machine to machine," if code == FLOAT128_CODE else what
         raise ScanFileError(
@@ -289,9 +289,9 @@ def _check_spacing(header: Any, dims: tuple[int, ...], *, name: str, warnings: l
 def _unit_mm(header: Any, warnings: list[str]) -> float:
     code = int(header["xyzt_units"]) & 7
     if code not in _UNITS_MM:
-        warnings.append(f"the unit of length has the unknown code {code}; millimetres are taken.")
+        warnings.append(f"the unit of length has the unknown code {code}; millimeters are taken.")
     elif code in _UNIT_NAMES:
-        warnings.append(f"lengths are given in {_UNIT_NAMES[code]} and are converted to millimetres.")
+        warnings.append(f"lengths are given in {_UNIT_NAMES[code]} and are converted to millimeters.")
     return _UNITS_MM.get(code, 1.0)
 
 
@@ -349,7 +349,7 @@ def check_shear(geometry: ImageGeometry, *, name: str, warnings: list[str]) -> N
     left, _, right = np.linalg.svd(direction)
     moved = (left @ right - direction) * geometry.spacing_zyx_mm[::-1]  # (3, 3): mm a voxel step, columns x, y, z
     half = (np.array(geometry.shape_zyx[::-1]) - 1) / 2
-    signs = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [1, -1, -1]])  # opposite corners move alike about the centre
+    signs = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [1, -1, -1]])  # opposite corners move alike about the center
     distance = np.linalg.norm((signs * half) @ moved.T, axis=1).max() / min(geometry.spacing_zyx_mm)
     if not distance <= CONFLICT_VOXELS:
         raise ScanFileError(

@@ -87,7 +87,7 @@ def parse_nrrd_header(head: bytes, *, name: str) -> StoredImage:
     if any(sizes[axis] != 1 for axis in scalar) or len(vectors) - len(scalar) not in (2, 3):
         raise ScanFileError(
             f"{name}: its sizes are {fields['sizes']!r:.60}; expected one volume of grey values. Save each volume, or "
-            "each component of colours, as a file of its own."
+            "each component of colors, as a file of its own."
         )
     kept = [axis for axis in range(len(vectors)) if axis not in scalar]
     turn, warnings = _nrrd_space(fields, name)
@@ -181,7 +181,7 @@ def _stored(
     offset: int,
     warnings: list[str],
 ) -> StoredImage:
-    """Put together what both forms say in words of their own; axes x, y, z, millimetres in RAS."""
+    """Put together what both forms say in words of their own; axes x, y, z, millimeters in RAS."""
     if len(sizes) == 2:
         normal = np.cross(steps[0], steps[1])
         sizes, steps = [*sizes, 1], [*steps, normal / (np.linalg.norm(normal) or 1.0)]
@@ -245,7 +245,7 @@ def _is_plane(fields: _Fields) -> bool:
 
 
 def _nrrd_unit_mm(fields: _Fields, name: str) -> float:
-    """Give the millimetres of the file's unit of length."""
+    """Give the millimeters of the file's unit of length."""
     units = {word.strip('"').lower() for word in fields.get("space units", "mm").split()} - {"", "???", "none"}
     if len(units) > 1 or not units <= UNITS_MM.keys():
         raise ScanFileError(

@@ -101,7 +101,7 @@ def round_labels(array: np.ndarray, *, name: str) -> tuple[np.ndarray, tuple[str
     if num_off:
         raise ScanFileError(
             f"{name} holds {first_off:g} (and {num_off} such voxels in all); label values are integers. Resample label "
-            "maps with nearest-neighbour interpolation."
+            "maps with nearest-neighbor interpolation."
         )
     if not num_near:
         return result, ()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from autoseg.network.text.clip_image_encoder import ClipImageTower
 
 FINAL_STRIDE = 16  # of the features that SAM's decoder takes
-SLICES_TO_ENCODER = 3  # so that a pretrained patch embedding for colour images fits
+SLICES_TO_ENCODER = 3  # so that a pretrained patch embedding for color images fits
 
 
 def build_network(
@@ -65,11 +65,11 @@ def build_network(
     encoder_channels = SLICES_TO_ENCODER * num_channels
     if text is None:
         text, image_tower = _build_towers(plans, offline=offline)
-    assert (image_tower is not None) == (network.interaction_image == "clip")
+    assert (image_tower is not None) == (network.interaction_image_encoder == "clip")
     hiera = build_hiera(network.backbone)
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
-    clicks = _build_click_encoder(network) if network.takes_clicks else None
+    clicks = _build_click_encoder(network) if network.point_prompts else None
     position = PositionEmbeddingRandom(channels // 2) if clicks is None else clicks.encoder.pe_layer
     memory = _build_memory(network) if network.memory_slices else None
     return AutosegNetwork(
@@ -93,15 +93,15 @@ def build_network(
         click_encoder=clicks,
         mask_decoder=SemanticMaskDecoder(decoder=decoder, channels=channels),
         semantic_decoder=SemanticAwareDecoder(transformer=build_two_way_transformer(channels), channels=channels)
-        if network.has_semantic_decoder
+        if network.semantic_decoder
         else None,
         memory=memory,
         refiner=Refiner(
-            image_channels=(2 * network.neighbours + 1) * num_channels,
+            image_channels=(2 * network.context_slices + 1) * num_channels,
             channels=channels,
             stage_channels=network.refiner_channels,
             stride=network.refiner_stride,
-            takes_clicks=network.takes_clicks,
+            point_prompts=network.point_prompts,
         )
         if network.refiner_channels
         else None,
@@ -124,7 +124,7 @@ def _build_towers(plans: Plans, *, offline: bool) -> tuple[nn.Module, "ClipImage
     clip = None if network.text.model == "nano" else load_clip(network.text, offline=offline)  # once, for both towers
     sentences = plans.data.text_rows
     text = build_text_encoder(network.text, sentences, feature_channels=channels, clip=clip)
-    return text, build_clip_image(network, clip) if network.interaction_image == "clip" else None
+    return text, build_clip_image(network, clip) if network.interaction_image_encoder == "clip" else None
 
 
 def _build_click_encoder(network: NetworkPlan) -> ClickEncoder:
@@ -143,6 +143,6 @@ def _build_memory(network: NetworkPlan) -> SliceMemory:
         channels=channels,
         num_slices=network.memory_slices,
         num_bytes=int(network.memory_mib * 2**20),
-        num_recalled=network.memory_recalled,
+        num_recalled=network.memory_attended_slices,
         update=network.memory_update,
     )

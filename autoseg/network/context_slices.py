@@ -6,13 +6,13 @@ Legend: N = 2 reach + 1 slices.
 import numpy as np
 
 
-def neighbour_numbers(positions: np.ndarray | int, *, num_slices: int, reach: int) -> np.ndarray:
+def context_slice_numbers(positions: np.ndarray | int, *, num_slices: int, reach: int) -> np.ndarray:
     """Return the numbers of the slices around each position, its own in the middle; beyond an end the last repeats.
 
     Args:
         positions: Any shape.
         num_slices: Of the case.
-        reach: Neighbours on each side.
+        reach: Neighbors on each side.
 
     Returns:
         Integers of the shape of `positions`, and N.

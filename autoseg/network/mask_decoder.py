@@ -24,14 +24,14 @@ class DecodedMasks:
 
     Attributes:
         mask_logits: (B, K, h4, w4).
-        quality: (B, K) predicted IoU, 0 to 1.
-        presence_logits: (B, K).
+        iou_predictions: (B, K) predicted IoU, 0 to 1.
+        object_score_logits: (B, K).
         tokens: (B, K, D) the mask token after attention, SAM2's object pointer.
     """
 
     mask_logits: Tensor
-    quality: Tensor
-    presence_logits: Tensor
+    iou_predictions: Tensor
+    object_score_logits: Tensor
     tokens: Tensor
 
 
@@ -79,8 +79,8 @@ class SemanticMaskDecoder(nn.Module):
         masks = torch.einsum("ne,nehw->nhw", kernel, pixels)
         return DecodedMasks(
             mask_logits=masks.view(num_slices, num_organs, *masks.shape[-2:]),
-            quality=self.decoder.iou_prediction_head(tokens[:, 1])[:, 0].view(num_slices, num_organs),
-            presence_logits=self.decoder.pred_obj_score_head(tokens[:, 0]).view(num_slices, num_organs),
+            iou_predictions=self.decoder.iou_prediction_head(tokens[:, 1])[:, 0].view(num_slices, num_organs),
+            object_score_logits=self.decoder.pred_obj_score_head(tokens[:, 0]).view(num_slices, num_organs),
             tokens=mask_token.view(num_slices, num_organs, -1),
         )
 

@@ -4,7 +4,7 @@ Owns: `AutosegNetwork.forward` and `NetworkOutput`.
 Does not own: how the parts are built (`build.py`), losses (`loss/losses.py`).
 
 Legend: B slices, of V volumes T each where the memory is used, K organs asked for, D channels, C image channels, N
-neighbouring slices, R x W the window at target spacing, h4 x w4 the grid at stride 4 of the image encoder.
+neighboring slices, R x W the window at target spacing, h4 x w4 the grid at stride 4 of the image encoder.
 """
 
 from collections.abc import Sequence
@@ -38,9 +38,9 @@ class NetworkOutput:
         coarse_logits: (B, 1 + K, R / 2, W / 2) or None: deep supervision of the refiner.
         mask_logits: (B, K, h4, w4) of SAM's decoder.
         map_logits: (B, 1 + K, h4, w4) of the semantic-aware decoder, or None where the plan leaves it out.
-        quality: (B, K) predicted IoU of `mask_logits`.
-        presence_logits: (B, K) of SAM's decoder.
-        semantic_presence_logits: (B, K) of the semantic-aware decoder, or None.
+        iou_predictions: (B, K) predicted IoU of `mask_logits`.
+        object_score_logits: (B, K) of SAM's decoder.
+        semantic_object_score_logits: (B, K) of the semantic-aware decoder, or None.
         bank: What is remembered after these slices, in training but for the last; None where the memory was not used.
     """
 
@@ -48,9 +48,9 @@ class NetworkOutput:
     coarse_logits: Tensor | None
     mask_logits: Tensor
     map_logits: Tensor | None
-    quality: Tensor
-    presence_logits: Tensor
-    semantic_presence_logits: Tensor | None
+    iou_predictions: Tensor
+    object_score_logits: Tensor
+    semantic_object_score_logits: Tensor | None
     bank: MemoryBank | None = None
 
     def float(self) -> "NetworkOutput":
@@ -150,7 +150,7 @@ class AutosegNetwork(nn.Module):
         """Segment some organs in some slices; each slice is encoded once.
 
         Args:
-            images: (B, N * C, R, W) normalised slices, each in the middle of its neighbours.
+            images: (B, N * C, R, W) normalized slices, each in the middle of its neighbors.
             organs: (K,) rows of the text: the positions of the organs in the plan, `plans.data.text_row`.
             clicks: Points and boxes of B slices and these organs, for a network that takes them; None: text alone.
             positions: (V, T) numbers in their volumes of the slices, which are visited in this order, the memory of
@@ -178,9 +178,9 @@ class AutosegNetwork(nn.Module):
             coarse_logits=refined.coarse_logits,
             mask_logits=decoded.masks.mask_logits,
             map_logits=mapped.map_logits if mapped else None,
-            quality=decoded.masks.quality,
-            presence_logits=decoded.masks.presence_logits,
-            semantic_presence_logits=mapped.presence_logits if mapped else None,
+            iou_predictions=decoded.masks.iou_predictions,
+            object_score_logits=decoded.masks.object_score_logits,
+            semantic_object_score_logits=mapped.object_score_logits if mapped else None,
             bank=bank,
         )
 
@@ -204,7 +204,7 @@ class AutosegNetwork(nn.Module):
         """Encode clicks. A network that takes them sees, asked by text alone, clicks that are none, as in training."""
         if self.click_encoder is None:
             if clicks is not None:
-                raise ValueError("this network takes no clicks: network.takes_clicks is off in its plan")
+                raise ValueError("this network takes no clicks: network.point_prompts is off in its plan")
             return None
         if clicks is None:
             num_slices, num_organs, _ = semantics.shape
@@ -251,14 +251,14 @@ class AutosegNetwork(nn.Module):
                 coarse,
                 masks=one.probs,
                 tokens=one.masks.tokens,
-                presence=one.masks.presence_logits.sigmoid(),
-                quality=one.masks.quality,
+                presence=one.masks.object_score_logits.sigmoid(),
+                quality=one.masks.iou_predictions,
                 positions=positions[:, turn],
             ).detach_all_but(gradient_slices)
         return _join(decoded), bank
 
     def _middle(self, images: Tensor) -> Tensor:
-        """Cut out the slice with one neighbour on each side, from the middle of the channels."""
+        """Cut out the slice with one neighbor on each side, from the middle of the channels."""
         first = (images.shape[1] - self.encoder_channels) // 2
         return images[:, first : first + self.encoder_channels]
 
@@ -275,10 +275,10 @@ class AutosegNetwork(nn.Module):
 
         An organ that both hold for absent sinks in the whole slice: the log of its probability to be there is added.
         """
-        absence = F.logsigmoid(masks.presence_logits)  # (B, K), 0 where surely present
+        absence = F.logsigmoid(masks.object_score_logits)  # (B, K), 0 where surely present
         organs = self.fusion_gates[0] * masks.mask_logits
         if mapped is not None:
-            absence = 0.5 * (absence + F.logsigmoid(mapped.presence_logits))
+            absence = 0.5 * (absence + F.logsigmoid(mapped.object_score_logits))
         organs = organs + self.fusion_gates[2] * absence[..., None, None]
         coarse = F.pad(organs, (0, 0, 0, 0, 1, 0))  # background gets none
         if mapped is not None:

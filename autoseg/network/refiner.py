@@ -33,7 +33,7 @@ class RefinedMap:
 
 
 class ChannelNorm(nn.GroupNorm):
-    """Instance normalisation, written as one group a channel: the same numbers, in half the time on a CPU.
+    """Instance normalization, written as one group a channel: the same numbers, in half the time on a CPU.
 
     On a GPU it stays in the precision of its input, where autocast would widen the largest maps of all and narrow them
     again; the sums inside are in full precision all the same.
@@ -44,7 +44,7 @@ class ChannelNorm(nn.GroupNorm):
         super().__init__(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each channel of each slice, (B, C, h, w)."""
+        """Normalize each channel of each slice, (B, C, h, w)."""
         if not x.is_cuda:
             return super().forward(x)
         with torch.autocast("cuda", enabled=False):
@@ -52,7 +52,7 @@ class ChannelNorm(nn.GroupNorm):
 
 
 class ConvBlock(nn.Module):
-    """Two 3 x 3 convolutions, each with instance normalisation and a leaky rectifier."""
+    """Two 3 x 3 convolutions, each with instance normalization and a leaky rectifier."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         """Build from `inputs` to `outputs` channels."""
@@ -81,17 +81,17 @@ class Refiner(nn.Module):
         channels: int,
         stage_channels: Sequence[int],
         stride: int = 1,
-        takes_clicks: bool = False,
+        point_prompts: bool = False,
     ) -> None:
         """Build one stage per entry of `stage_channels`.
 
         Args:
-            image_channels: Channels of the slice with its neighbours.
+            image_channels: Channels of the slice with its neighbors.
             channels: D.
             stage_channels: Width of each stage, finest first.
             stride: Of the finest stage. At 2, blocks of 2 x 2 pixels enter and leave as channels: no pixel is lost and
                 the stage costs a quarter.
-            takes_clicks: Whether the picture of clicks is painted beside the masks.
+            point_prompts: Whether the picture of clicks is painted beside the masks.
         """
         super().__init__()
         widths = list(stage_channels)
@@ -108,7 +108,7 @@ class Refiner(nn.Module):
         self.up = nn.ModuleList(ConvBlock(2 * here, here) for here in widths[:-1])
         self.organ_norm = nn.LayerNorm(channels)
         self.paint = nn.Linear(channels, channels)
-        self.paint_clicks = nn.Linear(channels, 2 * channels) if takes_clicks else None
+        self.paint_clicks = nn.Linear(channels, 2 * channels) if point_prompts else None
         self.to_pixels = PixelHead(widths[0], stride=stride)
         self.kernels = nn.ModuleList(TextKernels(channels, width) for width in (self.to_pixels.channels, *widths[1:2]))
 
@@ -118,7 +118,7 @@ class Refiner(nn.Module):
         """Refine.
 
         Args:
-            images: (B, C, R, W) the slice with its neighbours; R and W divide by stride * 2 ** (stages - 1).
+            images: (B, C, R, W) the slice with its neighbors; R and W divide by stride * 2 ** (stages - 1).
             fine: (B, D, h4, w4) the finest features of the image encoder.
             masks: (B, K, h4, w4) probabilities of both decoders, fused.
             organs: (B, K, D) what is known of each organ: its semantics and mask token, summed.

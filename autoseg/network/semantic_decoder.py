@@ -24,11 +24,11 @@ class SemanticMap:
 
     Attributes:
         map_logits: (B, 1 + K, h4, w4), background first.
-        presence_logits: (B, K).
+        object_score_logits: (B, K).
     """
 
     map_logits: Tensor
-    presence_logits: Tensor
+    object_score_logits: Tensor
 
 
 class SemanticAwareDecoder(nn.Module):
@@ -78,5 +78,5 @@ class SemanticAwareDecoder(nn.Module):
         kernels = self.kernel(tokens[:, : 1 + num_organs])  # (B, 1 + K, E)
         return SemanticMap(
             map_logits=torch.einsum("bke,behw->bkhw", kernels, pixels),
-            presence_logits=self.presence(tokens[:, 1 + num_organs :]).squeeze(-1),
+            object_score_logits=self.presence(tokens[:, 1 + num_organs :]).squeeze(-1),
         )

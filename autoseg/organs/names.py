@@ -22,7 +22,7 @@ _SPELLINGS = (
     ("haem", "hem"),
     ("coeliac", "celiac"),
     ("disk", "disc"),
-    ("centre", "center"),
+    ("center", "center"),
 )
 
 

@@ -43,7 +43,7 @@ def describe_organs(fingerprint: Fingerprint) -> tuple[tuple[OrganPlan, ...], tu
                 name=organ.name,
                 value=organ.value,
                 sentences=_fit(found.sentences),
-                more_sentences=tuple(_fit(one.sentences) for one in more),
+                additional_sentences=tuple(_fit(one.sentences) for one in more),
             )
         )
         if not found.is_known:

@@ -1,4 +1,4 @@
-"""The way of a case through a run: read, predicted, written, each while its neighbours are at another step.
+"""The way of a case through a run: read, predicted, written, each while its neighbors are at another step.
 
 Owns: `predict_cases`, and what happens to a case that cannot be predicted.
 Does not own: the threads (`prefetch.py`), what was done before (`resume_log.py`), the files (`outputs/`).
@@ -239,7 +239,7 @@ def list_warnings(channels: Sequence[Scan], *, predictor: Predictor) -> tuple[st
         found.append(f"taken for {alike[0]}, since its values do not tell {' and '.join(alike)} apart; see --modality.")
     for scan, channel in zip(channels, plan.modalities[modality].channels, strict=False):
         low, high = float(scan.array_zyx.min()), float(scan.array_zyx.max())
-        odd = describe_odd_values(low, high, channel=channel.name, is_ct=channel.scheme == "ct")
+        odd = describe_odd_values(low, high, channel=channel.name, is_ct=channel.normalization == "ct")
         found += [] if odd is None else [odd]
     return tuple(dict.fromkeys(found))
 

@@ -166,7 +166,7 @@ def _as_paths(inputs: Path | str | Sequence[Path | str]) -> list[Path]:
 def _describe_recipe(predictor: Predictor, digests: Sequence[str], *, also: Sequence[str]) -> str:
     plan = predictor.plans.inference.model_dump(mode="json")
     organs = [predictor.plans.data.organs[k] for k in predictor.organs]
-    asked = [[organ.name, organ.value, organ.sentences, organ.more_sentences] for organ in organs]
+    asked = [[organ.name, organ.value, organ.sentences, organ.additional_sentences] for organ in organs]
     kind = predictor.modality
     return json.dumps([version("autoseg"), digests, plan, asked, kind, predictor.device.type, sorted(also)])
 

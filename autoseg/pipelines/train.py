@@ -211,7 +211,7 @@ def _explained(folder: Path, device: torch.device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         message = str(error).partition("\n")[0]
-        raise TrainingError(explain_full_memory(device, message, what="the network and its optimiser alone")) from None
+        raise TrainingError(explain_full_memory(device, message, what="the network and its optimizer alone")) from None
 
 
 def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:

@@ -13,7 +13,7 @@ from autoseg.config.plans import (
     ChannelPlan,
     DataPlan,
     DatasetPlan,
-    DatasetShare,
+    DatasetSamplingFraction,
     LabelPlan,
     ModalityPlan,
     Reason,
@@ -28,7 +28,7 @@ from autoseg.planning.rules.choice import Reasons
 from autoseg.planning.rules.datasets import pool_intensities, weigh_cases
 
 
-def plan_data(fingerprint: Fingerprint, reasons: Reasons, *, shares: Sequence[DatasetShare]) -> DataPlan:
+def plan_data(fingerprint: Fingerprint, reasons: Reasons, *, shares: Sequence[DatasetSamplingFraction]) -> DataPlan:
     """Choose channels, organs, regions and the grid.
 
     Args:
@@ -55,7 +55,7 @@ def plan_data(fingerprint: Fingerprint, reasons: Reasons, *, shares: Sequence[Da
     )
     if fingerprint.datasets:
         reasons.found |= _explain_datasets(fingerprint)
-    weights = weigh_cases([case.dataset for case in cases], shares={one.dataset: one.share for one in shares})
+    weights = weigh_cases([case.dataset for case in cases], shares={one.dataset: one.fraction for one in shares})
     spacing = reasons.keep(
         "data.target_spacing_zyx_mm",
         data_rules.choose_target_spacing(fingerprint.spacings_zyx_mm, cropped_sizes_zyx=sizes, weights=weights),
@@ -64,7 +64,7 @@ def plan_data(fingerprint: Fingerprint, reasons: Reasons, *, shares: Sequence[Da
     return DataPlan(
         channels=first_channels,
         modality=first,
-        more_modalities=tuple(ModalityPlan(name=name, channels=channels) for name, channels in others),
+        additional_modalities=tuple(ModalityPlan(name=name, channels=channels) for name, channels in others),
         organs=organs,
         regions=tuple(RegionPlan(name=region.name, organs=region.organs) for region in fingerprint.regions),
         datasets=tuple(_plan_dataset(dataset) for dataset in fingerprint.datasets),
@@ -78,16 +78,16 @@ def plan_data(fingerprint: Fingerprint, reasons: Reasons, *, shares: Sequence[Da
 def _plan_channels(
     fingerprint: Fingerprint, *, modality: str, names: Sequence[str], is_first: bool, reasons: Reasons
 ) -> tuple[ChannelPlan, ...]:
-    """Choose the normalisation of one kind of scans."""
+    """Choose the normalization of one kind of scans."""
     datasets = [one for one in fingerprint.datasets if modality_name(one.channel_names) == modality]
     owners = {one.name for one in datasets}
     removed = [case.removed_share for case in fingerprint.cases if case.dataset is None or case.dataset in owners]
-    place = "data.channels" if is_first else f"data.more_modalities.{modality}.channels"
+    place = "data.channels" if is_first else f"data.additional_modalities.{modality}.channels"
     channels = []
     for number, name in enumerate(names):
         measured = [one.foreground[number] for one in datasets] or [fingerprint.foreground[number]]
         known = [facts for facts in measured if facts is not None]
-        choice = data_rules.choose_normalisation(
+        choice = data_rules.choose_normalization(
             name,
             foreground=known[0] if len(known) == 1 else pool_intensities(known) if known else None,
             median_removed_share=float(np.median(removed)),
@@ -108,8 +108,8 @@ def _explain_datasets(fingerprint: Fingerprint) -> dict[str, Reason]:
             rule="Unions of organs that a dataset names, or labels as one where others look closer.",
             facts={"regions": len(fingerprint.regions)},
         ),
-        "data.more_modalities": Reason(
-            rule="The kinds of scans beside the first dataset's: each is normalised and described in its own way.",
+        "data.additional_modalities": Reason(
+            rule="The kinds of scans beside the first dataset's: each is normalized and described in its own way.",
             facts={"channels": channels},
         ),
     }

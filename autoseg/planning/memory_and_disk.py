@@ -18,7 +18,7 @@ from autoseg.config.plans import DataPlan
 from autoseg.datasets.dataset import CaseFiles
 from autoseg.errors import AutosegError
 from autoseg.io.image import read_header
-from autoseg.planning.fingerprint.case_statistics import CaseFacts
+from autoseg.planning.fingerprint.case_statistics import CaseStatistics
 
 log = logging.getLogger("autoseg")
 
@@ -36,17 +36,17 @@ def bytes_to_scan(cases: Sequence[CaseFiles]) -> float:
     return BYTES_A_WORKER + BYTES_TO_SCAN_A_VOXEL * max(map(_num_voxels, largest), default=0)
 
 
-def bytes_to_preprocess(cases: Sequence[CaseFacts], plan: DataPlan) -> float:
+def bytes_to_preprocess(cases: Sequence[CaseStatistics], plan: DataPlan) -> float:
     """Estimate the memory that preprocessing the largest case takes."""
 
-    def of_one(case: CaseFacts) -> float:
+    def of_one(case: CaseStatistics) -> float:
         voxels = len(case.channels) * math.prod(case.size_zyx)
         return BYTES_TO_PREPROCESS_A_VOXEL * voxels + BYTES_TO_PREPROCESS_A_RESULT_VOXEL * _result_voxels(case, plan)
 
     return BYTES_A_WORKER + max(map(of_one, cases), default=0.0)
 
 
-def warn_if_disk_is_short(folder: Path, cases: Sequence[CaseFacts], plan: DataPlan) -> None:
+def warn_if_disk_is_short(folder: Path, cases: Sequence[CaseStatistics], plan: DataPlan) -> None:
     """Warn where the preprocessed cases that are not there yet will hardly find room.
 
     No more than a warning: what a quota leaves, or a disk that grows, nobody can ask for.
@@ -68,7 +68,7 @@ def warn_if_disk_is_short(folder: Path, cases: Sequence[CaseFacts], plan: DataPl
         )
 
 
-def _result_voxels(case: CaseFacts, plan: DataPlan) -> float:
+def _result_voxels(case: CaseStatistics, plan: DataPlan) -> float:
     sizes = zip(case.cropped_size_zyx, case.spacing_zyx_mm, plan.target_spacing_zyx_mm, strict=True)
     return len(case.channels) * math.prod(size * old / new for size, old, new in sizes)
 

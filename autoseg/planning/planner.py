@@ -16,7 +16,7 @@ from autoseg.config.plans import (
     Axis,
     Backbone,
     DataPlan,
-    DatasetShare,
+    DatasetSamplingFraction,
     Device,
     InferencePlan,
     NetworkPlan,
@@ -34,8 +34,8 @@ from autoseg.planning.rules import network as network_rules
 from autoseg.planning.rules import training as training_rules
 from autoseg.planning.rules.choice import Choice, Reasons
 from autoseg.planning.rules.datasets import (
-    choose_dataset_shares,
-    choose_organ_weights,
+    choose_dataset_sampling_fractions,
+    choose_organ_sampling_weights,
     choose_small_windows,
 )
 
@@ -83,7 +83,7 @@ def make_plans(fingerprint: Fingerprint, *, device: Device, given: Given = Given
         chosen_network = _plan_network(fingerprint, data=data, device=device, given=given, reasons=reasons)
         network = given.network or chosen_network
         training = _plan_training(fingerprint, data=data, network=network, device=device, reasons=reasons)
-        training = training.model_copy(update={"dataset_shares": shares})
+        training = training.model_copy(update={"dataset_sampling_fractions": shares})
         return Plans(
             dataset_name=fingerprint.dataset_name,
             device=device,
@@ -139,7 +139,7 @@ def _plan_network(
         feature_channels=reasons.keep("network.feature_channels", network_rules.choose_feature_channels(backbone)),
         refiner_channels=refiner_channels,
         small_windows_px=reasons.keep("network.small_windows_px", small_windows),
-        neighbours=reasons.keep("network.neighbours", network_rules.choose_neighbours(slice_spacing_mm)),
+        context_slices=reasons.keep("network.context_slices", network_rules.choose_context_slices(slice_spacing_mm)),
         refiner_stride=refiner_stride,
         memory_slices=reasons.keep("network.memory_slices", _choose_memory_slices(fingerprint, axis=axis, data=data)),
     )
@@ -151,14 +151,14 @@ def _by_dataset(fingerprint: Fingerprint, values: np.ndarray) -> dict[str, np.nd
     return {name: values[owners == name] for name in dict.fromkeys(owners.tolist())}
 
 
-def _choose_shares(fingerprint: Fingerprint, reasons: Reasons) -> tuple[DatasetShare, ...]:
+def _choose_shares(fingerprint: Fingerprint, reasons: Reasons) -> tuple[DatasetSamplingFraction, ...]:
     """Choose how often each dataset is seen; a single one has no share."""
     if not fingerprint.datasets:
         return ()
     counts = Counter(case.dataset or "" for case in fingerprint.cases)
     modality_of = {one.name: modality_name(one.channel_names) for one in fingerprint.datasets}
-    choice = choose_dataset_shares({name: counts[name] for name in modality_of}, modality_of=modality_of)
-    shares: tuple[DatasetShare, ...] = reasons.keep("training.dataset_shares", choice)
+    choice = choose_dataset_sampling_fractions({name: counts[name] for name in modality_of}, modality_of=modality_of)
+    shares: tuple[DatasetSamplingFraction, ...] = reasons.keep("training.dataset_sampling_fractions", choice)
     return shares
 
 
@@ -195,7 +195,7 @@ def _plan_training(
         "training.batch_slices", training_rules.choose_batch(network, organs_per_step=organs_per_step, device=device)
     )
     where = reasons.keep(
-        "training.augmentation.where",
+        "training.augmentation.run_on",
         training_rules.choose_augmentation_place(
             network, num_channels=len(data.channels), batch_slices=batch_slices, device=device
         ),
@@ -203,11 +203,13 @@ def _plan_training(
     return TrainingPlan(
         batch_slices=batch_slices,
         learning_rate=reasons.keep("training.learning_rate", training_rules.choose_learning_rate(network.backbone)),
-        refiner_optimiser=reasons.keep("training.refiner_optimiser", training_rules.choose_refiner_optimiser()),
+        refiner_optimizer=reasons.keep("training.refiner_optimizer", training_rules.choose_refiner_optimizer()),
         organs_per_step=organs_per_step,
-        organ_weights=reasons.keep("training.organ_weights", choose_organ_weights(num_cases)),
+        organ_sampling_weights=reasons.keep(
+            "training.organ_sampling_weights", choose_organ_sampling_weights(num_cases)
+        ),
         num_folds=reasons.keep("training.num_folds", training_rules.choose_num_folds(num_patients)),
-        augmentation=AugmentationPlan(mirror_axes=mirror_axes, where=where),
+        augmentation=AugmentationPlan(mirror_axes=mirror_axes, run_on=where),
     )
 
 
@@ -223,5 +225,5 @@ def _plan_inference(
     )
     names = {organ.name for organ in data.organs}
     pieces = {name: counts for name, counts in fingerprint.organ_pieces().items() if name in names}
-    cleaning = reasons.keep("inference.cleaning", training_rules.choose_cleaning(pieces))
-    return InferencePlan(mirror_axes=axes, slices_per_batch=slices, cleaning=cleaning)
+    component_filter = reasons.keep("inference.component_filter", training_rules.choose_component_filter(pieces))
+    return InferencePlan(mirror_axes=axes, slices_per_batch=slices, component_filter=component_filter)

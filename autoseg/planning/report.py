@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import Problem
-from autoseg.planning.fingerprint.case_statistics import CaseFacts
+from autoseg.planning.fingerprint.case_statistics import CaseStatistics
 from autoseg.planning.fingerprint.fingerprint import Fingerprint
 from autoseg.planning.report_page import format_page
 from autoseg.system.atomic_files import write_json, write_text
@@ -86,7 +86,7 @@ def describe_dataset(
     }
 
 
-def _describe_case(case: CaseFacts, *, channel_names: Sequence[str]) -> dict[str, Any]:
+def _describe_case(case: CaseStatistics, *, channel_names: Sequence[str]) -> dict[str, Any]:
     """Give what a person asks of a case; sizes are along canonical axes."""
     return {
         "size_zyx": list(case.size_zyx),

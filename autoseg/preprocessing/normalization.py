@@ -25,13 +25,13 @@ class Scaling:
         mean: Taken from every voxel.
         deviation: Voxels are divided by it; 0 for a constant image, which becomes 0 everywhere.
         clip: Smallest and largest value that are told apart, or None.
-        only_inside_mask: Voxels outside the mask become 0.
+        nonzero_only: Voxels outside the mask become 0.
     """
 
     mean: float
     deviation: float
     clip: tuple[float, float] | None = None
-    only_inside_mask: bool = False
+    nonzero_only: bool = False
 
 
 def measure_scaling(image: np.ndarray, *, plan: ChannelPlan, mask: np.ndarray | None = None) -> Scaling:
@@ -40,11 +40,11 @@ def measure_scaling(image: np.ndarray, *, plan: ChannelPlan, mask: np.ndarray | 
     Args:
         image: Any real type and shape, without NaN.
         plan: `ct`: clip, then the dataset's mean and deviation. `zscore`: the scan's own mean and deviation.
-        mask: Same shape, boolean. With `only_inside_mask` the statistics come from inside it; ignored otherwise.
+        mask: Same shape, boolean. With `nonzero_only` the statistics come from inside it; ignored otherwise.
     """
-    if plan.scheme == "ct":
-        return Scaling(plan.mean, plan.standard_deviation, clip=(plan.clip_low, plan.clip_high))
-    inside = mask if plan.only_inside_mask else None
+    if plan.normalization == "ct":
+        return Scaling(plan.mean, plan.std, clip=(plan.clip_low, plan.clip_high))
+    inside = mask if plan.nonzero_only else None
     count, total = 0, 0.0
     for values in _parts(image, inside):
         count, total = count + values.size, total + float(values.sum(dtype=np.float64))
@@ -53,7 +53,7 @@ def measure_scaling(image: np.ndarray, *, plan: ChannelPlan, mask: np.ndarray | 
     deviation = float(np.sqrt(squares / count)) if count else 0.0
     if deviation <= SMALLEST_RELATIVE_DEVIATION * abs(mean):
         deviation = 0.0
-    return Scaling(float(mean), deviation, only_inside_mask=inside is not None)
+    return Scaling(float(mean), deviation, nonzero_only=inside is not None)
 
 
 def scale(image: np.ndarray, scaling: Scaling, *, mask: np.ndarray | None = None) -> np.ndarray:
@@ -62,7 +62,7 @@ def scale(image: np.ndarray, scaling: Scaling, *, mask: np.ndarray | None = None
     Args:
         image: Any real type and shape.
         scaling: Of the whole channel.
-        mask: Same shape; needed where the scaling is `only_inside_mask`.
+        mask: Same shape; needed where the scaling is `nonzero_only`.
 
     Returns:
         A new float32 array.
@@ -74,7 +74,7 @@ def scale(image: np.ndarray, scaling: Scaling, *, mask: np.ndarray | None = None
         np.clip(result, *scaling.clip, out=result)
     result -= np.float32(scaling.mean)
     result /= np.float32(scaling.deviation)
-    if scaling.only_inside_mask:
+    if scaling.nonzero_only:
         assert mask is not None
         result[~mask] = 0
     return result

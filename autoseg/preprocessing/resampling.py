@@ -3,12 +3,12 @@
 Owns: `Taps` (which input samples, with which weights, make an output sample), and resampling of images and labels.
 Does not own: which grid is wanted (`pipeline.py`).
 
-All grids are aligned at their borders (half-pixel centres): output sample `o` of `n_out` lies at input position
+All grids are aligned at their borders (half-pixel centers): output sample `o` of `n_out` lies at input position
 `(o + 0.5) * n_in / n_out - 0.5`, held inside the first and last sample.
 
 Images take cubic B-splines, but linear interpolation along a coarse axis, where a spline would ring between slices
 far apart (nnU-Net separates such an axis as well). Labels are resampled as if linearly, one map per label, and the
-largest wins, however many they are: nearest neighbour would leave stairs.
+largest wins, however many they are: nearest neighbor would leave stairs.
 """
 
 import itertools

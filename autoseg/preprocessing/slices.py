@@ -21,7 +21,7 @@ from autoseg.preprocessing.resampling import Taps, axis_taps, resample_image, sp
 from autoseg.preprocessing.transform import CaseTransform, filled_box, make_transform, slice_first
 
 BLOCK_BYTES = 32 << 20  # of slices made together; a spline along the slices reads 32 more for each block
-KEPT_SLICES = 16  # before the end of what was read last: the next slices have some of them for neighbours
+KEPT_SLICES = 16  # before the end of what was read last: the next slices have some of them for neighbors
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def prepare_slices(channels: Sequence[Scan], *, plan: DataPlan, modality: int = 
     transform = make_transform(channels[0].geometry, filled=_kept_box(arrays, plan=plan), plan=plan)
     kinds = plan.modalities[modality].channels
     mask = None
-    if any(channel.only_inside_mask for channel in kinds):
+    if any(channel.nonzero_only for channel in kinds):
         mask = fill_holes(transform.view(np.logical_or.reduce([array != 0 for array in arrays])))
     views = tuple(transform.view(array) for array in arrays)
     canonical = reorient(transform.original, canonical_axis_map(transform.original))

@@ -165,7 +165,7 @@ class CaseStore:
 
     def _open(self, case_id: str, name: str, *, shape: Sequence[int], dtypes: Sequence[str]) -> StoredArray:
         if name not in self._record(case_id)["bytes"]:
-            raise DatasetError(f"the preprocessed case {case_id} has no labels. Train on labelled cases only.")
+            raise DatasetError(f"the preprocessed case {case_id} has no labels. Train on labeled cases only.")
         path = self._case_folder(case_id) / name
         return open_array(path, shape=shape, dtypes=dtypes)
 

@@ -25,7 +25,7 @@ from autoseg.errors import AutosegError, OutputError, printable
 from autoseg.system.atomic_files import fault_of
 from autoseg.system.progress import track
 from autoseg.system.resources import end_with_parent, find_free_bytes, find_num_cores
-from autoseg.system.signals import SIGNALS, held_back
+from autoseg.system.signals import SIGNALS, defer_signals
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -182,7 +182,7 @@ def _answers(workers: Sequence[_Worker]) -> list[tuple[_Worker, tuple[Any] | Non
 def _start(function: Callable[[T], R], items: Sequence[T], *, workers: list[_Worker]) -> bool:
     """Add a worker to the list; say whether the system let it start."""
     context: Any = multiprocessing.get_context(START_METHOD)  # Process is missing from the type of the base class
-    with held_back():  # a signal between the start and the list would leave a process that nobody ends
+    with defer_signals():  # a signal between the start and the list would leave a process that nobody ends
         here, there = context.Pipe()
         # A forked child holds this end of every pipe too, and must close them to ever see their end.
         inherited = [here, *(worker.pipe for worker in workers)] if START_METHOD == "fork" else []

@@ -1,7 +1,7 @@
 """What ends a command from outside: Ctrl-C, SIGTERM, a closed terminal.
 
-Owns: `stop_on_signals`, which turns them into an exception so that `finally` clauses run, and `held_back`, which lets
-them wait.
+Owns: `stop_on_signals`, which turns them into an exception so that `finally` clauses run, and `defer_signals`, which
+lets them wait.
 Does not own: exit codes and messages (`cli/common.py`).
 
 An exception that comes from nowhere gets lost: packages that are being imported try out what is there and swallow what
@@ -106,7 +106,7 @@ class _Stop:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Let signals wait until the end, for a few lines that must be done whole or not at all."""
     waiting: list[int] = []
     before = _set_handlers(lambda _number: lambda number, _frame: waiting.append(number))

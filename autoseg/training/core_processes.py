@@ -119,7 +119,7 @@ def start_processes(
         num_processes: This one included.
     """
     plans, network = sampler.plans, state.network
-    parts = cut_for_processes(share, num_processes, clip_slices=plans.clip_slices)
+    parts = cut_for_processes(share, num_processes, memory_clip_slices=plans.memory_clip_slices)
     if len(parts) == 1:
         yield GradientProcesses(share.part, workers=(), sampler=sampler)
         return
@@ -161,10 +161,10 @@ def start_processes(
             torch.set_num_threads(threads)
 
 
-def cut_for_processes(share: StepShare, num_processes: int, *, clip_slices: int) -> list[slice]:
+def cut_for_processes(share: StepShare, num_processes: int, *, memory_clip_slices: int) -> list[slice]:
     """Cut a share evenly, one part a process, none of fewer than two slices unless the share is smaller."""
     most = max(1, min(num_processes, share.num_slices // MIN_SLICES))
-    return cut_slices(share.part, most, clip_slices=clip_slices)
+    return cut_slices(share.part, most, memory_clip_slices=memory_clip_slices)
 
 
 def _gradients_name(part: slice) -> str:

@@ -217,7 +217,7 @@ def move(batch: Batch, device: torch.device) -> Batch:
 def _lay_out_like(parameter: Parameter, gradient: Tensor) -> Tensor:
     """Return the gradient in its parameter's memory layout; that of a transposed convolution comes in another.
 
-    Fused optimisers go through both by address: on CUDA they refuse another layout, on a CPU they would move the wrong
+    Fused optimizers go through both by address: on CUDA they refuse another layout, on a CPU they would move the wrong
     weights without a word.
     """
     return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)

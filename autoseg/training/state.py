@@ -1,6 +1,6 @@
 """Everything that a training run would lose if it were killed: `TrainState`, packed and filled side by side.
 
-Owns: the network, its averaged copy, the optimisers, the counters, and whether a saved state belongs to a plan.
+Owns: the network, its averaged copy, the optimizers, the counters, and whether a saved state belongs to a plan.
 Does not own: the file (`checkpointing/checkpoints.py`).
 """
 
@@ -26,7 +26,7 @@ from autoseg.system.atomic_files import parse_json, read_json
 from autoseg.training.checkpointing.init_from_model import StartingModel
 from autoseg.training.checkpointing.transfer_report import StartReport
 from autoseg.training.micro_batches import Room
-from autoseg.training.optim.optimizers import build_optimisers
+from autoseg.training.optim.optimizers import build_optimizers
 from autoseg.training.step_share import slices_of_new_run
 
 STATE_VERSION = 3  # 2: no slices_per_step; 1: no rate factor, no best Dice, no seal
@@ -37,9 +37,9 @@ class TrainState:
     """A run between two steps.
 
     Attributes:
-        network: The weights that the optimisers move.
+        network: The weights that the optimizers move.
         averaged: Their exponential moving average, which becomes the model.
-        optimisers: AdamW, and Muon where the plan has it.
+        optimizers: AdamW, and Muon where the plan has it.
         scaler: Loss scaling for float16; inert elsewhere.
         weights: What became of the checkpoint or model that the run began from, if it was read in this sitting.
         step: Steps done.
@@ -55,7 +55,7 @@ class TrainState:
 
     network: AutosegNetwork
     averaged: AutosegNetwork
-    optimisers: tuple[torch.optim.Optimizer, ...]
+    optimizers: tuple[torch.optim.Optimizer, ...]
     scaler: torch.amp.GradScaler
     weights: WeightsReport | StartReport | None = None
     step: int = 0
@@ -129,7 +129,7 @@ def new_state(
     return TrainState(
         network=network,
         averaged=copy.deepcopy(network).requires_grad_(False).eval(),
-        optimisers=build_optimisers(network, plans=plans, pretrained=pretrained or ()),
+        optimizers=build_optimizers(network, plans=plans, pretrained=pretrained or ()),
         scaler=torch.amp.GradScaler(device.type, enabled=needs_scaler),
         weights=report,
         slices_per_step=slices_of_new_run(plans, num_ranks=num_ranks),
@@ -160,7 +160,7 @@ def pack_state(state: TrainState, plans: Plans) -> dict[str, Any]:
         "plans": plans.model_dump_json(),
         "network": state.network.state_dict(),
         "averaged": state.averaged.state_dict(),
-        "optimisers": [optimiser.state_dict() for optimiser in state.optimisers],
+        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
         "scaler": state.scaler.state_dict(),
         "step": state.step,
         "seconds": state.seconds,
@@ -192,8 +192,8 @@ def fill_state(state: TrainState, plans: Plans, content: dict[str, Any], *, sour
     try:
         state.network.load_state_dict(content["network"])
         state.averaged.load_state_dict(content["averaged"])
-        for optimiser, saved in zip(state.optimisers, content["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         if content["scaler"]:  # empty where it was saved without float16
             state.scaler.load_state_dict(content["scaler"])
         state.step, state.seconds = content["step"], content["seconds"]

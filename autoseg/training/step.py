@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoseg.config.plans import Plans
 from autoseg.distributed.collectives import ALONE, Sharing
-from autoseg.system.signals import held_back
+from autoseg.system.signals import defer_signals
 from autoseg.training.core_processes import GradientProcesses
 from autoseg.training.data.sampler import Batch
 from autoseg.training.gradients import AddUp, add_parts, find_gradients_in_room, seed_dropout
@@ -88,7 +88,7 @@ def train_step(
         parts += processes.finish_step(state)
     whole = add_parts(parts)
     losses, gradients = dict(whole.losses), sharing.add_gradients(whole.gradients)
-    with held_back():  # a step cut in two would leave some weights moved, and a run that goes on would be another
+    with defer_signals():  # a step cut in two would leave some weights moved, and a run that goes on would be another
         has_loss = math.isfinite(losses["total"])
         is_good = has_loss and _move(state, gradients, plans=plans)
         state.bad_steps = 0 if is_good else state.bad_steps + 1
@@ -105,14 +105,14 @@ def _move(state: TrainState, gradients: Sequence[Tensor], *, plans: Plans) -> bo
     """Move weights and average by the gradients; False where they are not finite, and then nothing moves."""
     for parameter, gradient in zip(state.parameters, gradients, strict=True):
         parameter.grad = gradient
-    for optimiser in state.optimisers:
-        state.scaler.unscale_(optimiser)
+    for optimizer in state.optimizers:
+        state.scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, plans.training.gradient_clip_norm)
     is_finite = bool(torch.isfinite(norm))
     state.is_whole = False
     if is_finite:
-        for optimiser in state.optimisers:
-            state.scaler.step(optimiser)
+        for optimizer in state.optimizers:
+            state.scaler.step(optimizer)
         update_average(state.averaged, state.network, decay=plans.training.ema_decay, step=state.step)
     state.scaler.update()  # to a smaller scale where something was not finite
     for parameter in state.parameters:

@@ -37,7 +37,7 @@ class StepShare:
 
 def slices_of_new_run(plans: Plans, *, num_ranks: int) -> int:
     """Return the slices of a step of a run that begins with so many ranks."""
-    return plans.slices_per_step * plans.training.accumulate * num_ranks
+    return plans.slices_per_step * plans.training.gradient_accumulation * num_ranks
 
 
 def share_of(plans: Plans, *, slices_per_step: int, rank: int, num_ranks: int) -> StepShare:
@@ -52,9 +52,9 @@ def share_of(plans: Plans, *, slices_per_step: int, rank: int, num_ranks: int) -
     Raises:
         UsageError: There are more ranks than slices, or clips.
     """
-    parts = cut_slices(slice(0, slices_per_step), num_ranks, clip_slices=plans.clip_slices)
+    parts = cut_slices(slice(0, slices_per_step), num_ranks, memory_clip_slices=plans.memory_clip_slices)
     if len(parts) < num_ranks:
-        what = "slices" if plans.clip_slices == 1 else f"clips of {plans.clip_slices} slices"
+        what = "slices" if plans.memory_clip_slices == 1 else f"clips of {plans.memory_clip_slices} slices"
         raise UsageError(
             f"a step of this run has {len(parts)} {what}, too few for {num_ranks} ranks. Start at most {len(parts)}, "
             "or begin another run with more training.batch_slices."
@@ -63,25 +63,25 @@ def share_of(plans: Plans, *, slices_per_step: int, rank: int, num_ranks: int) -
     return StepShare(part, None if part.stop - part.start <= plans.slices_per_step else plans.slices_per_step)
 
 
-def cut_slices(part: slice, num_parts: int, *, clip_slices: int = 1) -> list[slice]:
+def cut_slices(part: slice, num_parts: int, *, memory_clip_slices: int = 1) -> list[slice]:
     """Cut numbers of slices evenly, in whole clips; there are fewer parts where there are fewer clips.
 
     Four parts of a step are two parts of each half of it: so two ranks of two cores cut as one rank of four does.
 
     Args:
-        part: Of a multiple of `clip_slices`.
+        part: Of a multiple of `memory_clip_slices`.
         num_parts: The most.
-        clip_slices: What must stay together.
+        memory_clip_slices: What must stay together.
     """
-    num_clips = (part.stop - part.start) // clip_slices
+    num_clips = (part.stop - part.start) // memory_clip_slices
     count = min(num_parts, num_clips)
     if count < 2:
         return [part]
     first = count // 2
-    middle = part.start + clip_slices * (num_clips * first // count)
+    middle = part.start + memory_clip_slices * (num_clips * first // count)
     return [
-        *cut_slices(slice(part.start, middle), first, clip_slices=clip_slices),
-        *cut_slices(slice(middle, part.stop), count - first, clip_slices=clip_slices),
+        *cut_slices(slice(part.start, middle), first, memory_clip_slices=memory_clip_slices),
+        *cut_slices(slice(middle, part.stop), count - first, memory_clip_slices=memory_clip_slices),
     ]
 
 

@@ -162,7 +162,7 @@ def _train(state: TrainState, sampler: SliceSampler, fold: FoldData, *, length: 
     num_processes = torch.get_num_threads() if state.device.type == "cpu" else 1
     with start_processes(state, sampler, store=fold.store, share=share, num_processes=num_processes) as processes:
         is_one_core = state.device.type == "cpu" and processes.part == slice(0, state.slices_per_step)
-        halves = cut_for_processes(share, 2, clip_slices=sampler.plans.clip_slices)
+        halves = cut_for_processes(share, 2, memory_clip_slices=sampler.plans.memory_clip_slices)
         state.room = Room(share.at_once, blocks=tuple(halves) if is_one_core else ())
         with batches_ahead(sampler, first_step=state.step, part=processes.part, device=state.device) as batches:
             _run(state, batches, fold, sampler=sampler, length=length, processes=processes, sharing=sharing)
@@ -219,7 +219,7 @@ def _run_epoch(
         start = time.monotonic()
         progress = length.progress(state)
         rate = state.rate_factor * learning_rate(plans.training, progress=progress)
-        set_learning_rate(state.optimisers, rate, progress=progress)
+        set_learning_rate(state.optimizers, rate, progress=progress)
         batch = next(batches)
         waited += time.monotonic() - start
         losses = train_step(state, batch, plans=plans, processes=processes, sharing=sharing)

@@ -3,7 +3,7 @@
     taskset -c 1 python tests/benchmarks/add_an_organ.py -o docs/results/add_an_organ.json
 
 A model of four organs and 20 cases (`fine_tuning.py`) is asked for the spine and the right kidney by their descriptions
-alone. Then the spine is labelled in four other cases, and learned beginning from that model: in one plan with the 20
+alone. Then the spine is labeled in four other cases, and learned beginning from that model: in one plan with the 20
 cases, and from the four alone, in which the model's own label maps, as they are, stand for the other organs. Measured
 on 8 cases that no training has seen. Seconds are those that the process computes.
 """
@@ -46,7 +46,7 @@ def measure(model: Path, folder: Path, output: Path, *, organs: Mapping[str, str
 
 
 def plan_both(folder: Path, run: Path) -> None:
-    """Plan the 20 cases and the four, in which the spine alone is labelled."""
+    """Plan the 20 cases and the four, in which the spine alone is labeled."""
     source, four = folder / "all" / "dataset", folder / "then_dataset" / "labelsTr"
     cases = [path.name.removesuffix(".nii.gz") for path in sorted(four.glob("*.nii.gz"))]
     write_part(source, folder / "spine_scans", cases=cases, organs=[NEW])

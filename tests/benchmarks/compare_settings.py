@@ -1,7 +1,7 @@
 """One plan with some changes: trained on most of a run's cases, measured on the others; a line of JSON each time.
 
     python tests/benchmarks/compare_settings.py RUN REFERENCES --left-out 20 -o docs/results/settings.jsonl \
-        --set training.refiner_optimiser=adamw
+        --set training.refiner_optimizer=adamw
 
 For choosing between settings without looking at held-out cases: RUN is planned from the training cases alone, and some
 of these are left out here by a seeded draw. It works on one core: `taskset -c 0` and `taskset -c 1` run two settings

@@ -42,7 +42,7 @@ def measure(plans: Plans, *, batch_slices: int) -> tuple[float, float]:
     state = new_state(plans, device=device, needs_scaler=False, offline=True, pretrained=None)
     state.network.train()
     batch = Batch(
-        images=torch.randn(batch_slices, 2 * network.neighbours + 1, *shape),
+        images=torch.randn(batch_slices, 2 * network.context_slices + 1, *shape),
         labels=torch.randint(0, num_organs + 1, (batch_slices, *shape)),
         organs=torch.arange(num_organs),
         case_ids=("noise",) * batch_slices,

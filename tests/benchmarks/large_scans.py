@@ -19,7 +19,7 @@ def write_case(image: Path, label: Path | None, *, shape_zyx: tuple[int, int, in
     labels = draw_labels(rng, shape_zyx)
     brightness = np.array([BODY_HU, *(DARKEST_HU + STEP_HU * k for k in range(len(ORGANS)))], np.int16)
     array = brightness[labels]
-    array[:, ~_ellipse(shape_zyx[1:], centre=(0.5, 0.5), axes=(0.42, 0.47))] = AIR_HU
+    array[:, ~_ellipse(shape_zyx[1:], center=(0.5, 0.5), axes=(0.42, 0.47))] = AIR_HU
     block = ndimage.gaussian_filter(rng.normal(size=(8, *shape_zyx[1:])).astype(np.float32), (0, 0.7, 0.7))
     noise = (block / block.std() * NOISE_HU).astype(np.int16)
     for z, plane in enumerate(array):
@@ -37,8 +37,8 @@ def draw_labels(rng: np.random.Generator, shape_zyx: tuple[int, int, int]) -> np
     for number in ORGANS:
         turn = 2 * np.pi * number / len(ORGANS)
         ring = 0.13 if number % 2 else 0.29
-        centre = np.array([0.5 + 0.2 * np.cos(3 * turn), 0.5 + ring * np.sin(turn), 0.5 + ring * np.cos(turn)])
-        middle = (centre + rng.uniform(-0.03, 0.03, 3)) * sizes
+        center = np.array([0.5 + 0.2 * np.cos(3 * turn), 0.5 + ring * np.sin(turn), 0.5 + ring * np.cos(turn)])
+        middle = (center + rng.uniform(-0.03, 0.03, 3)) * sizes
         axes = rng.uniform(*SIDE_SHARE, 3) * (1.6, 1, 1) * sizes
         low = np.maximum(np.floor(middle - axes).astype(int), 0)
         high = np.minimum(np.ceil(middle + axes).astype(int) + 1, sizes)
@@ -49,9 +49,9 @@ def draw_labels(rng: np.random.Generator, shape_zyx: tuple[int, int, int]) -> np
     return labels
 
 
-def _ellipse(shape: tuple[int, int], *, centre: tuple[float, float], axes: tuple[float, float]) -> np.ndarray:
+def _ellipse(shape: tuple[int, int], *, center: tuple[float, float], axes: tuple[float, float]) -> np.ndarray:
     rows, columns = np.ogrid[: shape[0], : shape[1]]
-    inside: np.ndarray = ((rows / shape[0] - centre[0]) / axes[0]) ** 2 + (
-        (columns / shape[1] - centre[1]) / axes[1]
+    inside: np.ndarray = ((rows / shape[0] - center[0]) / axes[0]) ** 2 + (
+        (columns / shape[1] - center[1]) / axes[1]
     ) ** 2 <= 1
     return inside

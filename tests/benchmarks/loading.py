@@ -4,7 +4,7 @@
     python tests/benchmarks/loading.py --device cuda -o docs/results/loading_cuda.json
 
 Two synthetic datasets, preprocessed: "ct", 512 x 512 px and 14 organs in batches of 16 slices, and "hippocampus", 64 x
-48 px and two organs in batches of 32; each slice comes with four neighbours. With --device cuda the steps are real ones
+48 px and two organs in batches of 32; each slice comes with four neighbors. With --device cuda the steps are real ones
 of the tiny network (less than two minutes on a machine with 16 cores). Without, they are SIMULATED: a sleep of 130 ms,
 about what a step takes on a GPU; random changes that are made on the device are then left out, as a GPU's work.
 
@@ -56,7 +56,7 @@ def make_plans(name: str, *, where: str) -> Plans:
             "dataset_name": name,
             "device": {"kind": "cuda", "memory_gib": 80},
             "data": {
-                "channels": [{"name": "CT", "scheme": "zscore"}],
+                "channels": [{"name": "CT", "normalization": "zscore"}],
                 "organs": organs,
                 "target_spacing_zyx_mm": [2.5, 0.8, 0.8],
                 "slice_axis": "z",
@@ -68,12 +68,12 @@ def make_plans(name: str, *, where: str) -> Plans:
                 "window_rows_px": rows,
                 "window_columns_px": columns,
                 "refiner_channels": [32, 64, 128, 256],
-                "neighbours": 2,
+                "context_slices": 2,
             },
             "training": {
                 "batch_slices": batch_slices,
                 "learning_rate": 1e-6,  # without a warm-up the network would diverge at more
-                "augmentation": {"mirror_axes": ["slice", "row", "column"], "where": where},
+                "augmentation": {"mirror_axes": ["slice", "row", "column"], "run_on": where},
             },
             "inference": {},
         }

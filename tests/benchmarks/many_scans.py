@@ -42,7 +42,7 @@ def make_plans() -> Plans:
             "dataset_name": "noise",
             "device": {"kind": "cpu", "memory_gib": 4},
             "data": {
-                "channels": [{"name": "MRI", "scheme": "zscore"}],
+                "channels": [{"name": "MRI", "normalization": "zscore"}],
                 "organs": organs,
                 "target_spacing_zyx_mm": [3, 1, 1],
                 "slice_axis": "z",

@@ -35,7 +35,7 @@ def make_plans(num_organs: int, *, backbone: str, side: int) -> Plans:
             "dataset_name": "noise",
             "device": {"kind": "cpu", "memory_gib": 16},
             "data": {
-                "channels": [{"name": "CT", "scheme": "zscore"}],
+                "channels": [{"name": "CT", "normalization": "zscore"}],
                 "organs": organs,
                 "target_spacing_zyx_mm": [3, 1, 1],
                 "slice_axis": "z",

@@ -47,7 +47,7 @@ def main() -> int:
                 measurement = measure(command, environment=environment, log=Path(folder) / "log.txt")
             results[name].append(measurement)
             print(f"run {number + 1} {name:8} {show(measurement)}", flush=True)
-    content = summarise(results, arguments=arguments)
+    content = summarize(results, arguments=arguments)
     print(json.dumps(content["median"], indent=2))
     print(f"nnU-Net takes {content['wall_ratio']} times as long and {content['memory_ratio']} times the memory")
     if arguments.output is not None:
@@ -127,7 +127,7 @@ def show(measurement: Measurement) -> str:
     return f"{seconds} {measurement.peak_mib:8.1f} MiB"
 
 
-def summarise(results: dict[str, list[Measurement]], *, arguments: argparse.Namespace) -> dict[str, object]:
+def summarize(results: dict[str, list[Measurement]], *, arguments: argparse.Namespace) -> dict[str, object]:
     """Take medians and their ratios; keep every run."""
     median = {
         name: {

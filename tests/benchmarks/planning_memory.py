@@ -75,7 +75,7 @@ def main() -> None:
         line.append(f"measured {peak_bytes(partial(scan_case, dataset.cases[0], dataset=dataset)) / voxels:5.1f}")
         for share, spacing in ((1.0, (1.5, 0.8, 0.8)), (0.25, (3.0, 1.13137, 1.13137))):
             plan = DataPlan(
-                channels=tuple(ChannelPlan(name=f"MRI {c}", scheme="zscore") for c in range(num_channels)),
+                channels=tuple(ChannelPlan(name=f"MRI {c}", normalization="zscore") for c in range(num_channels)),
                 organs=tuple(OrganPlan(name=name, value=v, sentences=("x",)) for v, name in enumerate(ORGANS, start=1)),
                 target_spacing_zyx_mm=spacing,
                 slice_axis="z",

@@ -49,9 +49,7 @@ def make_model(path: Path, *, num_organs: int, target_zyx_mm: tuple[float, ...])
             "dataset_name": "noise",
             "device": {"kind": "cpu", "memory_gib": 16},
             "data": {
-                "channels": [
-                    {"name": "CT", "scheme": "ct", "clip_low": -150, "clip_high": 250, "standard_deviation": 90}
-                ],
+                "channels": [{"name": "CT", "normalization": "ct", "clip_low": -150, "clip_high": 250, "std": 90}],
                 "organs": organs,
                 "target_spacing_zyx_mm": target_zyx_mm,
                 "slice_axis": "z",
@@ -65,7 +63,7 @@ def make_model(path: Path, *, num_organs: int, target_zyx_mm: tuple[float, ...])
                 "refiner_channels": [16, 32, 64, 128, 256],
             },
             "training": {},
-            "inference": {"cleaning": [{"organ": organ["name"], "least_share": 0.1} for organ in organs]},
+            "inference": {"component_filter": [{"organ": organ["name"], "min_fraction": 0.1} for organ in organs]},
         }
     )
     torch.manual_seed(0)

@@ -32,7 +32,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "windows overlap by a quarter": ("inference.window_overlap=0.25",),
     "windows overlap by three quarters": ("inference.window_overlap=0.75",),
     "both quicker ones": ("inference.mirror_axes=[]", "inference.window_overlap=0.25"),
-    "specks stay": ("inference.cleaning=[]",),
+    "specks stay": ("inference.component_filter=[]",),
 }
 
 
@@ -50,7 +50,7 @@ def dice_of_cases(evaluation: Evaluation) -> np.ndarray:
     return np.array([case.mean("dice") for case in sorted(evaluation.cases, key=lambda case: case.case_id)])
 
 
-def summarise(dice: np.ndarray, planned: np.ndarray) -> dict[str, Any]:
+def summarize(dice: np.ndarray, planned: np.ndarray) -> dict[str, Any]:
     """Compare the cases with the same ones as planned."""
     difference = dice - planned
     margin = stats.t.ppf(0.975, len(dice) - 1) * difference.std(ddof=1) / len(dice) ** 0.5
@@ -86,13 +86,15 @@ def main() -> None:
             seconds = time.process_time() - start
             dice = dice_of_cases(evaluate(maps, references))
             planned = dice if words == AS_PLANNED else planned
-            results[words] = {**summarise(dice, planned), "seconds_a_case": round(seconds / len(cases), 2)}
+            results[words] = {**summarize(dice, planned), "seconds_a_case": round(seconds / len(cases), 2)}
             print(words, results[words], flush=True)
     plans = read_plans(arguments.run / "plans.json")
     content = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     content[plans.dataset_name] = {
         "cases": len(cases),
-        "planned": plans.inference.model_dump(mode="json", include={"mirror_axes", "window_overlap", "cleaning"}),
+        "planned": plans.inference.model_dump(
+            mode="json", include={"mirror_axes", "window_overlap", "component_filter"}
+        ),
         "settings": results,
         "date": date.today().isoformat(),
         "machine": f"one core, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",

@@ -133,7 +133,7 @@ def resident_kib() -> int:
 
 
 def measure_stored_voxels(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Pack scans as the store does, on their own grid and normalised, and say how many bytes a voxel takes."""
+    """Pack scans as the store does, on their own grid and normalized, and say how many bytes a voxel takes."""
     found = []
     for path in paths:
         voxels = read_scan(path).array_zyx.astype(np.float32)
@@ -159,11 +159,11 @@ def count_weights(folder: Path, plans: Plans) -> list[dict[str, Any]]:
         row |= {"weights": weights, "bytes_exchanged_a_step": 4 * weights}
         if backbone in ("nano", "tiny"):
             state = new_state(changed, device=torch.device("cpu"), needs_scaler=False)
-            for optimiser in state.optimisers:
-                for group in optimiser.param_groups:
+            for optimizer in state.optimizers:
+                for group in optimizer.param_groups:
                     for parameter in group["params"]:
                         parameter.grad = torch.zeros_like(parameter)
-                optimiser.step()
+                optimizer.step()
             save_state(state, changed, folder / "resume.pt")
             row["state_bytes"] = (folder / "resume.pt").stat().st_size
         found.append(row)
@@ -208,7 +208,7 @@ def main() -> None:
             "backbone": plans.network.backbone,
             "window_px": [plans.network.window_rows_px, plans.network.window_columns_px],
             "batch_slices": plans.training.batch_slices,
-            "neighbours": plans.network.neighbours,
+            "context_slices": plans.network.context_slices,
         },
         "many_cases": many,
         "weights": weights,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from train_vs_monai import hold_out, summarise
+from train_vs_monai import hold_out, summarize
 
 import autoseg
 from autoseg.training.logging.metrics_log import read_metrics
@@ -69,7 +69,7 @@ def main() -> None:
             "seconds": {"plan": plan_seconds, "train": train_seconds, "predict": predict_seconds},
             "share_waiting_for_data": round(sum(waiting) / len(waiting), 4),
             "peak_gib": round(peak, 2),
-            **summarise(autoseg.evaluate(maps, labels)),
+            **summarize(autoseg.evaluate(maps, labels)),
         }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(content, indent=2) + "\n")

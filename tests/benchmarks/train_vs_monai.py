@@ -3,7 +3,7 @@
     python tests/benchmarks/train_vs_monai.py DATASET --held-out 40 --minutes 10 --seeds 0 1 2 -o hippocampus.json
 
 Needs an environment with autoseg and monai (`pip install monai`). autoseg goes through its three commands; the peer
-gets autoseg's own preprocessing, batches, augmentation, optimisers, schedule, averaging, precision, mirroring and
+gets autoseg's own preprocessing, batches, augmentation, optimizers, schedule, averaging, precision, mirroring and
 removal of specks, so that the networks and their losses are all that differs. Both train on all cores with a process
 each (the peer by torch's DistributedDataParallel) on a part of each batch. Cases are held out by a seeded draw before
 anything else, the same for every training. The output is written after each training; what it holds is not done again.
@@ -43,7 +43,7 @@ from autoseg.training.core_processes import cut_for_processes
 from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.loss.losses import cross_entropy_sums, dice_of, dice_sums, mean_of
 from autoseg.training.loss.targets import make_target
-from autoseg.training.optim.optimizers import build_optimisers, learning_rate, set_learning_rate
+from autoseg.training.optim.optimizers import build_optimizers, learning_rate, set_learning_rate
 from autoseg.training.state import update_average
 from autoseg.training.step_share import StepShare
 
@@ -54,7 +54,7 @@ BIN = Path(sys.executable).parent
 class BasicUNetPeer(nn.Module):
     """MONAI's BasicUNet behind the same call as autoseg's network; it has no use for the organs' names.
 
-    It stands where the refiner stands, so that the plan's optimiser for the refiner's kernels moves its own.
+    It stands where the refiner stands, so that the plan's optimizer for the refiner's kernels moves its own.
     """
 
     def __init__(self, num_channels: int, num_organs: int) -> None:
@@ -74,13 +74,13 @@ class BasicUNetPeer(nn.Module):
 
 def build_peer(plans: Plans) -> BasicUNetPeer:
     """Build the peer for as many channels as autoseg's refiner sees."""
-    return BasicUNetPeer((2 * plans.network.neighbours + 1) * len(plans.data.channels), len(plans.data.organs))
+    return BasicUNetPeer((2 * plans.network.context_slices + 1) * len(plans.data.channels), len(plans.data.organs))
 
 
 def parts_of_step(plans: Plans, num_processes: int) -> list[slice]:
     """Cut the slices of a step for the processes as autoseg cuts them."""
     share = StepShare(slice(0, plans.slices_per_step))
-    return cut_for_processes(share, num_processes, clip_slices=plans.clip_slices)
+    return cut_for_processes(share, num_processes, memory_clip_slices=plans.memory_clip_slices)
 
 
 def peer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ def train_peer_rank(rank: int, num_processes: int, run: Path, minutes: float, fo
     torch.manual_seed(plans.training.seed)
     network = build_peer(plans)
     averaged = copy.deepcopy(network).requires_grad_(False).eval()
-    optimisers = build_optimisers(network, plans=plans)
+    optimizers = build_optimizers(network, plans=plans)
     parallel = nn.parallel.DistributedDataParallel(network)
     store = CaseStore(run / "preprocessed", data_hash=plans.data.hash())
     sampler = SliceSampler(store, store.case_ids(), plans=plans, cache_bytes=4 * 1024**3)
@@ -126,13 +126,13 @@ def train_peer_rank(rank: int, num_processes: int, run: Path, minutes: float, fo
         if progress.item() >= 1:
             break
         rate = learning_rate(plans.training, progress=progress.item())
-        set_learning_rate(optimisers, rate, progress=progress.item())
+        set_learning_rate(optimizers, rate, progress=progress.item())
         with convolution_precision(torch.device("cpu")):
             logits = parallel(batch.images, batch.organs).logits
         peer_loss(logits.float(), batch.labels).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), plans.training.gradient_clip_norm)
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
         network.zero_grad(set_to_none=True)
         update_average(averaged, network, decay=plans.training.ema_decay, step=step)
         step += 1
@@ -206,13 +206,13 @@ def run_peer(run: Path, images: Path, output: Path, *, minutes: float) -> int:
 NETWORKS: dict[str, Callable[..., int]] = {"autoseg": run_autoseg, "BasicUNet": run_peer}
 
 
-def summarise(evaluation: Evaluation) -> dict[str, object]:
+def summarize(evaluation: Evaluation) -> dict[str, object]:
     """Keep what the table in the docs shows."""
     content = evaluation.to_json()
     return {"mean_dice": evaluation.mean_dice, "organs": content["organs"]}
 
 
-def summarise_all(results: list[dict[str, Any]]) -> str:
+def summarize_all(results: list[dict[str, Any]]) -> str:
     """Lay out mean and deviation over the training seeds."""
     groups: dict[tuple[float, str], list[float]] = {}
     for result in results:
@@ -262,12 +262,12 @@ def main() -> None:
             run, output = (folder / f"{what}_{who}_{minutes:g}_{seed}" for what in ("run", "maps"))
             plan_run(training, run, settings=[f"training.seed={seed}", *arguments.settings])
             steps = NETWORKS[who](run, images, output, minutes=minutes)
-            scored = summarise(evaluate(output, labels))
+            scored = summarize(evaluate(output, labels))
             facts = {"network": who, "minutes": minutes, "training_seed": seed, "steps": steps}
             results.append({**facts, "date": date.today().isoformat(), **scored})
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             arguments.output.write_text(json.dumps(content, indent=2) + "\n")
-            print(summarise_all(results), flush=True)
+            print(summarize_all(results), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ def content(tiny_plans):
     content = tiny_plans(2).model_dump(mode="json")
     data = content["data"]
     for organ in data["organs"]:
-        organ["more_sentences"] = [[f"{organ['name']} on CT"]]
+        organ["additional_sentences"] = [[f"{organ['name']} on CT"]]
     data["modality"] = "mri"
-    data["more_modalities"] = [{"name": "ct", "channels": [{"name": "CT", "scheme": "ct"}]}]
+    data["additional_modalities"] = [{"name": "ct", "channels": [{"name": "CT", "normalization": "ct"}]}]
     data["regions"] = [{"name": "both", "organs": ["organ 0", "organ 1"]}]
     data["datasets"] = [
         {"name": "A", "modality": "mri", "labels": [{"value": 1, "name": "all of it", "means": "both"}]},
@@ -64,9 +64,12 @@ def change(content, *path):
         (("data", "datasets", 1, "labels", 1, "value", 4), "'B': two labels share the value 4"),
         (("data", "datasets", 1, "ignore_value", 4), "'B': two labels share the value 4"),
         (("data", "datasets", 1, "labels", 1, "value", 0), "data.datasets.1.labels.1.value: Input should be greater"),
-        (("data", "more_modalities", 0, "name", "mri"), "two modalities share a name: mri, mri"),
-        (("data", "more_modalities", 0, "channels", []), "data.more_modalities.0.channels"),
-        (("data", "organs", 1, "more_sentences", []), "organ 'organ 1' needs sentences for each of more_modalities"),
+        (("data", "additional_modalities", 0, "name", "mri"), "two modalities share a name: mri, mri"),
+        (("data", "additional_modalities", 0, "channels", []), "data.additional_modalities.0.channels"),
+        (
+            ("data", "organs", 1, "additional_sentences", []),
+            "organ 'organ 1' needs sentences for each of additional_modalities",
+        ),
     ],
 )
 def test_a_data_part_that_contradicts_itself_is_refused(content, path, message):
@@ -76,9 +79,9 @@ def test_a_data_part_that_contradicts_itself_is_refused(content, path, message):
 
 
 def test_modalities_need_the_same_number_of_channels(content):
-    channels = content["data"]["more_modalities"][0]["channels"] * 2
+    channels = content["data"]["additional_modalities"][0]["channels"] * 2
     with pytest.raises(PlanError, match="modality 'ct' has 2 channels; expected 1"):
-        parse_plans(change(content, "data", "more_modalities", 0, "channels", channels), source="plans.json")
+        parse_plans(change(content, "data", "additional_modalities", 0, "channels", channels), source="plans.json")
 
 
 def test_the_hash_follows_what_labels_mean_and_not_the_words_of_any_modality(content):
@@ -86,10 +89,10 @@ def test_the_hash_follows_what_labels_mean_and_not_the_words_of_any_modality(con
         return parse_plans(change(content, *path), source="test").data.hash()
 
     same = parse_plans(content, source="test").data.hash()
-    assert hash_of("data", "organs", 1, "more_sentences", [["Other words."]]) == same
+    assert hash_of("data", "organs", 1, "additional_sentences", [["Other words."]]) == same
     assert hash_of("data", "datasets", 1, "labels", 0, "means", "organ 1") != same
     assert hash_of("data", "datasets", 1, "ignore_value", 8) != same
-    assert hash_of("data", "more_modalities", 0, "channels", 0, "mean", 3.0) != same
+    assert hash_of("data", "additional_modalities", 0, "channels", 0, "mean", 3.0) != same
 
 
 def test_window_of_a_scan_is_the_smallest_that_holds_its_slices_whole(tiny_plans):

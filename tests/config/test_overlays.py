@@ -26,7 +26,7 @@ ABLATIONS = {
     *("no_text", "no_text_injection", "no_interaction", "clip_tokens", "one_prompt_token"),
     *("no_semantic_decoder", "no_semantic_loss", "no_alignment", "no_mask_loss", "no_deep_supervision"),
     *("no_quality_loss", "no_presence_loss", "memory", "fifo_memory", "similar_next_memory", "no_memory_gradients"),
-    *("no_refiner", "refiner_on_blocks", "one_neighbour", "more_neighbours", "adamw", "no_averaging"),
+    *("no_refiner", "refiner_on_blocks", "one_neighbor", "more_neighbors", "adamw", "no_averaging"),
     *("no_organ_draw", "no_augmentation", "no_mirroring", "no_mirrored_prediction", "no_cleaning", "frozen_encoder"),
     *("no_small_windows", "shares_by_cases"),
 }

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from autoseg.config.plans import (
-    OrganCleaning,
+    ComponentFilter,
     Plans,
     apply_overlay,
     apply_settings,
@@ -31,7 +31,7 @@ def test_plans_cannot_be_changed_in_place(plans):
         ({"training": {"batch_slices": 10**9}}, "training.batch_slices"),
         ({"training": {"batch_slices": "many"}}, "training.batch_slices"),
         ({"network": {"image_size_px": 100}}, "network.image_size_px"),
-        ({"network": {"interaction_image": "resnet"}}, "network.interaction_image"),
+        ({"network": {"interaction_image_encoder": "resnet"}}, "network.interaction_image_encoder"),
         ({"network": {"window_rows_px": 24}}, "network.window_rows_px"),
         ({"network": {"refiner_channels": [3]}}, "network.refiner_channels"),
         ({"data": {"target_spacing_zyx_mm": [1.0, 0.0, 1.0]}}, "data.target_spacing_zyx_mm.1"),
@@ -58,9 +58,9 @@ def test_parse_plans_names_every_fault_at_once(plans):
     [({"text": {"model": "learned"}}, "'learned' has none"), ({"interaction_levels": 0}, "nothing reads them")],
 )
 def test_plans_clips_tokens_need_a_clip_and_a_reader(plans, other, message):
-    clip = {"interaction_image": "clip"}
-    assert apply_overlay(plans, {"network": clip}, source="test").network.interaction_image == "clip"
-    assert apply_overlay(plans, {"network": other}, source="test").network.interaction_image == "hiera"
+    clip = {"interaction_image_encoder": "clip"}
+    assert apply_overlay(plans, {"network": clip}, source="test").network.interaction_image_encoder == "clip"
+    assert apply_overlay(plans, {"network": other}, source="test").network.interaction_image_encoder == "hiera"
     with pytest.raises(PlanError, match=message):
         apply_overlay(plans, {"network": clip | other}, source="test")
 
@@ -76,19 +76,19 @@ def test_plans_two_organs_alike_are_refused(plans, field):
 @pytest.mark.parametrize(("memory", "batch", "clip", "step"), [(0, 7, 1, 7), (3, 8, 4, 8), (3, 7, 4, 4), (3, 2, 4, 4)])
 def test_plans_a_step_takes_whole_clips_where_there_is_a_memory(plans, memory, batch, clip, step):
     changed = apply_settings(
-        plans, [f"network.memory_slices={memory}", f"training.batch_slices={batch}", "training.clip_slices=4"]
+        plans, [f"network.memory_slices={memory}", f"training.batch_slices={batch}", "training.memory_clip_slices=4"]
     )
-    assert (changed.clip_slices, changed.slices_per_step) == (clip, step)
+    assert (changed.memory_clip_slices, changed.slices_per_step) == (clip, step)
 
 
 def test_plans_cleaned_organs_must_be_organs_and_stand_there_once(plans):
     first = plans.data.organs[0].name
-    changed = apply_settings(plans, [f'inference.cleaning=[{{"organ": "{first}", "least_ml": 2}}]'])
-    assert changed.inference.cleaning == (OrganCleaning(organ=first, least_ml=2.0),)
+    changed = apply_settings(plans, [f'inference.component_filter=[{{"organ": "{first}", "min_volume_ml": 2}}]'])
+    assert changed.inference.component_filter == (ComponentFilter(organ=first, min_volume_ml=2.0),)
     with pytest.raises(PlanError, match=f"no organ is called '{first}x'; did you mean '{first}'"):
-        apply_settings(plans, [f'inference.cleaning=[{{"organ": "{first}x"}}]'])
+        apply_settings(plans, [f'inference.component_filter=[{{"organ": "{first}x"}}]'])
     with pytest.raises(PlanError, match=f"'{first}' stands there twice"):
-        apply_settings(plans, [f'inference.cleaning=[{{"organ": "{first}"}}, {{"organ": "{first}"}}]'])
+        apply_settings(plans, [f'inference.component_filter=[{{"organ": "{first}"}}, {{"organ": "{first}"}}]'])
 
 
 def test_apply_overlay_unknown_name_shows_the_nearest(plans):

@@ -18,7 +18,7 @@ def source(tmp_path, save_image, save_labels, monkeypatch):
     return folder
 
 
-def test_labelled_cases_and_the_test_scans(source, convert_here, read_back, read_values):
+def test_labeled_cases_and_the_test_scans(source, convert_here, read_back, read_values):
     (done,) = convert_here(btcv, source)
     assert (len(done.cases), done.others, done.problems) == (4, ("btcv_0061",), ())
     assert done.cases[1:3] == ("btcv_0010", "btcv_0021")

@@ -12,7 +12,7 @@ REGIONS = {"kidney": [1, 2, 3], "kidney tumour or cyst": [2, 3], "kidney tumour"
 
 @pytest.fixture
 def write_year(tmp_path, save_image, save_labels, monkeypatch):
-    """Give a writer of two labelled cases of a year."""
+    """Give a writer of two labeled cases of a year."""
 
     def write(year: str, *, folder: str = "data"):
         numbers = {"19": (0, 209), "21": (0, 299), "23": (0, 588)}[year]

@@ -19,7 +19,7 @@ def draw(*contours) -> tuple[np.ndarray, tuple[str, ...]]:
     return drawn.mask_zyx, drawn.notes
 
 
-def test_a_contour_covers_the_voxels_whose_centres_it_holds():
+def test_a_contour_covers_the_voxels_whose_centers_it_holds():
     mask, notes = draw(rectangle((-5.0, 1.0), (-17.5, -15.5), 38.0))
     expected = np.zeros(GRID.shape_zyx, dtype=bool)
     expected[2, 3:5, 3:6] = True  # x -5 to 1 mm: columns 2.5 to 5.5; y: rows 2.5 to 4.5; z 38: slice 2

@@ -33,7 +33,7 @@ def make_plan():
         ),
     )
     return DataPlan(
-        channels=(ChannelPlan(name="CT", scheme="ct"),),
+        channels=(ChannelPlan(name="CT", normalization="ct"),),
         organs=tuple(organs),
         regions=(RegionPlan(name="kidneys", organs=("left", "right")),),
         datasets=(sides, one),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from autoseg.demo.phantom_anatomy import Tissue, draw_anatomy, tissues_at
-from autoseg.demo.phantom_scanner import draw_grid, voxel_centres_mm
+from autoseg.demo.phantom_scanner import draw_grid, voxel_centers_mm
 from autoseg.demo.phantom_shapes import Ellipsoid, Waves, rotation_matrix
 from autoseg.demo.phantoms import PHANTOM_ORGANS, PhantomCase, make_phantom, write_phantom_dataset
 from autoseg.io.image import read_labels, read_scan
@@ -20,9 +20,9 @@ def cases() -> list[PhantomCase]:
     ]
 
 
-def centre_mm(case: PhantomCase, organ: str) -> np.ndarray:
-    centres = voxel_centres_mm(case.geometry).reshape(*case.geometry.shape_zyx, 3)
-    return centres[case.labels_zyx == PHANTOM_ORGANS[organ]].mean(axis=0)
+def center_mm(case: PhantomCase, organ: str) -> np.ndarray:
+    centers = voxel_centers_mm(case.geometry).reshape(*case.geometry.shape_zyx, 3)
+    return centers[case.labels_zyx == PHANTOM_ORGANS[organ]].mean(axis=0)
 
 
 def holds(case: PhantomCase, organ: str) -> bool:
@@ -53,11 +53,11 @@ def test_make_phantom_arrays_fit_the_grid_and_are_small(cases: list[PhantomCase]
 
 def test_make_phantom_organs_lie_on_their_side(cases: list[PhantomCase]) -> None:
     for case in cases:
-        assert centre_mm(case, "liver")[0] > 20
-        assert centre_mm(case, "aorta")[1] > centre_mm(case, "spine")[1]
+        assert center_mm(case, "liver")[0] > 20
+        assert center_mm(case, "aorta")[1] > center_mm(case, "spine")[1]
         for organ, sign in {"left kidney": -1, "spleen": -1, "right kidney": 1, "gallbladder": 1}.items():
             if holds(case, organ):
-                assert sign * centre_mm(case, organ)[0] > 20, (case.case_id, organ)
+                assert sign * center_mm(case, organ)[0] > 20, (case.case_id, organ)
 
 
 def test_make_phantom_organs_are_missing_in_some_cases_only(cases: list[PhantomCase]) -> None:
@@ -122,11 +122,11 @@ def test_draw_grid_gives_several_axis_orders_and_tilts() -> None:
     assert any(grid.shape_zyx[0] > 40 for grid in grids)  # slices are not always the file's last axis
 
 
-def test_voxel_centres_mm_follows_the_affine() -> None:
+def test_voxel_centers_mm_follows_the_affine() -> None:
     grid = draw_grid(np.random.default_rng(5))
-    centres = voxel_centres_mm(grid).reshape(*grid.shape_zyx, 3)
+    centers = voxel_centers_mm(grid).reshape(*grid.shape_zyx, 3)
     expected = grid.affine_array @ [3, 2, 1, 1]
-    np.testing.assert_allclose(centres[1, 2, 3], expected[:3], atol=1e-3)
+    np.testing.assert_allclose(centers[1, 2, 3], expected[:3], atol=1e-3)
 
 
 def test_tissues_at_known_places() -> None:
@@ -142,7 +142,7 @@ def test_tissues_at_known_places() -> None:
 def test_ellipsoid_ratio_is_one_on_the_surface() -> None:
     still = Waves(vectors=np.zeros((1, 3), np.float32), phases=np.zeros(1, np.float32), amplitude=0.0)
     turn = rotation_matrix((0, 0, 90))
-    ball = Ellipsoid(centre_mm=np.array([1.0, 0, 0]), radii_mm=np.array([10.0, 20, 30]), rotation=turn, bumps=still)
+    ball = Ellipsoid(center_mm=np.array([1.0, 0, 0]), radii_mm=np.array([10.0, 20, 30]), rotation=turn, bumps=still)
     points = np.array([[21, 0, 0], [1, 10, 0], [1, 0, 15], [1, 0, 300]], dtype=np.float32)
     np.testing.assert_allclose(ball.ratio(points), [1, 1, 0.5, np.inf], atol=1e-5)
 
@@ -177,7 +177,7 @@ def test_write_phantom_dataset_layout_and_content(tmp_path: Path) -> None:
     assert image.warnings == labels.warnings == ()
     content = json.loads((tmp_path / "dataset/dataset.json").read_text())
     assert content["numTraining"] == 3
-    assert content["channel_names"]["0"] != "CT"  # which would normalise MRI as if it were HU
+    assert content["channel_names"]["0"] != "CT"  # which would normalize MRI as if it were HU
 
 
 def test_write_phantom_dataset_is_read_without_problems(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_state_is_spread_with_all_that_it_holds(drawn, share_ranks):
     assert_equal(weights_of(states[1]), weights_of(states[0]))
     one, other = states
     assert (other.step, other.seconds, other.rate_factor, other.slices_per_step) == (1, 12.5, 0.3, 16)
-    assert len(other.optimisers[0].state) == len(one.optimisers[0].state) > 50
+    assert len(other.optimizers[0].state) == len(one.optimizers[0].state) > 50
 
 
 def test_weights_that_are_not_alike_any_more_become_those_of_the_first_rank(drawn, share_ranks, caplog):

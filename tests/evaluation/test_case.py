@@ -69,7 +69,7 @@ def test_evaluate_case_ignored_voxels_count_nowhere():
 
 
 def test_evaluate_case_thin_organ_in_a_thick_grid_is_all_boundary():
-    # One plane of a volume: unlike in a single-slice scan, its inner voxels have empty neighbours in z.
+    # One plane of a volume: unlike in a single-slice scan, its inner voxels have empty neighbors in z.
     prediction, reference = np.zeros((5, 9, 9), np.uint8), np.zeros((5, 9, 9), np.uint8)
     prediction[2, 1:8, 1:8] = reference[2, 1:8, 1:8] = 1
     reference[2, 4, 4] = 0

@@ -17,16 +17,16 @@ def cube(start, *, side=4, grid=12):
 
 
 def boundary_by_hand(mask):
-    """Walk over every voxel and look at its neighbours."""
+    """Walk over every voxel and look at its neighbors."""
     boundary = set()
     for index in zip(*np.nonzero(mask), strict=True):
         for axis, step in itertools.product(range(3), (-1, 1)):
             if mask.shape[axis] == 1:
                 continue
-            neighbour = list(index)
-            neighbour[axis] += step
-            is_inside_grid = 0 <= neighbour[axis] < mask.shape[axis]
-            if not is_inside_grid or not mask[tuple(neighbour)]:
+            neighbor = list(index)
+            neighbor[axis] += step
+            is_inside_grid = 0 <= neighbor[axis] < mask.shape[axis]
+            if not is_inside_grid or not mask[tuple(neighbor)]:
                 boundary.add(tuple(int(i) for i in index))
     return boundary
 

@@ -4,10 +4,10 @@ from autoseg.export.label_tables import format_ctbl, format_tsv, name_labels, wr
 NAMES = {7: "left kidney", 2: "liver"}
 
 
-def test_json_has_values_and_colours_by_name():
+def test_json_has_values_and_colors_by_name():
     assert name_labels(NAMES) == {
         "labels": {"liver": 2, "left kidney": 7},
-        "colours": {"liver": "#1f77b4", "left kidney": "#ff7f0e"},
+        "colors": {"liver": "#1f77b4", "left kidney": "#ff7f0e"},
     }
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autoseg.export.colors import as_bytes, organ_colour
-from autoseg.export.preview import GAP_PX, PANEL_PX, count_labelled, draw_preview
+from autoseg.export.colors import as_bytes, organ_color
+from autoseg.export.preview import GAP_PX, PANEL_PX, count_labeled, draw_preview
 from autoseg.export.statistics import measure_organs
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import Scan
@@ -18,8 +18,8 @@ def draw(labels, names, affine=None):
     return np.asarray(Image.open(io.BytesIO(draw_preview(scan, labels, organs))))
 
 
-def has_colour(picture, index):
-    return bool((picture == np.array(as_bytes(organ_colour(index)))).all(axis=-1).any())
+def has_color(picture, index):
+    return bool((picture == np.array(as_bytes(organ_color(index)))).all(axis=-1).any())
 
 
 def test_the_patients_right_is_on_the_left_and_the_front_on_top():
@@ -29,8 +29,8 @@ def test_the_patients_right_is_on_the_left_and_the_front_on_top():
     picture = draw(labels, {4: "liver", 9: "spleen"})
     axial = picture[20:PANEL_PX, :PANEL_PX]  # below its title
     half = PANEL_PX // 2
-    assert has_colour(axial[: half - 20, :half], 0) and has_colour(axial[half:, half:], 1)
-    assert not has_colour(axial[half:, half:], 0) and not has_colour(axial[: half - 20, :half], 1)
+    assert has_color(axial[: half - 20, :half], 0) and has_color(axial[half:, half:], 1)
+    assert not has_color(axial[half:, half:], 0) and not has_color(axial[: half - 20, :half], 1)
 
 
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1), (1, -1, 1)])
@@ -55,8 +55,8 @@ def test_every_panel_and_the_list_are_there():
     for row in range(2):
         for column in range(3):
             top, left = row * (PANEL_PX + GAP_PX), column * (PANEL_PX + GAP_PX)
-            assert has_colour(picture[top : top + PANEL_PX, left : left + PANEL_PX], 0), (row, column)
-    assert not has_colour(picture, 1), "an absent organ is not listed"
+            assert has_color(picture[top : top + PANEL_PX, left : left + PANEL_PX], 0), (row, column)
+    assert not has_color(picture, 1), "an absent organ is not listed"
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 50), (300, 4, 4)])
@@ -70,8 +70,8 @@ def test_many_organs_end_in_a_count():
     assert draw(labels, {k: "x" * 60 for k in range(1, 41)}).any()
 
 
-def test_labelled_voxels_are_counted_along_every_axis():
+def test_labeled_voxels_are_counted_along_every_axis():
     labels = np.zeros((3, 4, 5), np.uint8)
     labels[1, 2, 3:] = 7
-    along_z, along_y, along_x = count_labelled(labels)
+    along_z, along_y, along_x = count_labeled(labels)
     assert (along_z.tolist(), along_y.tolist(), along_x.tolist()) == ([0, 2, 0], [0, 0, 2, 0], [0, 0, 0, 1, 1])

@@ -40,7 +40,7 @@ def test_the_page_holds_every_case_and_loads_nothing():
     content = content_of(page)
     assert [one["case"] for one in content["cases"]] == ["a", "bad"]
     assert [one["found"] for one in content["cases"]] == [1, 0]
-    assert content["organs"][0] == {"name": "liver", "colour": "#1f77b4", "rgb": [31, 119, 180]}
+    assert content["organs"][0] == {"name": "liver", "color": "#1f77b4", "rgb": [31, 119, 180]}
     assert "2 cases, 1 failed" in page and "default-src 'none'" in page
     assert not re.search(r"(src|href)\s*=|https?://", page.replace("picture.src = url", ""))
 
@@ -58,7 +58,7 @@ DRIVE = """
 (async () => {
   const wait = () => new Promise((done) => setTimeout(done, 300));
   const names = () => [...document.querySelectorAll("tbody tr td:first-child")].map((cell) => cell.textContent);
-  const colour = (x, y) => {
+  const color = (x, y) => {
     const canvas = document.querySelector("canvas");
     const place = [Math.floor(x * canvas.width), Math.floor(y * canvas.height)];
     return [...canvas.getContext("2d").getImageData(...place, 1, 1).data].slice(0, 3);
@@ -79,16 +79,16 @@ DRIVE = """
   const go = (number) => { slider.value = number; slider.dispatchEvent(new Event("input")); };
   go(0);
   seen.number = document.querySelector("#number").textContent;
-  seen.liver = colour(0.25, 0.25);
-  seen.spleen = colour(0.75, 0.75);
+  seen.liver = color(0.25, 0.25);
+  seen.spleen = color(0.75, 0.75);
   document.querySelectorAll("#organs input")[0].click();
-  seen.liver_hidden = colour(0.25, 0.25);
-  seen.spleen_still = colour(0.75, 0.75);
+  seen.liver_hidden = color(0.25, 0.25);
+  seen.spleen_still = color(0.75, 0.75);
   document.querySelector("#none").click();
-  seen.spleen_hidden = colour(0.75, 0.75);
+  seen.spleen_hidden = color(0.75, 0.75);
   document.querySelector("#all").click();
   go(1);
-  seen.other_slice = colour(0.25, 0.25);
+  seen.other_slice = color(0.25, 0.25);
   [...document.querySelectorAll("tbody tr")].find((row) => row.cells[0].textContent === "bad").click();
   await wait();
   seen.failed_note = document.querySelector(".note").textContent;

@@ -22,7 +22,7 @@ def test_simpleitk_sees_the_label_map_where_its_nifti_twin_lies(tmp_path, rng, d
     np.testing.assert_array_equal(read_scan(tmp_path / "a.seg.nrrd").array_zyx, labels)
 
 
-def test_segments_have_names_values_and_colours_and_no_name_breaks_a_line(tmp_path):
+def test_segments_have_names_values_and_colors_and_no_name_breaks_a_line(tmp_path):
     labels = np.zeros((1, 2, 3), np.uint8)
     geometry = ImageGeometry.from_spacing(labels.shape, (1, 1, 1))
     names = {7: "left kidney", 2: "evil\nSegment9_Name:=x\n\n"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autoseg.export.colors import as_bytes, organ_colour
+from autoseg.export.colors import as_bytes, organ_color
 from autoseg.export.slice_pictures import as_grey, encode, fit, grey_range, organ_places, paint, resize
 
 
@@ -25,7 +25,7 @@ def test_as_grey_clips_and_makes_nan_black():
     ("shape", "spacing", "expected"),
     [((10, 20), (1, 1), (50, 100)), ((10, 20), (4, 1), (100, 50)), ((1, 1), (1, 500), (1, 100))],
 )
-def test_fit_shows_millimetres_undistorted(shape, spacing, expected):
+def test_fit_shows_millimeters_undistorted(shape, spacing, expected):
     assert fit(shape, spacing, most_px=(100, 100)) == expected
 
 
@@ -35,14 +35,14 @@ def test_labels_are_never_mixed_when_resized():
     assert resize(np.array([[0, 200]], np.uint8), (1, 1)).item() == 100
 
 
-def test_paint_fills_lightly_and_draws_edges_in_full_colour():
+def test_paint_fills_lightly_and_draws_edges_in_full_color():
     organs = np.zeros((5, 5), np.uint8)
     organs[1:4, 1:4] = 2
     picture = paint(np.full((5, 5), 100, np.uint8), organs)
-    colour = np.array(as_bytes(organ_colour(1)))
+    color = np.array(as_bytes(organ_color(1)))
     assert picture[0, 0].tolist() == [100, 100, 100]
-    assert picture[1, 1].tolist() == colour.tolist()
-    np.testing.assert_allclose(picture[2, 2], 100 + 0.35 * (colour - 100), atol=1)
+    assert picture[1, 1].tolist() == color.tolist()
+    np.testing.assert_allclose(picture[2, 2], 100 + 0.35 * (color - 100), atol=1)
 
 
 def test_organ_places_follow_the_order_of_the_values_and_others_are_background():

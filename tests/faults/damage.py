@@ -118,7 +118,7 @@ def metaimage(array: np.ndarray, *, is_packed: bool = False, **fields: str) -> b
 
 
 def random_bytes_changed(content: bytes, rng: np.random.Generator, *, length: int, most: int = 8) -> bytes:
-    """Change up to `most` of the first `length` bytes: to anything, to an extreme, by a bit, or by a neighbour's."""
+    """Change up to `most` of the first `length` bytes: to anything, to an extreme, by a bit, or by a neighbor's."""
     changed = bytearray(content)
     for place in rng.integers(0, length, rng.integers(1, most + 1)):
         match rng.integers(0, 4):

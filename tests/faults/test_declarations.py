@@ -84,7 +84,7 @@ def test_a_missing_channel_and_ids_that_differ_by_case_are_left_out_by_name(
     assert {problem["case_id"]: problem["message"] for problem in problems_of(tmp_path / "run")} == said
     for name, words in said.items():
         assert f"{name}  {words}" in refused.text
-    model = make_model(2, data={"channels": [{"name": name, "scheme": "zscore"} for name in ("T1", "T2")]})
+    model = make_model(2, data={"channels": [{"name": name, "normalization": "zscore"} for name in ("T1", "T2")]})
     outcome = command("predict", "-m", model, "-i", root / "imagesTr", "-o", tmp_path / "out")
     assert outcome.code == 3
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["good_0.nii.gz"]

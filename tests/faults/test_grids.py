@@ -33,7 +33,7 @@ def draw(number=0, shape_zyx=SHAPE_ZYX):
 
 
 def moved(**changes):
-    """Give the affine `by` millimetres away, of another `spacing`, `turned` about z, or with `signs` of its rows."""
+    """Give the affine `by` millimeters away, of another `spacing`, `turned` about z, or with `signs` of its rows."""
     affine = AFFINE.copy()
     affine[:3, 3] += changes.get("by", 0)
     if "spacing" in changes:

@@ -82,7 +82,7 @@ IMAGES = {
     "slope_too_large.nii.gz": packed(with_fields(nifti(STORED + 6), scl_slope=3e38)),
     "metres.nii.gz": in_unit(41, 1, 0.001),
     "micrometres.nii.gz": in_unit(42, 3, 1000),
-    "millimetres.nii.gz": in_unit(43, 2, 1),
+    "millimeters.nii.gz": in_unit(43, 2, 1),
     "unit_unknown.nii.gz": in_unit(44, 6, 1),
     "unit_wrong.nii.gz": in_unit(45, 1, 5),
     "unit_of_time.nrrd": nrrd(draw_image(46), space_units='"s" "s" "s"'),
@@ -245,13 +245,13 @@ def test_scaled_label_maps_and_slopes_beyond_numbers(both):
 @pytest.mark.parametrize(
     ("name", "warning"),
     [
-        ("metres.nii.gz", "lengths are given in metres and are converted to millimetres"),
+        ("metres.nii.gz", "lengths are given in metres and are converted to millimeters"),
         ("micrometres.nii.gz", "lengths are given in micrometres"),
-        ("millimetres.nii.gz", ""),
-        ("unit_unknown.nii.gz", "the unit of length has the unknown code 6; millimetres are taken"),
+        ("millimeters.nii.gz", ""),
+        ("unit_unknown.nii.gz", "the unit of length has the unknown code 6; millimeters are taken"),
     ],
 )
-def test_lengths_become_millimetres(both, name, warning):
+def test_lengths_become_millimeters(both, name, warning):
     assert_used(both, name, warning)
     assert facts_of(both, name.split(".")[0])["spacing_zyx_mm"] == pytest.approx([1, 1, 1])
 
@@ -317,9 +317,7 @@ def both_of_ct(tmp_path_factory, tiny_plans):
         "hounsfield.nii.gz": noise[3] * 10 - 1024,
     }
     folder = tmp_path_factory.mktemp("ct")
-    channels = [
-        {"name": "CT", "scheme": "ct", "clip_low": -100, "clip_high": 300, "mean": 50, "standard_deviation": 60}
-    ]
+    channels = [{"name": "CT", "normalization": "ct", "clip_low": -100, "clip_high": 300, "mean": 50, "std": 60}]
     plans = tiny_plans(2, data={"channels": channels})
     save_model(build_network(plans).eval(), plans, folder / "model.safetensors")
     bytes_of = {

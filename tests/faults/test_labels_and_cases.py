@@ -43,7 +43,7 @@ USABLE = {
     "ignored": (lambda labels: np.where(np.arange(24) >= 12, IGNORE, labels), np.uint16, None),
 }
 REFUSED = {
-    "half": (corner(1.5), np.float32, ["holds 1.5 (and 5 such voxels", "nearest-neighbour interpolation"]),
+    "half": (corner(1.5), np.float32, ["holds 1.5 (and 5 such voxels", "nearest-neighbor interpolation"]),
     "not_a_number": (corner(np.nan), np.float32, ["NaN or infinite", "Set them to 0 or to their label"]),
     "unknown": (corner(9), np.uint16, ["9 (5 voxels), not in labels {0: background, 2: liver", "declare the value"]),
     "between": (corner(1), np.uint16, ["label holds 1 (5 voxels)", "Correct the label map"]),
@@ -190,7 +190,7 @@ def test_ignored_voxels_teach_nothing(planned):
     torch.manual_seed(0)
     network = build_network(plans)
     output = network(batch.images, batch.organs)
-    for part in (output.logits, output.presence_logits):
+    for part in (output.logits, output.object_score_logits):
         part.retain_grad()
     compute_losses(output, batch.labels, weights=plans.training.loss)["total"].backward()
     gradient = output.logits.grad.abs().amax(dim=1)

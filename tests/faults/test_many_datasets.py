@@ -13,7 +13,7 @@ LABELS_A = {"background": 0, "liver": 3, "lien": 5, "ignore": 9}
 LABELS_B = {"background": 0, "spleen": 1, "liver": 2, "stent": 7}
 TINY = (
     *("network.image_size_px=32", "network.feature_channels=16", "network.refiner_channels=[4,8]"),
-    *("network.has_semantic_decoder=false", "network.interaction_levels=0", "network.injection_stages=[]"),
+    *("network.semantic_decoder=false", "network.interaction_levels=0", "network.injection_stages=[]"),
     *("training.steps_per_epoch=6", "training.batch_slices=2", "training.num_folds=2"),
 )
 SETTINGS = tuple(word for setting in TINY for word in ("--set", setting))
@@ -103,7 +103,7 @@ def test_two_datasets_go_all_the_way_with_one_command_each(way):
     found, plans = read_json(folder / "found.json")["data"], read_json(folder / "run" / "plans.json")["data"]
     assert [organ["name"] for organ in found["organs"]] == ["liver", "lien", "stent"]
     assert [organ["name"] for organ in plans["organs"]] == ["liver", "lien"]
-    assert plans["modality"] == "mri" and [one["name"] for one in plans["more_modalities"]] == ["ct"]
+    assert plans["modality"] == "mri" and [one["name"] for one in plans["additional_modalities"]] == ["ct"]
     assert [one["ignore_value"] for one in plans["datasets"]] == [9, None]
 
 

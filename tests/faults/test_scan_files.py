@@ -77,11 +77,11 @@ IMAGES = {
     "four_4d.nii.gz": packed(nifti(np.stack([IMAGE] * 4))),
     "vector.nii.gz": packed(nifti(np.stack([IMAGE] * 3)[:, None])),
     "four_nrrd.nrrd": nrrd(np.stack([IMAGE] * 4), space_directions="(1,0,0) (0,1,0) (0,0,1) none"),
-    "colours.nii.gz": packed(RGB),
+    "colors.nii.gz": packed(RGB),
     "complex.nii.gz": packed(COMPLEX),
     "bits.nii.gz": packed(with_fields(PLAIN, datatype=1, bitpix=1)),
     "wide.nii.gz": packed(with_fields(PLAIN, datatype=1536, bitpix=128)),
-    "colours_mha.mha": metaimage(IMAGE, ElementNumberOfChannels="3"),
+    "colors_mha.mha": metaimage(IMAGE, ElementNumberOfChannels="3"),
     "no_size.nii.gz": packed(with_fields(PLAIN, dim=(3, 0, 20, 6, 1, 1, 1, 1))),
     "below_0.nii.gz": packed(with_fields(PLAIN, dim=(3, 24, -20, 6, 1, 1, 1, 1))),
     "huge.nii.gz": packed(with_fields(PLAIN, dim=HUGE)),
@@ -104,7 +104,7 @@ BAD_LABELS = {
     "label_empty.nii.gz": b"",
     "label_page.nii.gz": WEB_PAGE,
     "label_4d.nii.gz": packed(nifti(np.stack([LABELS] * 2))),
-    "label_colours.nii.gz": packed(RGB),
+    "label_colors.nii.gz": packed(RGB),
     "label_huge.nii.gz": packed(with_fields(PLAIN_LABEL, dim=HUGE)),
     "label_analyze.nii.gz": packed(with_fields(PLAIN_LABEL, magic=b"")),
     "label_cut_mha.mha": cut(metaimage(LABELS), 0.9),
@@ -242,19 +242,19 @@ def test_a_flat_image_is_one_slice(command, tmp_path, save_scan, model_file):
         assert written.shape[:2] == (24, 20) and np.prod(written.shape) == 24 * 20
 
 
-@pytest.mark.fault("colour-image")
+@pytest.mark.fault("color-image")
 @pytest.mark.parametrize(
     ("name", "fault", "remedy"),
     [
         (
-            "colours.nii.gz",
-            "stores RGB colours in its voxels; expected grey values",
+            "colors.nii.gz",
+            "stores RGB colors in its voxels; expected grey values",
             "Convert it to one number a voxel",
         ),
         ("complex.nii.gz", "stores complex numbers", "Convert it"),
         ("bits.nii.gz", "stores single bits", "Convert it"),
         ("wide.nii.gz", "stores floats of 128 bits", "Convert it"),
-        ("colours_mha.mha", "holds several values in each voxel; expected grey values", "Convert it"),
+        ("colors_mha.mha", "holds several values in each voxel; expected grey values", "Convert it"),
     ],
 )
 def test_voxels_that_are_no_grey_values_are_refused(both, name, fault, remedy):
@@ -307,7 +307,7 @@ def test_what_is_no_single_nifti_file_is_refused(both, name, fault, remedy):
         pytest.param("label_empty.nii.gz", "is empty", COPY, marks=pytest.mark.fault("empty-file")),
         pytest.param("label_page.nii.gz", "is a web page", "Download", marks=pytest.mark.fault("other-kind")),
         pytest.param("label_4d.nii.gz", "with 2 volumes", "Save each", marks=pytest.mark.fault("several-volumes-4d")),
-        pytest.param("label_colours.nii.gz", "RGB colours", "Convert it", marks=pytest.mark.fault("colour-image")),
+        pytest.param("label_colors.nii.gz", "RGB colors", "Convert it", marks=pytest.mark.fault("color-image")),
         pytest.param("label_huge.nii.gz", "over the limit", "repair", marks=pytest.mark.fault("impossible-size")),
         pytest.param("label_analyze.nii.gz", "ANALYZE 7.5", "Convert it", marks=pytest.mark.fault("not-nifti")),
     ],

@@ -145,14 +145,14 @@ def test_where_one_slice_finds_no_room_the_error_says_what_to_do(large_batches, 
 
 
 @pytest.mark.fault("gpu-memory-full")
-def test_full_memory_in_the_optimiser_leaves_no_half_moved_state(planned, command, monkeypatch):
+def test_full_memory_in_the_optimizer_leaves_no_half_moved_state(planned, command, monkeypatch):
     def full(*_args, **_named):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     monkeypatch.setattr(torch.optim.AdamW, "step", full)
     outcome = command("train", planned, "--epochs", 1)
     assert outcome.code == 2
-    assert "the memory of cpu is full even with the network and its optimiser alone" in outcome.text
+    assert "the memory of cpu is full even with the network and its optimizer alone" in outcome.text
     assert torch.load(planned / "fold_all" / "resume.pt", weights_only=True)["step"] == 0
 
 

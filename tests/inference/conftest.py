@@ -19,7 +19,7 @@ def one_thread() -> Iterator[None]:
 
 
 def middle_slice(images: Tensor, *, num_channels: int = 1) -> Tensor:
-    """Cut the first channel of the middle one of the neighbours: (B, R, W)."""
+    """Cut the first channel of the middle one of the neighbors: (B, R, W)."""
     num_slices = images.shape[1] // num_channels
     return images[:, num_slices // 2 * num_channels]
 

@@ -21,7 +21,7 @@ def make_slices(rng, *, target, slice_axis="z", dtype=np.int16, **channel):
     array = (rng.normal(size=(70, 24, 20)) * 100).astype(dtype)
     array[:, :4] = 0
     plan = DataPlan(
-        channels=(ChannelPlan(name="a", **channel), ChannelPlan(name="b", scheme="zscore")),
+        channels=(ChannelPlan(name="a", **channel), ChannelPlan(name="b", normalization="zscore")),
         organs=(OrganPlan(name="organ", value=1, sentences=("x",)),),
         target_spacing_zyx_mm=target,
         slice_axis=slice_axis,
@@ -30,7 +30,7 @@ def make_slices(rng, *, target, slice_axis="z", dtype=np.int16, **channel):
     return prepare_slices([Scan(array, geometry), Scan(2 * array, geometry)], plan=plan)
 
 
-CT = {"scheme": "ct", "clip_low": -80, "clip_high": 60, "mean": 3, "standard_deviation": 20}
+CT = {"normalization": "ct", "clip_low": -80, "clip_high": 60, "mean": 3, "std": 20}
 
 
 @pytest.mark.parametrize("target", [(2, 0.8, 0.9), (1.5, 1, 1), (3, 0.5, 0.9), (2, 0.2, 0.2), (9, 0.8, 0.7)])
@@ -47,13 +47,13 @@ def test_slices_made_on_the_device_are_those_of_the_host(rng, target, slice_axis
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.uint32, np.int64, np.float64, ">i2"])
 def test_any_type_of_voxel_comes_to_the_device(rng, dtype):
-    slices = make_slices(rng, target=(1.5, 1, 1), dtype=dtype, scheme="zscore", only_inside_mask=True)
+    slices = make_slices(rng, target=(1.5, 1, 1), dtype=dtype, normalization="zscore", nonzero_only=True)
     made = SlicesOnDevice(slices, CPU, is_made_there=True).read(5, 9)
     np.testing.assert_allclose(made.numpy(), slices[:, 5:9], atol=2e-4)
 
 
 def test_a_constant_channel_is_zero(rng):
-    slices = make_slices(rng, target=(1.5, 1, 1), scheme="zscore")
+    slices = make_slices(rng, target=(1.5, 1, 1), normalization="zscore")
     slices = replace(slices, scalings=(Scaling(mean=5, deviation=0), slices.scalings[1]))
     made = SlicesOnDevice(slices, CPU, is_made_there=True).read(0, 3)
     assert not made[0].any() and made[1].any()

@@ -9,13 +9,13 @@ from autoseg.io.image import Scan
 
 
 def make_plan(*names):
-    channels = (ChannelPlan(name="c", scheme="zscore"),)
+    channels = (ChannelPlan(name="c", normalization="zscore"),)
     more = tuple(ModalityPlan(name=name, channels=channels) for name in names[1:])
-    organ = OrganPlan(name="liver", value=1, sentences=("It.",), more_sentences=(("It.",),) * len(more))
+    organ = OrganPlan(name="liver", value=1, sentences=("It.",), additional_sentences=(("It.",),) * len(more))
     return DataPlan(
         channels=channels,
         modality=names[0],
-        more_modalities=more,
+        additional_modalities=more,
         organs=(organ,),
         target_spacing_zyx_mm=(1.0, 1.0, 1.0),
         slice_axis="z",

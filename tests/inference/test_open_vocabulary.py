@@ -129,9 +129,9 @@ def two_kinds(plans, tmp_path):
     content = plans.model_dump(mode="json")
     data = content["data"]
     data["modality"] = "mri"
-    data["more_modalities"] = [{"name": "ct", "channels": [{**data["channels"][0], "name": "CT"}]}]
+    data["additional_modalities"] = [{"name": "ct", "channels": [{**data["channels"][0], "name": "CT"}]}]
     for organ in data["organs"]:
-        organ["more_sentences"] = [[f"On CT {organ['sentences'][0].lower()}"]]
+        organ["additional_sentences"] = [[f"On CT {organ['sentences'][0].lower()}"]]
     data["regions"] = [{"name": "pair", "organs": ["organ 0", "organ 1"]}]
     plans = type(plans).model_validate(content)
     torch.manual_seed(0)
@@ -148,7 +148,7 @@ def test_a_new_organ_is_told_in_each_modality_and_the_rows_of_the_others_move_al
     torch.testing.assert_close(after.vectors[:4], before.vectors[:4])
     torch.testing.assert_close(after.vectors[5:9], before.vectors[4:])
     liver = more.plans.data.organs[4]
-    assert len(liver.more_sentences) == 1 and liver.sentences != liver.more_sentences[0]
+    assert len(liver.additional_sentences) == 1 and liver.sentences != liver.additional_sentences[0]
     scan = scan_of(rng)
     for modality in ("mri", "ct"):
         chosen = load_predictor(two_kinds, device="cpu", modality=modality, labels=["organ 2"])

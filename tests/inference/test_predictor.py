@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 
 import autoseg.inference.predictor
-from autoseg.config.plans import OrganCleaning
+from autoseg.config.plans import ComponentFilter
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.inference.predictor import Predictor, find_model_files, load_predictor
 from autoseg.io.geometry import ImageGeometry
@@ -20,7 +20,7 @@ ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertool
 
 
 def make_scan(affine, shape_zyx):
-    """Make a bright box off the middle in each direction; after normalisation its voxels alone are above zero."""
+    """Make a bright box off the middle in each direction; after normalization its voxels alone are above zero."""
     array = np.zeros(shape_zyx, np.float32)
     array[tuple(slice(1, size // 2 - 1) for size in shape_zyx)] = 4
     return Scan(array, ImageGeometry.from_affine(shape_zyx, affine)), array > 2
@@ -96,7 +96,7 @@ def test_prediction_removes_specks_of_the_organs_that_the_plan_names(
     plans = plans.model_copy(
         update={
             "inference": plans.inference.model_copy(
-                update={"cleaning": tuple(OrganCleaning(organ=organ, least_share=0.1) for organ in organs)}
+                update={"component_filter": tuple(ComponentFilter(organ=organ, min_fraction=0.1) for organ in organs)}
             )
         }
     )

@@ -8,7 +8,7 @@ from autoseg.inference import sliding_window
 from autoseg.inference.cpu_threads import Cores
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.build import build_network
-from autoseg.network.context_slices import neighbour_numbers
+from autoseg.network.context_slices import context_slice_numbers
 from autoseg.training.data.sampler import cut_slices
 
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def test_where_windows_overlap_the_nearer_middle_counts_more(tiny_plans):
 
 @pytest.mark.parametrize(("num_slices", "batch"), [(1, 4), (4, 4), (5, 4), (3, 1)])
 @pytest.mark.parametrize("reach", [1, 2])
-def test_slices_come_in_order_each_between_its_neighbours_as_in_training(tiny_plans, rng, num_slices, batch, reach):
+def test_slices_come_in_order_each_between_its_neighbors_as_in_training(tiny_plans, rng, num_slices, batch, reach):
     image = rng.normal(size=(2, num_slices, 32, 32)).astype(np.float32)
     seen = []
 
@@ -100,12 +100,12 @@ def test_slices_come_in_order_each_between_its_neighbours_as_in_training(tiny_pl
         seen.extend(images.clone())
         return SimpleNamespace(logits=torch.zeros(len(images), 2, 32, 32))
 
-    plans = tiny_plans(1, num_channels=2, network={"neighbours": reach}, inference={"slices_per_batch": batch})
+    plans = tiny_plans(1, num_channels=2, network={"context_slices": reach}, inference={"slices_per_batch": batch})
     assert predict(network, image, plans).shape == (num_slices, 2, 32, 32)
     whole = slice(0, 32)
     assert len(seen) == num_slices
     for number, given in enumerate(seen):
-        numbers = neighbour_numbers(number, num_slices=num_slices, reach=reach)
+        numbers = context_slice_numbers(number, num_slices=num_slices, reach=reach)
         trained_on = cut_slices(image, numbers, rows=whole, columns=whole).reshape(-1, 32, 32)
         assert np.array_equal(given.numpy(), trained_on)
 

@@ -112,7 +112,7 @@ def test_canonical_axis_map_of_canonical_grid_changes_nothing() -> None:
     assert axis_map == AxisMap(permutation=(0, 1, 2), flips=(False, False, False))
 
 
-def test_corners_mm_are_the_centres_of_the_end_voxels() -> None:
+def test_corners_mm_are_the_centers_of_the_end_voxels() -> None:
     corners = corners_mm(ImageGeometry.from_spacing((2, 3, 4), (10.0, 5.0, 1.0)))
     assert corners.min(axis=0).tolist() == [0, 0, 0]
     assert corners.max(axis=0).tolist() == [3, 10, 10]

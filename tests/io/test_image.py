@@ -149,7 +149,7 @@ def test_read_labels_nearly_integers_are_rounded_others_refused(nifti_bytes: Mak
     assert np.unique(labels.array_zyx).tolist() == [0, 1, 2, 3]
     assert labels.warnings == ("2 label values are no integers, such as 1.00004578, and were rounded.",)
     assert read_labels(put(nifti_bytes(SMALL.astype(np.float32)))).warnings == ()
-    with pytest.raises(ScanFileError, match=r"holds 1\.5 \(and 1 such voxels in all\).*nearest-neighbour"):
+    with pytest.raises(ScanFileError, match=r"holds 1\.5 \(and 1 such voxels in all\).*nearest-neighbor"):
         read_labels(put(nifti_bytes(np.where(SMALL == 3, 1.5, 1.0))))
     with pytest.raises(ScanFileError, match="NaN or infinite"):
         read_labels(put(nifti_bytes(np.where(SMALL == 3, np.nan, 1.0))))

@@ -24,7 +24,7 @@ SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x; the same as i
 @pytest.mark.parametrize(
     ("code", "factor", "num_warnings"), [(0, 1, 0), (1, 1000, 1), (2, 1, 0), (3, 0.001, 1), (2 + 8, 1, 0), (6, 1, 1)]
 )
-def test_read_header_unit_of_length_becomes_millimetres(
+def test_read_header_unit_of_length_becomes_millimeters(
     code: int, factor: float, num_warnings: int, nifti_bytes: Make, put: Make
 ) -> None:
     scan = read_scan(put(nifti_bytes(xyzt_units=code)))
@@ -47,7 +47,7 @@ def test_read_scan_sform_and_qform_in_conflict_is_refused(nifti_bytes: Make, put
 
 def test_read_scan_shear_is_accepted_below_half_a_voxel_only(nifti_bytes: Make, put: Make) -> None:
     # z steps also move x. The nearest right-angled grid shares the shear between x and z: the corner moves about
-    # sqrt(2) * shear / 2 * (half the slices, 4.5) from the centre.
+    # sqrt(2) * shear / 2 * (half the slices, 4.5) from the center.
     array = np.zeros((10, 10, 10), dtype=np.uint8)
     slight = read_scan(put(nifti_bytes(array, srow_x=[1, 0, 0.02, 0])))
     assert "right angles" in slight.warnings[0]
@@ -67,7 +67,7 @@ def test_read_scan_shear_is_accepted_below_half_a_voxel_only(nifti_bytes: Make, 
         (dict(dim=[5, 4, 3, 2, 1, 3, 1, 1]), "3 values in each voxel"),
         (dict(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), "over the limit"),
         (dict(dim=[3, 1000, 1000, 1000, 1, 1, 1, 1]), "ends after (at most )?0 % of the voxels"),
-        (dict(datatype=128, bitpix=24), "RGB colours"),
+        (dict(datatype=128, bitpix=24), "RGB colors"),
         (dict(datatype=32, bitpix=64), "complex numbers"),
         (dict(datatype=7777), "type 7777"),
         (dict(bitpix=32), "32 bits a voxel"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autoseg.network.context_slices import neighbour_numbers
+from autoseg.network.context_slices import context_slice_numbers
 
 
 @pytest.mark.parametrize(
@@ -13,9 +13,9 @@ from autoseg.network.context_slices import neighbour_numbers
     ],
 )
 def test_the_last_slice_repeats_beyond_an_end(position, reach, expected):
-    assert neighbour_numbers(position, num_slices=10, reach=reach).tolist() == expected
+    assert context_slice_numbers(position, num_slices=10, reach=reach).tolist() == expected
 
 
-def test_neighbours_of_several_positions_are_a_row_each():
-    found = neighbour_numbers(np.array([0, 3]), num_slices=4, reach=1)
+def test_neighbors_of_several_positions_are_a_row_each():
+    found = context_slice_numbers(np.array([0, 3]), num_slices=4, reach=1)
     assert found.tolist() == [[0, 0, 1], [2, 3, 3]]

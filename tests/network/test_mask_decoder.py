@@ -32,8 +32,8 @@ def test_decode_without_the_semantic_head_equals_sam2s_own_decoder():
                 )
                 close = {"atol": 1e-5, "rtol": 1e-4}
                 torch.testing.assert_close(decoded.mask_logits[b, k], masks[0, 0], **close)
-                torch.testing.assert_close(decoded.quality[b, k], quality[0, 0], **close)
-                torch.testing.assert_close(decoded.presence_logits[b, k], presence[0, 0], **close)
+                torch.testing.assert_close(decoded.iou_predictions[b, k], quality[0, 0], **close)
+                torch.testing.assert_close(decoded.object_score_logits[b, k], presence[0, 0], **close)
                 torch.testing.assert_close(decoded.tokens[b, k], tokens[0, 0], **close)
 
 
@@ -48,4 +48,4 @@ def test_decode_with_the_semantic_head_adds_its_mask():
         ours.semantic_head[-1].bias += 1.0
         other = ours(pyramid, prompts, position)
     assert not torch.allclose(one.mask_logits, other.mask_logits, atol=1e-3)
-    assert torch.equal(one.quality, other.quality) and torch.equal(one.tokens, other.tokens)
+    assert torch.equal(one.iou_predictions, other.iou_predictions) and torch.equal(one.tokens, other.tokens)

@@ -3,12 +3,12 @@ import torch
 
 from autoseg.training.loss.losses import compute_losses
 
-FIELDS = ("logits", "coarse_logits", "mask_logits", "map_logits", "quality", "presence_logits")
+FIELDS = ("logits", "coarse_logits", "mask_logits", "map_logits", "iou_predictions", "object_score_logits")
 
 
 def inputs(plans, num_slices=2):
     network = plans.network
-    channels = (2 * network.neighbours + 1) * len(plans.data.channels)
+    channels = (2 * network.context_slices + 1) * len(plans.data.channels)
     images = torch.randn(num_slices, channels, network.window_rows_px, network.window_columns_px)
     return images, torch.arange(len(plans.data.organs))
 
@@ -25,10 +25,10 @@ def test_forward_any_number_of_organs_and_channels_gives_one_map_with_background
     assert output.coarse_logits.shape == (2, 1 + num_organs, 16, 16)
     assert output.mask_logits.shape == (2, num_organs, 8, 8)
     assert output.map_logits.shape == (2, 1 + num_organs, 8, 8)
-    assert output.quality.shape == output.presence_logits.shape == (2, num_organs)
-    assert output.semantic_presence_logits.shape == (2, num_organs)
+    assert output.iou_predictions.shape == output.object_score_logits.shape == (2, num_organs)
+    assert output.semantic_object_score_logits.shape == (2, num_organs)
     assert all(bool(getattr(output, name).isfinite().all()) for name in FIELDS)
-    assert output.quality.min() >= 0 and output.quality.max() <= 1
+    assert output.iou_predictions.min() >= 0 and output.iou_predictions.max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -42,15 +42,15 @@ def test_forward_any_number_of_organs_and_channels_gives_one_map_with_background
         {"refiner_channels": [8]},
         {"refiner_channels": [4, 8, 8, 12]},
         {"refiner_channels": []},
-        {"refiner_channels": [], "has_semantic_decoder": False},
+        {"refiner_channels": [], "semantic_decoder": False},
         {"text": {"model": "learned"}},
         {"interaction_levels": 0},
-        {"interaction_image": "clip"},
-        {"interaction_image": "clip", "image_size_px": 160},
+        {"interaction_image_encoder": "clip"},
+        {"interaction_image_encoder": "clip", "image_size_px": 160},
         {"injection_stages": []},
         {"injection_stages": [2]},
         {"prompt_tokens": 1},
-        {"neighbours": 2},
+        {"context_slices": 2},
         {"feature_channels": 32},
     ],
     ids=str,
@@ -67,10 +67,10 @@ def test_forward_window_and_parts_of_any_plan_gives_the_windows_own_size(make_ne
 
 
 def test_forward_without_the_semantic_decoder_leaves_its_outputs_none(make_network):
-    network, plans = make_network(has_semantic_decoder=False)
+    network, plans = make_network(semantic_decoder=False)
     with torch.no_grad():
         output = network(*inputs(plans))
-    assert output.map_logits is None and output.semantic_presence_logits is None
+    assert output.map_logits is None and output.semantic_object_score_logits is None
     assert output.logits.shape == (2, 3, 32, 32)
     assert output.float().map_logits is None
 
@@ -86,7 +86,7 @@ def test_forward_with_organs_in_another_order_gives_the_maps_in_that_order(make_
         expected = getattr(one, name)[:, with_background]
         torch.testing.assert_close(getattr(other, name), expected, atol=1e-4, rtol=1e-3)
         assert not torch.allclose(getattr(one, name), expected, atol=1e-3), f"all organs alike in {name}: no test"
-    for name in ("mask_logits", "quality", "presence_logits", "semantic_presence_logits"):
+    for name in ("mask_logits", "iou_predictions", "object_score_logits", "semantic_object_score_logits"):
         torch.testing.assert_close(getattr(other, name), getattr(one, name)[:, order], atol=1e-4, rtol=1e-3)
 
 
@@ -110,7 +110,7 @@ def test_forward_a_slice_does_not_depend_on_the_others_of_its_batch(make_network
 
 @pytest.mark.parametrize("num_organs", [1, 5])
 def test_forward_encodes_a_slice_once_whatever_the_number_of_organs(make_network, num_organs):
-    network, plans = make_network(num_organs, interaction_image="clip")
+    network, plans = make_network(num_organs, interaction_image_encoder="clip")
     seen = []
     network.image_encoder.register_forward_hook(lambda _module, args, _output: seen.append(args[0].shape[0]))
     blocks = []
@@ -122,9 +122,9 @@ def test_forward_encodes_a_slice_once_whatever_the_number_of_organs(make_network
     assert seen == [3] and blocks == [3] and patches == [3]
 
 
-def test_forward_sees_text_image_and_neighbouring_slices(make_network):
+def test_forward_sees_text_image_and_neighboring_slices(make_network):
     """Each input must matter: what a part ignores, no other test would miss."""
-    network, plans = make_network(2, neighbours=2)
+    network, plans = make_network(2, context_slices=2)
     images, organs = inputs(plans)
     with torch.no_grad():
         output = network(images, organs).logits
@@ -141,8 +141,8 @@ def test_forward_sees_text_image_and_neighbouring_slices(make_network):
     "changes",
     [
         {},
-        {"refiner_stride": 2, "has_semantic_decoder": False, "neighbours": 2},
-        {"interaction_image": "clip"},
+        {"refiner_stride": 2, "semantic_decoder": False, "context_slices": 2},
+        {"interaction_image_encoder": "clip"},
     ],
     ids=str,
 )
@@ -187,7 +187,7 @@ def test_an_organ_that_the_decoders_hold_for_absent_sinks_in_the_whole_slice(mak
             head.bias -= 60
         after = network(*asked)
     assert torch.equal(before.logits[:, 0], after.logits[:, 0])
-    log_odds = torch.stack([before.presence_logits, before.semantic_presence_logits])
+    log_odds = torch.stack([before.object_score_logits, before.semantic_object_score_logits])
     fall = (torch.nn.functional.logsigmoid(log_odds) - torch.nn.functional.logsigmoid(log_odds - 60)).mean(dim=0)
     expected = (before.logits[:, 1:] - network.fusion_gates[2] * fall[..., None, None]).detach()
     torch.testing.assert_close(after.logits[:, 1:], expected, atol=1e-3, rtol=1e-3)

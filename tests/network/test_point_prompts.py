@@ -58,7 +58,7 @@ def test_flipping_mirrors_places_and_keeps_a_boxs_first_corner_the_smaller():
 
 
 def test_clicks_change_the_slice_and_organ_pointed_at_and_a_network_without_them_refuses(make_network):
-    network, _ = make_network(2, takes_clicks=True)
+    network, _ = make_network(2, point_prompts=True)
     images, organs = torch.randn(2, 3, 32, 32), torch.arange(2)
     kinds = torch.full((2, 2, 1), NOTHING)
     none = Clicks(torch.zeros(2, 2, 1, 2), kinds)
@@ -78,7 +78,7 @@ def test_clicks_change_the_slice_and_organ_pointed_at_and_a_network_without_them
 
 
 def test_permuting_organs_and_their_clicks_permutes_the_maps(make_network):
-    network, _ = make_network(3, takes_clicks=True, memory_slices=2)
+    network, _ = make_network(3, point_prompts=True, memory_slices=2)
     images = torch.randn(2, 3, 32, 32)
     clicks = Clicks(30 * torch.rand(2, 3, 2, 2), torch.randint(-1, 2, (2, 3, 2)))
     order = [2, 0, 1]
@@ -91,7 +91,7 @@ def test_permuting_organs_and_their_clicks_permutes_the_maps(make_network):
 
 
 def test_gradients_reach_every_kind_of_click(make_network):
-    network, plans = make_network(1, takes_clicks=True)
+    network, plans = make_network(1, point_prompts=True)
     kinds = torch.tensor([[[OUTSIDE, INSIDE, BOX_FIRST, BOX_LAST]]])
     output = network(torch.randn(1, 3, 32, 32), torch.arange(1), clicks=Clicks(30 * torch.rand(1, 1, 4, 2), kinds))
     compute_losses(output, torch.randint(0, 2, (1, 32, 32)), weights=plans.training.loss)["total"].backward()

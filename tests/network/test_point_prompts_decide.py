@@ -41,17 +41,17 @@ def draw_batch(generator, size):
 
 @pytest.mark.slow
 def test_the_click_decides_between_two_that_look_alike(tiny_plans):
-    plans = tiny_plans(1, network={"takes_clicks": True})
+    plans = tiny_plans(1, network={"point_prompts": True})
     generator = torch.Generator().manual_seed(1)
     torch.manual_seed(0)
     network = build_network(plans).train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(STEPS):
         images, masks, clicks = draw_batch(generator, 8)
         output = network(images, torch.arange(1), clicks=clicks)
         compute_losses(output, masks.long(), weights=plans.training.loss)["total"].backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     images, masks, clicks = draw_batch(generator, 16)
     with torch.no_grad():
         found = network.eval()(images, torch.arange(1), clicks=clicks).logits.argmax(dim=1) == 1

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from autoseg.config.plans import TextPlan
-from autoseg.network.text.text_encoder import tokenise
+from autoseg.network.text.text_encoder import tokenize_sentences
 from autoseg.organs import Modality, describe_organ, known_names
 from autoseg.organs.lookup import known_structures
 
@@ -27,7 +27,9 @@ def test_every_structure_has_five_sentences_and_no_two_the_same_text(modality: M
 def test_no_sentence_is_cut_by_the_text_tower() -> None:
     sentences = [describe_organ(name, modality="unknown").sentences for name in known_names()]
     limit = TextPlan().max_tokens
-    uncut = tokenise(sentences, max_tokens=10 * limit)  # L is that of the longest sentence, start and end counted
+    uncut = tokenize_sentences(
+        sentences, max_tokens=10 * limit
+    )  # L is that of the longest sentence, start and end counted
     assert 10 < uncut.tokens.shape[-1] <= limit
 
 

@@ -39,8 +39,8 @@ def test_describe_organs_tells_each_modality_how_an_organ_looks(join):
     organs, problems = describe_organs(join(A=(("MRI",), ["liver"]), B=(("CT",), ["Liver"])))
     (liver,) = organs
     assert liver.sentences == describe_organ("liver", modality="mri").sentences
-    assert liver.more_sentences == (describe_organ("liver", modality="ct").sentences,)
-    assert liver.sentences != liver.more_sentences[0] and problems == ()
+    assert liver.additional_sentences == (describe_organ("liver", modality="ct").sentences,)
+    assert liver.sentences != liver.additional_sentences[0] and problems == ()
 
 
 def test_describe_organs_tells_a_part_by_its_regions(join):

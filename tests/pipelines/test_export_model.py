@@ -6,7 +6,7 @@ import torch
 import autoseg
 from autoseg.cli.predict import main as predict
 from autoseg.cli.train import main as train
-from autoseg.config.plans import OrganCleaning, Reason
+from autoseg.config.plans import ComponentFilter, Reason
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import load_model, save_model
@@ -63,17 +63,17 @@ def test_a_name_that_is_no_model_file_or_no_place_is_refused(run, tmp_path):
 
 
 def test_the_exported_plan_is_that_of_the_fold_that_saw_most_validations(run, image, tmp_path):
-    chosen = (OrganCleaning(organ="organ 1", least_ml=1e5),)  # removes all of it
+    chosen = (ComponentFilter(organ="organ 1", min_volume_ml=1e5),)  # removes all of it
     _, plans = load_model(run / "fold_1" / "model.safetensors")
     plans = plans.model_copy(
         update={
-            "inference": plans.inference.model_copy(update={"cleaning": chosen}),
-            "reasons": {"inference.cleaning": Reason(rule="best", facts={"num_cases": 7})},
+            "inference": plans.inference.model_copy(update={"component_filter": chosen}),
+            "reasons": {"inference.component_filter": Reason(rule="best", facts={"num_cases": 7})},
         }
     )
     save_model(load_model(run / "fold_1" / "model.safetensors")[0], plans, run / "fold_1" / "model.safetensors")
     autoseg.export(run, tmp_path / "mine.safetensors")
     for model in (run, tmp_path / "mine.safetensors"):
-        assert autoseg.load_predictor(model, device="cpu").plans.inference.cleaning == chosen
+        assert autoseg.load_predictor(model, device="cpu").plans.inference.component_filter == chosen
     assert autoseg.export(run, tmp_path / "one.safetensors", fold="0") == 1
-    assert autoseg.load_predictor(tmp_path / "one.safetensors", device="cpu").plans.inference.cleaning == ()
+    assert autoseg.load_predictor(tmp_path / "one.safetensors", device="cpu").plans.inference.component_filter == ()

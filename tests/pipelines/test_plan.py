@@ -177,10 +177,10 @@ def test_plan_of_one_case_trains_without_validation(make_dataset, tmp_path):
     assert read_json(tmp_path / "run" / "splits.json") == [{"train": ["case_000"], "validation": []}]
 
 
-def test_plan_of_a_ct_normalises_by_its_foreground(make_dataset, tmp_path):
+def test_plan_of_a_ct_normalizes_by_its_foreground(make_dataset, tmp_path):
     plans = plan_quickly(make_dataset(2, channels=("CT",)), tmp_path / "run")
     (channel,) = plans.data.channels
-    assert channel.scheme == "ct"
+    assert channel.normalization == "ct"
     assert 100 < channel.clip_low < channel.mean < channel.clip_high < 200
 
 

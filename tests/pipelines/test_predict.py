@@ -320,7 +320,7 @@ def test_clicks_help_the_case_they_name_alone_and_are_refused_where_they_can_do_
     tiny_plans, model, scans, tmp_path
 ):
     torch.manual_seed(0)
-    plans = tiny_plans(2, network={"takes_clicks": True})
+    plans = tiny_plans(2, network={"point_prompts": True})
     taking = tmp_path / "taking.safetensors"
     save_model(build_network(plans).eval(), plans, taking)
     clicks = {"one": {"organ 0": OrganClicks(inside=((5, 6, 2),), box=((2, 2, 0), (18, 15, 3)))}}
@@ -343,7 +343,7 @@ def test_clicks_help_the_case_they_name_alone_and_are_refused_where_they_can_do_
 
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_what_is_clicked_in_one_slice_leaves_the_others_alone_whatever_the_batch(tiny_plans, rng, size):
-    plans = tiny_plans(1, network={"takes_clicks": True}, inference={"slices_per_batch": size})
+    plans = tiny_plans(1, network={"point_prompts": True}, inference={"slices_per_batch": size})
     torch.manual_seed(3)
     network = build_network(plans).eval()
     image = rng.normal(size=(1, 6, 32, 32)).astype(np.float32)
@@ -381,8 +381,8 @@ def test_specks_are_removed_from_files_and_from_images_in_memory(model, tiny_pla
     expected = array > 0
     array[2, 28, 28] = 1
     scan = save_scan(tmp_path / "one.nii.gz", array, spacing_zyx_mm=(3, 1, 1))
-    cleaning = [{"organ": "organ 0", "least_share": 0.1}]
-    plans = tiny_plans(1, data={"crop_to_nonzero": False}, inference={"cleaning": cleaning})
+    cleaning = [{"organ": "organ 0", "min_fraction": 0.1}]
+    plans = tiny_plans(1, data={"crop_to_nonzero": False}, inference={"component_filter": cleaning})
     predictor = Predictor((brightness,), plans, (0,), torch.device("cpu"))
     monkeypatch.setattr(predict_pipeline, "load_predictor", lambda *_args, **_facts: predictor)
     predict_files(scan, model, tmp_path / "out", device="cpu")

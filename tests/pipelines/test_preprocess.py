@@ -22,7 +22,7 @@ from autoseg.pipelines.preprocess import preprocess_dataset
 from autoseg.preprocessing.store import CaseStore
 
 PLAN = DataPlan(
-    channels=(ChannelPlan(name="T1", scheme="zscore"),),
+    channels=(ChannelPlan(name="T1", normalization="zscore"),),
     organs=(OrganPlan(name="spleen", value=4, sentences=("an organ",)),),
     target_spacing_zyx_mm=(1, 1, 1),
     slice_axis="z",

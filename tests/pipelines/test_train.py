@@ -58,8 +58,8 @@ def test_what_is_a_speck_is_chosen_on_all_folds_that_were_validated(run):
     for fold, num_cases in (("1", 5), ("all", 5)):
         train(run, fold=fold, device="cpu")
         _, plans = load_model(run / f"fold_{fold}" / "model.safetensors")
-        assert [rule.organ for rule in plans.inference.cleaning] == ["organ 0"]
-        facts = plans.reasons["inference.cleaning"].facts
+        assert [rule.organ for rule in plans.inference.component_filter] == ["organ 0"]
+        facts = plans.reasons["inference.component_filter"].facts
         assert facts["num_cases"] == num_cases
         assert facts["organs"]["organ 0"]["dice_with_the_best"] > facts["organs"]["organ 0"]["dice_without"]
     summary = read_json(run / "fold_1" / "validation" / "summary.json")
@@ -69,16 +69,19 @@ def test_what_is_a_speck_is_chosen_on_all_folds_that_were_validated(run):
 def test_a_users_own_rule_for_specks_stays(run, tiny_plans):
     mine = apply_settings(
         tiny_plans(2, training={"steps_per_epoch": 2, "epochs": 1}),
-        ['inference.cleaning=[{"organ": "organ 1", "least_ml": 3}]'],
+        ['inference.component_filter=[{"organ": "organ 1", "min_volume_ml": 3}]'],
     )
     mine = mine.model_copy(
-        update={"reasons": {"inference.cleaning": Reason(rule="Set by my.json, not by the planner.")}}
+        update={"reasons": {"inference.component_filter": Reason(rule="Set by my.json, not by the planner.")}}
     )
     write_plans(mine, run / "plans.json")
     pieces = {f"case_{n}": {"organ 0": GHOST, "organ 1": GHOST} for n in range(4)}
     write_pieces(run / "fold_0" / "validation", pieces, plans=mine)
     train(run, fold="all", device="cpu")
-    assert load_model(run / "fold_all" / "model.safetensors")[1].inference.cleaning == mine.inference.cleaning
+    assert (
+        load_model(run / "fold_all" / "model.safetensors")[1].inference.component_filter
+        == mine.inference.component_filter
+    )
 
 
 def test_all_trains_on_every_case_and_validates_none(run):

@@ -11,7 +11,12 @@ import pytest
 from autoseg.datasets.dataset import CaseFiles, Dataset
 from autoseg.datasets.labels import parse_labels
 from autoseg.planning.checks import DatasetCheck
-from autoseg.planning.fingerprint.case_statistics import CaseFacts, ChannelFacts, IntensityFacts, OrganFacts
+from autoseg.planning.fingerprint.case_statistics import (
+    CaseStatistics,
+    ChannelStatistics,
+    IntensityStatistics,
+    OrganStatistics,
+)
 from autoseg.planning.fingerprint.fingerprint import Fingerprint, OrganEntry
 
 
@@ -58,13 +63,13 @@ def save_nifti() -> Callable[..., None]:
     return save
 
 
-def intensities(low: float = -100.0, high: float = 200.0) -> IntensityFacts:
-    return IntensityFacts(
+def intensities(low: float = -100.0, high: float = 200.0) -> IntensityStatistics:
+    return IntensityStatistics(
         num_voxels=1000,
         minimum=low,
         maximum=high,
         mean=50.0,
-        standard_deviation=25.0,
+        std=25.0,
         percentile_00_5=low + 1,
         median=50.0,
         percentile_99_5=high - 1,
@@ -86,7 +91,7 @@ def make_fingerprint_of() -> Callable[..., Fingerprint]:
         correlation: float = 0.9,
     ) -> Fingerprint:
         facts = [
-            OrganFacts(
+            OrganStatistics(
                 name=name,
                 num_voxels=1000,
                 volume_ml=1.0,
@@ -98,7 +103,7 @@ def make_fingerprint_of() -> Callable[..., Fingerprint]:
             for name in organs
         ]
         cases = [
-            CaseFacts(
+            CaseStatistics(
                 case_id=f"case_{number:03d}",
                 patient_id=f"case_{number:03d}",
                 spacing_zyx_mm=spacing,
@@ -106,7 +111,7 @@ def make_fingerprint_of() -> Callable[..., Fingerprint]:
                 cropped_size_zyx=size,
                 removed_share=0.0,
                 slice_correlation_zyx=(correlation, correlation, correlation),
-                channels=(ChannelFacts(whole=intensities(), foreground=intensities()),),
+                channels=(ChannelStatistics(whole=intensities(), foreground=intensities()),),
                 organs=tuple(facts),
                 voxel_digest=f"{number}",
             )

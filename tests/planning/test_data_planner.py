@@ -41,14 +41,16 @@ def test_the_data_part_names_datasets_modalities_and_regions(plans):
     assert [(one.name, one.modality, one.ignore_value) for one in data.datasets] == [("A", "mri", 9), ("B", "ct", None)]
     assert [modality.name for modality in data.modalities] == ["mri", "ct"]
     assert data.modality_of("A") == 0 and data.modality_of("B") == 1
-    assert all(len(organ.more_sentences) == 1 for organ in data.organs)
+    assert all(len(organ.additional_sentences) == 1 for organ in data.organs)
     assert parse_plans(plans.model_dump(mode="json"), source="test") == plans
 
 
-def test_each_modality_is_normalised_in_its_own_way_and_says_why(plans):
+def test_each_modality_is_normalized_in_its_own_way_and_says_why(plans):
     (mri,), (ct,) = (modality.channels for modality in plans.data.modalities)
     assert (mri.scheme, ct.scheme) == ("zscore", "ct")
-    assert ct.mean == 50.0 and plans.reasons["data.more_modalities.ct.channels.0"].rule.startswith("CT, whose units")
+    assert ct.mean == 50.0 and plans.reasons["data.additional_modalities.ct.channels.0"].rule.startswith(
+        "CT, whose units"
+    )
     assert any("Not a CT" in line for line in explain(plans, "data.channels.0.scheme"))
 
 
@@ -62,11 +64,11 @@ def test_the_grid_is_where_the_shares_of_the_steps_are_and_not_the_cases(make_ch
     plans = make_plans(joined.fingerprint, device=CPU)
     assert plans.data.target_spacing_zyx_mm == (3.0, 3.0, 3.0)
     assert "each dataset counts as much as it is seen" in plans.reasons["data.target_spacing_zyx_mm"].rule
-    shares = {one.dataset: one.share for one in plans.training.dataset_shares}
+    shares = {one.dataset: one.share for one in plans.training.dataset_sampling_fractions}
     assert shares == pytest.approx({"A": 0.4747, "B": 0.5253}, abs=1e-3)
-    assert plans.reasons["training.dataset_shares"].facts["cases"] == {"A": 4, "B": 6}
+    assert plans.reasons["training.dataset_sampling_fractions"].facts["cases"] == {"A": 4, "B": 6}
     assert set(plans.reasons["data.datasets"].facts["labels"]) == {"A", "B"}
-    assert set(plans.reasons["data.more_modalities"].facts["channels"]) == {"A", "B"}
+    assert set(plans.reasons["data.additional_modalities"].facts["channels"]) == {"A", "B"}
 
 
 def test_small_scans_have_a_window_of_their_own(plans):
@@ -105,17 +107,23 @@ def test_small_windows_that_a_user_sets_and_nothing_fits_are_an_error(fingerprin
 
 def test_a_user_sets_shares_weights_and_regions_by_name(fingerprint):
     settings = (
-        'training.dataset_shares=[{"dataset": "A", "share": 1}]',
-        'training.organ_weights=[{"organ": "kidneys", "weight": 3}]',
+        'training.dataset_sampling_fractions=[{"dataset": "A", "fraction": 1}]',
+        'training.organ_sampling_weights=[{"organ": "kidneys", "weight": 3}]',
     )
     training = plan_with_changes(fingerprint, device=CPU, settings=settings).training
-    assert training.dataset_shares[0].share == 1 and training.organ_weights[0].organ == "kidneys"
+    assert training.dataset_sampling_fractions[0].share == 1 and training.organ_sampling_weights[0].organ == "kidneys"
     for setting, message in (
-        ('training.dataset_shares=[{"dataset": "C", "share": 1}]', "no dataset of the plan is called 'C'"),
-        ('training.dataset_shares=[{"dataset": "A", "share": 0}]', "at least one dataset needs a share above 0"),
-        ('training.organ_weights=[{"organ": "kidney", "weight": 3}]', "no organ or region is called 'kidney'"),
         (
-            'training.organ_weights=[{"organ": "liver", "weight": 3}, {"organ": "liver", "weight": 1}]',
+            'training.dataset_sampling_fractions=[{"dataset": "C", "fraction": 1}]',
+            "no dataset of the plan is called 'C'",
+        ),
+        (
+            'training.dataset_sampling_fractions=[{"dataset": "A", "fraction": 0}]',
+            "at least one dataset needs a share above 0",
+        ),
+        ('training.organ_sampling_weights=[{"organ": "kidney", "weight": 3}]', "no organ or region is called 'kidney'"),
+        (
+            'training.organ_sampling_weights=[{"organ": "liver", "weight": 3}, {"organ": "liver", "weight": 1}]',
             "stands there twice",
         ),
     ):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from autoseg.planning.explain import flatten
-from autoseg.planning.fingerprint.case_statistics import CaseFacts, measure_organs
+from autoseg.planning.fingerprint.case_statistics import CaseStatistics, measure_organs
 from autoseg.planning.fingerprint.fingerprint import Fingerprint, OrganEntry
 from autoseg.planning.planner import make_plans
 from autoseg.planning.rules import network as network_rules
@@ -135,8 +135,8 @@ def test_target_spacing_and_clip_are_those_that_nnunet_chose(folder: Path):
     if facts["nnunet_spacing_zyx_mm"] is not None:
         assert chosen["data.target_spacing_zyx_mm"] == pytest.approx(facts["nnunet_spacing_zyx_mm"], rel=1e-3)
     channel = chosen["data.channels.0"]
-    assert (channel["scheme"] == "ct") == (facts["channel_names"] == ["CT"])
-    if channel["scheme"] == "ct":
+    assert (channel["normalization"] == "ct") == (facts["channel_names"] == ["CT"])
+    if channel["normalization"] == "ct":
         wanted = [facts["foreground"][name] for name in ("percentile_00_5", "percentile_99_5", "mean")]
         assert [channel["clip_low"], channel["clip_high"], channel["mean"]] == pytest.approx(wanted, rel=1e-4)
 
@@ -159,7 +159,7 @@ def test_ball_of_a_published_volume_is_like_a_measured_ball(docs):
 
 def test_chosen_cases_are_the_fewest_spread_over_all_sizes_that_keep_the_plan(docs):
     cases = tuple(
-        CaseFacts(
+        CaseStatistics(
             case_id=f"c{number:02d}",
             patient_id="p" if number < 2 else f"p{number}",
             spacing_zyx_mm=(1.0, 1.0, 1.0),

@@ -30,7 +30,7 @@ ORIENTATIONS = [
 
 def make_plan(*, values=VALUES, spacing=SPACING_ZYX, slice_axis="z") -> DataPlan:
     return DataPlan(
-        channels=(ChannelPlan(name="T1", scheme="zscore"),),
+        channels=(ChannelPlan(name="T1", normalization="zscore"),),
         organs=tuple(OrganPlan(name=f"organ {value}", value=value, sentences=("x",)) for value in values),
         target_spacing_zyx_mm=spacing,
         slice_axis=slice_axis,

@@ -5,48 +5,48 @@ from scipy import ndimage
 from autoseg.config.plans import ChannelPlan
 from autoseg.preprocessing.normalization import fill_holes, measure_scaling, scale
 
-ZSCORE = ChannelPlan(name="T1", scheme="zscore")
-MASKED = ChannelPlan(name="T1", scheme="zscore", only_inside_mask=True)
-CT = ChannelPlan(name="CT", scheme="ct", clip_low=-100, clip_high=300, mean=50, standard_deviation=25)
+ZSCORE = ChannelPlan(name="T1", normalization="zscore")
+MASKED = ChannelPlan(name="T1", normalization="zscore", nonzero_only=True)
+CT = ChannelPlan(name="CT", normalization="ct", clip_low=-100, clip_high=300, mean=50, std=25)
 
 
-def normalise(image: np.ndarray, *, plan: ChannelPlan, mask: np.ndarray | None = None) -> np.ndarray:
+def normalize(image: np.ndarray, *, plan: ChannelPlan, mask: np.ndarray | None = None) -> np.ndarray:
     return scale(image, measure_scaling(image, plan=plan, mask=mask), mask=mask)
 
 
-def test_normalise_ct_clips_then_scales() -> None:
+def test_normalize_ct_clips_then_scales() -> None:
     image = np.array([-1000, -100, 50, 75, 2000], np.int16)
-    np.testing.assert_allclose(normalise(image, plan=CT), [-6, -6, 0, 1, 10])
+    np.testing.assert_allclose(normalize(image, plan=CT), [-6, -6, 0, 1, 10])
     assert image[0] == -1000
 
 
-def test_normalise_zscore_has_mean_zero_and_deviation_one() -> None:
-    result = normalise(np.array([1, 1, 3, 3], np.uint8), plan=ZSCORE)
+def test_normalize_zscore_has_mean_zero_and_deviation_one() -> None:
+    result = normalize(np.array([1, 1, 3, 3], np.uint8), plan=ZSCORE)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, [-1, -1, 1, 1])
 
 
-def test_normalise_zscore_inside_mask_ignores_and_zeroes_the_outside() -> None:
+def test_normalize_zscore_inside_mask_ignores_and_zeroes_the_outside() -> None:
     image = np.array([0, 0, 10, 14, 500], np.float32)
     mask = np.array([False, False, True, True, False])
-    np.testing.assert_allclose(normalise(image, plan=MASKED, mask=mask), [0, 0, -1, 1, 0])
+    np.testing.assert_allclose(normalize(image, plan=MASKED, mask=mask), [0, 0, -1, 1, 0])
 
 
-def test_normalise_zscore_without_only_inside_mask_ignores_the_mask() -> None:
+def test_normalize_zscore_without_only_inside_mask_ignores_the_mask() -> None:
     mask = np.array([True, False, False, False])
-    np.testing.assert_allclose(normalise(np.array([1, 1, 3, 3]), plan=ZSCORE, mask=mask), [-1, -1, 1, 1])
+    np.testing.assert_allclose(normalize(np.array([1, 1, 3, 3]), plan=ZSCORE, mask=mask), [-1, -1, 1, 1])
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1.7e6, -3.3])
 @pytest.mark.parametrize("plan", [ZSCORE, MASKED])
-def test_normalise_constant_image_is_zero_everywhere(value: float, plan: ChannelPlan) -> None:
-    result = normalise(np.full(1001, value, np.float32), plan=plan, mask=np.full(1001, value != 0))
+def test_normalize_constant_image_is_zero_everywhere(value: float, plan: ChannelPlan) -> None:
+    result = normalize(np.full(1001, value, np.float32), plan=plan, mask=np.full(1001, value != 0))
     np.testing.assert_array_equal(result, 0)
 
 
-def test_normalise_large_intensities_keep_precision() -> None:
+def test_normalize_large_intensities_keep_precision() -> None:
     image = np.random.default_rng(0).uniform(1.0e6, 1.7e6, 100_000).astype(np.float32)
-    result = normalise(image, plan=ZSCORE)
+    result = normalize(image, plan=ZSCORE)
     expected = (image.astype(np.float64) - image.mean(dtype=np.float64)) / image.std(dtype=np.float64)
     np.testing.assert_allclose(result, expected, atol=1e-5)
 

@@ -15,7 +15,7 @@ SHAPE_ZYX = (14, 24, 18)
 
 def make_plan(*, values=VALUES, spacing=SPACING_ZYX, slice_axis="z", ignore=None, crop=True, **channel) -> DataPlan:
     return DataPlan(
-        channels=(ChannelPlan(name="T1", scheme="zscore", **channel),),
+        channels=(ChannelPlan(name="T1", normalization="zscore", **channel),),
         organs=tuple(OrganPlan(name=f"organ {value}", value=value, sentences=("x",)) for value in values),
         ignore_value=ignore,
         target_spacing_zyx_mm=spacing,
@@ -59,7 +59,7 @@ def test_preprocess_inside_mask_fills_holes_and_zeroes_the_outside() -> None:
     image[1:4, 1:4, 1:4] = 8
     image[2, 2, 2] = 0  # a hole inside counts as body
     geometry = ImageGeometry.from_spacing(image.shape, (1, 1, 1))
-    plan = make_plan(spacing=(1, 1, 1), crop=False, only_inside_mask=True)
+    plan = make_plan(spacing=(1, 1, 1), crop=False, nonzero_only=True)
     result = preprocess_case([Scan(image, geometry)], plan=plan).image[0]
     mean, deviation = 8 * 26 / 27, 8 * (26 / 27 * 1 / 27) ** 0.5
     np.testing.assert_allclose(result[1, 1, 1], (8 - mean) / deviation, rtol=1e-5)

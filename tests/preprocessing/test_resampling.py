@@ -45,7 +45,7 @@ def test_spline_orders_is_linear_along_coarse_axes(spacings: list, expected: tup
 
 
 def test_linear_taps_doubling_two_samples_aligns_the_borders() -> None:
-    # output centres at -0.25, 0.25, 0.75, 1.25 of the input; the outer two are held at the ends
+    # output centers at -0.25, 0.25, 0.75, 1.25 of the input; the outer two are held at the ends
     result = apply_taps(np.array([0.0, 8.0]), linear_taps(2, 4), axis=0)
     np.testing.assert_allclose(result, [0, 2, 6, 8])
 
@@ -69,7 +69,7 @@ def test_resample_image_cubic_equals_scipy(new_shape: tuple[int, int, int], monk
     np.testing.assert_allclose(resample(image, new_shape, orders=(3, 3, 3)), expected, atol=2e-5)
 
 
-def test_resample_image_linear_along_a_coarse_axis_does_not_mix_beyond_neighbours() -> None:
+def test_resample_image_linear_along_a_coarse_axis_does_not_mix_beyond_neighbors() -> None:
     image = np.zeros((5, 4, 4), np.float32)
     image[2] = 1
     result = resample(image, (10, 4, 4), orders=(1, 3, 3))

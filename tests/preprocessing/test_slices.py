@@ -8,8 +8,8 @@ from autoseg.io.image import Scan
 from autoseg.preprocessing import slices as slices_module
 from autoseg.preprocessing.slices import prepare_slices
 
-CT = ChannelPlan(name="CT", scheme="ct", clip_low=-100, clip_high=300, mean=50, standard_deviation=25)
-MASKED = ChannelPlan(name="T1", scheme="zscore", only_inside_mask=True)
+CT = ChannelPlan(name="CT", normalization="ct", clip_low=-100, clip_high=300, mean=50, std=25)
+MASKED = ChannelPlan(name="T1", normalization="zscore", nonzero_only=True)
 
 
 def make_plan(channel: ChannelPlan, *, spacing, slice_axis="z") -> DataPlan:

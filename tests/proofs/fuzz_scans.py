@@ -172,7 +172,7 @@ def read_all(what: str, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Count results; the longest time, the largest memory."""
     return {
         "cases": len(rows),
@@ -218,7 +218,7 @@ def main() -> int:
     start = time.monotonic()
     found = {what: read_all(what, int(arguments.share * NUMBERS[what])) for what in arguments.what}
     content = {
-        **{what: summarise(rows) for what, rows in found.items()},
+        **{what: summarize(rows) for what, rows in found.items()},
         "whole_file_bytes": {name: len(content) for name, (content, _) in make_wholes().items()},
         "minutes": round((time.monotonic() - start) / 60, 1),
         "date": date.today().isoformat(),

@@ -3,7 +3,7 @@
     python tests/proofs/one_model.py ../shared/data/hippocampus_mri ../shared/data/left_atrium_mri SAMPLES \
         --held-out 40 4 0 --steps 2600 -o docs/results/one_model.json
 
-SAMPLES is what `python -m dataset_conversion.totalsegmentator_samples` makes of the labelled CT and MR scans. Cases are
+SAMPLES is what `python -m dataset_conversion.totalsegmentator_samples` makes of the labeled CT and MR scans. Cases are
 held out first, by a seeded draw. The joint run is planned with one command and trained for `--steps` steps; each model
 of one dataset gets the steps that the joint one spent on it (its share). All predict the held-out cases.
 """
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         *plan_words,
     )
     plan = json.loads((runs["joint"] / "plans.json").read_text())
-    shares = {one["dataset"]: one["share"] for one in plan["training"]["dataset_shares"]}
+    shares = {one["dataset"]: one["share"] for one in plan["training"]["dataset_sampling_fractions"]}
     steps = {"joint": arguments.steps, **{name: round(shares[name] * arguments.steps) for name in compared}}
     for name in compared:
         runs[name] = folder / "runs" / name

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from autoseg.errors import OutputError
-from autoseg.system.signals import SIGNALS, Stopped, held_back, stop_on_signals
+from autoseg.system.signals import SIGNALS, Stopped, defer_signals, stop_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +156,7 @@ except BaseException:
 def test_held_back_lets_signals_wait_until_the_end():
     done = []
     with pytest.raises(Stopped), stop_on_signals():
-        with held_back():
+        with defer_signals():
             signal.raise_signal(signal.SIGINT)
             wait_for(0.2)
             done.append("whole")
@@ -166,7 +166,7 @@ def test_held_back_lets_signals_wait_until_the_end():
 
 def test_held_back_ends_with_the_handlers_as_before_also_after_an_error():
     before = [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(ValueError, match="x"), held_back():
+    with pytest.raises(ValueError, match="x"), defer_signals():
         raise ValueError("x")
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
@@ -175,7 +175,7 @@ def test_held_back_in_another_thread_leaves_the_handlers_alone():
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def work():
-        with held_back():
+        with defer_signals():
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)

@@ -14,14 +14,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(
     scope="module",
-    params=[{}, {"memory_slices": 2}, {"takes_clicks": True, "interaction_image": "clip"}],
+    params=[{}, {"memory_slices": 2}, {"point_prompts": True, "interaction_image_encoder": "clip"}],
     ids=["slices", "clips", "clicks"],
 )
 def plans(tiny_plans, request):
     return tiny_plans(
         2,
         network=request.param,
-        training={"batch_slices": 8, "steps_per_epoch": 2, "clip_slices": 2},
+        training={"batch_slices": 8, "steps_per_epoch": 2, "memory_clip_slices": 2},
     )
 
 
@@ -83,7 +83,7 @@ def find_together(state, sampler, processes, plans):
 def find_alone(state, sampler, plans):
     """Find them of the whole batch in this process; in two blocks, as two processes have it."""
     batch = sampler.make_batch(state.step)
-    blocks = tuple(cut_slices(slice(0, 8), 2, clip_slices=plans.clip_slices))
+    blocks = tuple(cut_slices(slice(0, 8), 2, memory_clip_slices=plans.memory_clip_slices))
     return find_gradients(state.network, state.parameters, batch, plan=plans.training, room=Room(blocks=blocks))
 
 

@@ -1,4 +1,4 @@
-"""What the optimisers are handed: gradients that lie in memory as their parameters do."""
+"""What the optimizers are handed: gradients that lie in memory as their parameters do."""
 
 import copy
 

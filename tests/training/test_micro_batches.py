@@ -14,14 +14,14 @@ CPU = torch.device("cpu")
 KINDS = {
     "slices": {},
     "clips": {"memory_slices": 2},
-    "clicks": {"takes_clicks": True, "interaction_image": "clip"},
+    "clicks": {"point_prompts": True, "interaction_image_encoder": "clip"},
 }
 
 
 @pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS.keys())
 def drawn(request, tiny_plans, make_store):
     """Give a state, its plan and a batch of 6 slices: in clips of 2 where there is a memory."""
-    training = {"batch_slices": 6, "clip_slices": 2}
+    training = {"batch_slices": 6, "memory_clip_slices": 2}
     plans = tiny_plans(2, network=request.param, training=training)
     state = new_state(plans, device=CPU, needs_scaler=False)
     state.network.train()

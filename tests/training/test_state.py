@@ -27,7 +27,7 @@ def tensors_of(content):
 
 
 def assert_same(one, other):
-    for name in ("network", "averaged", "optimisers"):
+    for name in ("network", "averaged", "optimizers"):
         ours, theirs = (tensors_of(saved_parts(state, name)) for state in (one, other))
         assert ours.keys() == theirs.keys() and len(ours) > 100
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items()), name
@@ -131,7 +131,7 @@ def test_state_whose_weights_have_other_names_is_refused(saved):
         ({"plans": "[]"}, "another plan|no plan"),
         ({"plans": "{"}, "it carries no plan"),
         ({"plans": 3}, "it carries no plan"),
-        ({"optimisers": None}, "does not fit"),
+        ({"optimizers": None}, "does not fit"),
         ({"network": 1}, "does not fit"),
     ],
 )

@@ -63,7 +63,7 @@ def test_an_error_while_the_weights_move_leaves_a_state_that_is_not_kept(begun, 
     def fail(*_args, **_named):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(state.optimisers[-1], "step", fail)
+    monkeypatch.setattr(state.optimizers[-1], "step", fail)
     with pytest.raises(torch.OutOfMemoryError):
         train_step(state, batch, plans=plans)
     assert not state.is_whole and not state.is_sound()

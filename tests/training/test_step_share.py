@@ -19,7 +19,7 @@ from autoseg.training.step_share import add_in_pairs, cut_slices, share_of, slic
     ],
 )
 def test_cut_slices_is_even_and_keeps_clips_whole(stop, parts, clip, bounds):
-    cut = cut_slices(slice(0, stop), parts, clip_slices=clip)
+    cut = cut_slices(slice(0, stop), parts, memory_clip_slices=clip)
     assert [cut[0].start, *(part.stop for part in cut)] == bounds
     assert [part.start for part in cut[1:]] == bounds[1:-1]
 
@@ -58,7 +58,7 @@ def test_shares_of_a_run_that_goes_on_with_other_ranks_keep_the_step_and_the_mem
 
 
 def test_accumulated_batches_are_taken_one_after_the_other(tiny_plans):
-    plans = tiny_plans(training={"batch_slices": 6, "accumulate": 4})
+    plans = tiny_plans(training={"batch_slices": 6, "gradient_accumulation": 4})
     assert slices_of_new_run(plans, num_ranks=2) == 48
     share = share_of(plans, slices_per_step=48, rank=1, num_ranks=2)
     assert (share.part, share.at_once) == (slice(24, 48), 6)
@@ -67,7 +67,7 @@ def test_accumulated_batches_are_taken_one_after_the_other(tiny_plans):
 def test_more_ranks_than_slices_or_clips_are_refused(tiny_plans):
     with pytest.raises(UsageError, match=r"has 2 slices, too few for 3 ranks\. Start at most 2"):
         share_of(tiny_plans(training={"batch_slices": 2}), slices_per_step=2, rank=0, num_ranks=3)
-    plans = tiny_plans(network={"memory_slices": 2}, training={"batch_slices": 9, "clip_slices": 4})
+    plans = tiny_plans(network={"memory_slices": 2}, training={"batch_slices": 9, "memory_clip_slices": 4})
     assert plans.slices_per_step == 8
     with pytest.raises(UsageError, match="has 2 clips of 4 slices, too few for 3 ranks"):
         share_of(plans, slices_per_step=8, rank=0, num_ranks=3)

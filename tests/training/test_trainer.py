@@ -184,7 +184,7 @@ def test_a_step_whose_loss_is_not_finite_moves_nothing_and_the_next_one_does(pla
     bad = dataclasses.replace(batch, images=torch.full_like(batch.images, float("nan")))
     assert train_step(state, bad, plans=plans) is None
     assert all(torch.equal(value, before[key]) for key, value in weights_of(state).items())
-    assert not any(optimiser.state for optimiser in state.optimisers)
+    assert not any(optimizer.state for optimizer in state.optimizers)
     assert np.isfinite(train_step(state, batch, plans=plans)["total"])
     assert not torch.equal(state.network.fusion_gates, before["network.fusion_gates"])
     assert all(bool(value.isfinite().all()) for value in weights_of(state).values())
@@ -212,18 +212,18 @@ def test_only_what_a_checkpoint_held_is_pretrained_also_when_a_run_goes_on(tiny_
     hiera = build_hiera("nano").state_dict()
     path = tmp_path / "sam2.pt"
     torch.save({"model": {f"image_encoder.trunk.{key}": value for key, value in hiera.items()}}, path)
-    training = {"batch_slices": 2, "steps_per_epoch": 2, "frozen_share": 0.5}
+    training = {"batch_slices": 2, "steps_per_epoch": 2, "freeze_fraction": 0.5}
     plans = tiny_plans(2, network={"weights": str(path)}, training=training)
     fold = make_fold(make_store(plans), tmp_path / "fold", monitored=())
     first = train(fold, plans, Length(steps=2, seconds=None))
     record = read_json(fold.folder / "weights.json")
     assert record["file"] == "sam2.pt" and len(record["loaded"]) == len(hiera)
     assert {name.split(".")[1] for name in record["parameters"]} == {"hiera"}
-    groups = [(group["frozen_until"], len(group["params"])) for group in first.optimisers[0].param_groups]
+    groups = [(group["frozen_until"], len(group["params"])) for group in first.optimizers[0].param_groups]
     assert sum(count for frozen, count in groups if frozen == 0.5) == len(record["parameters"])
     moved = first.network.image_encoder.hiera.state_dict()
     assert any(not torch.equal(moved[key], hiera[key]) for key in hiera)
     path.unlink()
     again = train(fold, plans, Length(steps=4, seconds=None))
     assert again.step == 4 and read_json(fold.folder / "weights.json") == record
-    assert [len(g["params"]) for g in again.optimisers[0].param_groups] == [count for _, count in groups]
+    assert [len(g["params"]) for g in again.optimizers[0].param_groups] == [count for _, count in groups]

@@ -64,7 +64,7 @@ class ClipImageTower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Turn (B, 3, side, side) slices into (B, H, W, C) tokens.
 
-        CLIP was trained on images of mean 0 and deviation 1; so are our slices, and nothing is normalised here.
+        CLIP was trained on images of mean 0 and deviation 1; so are our slices, and nothing is normalized here.
         """
         images = _resize(images, self.visual)
         # The stem before a frozen tower learns through Hiera; to keep CLIP's activations for it would cost too much.
@@ -110,7 +110,7 @@ def build_clip_image(plan: NetworkPlan, clip: ClipModel | None) -> ClipImageTowe
         raise CheckpointError(
             f"no patch tokens can be had from the image tower of {plan.text.model!r}: {error}. Take open_clip's vision "
             "transformers, such as ViT-B-16, or a model of timm's that gives its intermediate features; or set "
-            "network.interaction_image=hiera."
+            "network.interaction_image_encoder=hiera."
         ) from error
     return ClipImageTower(visual, config=config, channels=channels, is_frozen=is_frozen)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoseg.config.plans import TextPlan
 from autoseg.errors import CheckpointError
-from autoseg.network.text.text_encoder import ScratchTextTower, TextEncoder, build_text_encoder, tokenise
+from autoseg.network.text.text_encoder import ScratchTextTower, TextEncoder, build_text_encoder, tokenize_sentences
 from autoseg.network.weights.load_errors import explain_load_failure
 
 
@@ -73,7 +73,7 @@ def read_new_text(
     if plan.model == "nano":
         encoder = build_text_encoder(plan, known, feature_channels=channels)
         limit = encoder.tokens.shape[-1]
-        text = tokenise(new, max_tokens=limit)
+        text = tokenize_sentences(new, max_tokens=limit)
         encoder.tokens = F.pad(text.tokens, (0, limit - text.tokens.shape[-1], 0, most - text.tokens.shape[1]))
         encoder.is_sentence = F.pad(text.is_sentence, (0, most - text.is_sentence.shape[1]))
         assert isinstance(encoder.tower, ScratchTextTower)

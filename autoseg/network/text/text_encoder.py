@@ -22,7 +22,7 @@ SCRATCH_LAYERS = 2
 
 
 @dataclass(frozen=True)
-class TokenisedText:
+class TokenizedText:
     """All sentences of all organs.
 
     Attributes:
@@ -34,9 +34,9 @@ class TokenisedText:
     is_sentence: Tensor
 
 
-def tokenise(
+def tokenize_sentences(
     sentences: Sequence[Sequence[str]], *, max_tokens: int, tokenizer: Tokenizer | None = None
-) -> TokenisedText:
+) -> TokenizedText:
     """Turn each organ's sentences into tokens; L is the longest sentence, not the limit.
 
     Args:
@@ -52,7 +52,7 @@ def tokenise(
         tokens[k, : len(group)] = tokenizer(list(group))
         is_sentence[k, : len(group)] = True
     longest = int((tokens != 0).sum(dim=-1).max())
-    return TokenisedText(tokens=tokens[..., :longest], is_sentence=is_sentence)
+    return TokenizedText(tokens=tokens[..., :longest], is_sentence=is_sentence)
 
 
 class ScratchTextTower(nn.Module):
@@ -97,7 +97,7 @@ class TextEncoder(nn.Module):
     frozen_vectors: Tensor
 
     def __init__(
-        self, tower: nn.Module, *, text: TokenisedText, width: int, feature_channels: int, is_frozen: bool
+        self, tower: nn.Module, *, text: TokenizedText, width: int, feature_channels: int, is_frozen: bool
     ) -> None:
         """Take a built tower whose output is `width` wide.
 
@@ -168,18 +168,18 @@ def build_text_encoder(
         CheckpointError: open_clip does not know the model, or its weights cannot be had.
     """
     if plan.model == "nano":
-        text = tokenise(sentences, max_tokens=plan.max_tokens)
+        text = tokenize_sentences(sentences, max_tokens=plan.max_tokens)
         tower: nn.Module = ScratchTextTower(text.tokens.unique().tolist(), max_tokens=text.tokens.shape[-1])
         return TextEncoder(tower, text=text, width=SCRATCH_WIDTH, feature_channels=feature_channels, is_frozen=False)
     clip = clip or load_clip(plan, offline=offline)
-    full = tokenise(sentences, max_tokens=clip.context_length, tokenizer=clip.tokenizer)
+    full = tokenize_sentences(sentences, max_tokens=clip.context_length, tokenizer=clip.tokenizer)
     padded = torch.zeros(*full.tokens.shape[:-1], clip.context_length, dtype=torch.long)
     padded[..., : full.tokens.shape[-1]] = full.tokens
     with torch.no_grad():
         width = clip.text(padded[0, :1]).shape[-1]
     return TextEncoder(
         clip.text,
-        text=TokenisedText(tokens=padded, is_sentence=full.is_sentence),
+        text=TokenizedText(tokens=padded, is_sentence=full.is_sentence),
         width=width,
         feature_channels=feature_channels,
         is_frozen=plan.weights is not None,

@@ -1,12 +1,12 @@
-"""The layers that read a slice's channels, rebuilt for other channels and neighbours than they were trained with.
+"""The layers that read a slice's channels, rebuilt for other channels and neighbors than they were trained with.
 
-Owns: where each channel of each neighbour stands in the stem, in the patch embedding behind it and in the refiner.
+Owns: where each channel of each neighbor stands in the stem, in the patch embedding behind it and in the refiner.
 Does not own: which channel is which (`checkpointing/init_from_model.py`), all other layers (`transfer.py`).
 
 A channel that is new reads with weights of zero: at first the network says what it said without it, and learns to
 look at it from there. A channel that is gone is taken for zero, its mean, everywhere.
 
-Legend: N neighbours, C channels a slice, n * C + c the place of a channel, s the refiner's stride.
+Legend: N neighbors, C channels a slice, n * C + c the place of a channel, s the refiner's stride.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ SLICES_TO_STEM = 3  # the slice and one on each side
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels and neighbours of a new plan, and what a finished model had.
+    """Channels and neighbors of a new plan, and what a finished model had.
 
     Attributes:
         sources: For each channel of the new plan its number in the model's, or None.
         num_there: Channels of the model.
-        reach_here: Neighbours on each side that the new refiner sees.
+        reach_here: Neighbors on each side that the new refiner sees.
         reach_there: That the model's saw.
     """
 
@@ -66,7 +66,7 @@ def fold_stem(
 
 
 def fit_refiner_input(channels: Channels, kernels: Tensor, *, stride: int) -> Tensor:
-    """Return the refiner's first kernels, (O, N * C * s * s, h, w), for the new channels and neighbours."""
+    """Return the refiner's first kernels, (O, N * C * s * s, h, w), for the new channels and neighbors."""
     cells = kernels.unflatten(1, (-1, stride**2)).movedim(1, -1)  # (O, s * s, h, w, N * C)
     placed = _place(cells, channels, reach_here=channels.reach_here, reach_there=channels.reach_there)
     return placed.movedim(-1, 1).flatten(1, 2)

@@ -123,7 +123,7 @@ def most_validated(plans: Sequence[Plans]) -> Plans:
     """
 
     def num_cases(one: Plans) -> int:
-        reason = one.reasons.get("inference.cleaning")
+        reason = one.reasons.get("inference.component_filter")
         count = 0 if reason is None else reason.facts.get("num_cases", 0)
         return count if isinstance(count, int) else 0
 
@@ -270,7 +270,7 @@ def _stored_text(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -
 
 
 def _stored_image_tower(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -> "ClipImageTower | None":
-    if plans.network.interaction_image != "clip":
+    if plans.network.interaction_image_encoder != "clip":
         return None
     from autoseg.network.text.clip_image_encoder import restore_clip_image  # open_clip loads for a second
 

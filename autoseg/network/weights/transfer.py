@@ -5,7 +5,7 @@ Does not own: layers that read channels (`adapt_input_layers.py`) or text (`adap
 (`model_file.py`), which model it is (`checkpointing/init_from_model.py`).
 
 A tensor is taken where its part has the same meaning and shape, adapted where one axis is that of something that both
-plans can name (channels, neighbours, words, places, organs), and left over elsewhere. The image encoder is taken whole
+plans can name (channels, neighbors, words, places, organs), and left over elsewhere. The image encoder is taken whole
 or not at all, as SAM2's is: half of another size's weights would fit and mean nothing.
 """
 
@@ -123,8 +123,8 @@ def _means_the_same(name: str, here: Plans, there: Plans) -> bool:
     if name.startswith((ENCODER, "stem.")):
         return ours.backbone == theirs.backbone
     if name.startswith(("image_tower.", "interaction.image_in.")):
-        is_same = ours.interaction_image == theirs.interaction_image
-        reads_clip = ours.interaction_image == "clip"
+        is_same = ours.interaction_image_encoder == theirs.interaction_image_encoder
+        reads_clip = ours.interaction_image_encoder == "clip"
         return is_same and (is_same_tower(ours.text, theirs.text) if reads_clip else ours.backbone == theirs.backbone)
     if name == REFINER_INPUT:  # blocks of pixels enter as channels: of another size, they are others
         return ours.refiner_stride == theirs.refiner_stride
@@ -138,8 +138,8 @@ def _fit_inputs(
     channels = Channels(
         sources=model.channels,
         num_there=len(model.plans.data.channels),
-        reach_here=plans.network.neighbours,
-        reach_there=model.plans.network.neighbours,
+        reach_here=plans.network.context_slices,
+        reach_there=model.plans.network.context_slices,
     )
     stem, stem_bias = (offered.get(name) for name in STEM)
     weight, bias = PATCHES + "weight", PATCHES + "bias"

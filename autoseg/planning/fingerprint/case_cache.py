@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from autoseg.datasets.labels import MAX_VALUE
 from autoseg.errors import Problem
-from autoseg.planning.fingerprint.case_statistics import MAX_SAMPLE_PER_CASE, CaseFacts
+from autoseg.planning.fingerprint.case_statistics import MAX_SAMPLE_PER_CASE, CaseStatistics
 from autoseg.planning.fingerprint.file_state import FileState
 from autoseg.planning.fingerprint.measure_case import CaseScanResult
 from autoseg.system.atomic_files import write_bytes
@@ -63,7 +63,7 @@ class CaseEntry(_Strict):
     case_id: str
     recipe: str
     files: tuple[FileState, ...]
-    facts: CaseFacts | None
+    facts: CaseStatistics | None
     problems: tuple[KeptProblem, ...]
     sample: str | None
 

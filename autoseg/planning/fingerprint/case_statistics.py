@@ -1,6 +1,6 @@
-"""What is measured of one case: intensities, grid, organs, likeness of neighbouring slices.
+"""What is measured of one case: intensities, grid, organs, likeness of neighboring slices.
 
-Owns: `CaseFacts` and its parts, and the functions that measure arrays.
+Owns: `CaseStatistics` and its parts, and the functions that measure arrays.
 Does not own: reading files and judging them (`fingerprint.py`), choosing anything (`rules_*.py`).
 
 Arrays are canonical zyx where an axis matters. Facts that depend on the slice axis are measured for all three axes,
@@ -28,27 +28,27 @@ class Facts(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class IntensityFacts(Facts):
+class IntensityStatistics(Facts):
     """Statistics of a set of voxels, in the units of the scan."""
 
     num_voxels: int
     minimum: float
     maximum: float
     mean: float
-    standard_deviation: float
+    std: float
     percentile_00_5: float
     median: float
     percentile_99_5: float
 
 
-class ChannelFacts(Facts):
+class ChannelStatistics(Facts):
     """One channel of one case; `foreground` is None where no organ is annotated."""
 
-    whole: IntensityFacts
-    foreground: IntensityFacts | None
+    whole: IntensityStatistics
+    foreground: IntensityStatistics | None
 
 
-class OrganFacts(Facts):
+class OrganStatistics(Facts):
     """One organ in one case, in which it has at least one voxel.
 
     Attributes:
@@ -71,7 +71,7 @@ class OrganFacts(Facts):
     width_zyx_mm: Triple
 
 
-class CaseFacts(Facts):
+class CaseStatistics(Facts):
     """All that planning knows of one case; axes are canonical.
 
     Attributes:
@@ -81,7 +81,7 @@ class CaseFacts(Facts):
         size_zyx: Size of the whole scan.
         cropped_size_zyx: Size of the box that holds every voxel that is non-zero in any channel.
         removed_share: Share of the voxels outside of that box.
-        slice_correlation_zyx: Mean correlation of neighbouring slices, cutting along z, y and x; 0 for a single slice.
+        slice_correlation_zyx: Mean correlation of neighboring slices, cutting along z, y and x; 0 for a single slice.
         channels: Intensities of each channel.
         organs: The organs that are there; absent ones are left out.
         dataset: Whose case it is, where several are planned together.
@@ -96,23 +96,23 @@ class CaseFacts(Facts):
     cropped_size_zyx: Size
     removed_share: float
     slice_correlation_zyx: Triple
-    channels: tuple[ChannelFacts, ...]
-    organs: tuple[OrganFacts, ...]
+    channels: tuple[ChannelStatistics, ...]
+    organs: tuple[OrganStatistics, ...]
     voxel_digest: str
     dataset: str | None = None
 
 
-def measure_intensities(voxels: np.ndarray) -> IntensityFacts:
+def measure_intensities(voxels: np.ndarray) -> IntensityStatistics:
     """Measure any number (at least one) of finite voxels; percentiles of many voxels come from an even selection."""
     voxels = voxels.reshape(-1)
     few = thin_out(voxels, at_most=MAX_VOXELS_FOR_PERCENTILES)
     low, median, high = np.percentile(few, [0.5, 50.0, 99.5])
-    return IntensityFacts(
+    return IntensityStatistics(
         num_voxels=voxels.size,
         minimum=float(voxels.min()),
         maximum=float(voxels.max()),
         mean=float(voxels.mean(dtype=np.float64)),
-        standard_deviation=float(voxels.std(dtype=np.float64)),
+        std=float(voxels.std(dtype=np.float64)),
         percentile_00_5=float(low),
         median=float(median),
         percentile_99_5=float(high),
@@ -134,7 +134,7 @@ def sample_voxels(voxels: np.ndarray, *, case_id: str) -> np.ndarray:
 
 
 def measure_slice_correlation(image_zyx: np.ndarray, *, axis: int) -> float:
-    """Return the mean Pearson correlation of neighbouring slices along an axis.
+    """Return the mean Pearson correlation of neighboring slices along an axis.
 
     A selection of the pairs and of the pixels is measured. Pairs with a constant slice do not
     count; 0 where none is left.
@@ -146,7 +146,7 @@ def measure_slice_correlation(image_zyx: np.ndarray, *, axis: int) -> float:
     first = np.unique(np.linspace(0, slices.shape[0] - 2, num_pairs).round().astype(int))
     row_step, column_step = (max(1, -(-side // MAX_PAIR_SIDE)) for side in slices.shape[1:])
     thin = slices[:, ::row_step, ::column_step]
-    one, other = (_centred(thin[index].reshape(len(index), -1)) for index in (first, first + 1))
+    one, other = (_centered(thin[index].reshape(len(index), -1)) for index in (first, first + 1))
     size = np.sqrt((one * one).sum(axis=1) * (other * other).sum(axis=1))
     counts = size > 0
     if not counts.any():
@@ -154,14 +154,14 @@ def measure_slice_correlation(image_zyx: np.ndarray, *, axis: int) -> float:
     return float(((one * other).sum(axis=1)[counts] / size[counts]).mean())
 
 
-def _centred(rows: np.ndarray) -> np.ndarray:
+def _centered(rows: np.ndarray) -> np.ndarray:
     rows = rows.astype(np.float64)
     return rows - rows.mean(axis=1, keepdims=True)
 
 
 def measure_organs(
     labels_zyx: np.ndarray, *, names: dict[int, str], spacing_zyx_mm: Triple, cropped_size_zyx: Size
-) -> tuple[OrganFacts, ...]:
+) -> tuple[OrganStatistics, ...]:
     """Measure every organ of a label map.
 
     Args:
@@ -196,7 +196,7 @@ def measure_organs(
 
 def _measure_organ(
     mask_zyx: np.ndarray, *, name: str, num_components: int, spacing_zyx_mm: Triple, cropped_size_zyx: Size
-) -> OrganFacts:
+) -> OrganStatistics:
     num_voxels = int(np.count_nonzero(mask_zyx))
     voxel_mm3 = float(np.prod(spacing_zyx_mm))
     from_front = np.any(mask_zyx, axis=0)
@@ -206,7 +206,7 @@ def _measure_organ(
         int(np.count_nonzero(np.any(from_front, axis=0))),
     )
     areas = [num_voxels * voxel_mm3 / (n * spacing) for n, spacing in zip(slices, spacing_zyx_mm, strict=True)]
-    return OrganFacts(
+    return OrganStatistics(
         name=name,
         num_voxels=num_voxels,
         volume_ml=num_voxels * voxel_mm3 / 1000.0,

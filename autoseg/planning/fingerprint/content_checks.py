@@ -14,7 +14,7 @@ from autoseg.errors import Problem
 from autoseg.io.geometry import ImageGeometry, grids_differ, small_shift
 from autoseg.io.voxels import describe_odd_values
 from autoseg.organs import find_modality
-from autoseg.planning.fingerprint.case_statistics import CaseFacts, IntensityFacts
+from autoseg.planning.fingerprint.case_statistics import CaseStatistics, IntensityStatistics
 
 CHUNK_VOXELS = 2**21  # label values are counted in chunks, since counting needs eight bytes a voxel
 MAX_VALUES_SHOWN = 8
@@ -79,14 +79,14 @@ def _declared(organs: Mapping[int, str]) -> str:
     return "{0: background, " + ", ".join(shown) + (", ...}" if len(organs) > MAX_VALUES_SHOWN else "}")
 
 
-def check_intensities(case_id: str, *, channel_name: str, facts: IntensityFacts) -> list[Problem]:
+def check_intensities(case_id: str, *, channel_name: str, facts: IntensityStatistics) -> list[Problem]:
     """Note a constant channel, and a CT whose values are no Hounsfield units."""
     is_ct = find_modality([channel_name]) == "ct"
     text = describe_odd_values(facts.minimum, facts.maximum, channel=channel_name, is_ct=is_ct)
     return [] if text is None else [Problem(case_id, text, is_error=False)]
 
 
-def check_duplicates(cases: Iterable[CaseFacts]) -> list[Problem]:
+def check_duplicates(cases: Iterable[CaseStatistics]) -> list[Problem]:
     """Note cases whose scans hold the same voxels: one in training and one in validation would be a leak."""
     first_of: dict[str, str] = {}
     problems = []
@@ -100,7 +100,7 @@ def check_duplicates(cases: Iterable[CaseFacts]) -> list[Problem]:
     return problems
 
 
-def check_annotations(cases: Iterable[CaseFacts], *, annotated: Mapping[str, Collection[str]]) -> list[Problem]:
+def check_annotations(cases: Iterable[CaseStatistics], *, annotated: Mapping[str, Collection[str]]) -> list[Problem]:
     """Note organs in a label map that `annotated_labels` says nobody annotated there.
 
     Args:
@@ -121,7 +121,7 @@ def check_annotations(cases: Iterable[CaseFacts], *, annotated: Mapping[str, Col
     return problems
 
 
-def check_organs_present(cases: Sequence[CaseFacts], *, labels: LabelSet) -> list[Problem]:
+def check_organs_present(cases: Sequence[CaseStatistics], *, labels: LabelSet) -> list[Problem]:
     """Refuse organs that no case holds."""
     present = {organ.name for case in cases for organ in case.organs}
     return [

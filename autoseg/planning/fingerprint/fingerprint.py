@@ -14,7 +14,7 @@ from autoseg.config.plans import Axis
 from autoseg.datasets.dataset import Dataset, LabelSet
 from autoseg.errors import DatasetError, Problem
 from autoseg.planning.fingerprint.case_cache import CaseCache
-from autoseg.planning.fingerprint.case_statistics import CaseFacts, Facts, IntensityFacts, measure_intensities
+from autoseg.planning.fingerprint.case_statistics import CaseStatistics, Facts, IntensityStatistics, measure_intensities
 from autoseg.planning.fingerprint.content_checks import check_annotations, check_duplicates, check_organs_present
 from autoseg.planning.fingerprint.extract import scan_cases
 
@@ -60,7 +60,7 @@ class DatasetEntry(Facts):
     channel_names: tuple[str, ...]
     labels: tuple[LabelEntry, ...]
     ignore_value: int | None
-    foreground: tuple[IntensityFacts | None, ...]
+    foreground: tuple[IntensityStatistics | None, ...]
 
 
 class Fingerprint(Facts):
@@ -83,8 +83,8 @@ class Fingerprint(Facts):
     channel_names: tuple[str, ...]
     organs: tuple[OrganEntry, ...]
     ignore_value: int | None
-    foreground: tuple[IntensityFacts | None, ...]
-    cases: tuple[CaseFacts, ...]
+    foreground: tuple[IntensityStatistics | None, ...]
+    cases: tuple[CaseStatistics, ...]
     regions: tuple[RegionEntry, ...] = ()
     datasets: tuple[DatasetEntry, ...] = ()
 
@@ -133,7 +133,7 @@ class Fingerprint(Facts):
                 group_of = {case_id: kept if group == joined else group for case_id, group in group_of.items()}
         return group_of
 
-    def _medians(self, values_of: Callable[[CaseFacts], Iterable[tuple[str, float]]]) -> dict[str, float]:
+    def _medians(self, values_of: Callable[[CaseStatistics], Iterable[tuple[str, float]]]) -> dict[str, float]:
         values: dict[str, list[float]] = {}
         for case in self.cases:
             for name, value in values_of(case):
@@ -193,7 +193,7 @@ def _name_regions(labels: LabelSet) -> tuple[RegionEntry, ...]:
     )
 
 
-def _measure_foreground(samples: list[np.ndarray], *, num_channels: int) -> tuple[IntensityFacts | None, ...]:
+def _measure_foreground(samples: list[np.ndarray], *, num_channels: int) -> tuple[IntensityStatistics | None, ...]:
     if not samples:
         return (None,) * num_channels
     pooled = np.concatenate(samples, axis=1)  # (C, N)

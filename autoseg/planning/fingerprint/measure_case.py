@@ -14,8 +14,8 @@ from autoseg.errors import AutosegError, Problem
 from autoseg.io.geometry import box_slices, canonical_axis_map, nonzero_box, reorient
 from autoseg.io.image import Scan, read_labels
 from autoseg.planning.fingerprint.case_statistics import (
-    CaseFacts,
-    ChannelFacts,
+    CaseStatistics,
+    ChannelStatistics,
     digest_voxels,
     measure_intensities,
     measure_organs,
@@ -37,7 +37,7 @@ class CaseScanResult:
     """
 
     case_id: str
-    facts: CaseFacts | None
+    facts: CaseStatistics | None
     problems: tuple[Problem, ...]
     sample: np.ndarray | None = field(default=None, compare=False, repr=False)
 
@@ -90,7 +90,7 @@ def _open_case(case: CaseFiles, *, dataset: Dataset) -> tuple[_OpenCase | None, 
     return _OpenCase(case, channels, labels), problems
 
 
-def _measure_case(opened: _OpenCase, *, dataset: Dataset) -> tuple[CaseFacts, np.ndarray | None]:
+def _measure_case(opened: _OpenCase, *, dataset: Dataset) -> tuple[CaseStatistics, np.ndarray | None]:
     arrays = [scan.array_zyx for scan in opened.channels]
     axis_map = canonical_axis_map(opened.channels[0].geometry)
     canonical = reorient(opened.channels[0].geometry, axis_map)
@@ -103,7 +103,7 @@ def _measure_case(opened: _OpenCase, *, dataset: Dataset) -> tuple[CaseFacts, np
     correlation_z, correlation_y, correlation_x = (
         float(np.mean([measure_slice_correlation(array, axis=axis) for array in cropped])) for axis in range(3)
     )
-    facts = CaseFacts(
+    facts = CaseStatistics(
         case_id=opened.files.case_id,
         patient_id=opened.files.patient_id,
         spacing_zyx_mm=canonical.spacing_zyx_mm,
@@ -112,7 +112,7 @@ def _measure_case(opened: _OpenCase, *, dataset: Dataset) -> tuple[CaseFacts, np
         removed_share=1.0 - float(np.prod(cropped_size) / np.prod(canonical.shape_zyx)),
         slice_correlation_zyx=(correlation_z, correlation_y, correlation_x),
         channels=tuple(
-            ChannelFacts(
+            ChannelStatistics(
                 whole=measure_intensities(array),
                 foreground=None if foreground is None else measure_intensities(foreground[number]),
             )

@@ -16,7 +16,7 @@ from autoseg.datasets.layouts import CaseFiles
 from autoseg.errors import DatasetError, Problem
 from autoseg.planning.checks import DatasetCheck, check_dataset
 from autoseg.planning.fingerprint.case_cache import CaseCache
-from autoseg.planning.fingerprint.case_statistics import CaseFacts, OrganFacts
+from autoseg.planning.fingerprint.case_statistics import CaseStatistics, OrganStatistics
 from autoseg.planning.fingerprint.fingerprint import DatasetEntry, Fingerprint, LabelEntry, OrganEntry, RegionEntry
 from autoseg.planning.multi_dataset.dataset_names import name_case, name_datasets, name_problem, refuse_the_same
 from autoseg.planning.multi_dataset.joint_checks import (
@@ -151,8 +151,8 @@ def _join_organ(organ: str, value: int, *, checks: Mapping[str, DatasetCheck], m
     return OrganEntry(name=organ, value=value, description=own, part_of=part_of)
 
 
-def _join_case(facts: CaseFacts, dataset: str, means: Mapping[str, str | None]) -> CaseFacts:
-    organs: dict[str, OrganFacts] = {}
+def _join_case(facts: CaseStatistics, dataset: str, means: Mapping[str, str | None]) -> CaseStatistics:
+    organs: dict[str, OrganStatistics] = {}
     for organ in facts.organs:
         name = means[organ.name]
         if name is not None:
@@ -168,7 +168,7 @@ def _join_case(facts: CaseFacts, dataset: str, means: Mapping[str, str | None]) 
     )
 
 
-def _unite(one: OrganFacts, other: OrganFacts) -> OrganFacts:
+def _unite(one: OrganStatistics, other: OrganStatistics) -> OrganStatistics:
     """Put two labels of a case together that mean one organ; they may touch, so there are at most as many pieces."""
     first, second, third = (math.hypot(*widths) for widths in zip(one.width_zyx_mm, other.width_zyx_mm, strict=True))
     larger = one if one.num_voxels >= other.num_voxels else other

@@ -1,9 +1,9 @@
-"""The rules for the data part of a plan: normalisation, spacing, slice axis, crop.
+"""The rules for the data part of a plan: normalization, spacing, slice axis, crop.
 
 Owns: one pure function a rule; each returns a `Choice`.
 Does not own: putting the choices together (`planner.py`).
 
-The rules for spacing and normalisation are nnU-Net's (Isensee et al. 2021, Nature Methods 18, supplement), which are
+The rules for spacing and normalization are nnU-Net's (Isensee et al. 2021, Nature Methods 18, supplement), which are
 known to work.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from autoseg.config.plans import Axis, ChannelPlan
 from autoseg.organs import find_modality
-from autoseg.planning.fingerprint.case_statistics import IntensityFacts
+from autoseg.planning.fingerprint.case_statistics import IntensityStatistics
 from autoseg.planning.rules.choice import Choice
 from autoseg.planning.rules.datasets import weighted_median
 
@@ -24,8 +24,8 @@ MASK_FROM_REMOVED_SHARE = 0.25
 AXES: tuple[Axis, Axis, Axis] = ("z", "y", "x")
 
 
-def choose_normalisation(
-    channel_name: str, *, foreground: IntensityFacts | None, median_removed_share: float
+def choose_normalization(
+    channel_name: str, *, foreground: IntensityStatistics | None, median_removed_share: float
 ) -> Choice[ChannelPlan]:
     """Choose how a channel becomes numbers near zero, by its name.
 
@@ -37,11 +37,11 @@ def choose_normalisation(
     if find_modality([channel_name]) == "ct" and foreground is not None:
         plan = ChannelPlan(
             name=channel_name,
-            scheme="ct",
+            normalization="ct",
             clip_low=foreground.percentile_00_5,
             clip_high=foreground.percentile_99_5,
             mean=foreground.mean,
-            standard_deviation=max(foreground.standard_deviation, 1e-3),
+            std=max(foreground.std, 1e-3),
         )
         rule = (
             "CT, whose units mean the same in every scan: clip to the 0.5 and 99.5 percentile of the organs' voxels "
@@ -53,7 +53,7 @@ def choose_normalisation(
         "inside the non-zero mask, since cropping removes over a quarter of a scan" if inside else "over the whole scan"
     )
     return Choice(
-        ChannelPlan(name=channel_name, scheme="zscore", only_inside_mask=inside),
+        ChannelPlan(name=channel_name, normalization="zscore", nonzero_only=inside),
         f"Not a CT, so its units differ from scan to scan: each scan to mean 0 and deviation 1, measured {where}.",
         {"channel": channel_name, "median_removed_share": round(median_removed_share, 4)},
     )

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from autoseg.config.plans import DatasetShare, OrganShare
-from autoseg.planning.fingerprint.case_statistics import IntensityFacts
+from autoseg.config.plans import DatasetSamplingFraction, OrganSamplingWeight
+from autoseg.planning.fingerprint.case_statistics import IntensityStatistics
 from autoseg.planning.rules.choice import Choice
 
 MOST_SHARE_OF_WINDOW = 0.5  # of the area of the largest, above which a smaller window saves little
@@ -20,9 +20,9 @@ MAX_SMALL_WINDOWS = 8
 MAX_ORGANS_SHOWN = 20
 
 
-def choose_dataset_shares(
+def choose_dataset_sampling_fractions(
     num_cases: Mapping[str, int], *, modality_of: Mapping[str, str]
-) -> Choice[tuple[DatasetShare, ...]]:
+) -> Choice[tuple[DatasetSamplingFraction, ...]]:
     """Choose how often a training step sees each dataset.
 
     Args:
@@ -41,18 +41,18 @@ def choose_dataset_shares(
         "others nor a few are seen over and over."
     )
     facts = {"cases": dict(num_cases), "modality": dict(modality_of)}
-    value = tuple(DatasetShare(dataset=name, share=round(share, 4)) for name, share in shares.items())
+    value = tuple(DatasetSamplingFraction(dataset=name, fraction=round(share, 4)) for name, share in shares.items())
     return Choice(value, rule, facts)
 
 
-def choose_organ_weights(num_cases: Mapping[str, int]) -> Choice[tuple[OrganShare, ...]]:
+def choose_organ_sampling_weights(num_cases: Mapping[str, int]) -> Choice[tuple[OrganSamplingWeight, ...]]:
     """Choose which organs slices are drawn for more often: none, since all are drawn for alike already.
 
     Args:
         num_cases: Cases that hold each organ.
     """
     rule = (
-        "None: of the slices that are drawn for an organ (organ_slice_share) every organ that the step's dataset holds "
+        "None: of the slices that are drawn for an organ (foreground_oversampling) every organ of the step's dataset "
         "gets as many, however few cases and slices hold it. That is what balances rare organs."
     )
     rarest = sorted(num_cases.items(), key=lambda item: (item[1], item[0]))[:MAX_ORGANS_SHOWN]
@@ -122,17 +122,17 @@ def weighted_median(values: np.ndarray, weights: np.ndarray | None) -> np.ndarra
     return np.array(result)
 
 
-def pool_intensities(facts: Sequence[IntensityFacts]) -> IntensityFacts:
+def pool_intensities(facts: Sequence[IntensityStatistics]) -> IntensityStatistics:
     """Join the intensities of several datasets, each counting alike; none is clipped closer than by itself."""
     means = np.array([one.mean for one in facts])
-    squares = np.array([one.standard_deviation**2 + one.mean**2 for one in facts])
+    squares = np.array([one.std**2 + one.mean**2 for one in facts])
     mean = float(means.mean())
-    return IntensityFacts(
+    return IntensityStatistics(
         num_voxels=sum(one.num_voxels for one in facts),
         minimum=min(one.minimum for one in facts),
         maximum=max(one.maximum for one in facts),
         mean=mean,
-        standard_deviation=float(np.sqrt(max(0.0, squares.mean() - mean**2))),
+        std=float(np.sqrt(max(0.0, squares.mean() - mean**2))),
         percentile_00_5=min(one.percentile_00_5 for one in facts),
         median=float(np.mean([one.median for one in facts])),
         percentile_99_5=max(one.percentile_99_5 for one in facts),

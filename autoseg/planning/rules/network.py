@@ -180,11 +180,11 @@ def choose_refiner_stride(
     return Choice(2 if is_coarse else 1, rule, facts)
 
 
-def choose_neighbours(slice_spacing_mm: float) -> Choice[int]:
+def choose_context_slices(slice_spacing_mm: float) -> Choice[int]:
     """Choose how many slices on each side the refiner sees.
 
     Args:
-        slice_spacing_mm: Distance of neighbouring slices at target spacing.
+        slice_spacing_mm: Distance of neighboring slices at target spacing.
     """
     rule = f"The slices within {NEIGHBOUR_REACH_MM:g} mm, at least one and at most {MAX_NEIGHBOURS}."
     value = int(np.clip(round(NEIGHBOUR_REACH_MM / slice_spacing_mm), 1, MAX_NEIGHBOURS))
@@ -195,7 +195,7 @@ def choose_memory_slices(slice_correlations: np.ndarray, *, extents_slices: Sequ
     """Choose how many slices the memory bank holds.
 
     Args:
-        slice_correlations: (N,), mean correlation of neighbouring slices along the slice axis, at their own spacing.
+        slice_correlations: (N,), mean correlation of neighboring slices along the slice axis, at their own spacing.
         extents_slices: Median extent of each organ in slices.
     """
     correlation = float(np.clip(np.median(slice_correlations), 0.0, 0.999))
@@ -210,7 +210,7 @@ def choose_memory_slices(slice_correlations: np.ndarray, *, extents_slices: Sequ
         f"{UNRELATED_CORRELATION}, decaying by the same factor a slice) and as an organ spans, {low} to {high}."
     )
     facts = {
-        "median_neighbour_correlation": round(correlation, 4),
+        "median_neighbor_correlation": round(correlation, 4),
         "similar_slices": round(related, 1),
         "median_organ_extent_slices": round(extent, 1),
         "best_memory_slices": value,

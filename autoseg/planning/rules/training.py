@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from autoseg.config.plans import Axis, Backbone, Device, NetworkPlan, OrganCleaning
+from autoseg.config.plans import Axis, Backbone, ComponentFilter, Device, NetworkPlan
 from autoseg.organs import mentions_side
 from autoseg.planning.rules.choice import Choice
 from autoseg.planning.rules.data import AXES
@@ -24,7 +24,7 @@ MAX_FOLDS = 5
 ONE_PIECE_LEAST_CASES = 8
 ONE_PIECE_SHARE = 0.9
 SPECK_SHARE = 0.1
-# What a core takes to make a batch with its random changes, for each million pixels of slices and neighbours, and the
+# What a core takes to make a batch with its random changes, for each million pixels of slices and neighbors, and the
 # shortest step of a GPU (docs/benchmarks.md).
 CORE_MS_A_MEGAPIXEL = 35.0
 CUDA_STEP_MS = 110.0
@@ -76,16 +76,16 @@ def choose_augmentation_place(
     """Choose what makes the random changes of training slices: the processor, or the GPU where its cores are too few.
 
     Args:
-        network: Its window and neighbours.
+        network: Its window and neighbors.
         num_channels: Of the scans.
         batch_slices: Slices of a training step.
         device: What the plan is made for.
     """
     if device.kind == "cpu":
         return Choice("cpu", "Training on a CPU: there is no other device.", {})
-    if network.takes_clicks:
-        return Choice("cpu", "Clicks are drawn on slices that are changed already.", {"takes_clicks": True})
-    planes = batch_slices * num_channels * (2 * network.neighbours + 1)
+    if network.point_prompts:
+        return Choice("cpu", "Clicks are drawn on slices that are changed already.", {"point_prompts": True})
+    planes = batch_slices * num_channels * (2 * network.context_slices + 1)
     megapixels = planes * network.window_rows_px * network.window_columns_px / 1e6
     needed = CORE_MS_A_MEGAPIXEL * megapixels / CUDA_STEP_MS
     cores = device.cores or UNKNOWN_CORES
@@ -109,7 +109,7 @@ def choose_learning_rate(backbone: Backbone) -> Choice[float]:
     return Choice(3e-4, "A larger Hiera needs a lower rate.", {"backbone": backbone})
 
 
-def choose_refiner_optimiser() -> Choice[Literal["adamw", "muon"]]:
+def choose_refiner_optimizer() -> Choice[Literal["adamw", "muon"]]:
     """Choose what moves the kernels of the refiner."""
     rule = (
         "Muon gets further in the same time than AdamW, which moves all other weights: on 20 hippocampi "
@@ -123,7 +123,7 @@ def choose_mirror_axes(organ_names: Sequence[str], *, slice_axis: Axis) -> Choic
 
     An axis along which the names tell organs apart is left out: x where a name says left or right, y where the names
     say both anterior and posterior, z where they say both superior and inferior. Mirroring the slice axis swaps a
-    slice's two neighbours.
+    slice's two neighbors.
     """
     order = [slice_axis, *(axis for axis in AXES if axis != slice_axis)]
     places: tuple[PlanAxis, ...] = ("slice", "row", "column")
@@ -170,7 +170,7 @@ def choose_inference_mirror_axes(training_axes: tuple[PlanAxis, ...]) -> Choice[
     return Choice(value, rule, {"training_mirror_axes": list(training_axes)})
 
 
-def choose_cleaning(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple[OrganCleaning, ...]]:
+def choose_component_filter(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple[ComponentFilter, ...]]:
     """Choose the organs of which prediction removes small pieces that lie apart, until a validation has shown better.
 
     Args:
@@ -182,7 +182,9 @@ def choose_cleaning(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple[OrganCl
         if len(counts) >= ONE_PIECE_LEAST_CASES
     }
     value = tuple(
-        OrganCleaning(organ=name, least_share=SPECK_SHARE) for name, share in shares.items() if share >= ONE_PIECE_SHARE
+        ComponentFilter(organ=name, min_fraction=SPECK_SHARE)
+        for name, share in shares.items()
+        if share >= ONE_PIECE_SHARE
     )
     rule = (
         f"Pieces under {SPECK_SHARE:.0%} of the largest one, of organs that are in one piece in at least "

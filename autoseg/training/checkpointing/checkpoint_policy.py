@@ -16,7 +16,7 @@ from autoseg.distributed.last_words import ApartError
 from autoseg.distributed.state_sync import spread_state
 from autoseg.errors import OutputError, TrainingError
 from autoseg.network.weights.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
-from autoseg.system.signals import held_back
+from autoseg.system.signals import defer_signals
 from autoseg.training.checkpointing.checkpoints import load_earlier, save_state
 from autoseg.training.logging.metrics_log import read_metrics
 from autoseg.training.logging.progress_plot import plot_progress
@@ -73,7 +73,7 @@ def end_sitting(error: BaseException, state: TrainState, plans: Plans, fold: Fol
     finally:
         if fold.ranks.leads:
             # torchrun sends SIGTERM to the ranks that are left, and must not interrupt what that asks for.
-            with held_back() if isinstance(error, ApartError) else nullcontext():
+            with defer_signals() if isinstance(error, ApartError) else nullcontext():
                 keep_at_a_stop(state, plans, fold.folder)
     if told is not error:
         raise told from error

@@ -16,10 +16,10 @@ from autoseg.system.atomic_files import read_json
 
 WEIGHTS_FILE_NAME = "weights.json"
 MOST_NAMED = 8
-# of the network's plan, what decides which parts there are and their shapes; neighbours and sizes of images adapt
+# of the network's plan, what decides which parts there are and their shapes; neighbors and sizes of images adapt
 SHAPING = (
-    *("backbone", "feature_channels", "interaction_levels", "interaction_image", "injection_stages"),
-    *("takes_clicks", "has_semantic_decoder", "refiner_channels", "refiner_stride"),
+    *("backbone", "feature_channels", "interaction_levels", "interaction_image_encoder", "injection_stages"),
+    *("point_prompts", "semantic_decoder", "refiner_channels", "refiner_stride"),
 )
 
 

@@ -32,7 +32,7 @@ def augment(
     """Change a clip of T slices, which may be one, and their labels.
 
     Args:
-        image: (T * N, C, R, W) float32: N neighbouring slices of C channels for each slice of the clip, one after the
+        image: (T * N, C, R, W) float32: N neighboring slices of C channels for each slice of the clip, one after the
             other.
         labels: (T, R, W) integers of the slices; negative ones are to be ignored and stay so.
         plan: Probabilities and ranges.
@@ -47,7 +47,7 @@ def augment(
     image, labels = _mirror(image, labels, plan, rng)
     if rng.random() < plan.affine_probability:
         image, labels = _rotate_and_scale(image, labels, plan)
-    # (C, N, R, W): an intensity change is one for a channel, the same in all neighbouring slices
+    # (C, N, R, W): an intensity change is one for a channel, the same in all neighboring slices
     channels = image.swapaxes(0, 1).copy()  # batchgenerators works in place
     if rng.random() < plan.intensity_probability:
         channels = augment_brightness_multiplicative(channels, multiplier_range=BRIGHTNESS_RANGE)
@@ -56,7 +56,7 @@ def augment(
     if rng.random() < plan.intensity_probability:
         channels = augment_gamma(channels, gamma_range=GAMMA_RANGE, retain_stats=True, per_channel=True)
     if rng.random() < plan.intensity_probability:  # the argument's name misleads: these are standard deviations
-        channels = augment_gaussian_noise(channels, noise_variance=(0, plan.noise_deviation))
+        channels = augment_gaussian_noise(channels, noise_variance=(0, plan.noise_std))
     if rng.random() < plan.intensity_probability:  # after noise: that of interpolated scans is smooth
         planes = channels.reshape(-1, *channels.shape[-2:])  # (C * N, R, W), all blurred alike
         planes = augment_gaussian_blur(planes, BLUR_SIGMA_PX, per_channel=False)
@@ -68,7 +68,7 @@ def _mirror(
     image: np.ndarray, labels: np.ndarray, plan: AugmentationPlan, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     if "slice" in plan.mirror_axes and rng.random() < 0.5:
-        image, labels = image[::-1], labels[::-1]  # the clip runs the other way, and so do the neighbours
+        image, labels = image[::-1], labels[::-1]  # the clip runs the other way, and so do the neighbors
     if "row" in plan.mirror_axes and rng.random() < 0.5:
         image, labels = image[..., ::-1, :], labels[:, ::-1]
     if "column" in plan.mirror_axes and rng.random() < 0.5:

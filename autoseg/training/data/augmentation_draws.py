@@ -71,7 +71,7 @@ def draw_changes(plan: AugmentationPlan, *, num_channels: int, rng: np.random.Ge
     brightness = tuple(strengths.uniform(*BRIGHTNESS_RANGE, size=num_channels).tolist())
     contrast = tuple(_draw_factor(CONTRAST_RANGE, strengths) for _ in range(num_channels))
     gamma = tuple(_draw_factor(GAMMA_RANGE, strengths) for _ in range(num_channels))
-    noise = float(strengths.uniform(0, plan.noise_deviation))
+    noise = float(strengths.uniform(0, plan.noise_std))
     blur_px = float(strengths.uniform(*BLUR_SIGMA_PX))
     return ClipChanges(
         mirrored=mirrored,

@@ -3,11 +3,11 @@
 Owns: `change`, which does what `augmentation.py` does to one clip on a CPU, for all clips of a batch at once.
 Does not own: which changes, and how strong (`augmentation_draws.py`).
 
-A GPU does in milliseconds what takes a core 50 ms a slice of 512 px with four neighbours. The order is that of
+A GPU does in milliseconds what takes a core 50 ms a slice of 512 px with four neighbors. The order is that of
 `augmentation.py`. The noise's pixels come from the device's own generator, seeded for each clip: they depend on seed,
 step and number, and on the kind of device.
 
-Legend: V clips of T slices, N neighbouring slices, C channels, S = T * N planes of a channel, R x W the window; v the
+Legend: V clips of T slices, N neighboring slices, C channels, S = T * N planes of a channel, R x W the window; v the
 clips that get a change.
 """
 
@@ -40,7 +40,7 @@ def change(images: Tensor, labels: Tensor, changes: Changes) -> tuple[Tensor, Te
     """Change slices and labels together.
 
     Args:
-        images: (V * T, N * C, R, W) float32: the channels of a slice's neighbours, one neighbour after the other.
+        images: (V * T, N * C, R, W) float32: the channels of a slice's neighbors, one neighbor after the other.
         labels: (V * T, R, W) integers; negative ones are to be ignored and stay so.
         changes: Of the V clips.
 

@@ -53,7 +53,7 @@ class StepDraws:
         """Draw the case of a clip, the (T,) numbers of its slices there, and what draws all else about it."""
         rng = np.random.default_rng([self.plans.training.seed, step, number])
         case_id, position = self._slice(group, rng)
-        return case_id, self._clip(case_id, position, clip_slices=self.plans.clip_slices_of(step), rng=rng), rng
+        return case_id, self._clip(case_id, position, memory_clip_slices=self.plans.clip_slices_of(step), rng=rng), rng
 
     def cases_of(self, step: int) -> list[str]:
         """Return the case of each clip of a step."""
@@ -87,15 +87,15 @@ class StepDraws:
 
     def _slice(self, group: CaseGroup, rng: np.random.Generator) -> tuple[str, int]:
         """Draw any slice, or, as often as the plan says, one that holds an organ."""
-        if group.cases_of_organ and rng.random() < self.plans.training.organ_slice_share:
+        if group.cases_of_organ and rng.random() < self.plans.training.foreground_oversampling:
             return group.draw_organ_slice(rng)
         case_id = group.case_ids[rng.integers(len(group.case_ids))]
         return case_id, int(rng.integers(self.num_slices[case_id]))
 
-    def _clip(self, case_id: str, position: int, *, clip_slices: int, rng: np.random.Generator) -> np.ndarray:
+    def _clip(self, case_id: str, position: int, *, memory_clip_slices: int, rng: np.random.Generator) -> np.ndarray:
         """Draw the slices of a clip around a position, evenly apart, in either direction; the ends of a case repeat."""
-        if clip_slices == 1:
+        if memory_clip_slices == 1:
             return np.array([position])
-        step = int(rng.integers(1, self.plans.training.clip_step + 1)) * int(rng.choice([-1, 1]))
-        place = int(rng.integers(clip_slices))  # of the position in the clip
-        return np.clip(position + step * (np.arange(clip_slices) - place), 0, self.num_slices[case_id] - 1)
+        step = int(rng.integers(1, self.plans.training.memory_clip_stride + 1)) * int(rng.choice([-1, 1]))
+        place = int(rng.integers(memory_clip_slices))  # of the position in the clip
+        return np.clip(position + step * (np.arange(memory_clip_slices) - place), 0, self.num_slices[case_id] - 1)

@@ -100,7 +100,7 @@ def group_cases(store: CaseArrays, case_ids: Sequence[str], *, plans: Plans) -> 
             modality=plans.data.modality_of(dataset),
             share=share,
             organ_slices={case_id: store.organ_slices(case_id) for case_id in ids},
-            weights={places[one.organ]: one.weight for one in plans.training.organ_weights},
+            weights={places[one.organ]: one.weight for one in plans.training.organ_sampling_weights},
         )
         for ((dataset, window), ids), share in zip(members.items(), shares, strict=True)
     )
@@ -108,7 +108,7 @@ def group_cases(store: CaseArrays, case_ids: Sequence[str], *, plans: Plans) -> 
 
 def _shares(datasets: Sequence[str | None], num_cases: Sequence[int], *, plans: Plans) -> list[float]:
     """Share the steps out to groups: to the datasets as the plan says, within one by its cases."""
-    planned = {one.dataset: one.share for one in plans.training.dataset_shares}
+    planned = {one.dataset: one.fraction for one in plans.training.dataset_sampling_fractions}
     totals: dict[str | None, int] = {}
     for dataset, count in zip(datasets, num_cases, strict=True):
         totals[dataset] = totals.get(dataset, 0) + count

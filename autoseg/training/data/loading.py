@@ -28,7 +28,7 @@ import torch
 
 from autoseg.distributed.ranks import num_local_ranks
 from autoseg.system.resources import find_free_bytes, find_num_cores
-from autoseg.system.signals import held_back
+from autoseg.system.signals import defer_signals
 from autoseg.training.data.loading_worker import BatchMemory, PackedBatch, make_batches, unpack
 from autoseg.training.data.pinned_memory import pinned
 from autoseg.training.data.sampler import Batch, SliceSampler
@@ -145,7 +145,9 @@ class _Worker:
         if not is_possible:
             return
         context: Any = multiprocessing.get_context("fork")
-        with held_back():  # a signal between the start and what is kept of it would leave a process that nobody ends
+        with (
+            defer_signals()
+        ):  # a signal between the start and what is kept of it would leave a process that nobody ends
             here, there = context.Pipe()
             process = context.Process(
                 target=make_batches,
@@ -193,7 +195,7 @@ class _Worker:
     def stop(self) -> None:
         """End the process, if there is one, for good."""
         self.is_needed = False
-        with held_back():
+        with defer_signals():
             if self._process is not None:
                 self._end(is_stuck=True)
 

@@ -7,7 +7,7 @@ window lies (`crops.py`), random changes (`augmentation.py`), processes that mak
 
 A batch depends on the seed and the step's number alone, so a resumed run sees what the undisturbed one would have.
 
-Legend: B slices in V clips of T, N neighbouring slices, C channels, K organs asked for, R x W the window.
+Legend: B slices in V clips of T, N neighboring slices, C channels, K organs asked for, R x W the window.
 """
 
 import math
@@ -21,7 +21,7 @@ import torch
 
 from autoseg.config.plans import Plans
 from autoseg.datasets.partial_labels import ask_labels, class_table, region_table
-from autoseg.network.context_slices import neighbour_numbers
+from autoseg.network.context_slices import context_slice_numbers
 from autoseg.network.point_prompts import Clicks
 from autoseg.training.data.augmentation import augment
 from autoseg.training.data.augmentation_draws import Changes, draw_changes
@@ -131,11 +131,11 @@ class SliceSampler:
             part: Of the batch's slices; none: all.
             image_memory: float32 values, in the first of which the images are made; none: in new memory.
         """
-        training, clip_slices = self.plans.training, self.plans.clip_slices_of(step)
-        waits = training.augmentation.where == "device"
+        training, memory_clip_slices = self.plans.training, self.plans.clip_slices_of(step)
+        waits = training.augmentation.run_on == "device"
         group = self.draws.group_of(step)
         numbers = self.draws.numbers(step, part)
-        labels = np.empty((len(numbers) * clip_slices, *group.window_px), np.int64)  # (B, R, W)
+        labels = np.empty((len(numbers) * memory_clip_slices, *group.window_px), np.int64)  # (B, R, W)
         images = _place((len(labels), self._channels_a_slice(), *group.window_px), image_memory)  # (B, N * C, R, W)
         case_ids, positions, changes = [], [], []
         for place, number in enumerate(numbers):
@@ -148,10 +148,10 @@ class SliceSampler:
             else:
                 with self._one_at_a_time:
                     image, label = augment(image, label, plan=training.augmentation, rng=rng)
-            own = slice(place * clip_slices, (place + 1) * clip_slices)
+            own = slice(place * memory_clip_slices, (place + 1) * memory_clip_slices)
             images[own].reshape(image.shape)[:] = image  # (T, N * C, R, W) seen as (T * N, C, R, W)
             labels[own] = label
-            case_ids += [case_id] * clip_slices
+            case_ids += [case_id] * memory_clip_slices
             positions.append(clip)
         organs = self.draws.organs_of(step)
         asked, sets = self._ask(labels, organs, case_ids)
@@ -167,7 +167,7 @@ class SliceSampler:
         )
 
     def _channels_a_slice(self) -> int:
-        return len(self.plans.data.channels) * (2 * self.plans.network.neighbours + 1)
+        return len(self.plans.data.channels) * (2 * self.plans.network.context_slices + 1)
 
     def _ask(
         self, labels: np.ndarray, organs: np.ndarray, case_ids: Sequence[str]
@@ -182,13 +182,13 @@ class SliceSampler:
     def _draw_clicks(self, labels: np.ndarray, *, num_organs: int, step: int, numbers: Sequence[int]) -> Clicks | None:
         """Draw the clicks of clips, each with random numbers of its own."""
         training = self.plans.training
-        if not self.plans.network.takes_clicks:
+        if not self.plans.network.point_prompts:
             return None
         drawn = [
             draw_clicks(
                 own,
                 num_organs=num_organs,
-                share=training.click_share,
+                share=training.point_prompt_fraction,
                 rng=np.random.default_rng([training.seed, step, number, 1]),
             )
             for own, number in zip(np.split(labels, len(numbers)), numbers, strict=True)
@@ -199,7 +199,7 @@ class SliceSampler:
     def _cut_window(
         self, case_id: str, clip: np.ndarray, *, shape: tuple[int, int], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cut one window out of all slices of a clip and their neighbours, placed by the clip's middle slice."""
+        """Cut one window out of all slices of a clip and their neighbors, placed by the clip's middle slice."""
         image, labels = self._arrays[case_id]
         planes = [np.asarray(labels[number]) for number in clip]
         middle = planes[len(clip) // 2]
@@ -207,11 +207,13 @@ class SliceSampler:
             draw_range(size, window, pick_target(middle, axis, rng), rng)
             for axis, (size, window) in enumerate(zip(middle.shape, shape, strict=True))
         )
-        numbers = neighbour_numbers(clip, num_slices=image.shape[1], reach=self.plans.network.neighbours)  # (T, N)
-        neighbours = cut_slices(image, numbers.ravel(), rows=rows, columns=columns)
+        numbers = context_slice_numbers(
+            clip, num_slices=image.shape[1], reach=self.plans.network.context_slices
+        )  # (T, N)
+        neighbors = cut_slices(image, numbers.ravel(), rows=rows, columns=columns)
         label = np.stack([plane[rows, columns] for plane in planes]).astype(np.int64)
         label[label == np.iinfo(middle.dtype).max] = IGNORE
-        return pad_to(neighbours, shape, value=0.0), pad_to(label, shape, value=0)
+        return pad_to(neighbors, shape, value=0.0), pad_to(label, shape, value=0)
 
 
 def _place(shape: tuple[int, ...], memory: np.ndarray | None) -> np.ndarray:

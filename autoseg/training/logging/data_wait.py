@@ -49,10 +49,10 @@ def advise(share: float | None, *, seconds: float, plans: Plans, device_type: st
             f"{begin}Other programs may hold the {cores} cores, or the preprocessed cases do not fit into memory and "
             "their disk is slow: free the one, or put the run folder on a faster disk."
         )
-    can_change = plans.training.augmentation.where == "cpu" and not plans.network.takes_clicks
+    can_change = plans.training.augmentation.run_on == "cpu" and not plans.network.point_prompts
     if can_change:
         return (
-            f"{begin}Plan with --set training.augmentation.where=device and train anew: the GPU then makes the random "
+            f"{begin}Plan with --set training.augmentation.run_on=device and train anew: the GPU then makes the random "
             f"changes of the slices; or give training more than the {cores} cores that it has here."
         )
     return (

@@ -55,7 +55,7 @@ def compute_losses(
 
 def measure_sums(output: NetworkOutput, target: Target) -> Sums:
     """Measure what all terms follow from; two halves of a batch give sums that add up to those of the whole."""
-    counts = target.counts(len(output.quality))  # (B, I)
+    counts = target.counts(len(output.iou_predictions))  # (B, I)
     num_organs = output.mask_logits.shape[1]
     sums = _map_sums("", output.logits, target, counts)
     if output.coarse_logits is not None:
@@ -69,12 +69,12 @@ def measure_sums(output: NetworkOutput, target: Target) -> Sums:
     sums["focal"] = focal_sums(output.mask_logits, organs, known)
     sums["mask_dice"] = dice_sums(masks, organs, known, annotated)
     has_known = known.amax(dim=(2, 3))  # (B, K)
-    sums["quality"] = quality_sums(output.quality, masks.detach(), organs, known, annotated * has_known)
+    sums["iou"] = iou_sums(output.iou_predictions, masks.detach(), organs, known, annotated * has_known)
     is_present, sure = _presence(target, annotated)
-    sums["presence"] = presence_sums(output.presence_logits, is_present, sure)
-    if output.map_logits is not None and output.semantic_presence_logits is not None:
+    sums["object_score"] = object_score_sums(output.object_score_logits, is_present, sure)
+    if output.map_logits is not None and output.semantic_object_score_logits is not None:
         sums |= _map_sums("semantic_", output.map_logits, small, counts)
-        sums["semantic_presence"] = presence_sums(output.semantic_presence_logits, is_present, sure)
+        sums["semantic_object_score"] = object_score_sums(output.semantic_object_score_logits, is_present, sure)
         sums["alignment"] = dice_sums(masks, output.map_logits.softmax(dim=1)[:, 1:], known, annotated)
     return sums
 
@@ -89,14 +89,14 @@ def combine_sums(sums: Mapping[str, Tensor], *, weights: LossPlan) -> dict[str, 
         coarse = dice_of(sums["coarse_dice"]) + mean_of(sums["coarse_cross_entropy"])
         terms["deep_supervision"] = weights.deep_supervision * coarse
     terms["mask"] = weights.mask * (FOCAL_TO_DICE * mean_of(sums["focal"]) + dice_of(sums["mask_dice"]))
-    terms["quality"] = weights.quality * mean_of(sums["quality"])
-    presence = mean_of(sums["presence"])
+    terms["iou"] = weights.iou * mean_of(sums["iou"])
+    presence = mean_of(sums["object_score"])
     if "semantic_dice" in sums:
         semantic = dice_of(sums["semantic_dice"]) + mean_of(sums["semantic_cross_entropy"])
         terms["semantic"] = weights.semantic * semantic
-        presence = presence + mean_of(sums["semantic_presence"])
+        presence = presence + mean_of(sums["semantic_object_score"])
         terms["alignment"] = weights.alignment * dice_of(sums["alignment"])
-    terms["presence"] = weights.presence * presence
+    terms["object_score"] = weights.object_score * presence
     terms["total"] = torch.stack(list(terms.values())).sum()
     return terms
 
@@ -147,7 +147,7 @@ def focal_sums(logits: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
     return torch.stack([focal.sum(), is_known.expand_as(focal).sum()])
 
 
-def quality_sums(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tensor, counts: Tensor) -> Tensor:
+def iou_sums(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tensor, counts: Tensor) -> Tensor:
     """Sum up the L1 distance between the predicted and the measured IoU of the masks at 0.5.
 
     An organ that is neither there nor predicted has an IoU of 1. `counts` is (B, K), 0 where it was not annotated or no
@@ -161,7 +161,7 @@ def quality_sums(quality: Tensor, masks: Tensor, target: Tensor, is_known: Tenso
     return torch.stack([((quality - measured).abs() * counts).sum(), counts.sum()])
 
 
-def presence_sums(logits: Tensor, is_present: Tensor, counts: Tensor) -> Tensor:
+def object_score_sums(logits: Tensor, is_present: Tensor, counts: Tensor) -> Tensor:
     """Sum up the cross-entropy of (B, K) presence; `counts` is 0 where nobody knows whether the organ is there."""
     entropy = F.binary_cross_entropy_with_logits(logits, is_present, reduction="none")
     return torch.stack([(entropy * counts).sum(), counts.sum()])

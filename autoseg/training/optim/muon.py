@@ -1,6 +1,6 @@
 """Muon: momentum whose every step is made orthogonal, for the kernels of convolutions.
 
-Owns: the optimiser and the orthogonalisation. Which weights it moves is `optimizers.py`'s affair.
+Owns: the optimizer and the orthogonalization. Which weights it moves is `optimizers.py`'s affair.
 
 Sources: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (the iteration and its three
 numbers); Liu et al. 2025, "Muon is scalable for LLM training" (the factor that makes a step as long as AdamW's, so that
@@ -23,7 +23,7 @@ ADAMW_LENGTH = 0.2  # root mean square of AdamW's usual step, in learning rates
 
 
 class Muon(torch.optim.Optimizer):
-    """Moves each weight by its orthogonalised momentum, a weight of more than two axes as (first, all others)."""
+    """Moves each weight by its orthogonalized momentum, a weight of more than two axes as (first, all others)."""
 
     def __init__(
         self, parameters: Iterable[Parameter] | Iterable[dict[str, Any]], *, lr: float, weight_decay: float
@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
         """Take weights of at least two axes.
 
         Args:
-            parameters: To be moved, or groups of them as torch's optimisers take them.
+            parameters: To be moved, or groups of them as torch's optimizers take them.
             lr: Learning rate; a value that suits AdamW suits here.
             weight_decay: Decoupled, as AdamW's.
         """
@@ -49,12 +49,12 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 momentum = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
                 direction = parameter.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
-                update = orthogonalise(direction).view_as(parameter)
+                update = orthogonalize(direction).view_as(parameter)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update, alpha=-group["lr"] * ADAMW_LENGTH * max(direction.shape) ** 0.5)
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """Return a matrix with the same singular vectors and every singular value near 1 (0.7 to 1.2); zeros stay zeros.
 
     The iteration X <- (a + b G + c G^2) X with G = X X^T multiplies from the left only, so it is run on the small side:
@@ -64,7 +64,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
         matrix: (m, n).
     """
     if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalise(matrix.T).T
+        return orthogonalize(matrix.T).T
     a, b, c = QUINTIC
     x = matrix / matrix.norm().clamp(min=1e-7)  # no singular value over 1
     gram = x @ x.T  # (m, m)

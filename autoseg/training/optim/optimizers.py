@@ -1,4 +1,4 @@
-"""The optimisers and their learning rate.
+"""The optimizers and their learning rate.
 
 Owns: which weights AdamW moves and which Muon, which of them decay, and the rate as a function of how far the run is
 (by steps or by time).
@@ -18,7 +18,7 @@ from autoseg.training.optim.pretrained_rates import pretrained_factors
 LEAST_KERNEL_SIDE = 16  # below, a matrix has too few directions for their equal length to mean anything
 
 
-def build_optimisers(
+def build_optimizers(
     network: nn.Module, *, plans: Plans, pretrained: Iterable[str] = ()
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Build AdamW, and Muon for the refiner's kernels where the plan says so.
@@ -26,23 +26,24 @@ def build_optimisers(
     Biases, norms and single tokens do not decay.
 
     Args:
-        network: Whose weights they move. plans: Rates and decay. pretrained: Names of the weights that came from a
-        checkpoint; they have rates of their own (`pretrained_rates.py`).
-            The refiner has none.
+        network: The network whose weights are optimized.
+        plans: Learning rates and weight decay.
+        pretrained: Names of the weights that came from a checkpoint; they have rates of their own
+            (`pretrained_rates.py`). The refiner has none.
     """
     plan = plans.training
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     kernels = {
         name: parameter
         for name, parameter in trained.items()
-        if plan.refiner_optimiser == "muon" and name.startswith("refiner.") and _is_kernel(parameter)
+        if plan.refiner_optimizer == "muon" and name.startswith("refiner.") and _is_kernel(parameter)
     }
     factors = pretrained_factors(pretrained, plans=plans)
     groups: dict[tuple[float, float, float], list[Parameter]] = {}
     for name, parameter in trained.items():
         if name not in kernels:
             decay = plan.weight_decay if parameter.ndim >= 2 else 0.0
-            frozen_until = plan.frozen_share if name in factors else 0.0
+            frozen_until = plan.freeze_fraction if name in factors else 0.0
             groups.setdefault((decay, factors.get(name, 1.0), frozen_until), []).append(parameter)
     # The fused kernel is several times faster than the default where tensors are many and small.
     adamw = torch.optim.AdamW(
@@ -55,7 +56,7 @@ def build_optimisers(
     )
     if not kernels:
         return (adamw,)
-    group = {"params": list(kernels.values()), "rate_factor": plan.muon_rate_factor, "frozen_until": 0.0}
+    group = {"params": list(kernels.values()), "rate_factor": plan.muon_learning_rate_factor, "frozen_until": 0.0}
     return adamw, Muon([group], lr=plan.learning_rate, weight_decay=plan.weight_decay)
 
 
@@ -71,8 +72,8 @@ def learning_rate(plan: TrainingPlan, *, progress: float) -> float:
     return plan.learning_rate * max(0.001, 0.5 * (1 + math.cos(math.pi * min(1.0, rest))))
 
 
-def set_learning_rate(optimisers: Sequence[torch.optim.Optimizer], rate: float, *, progress: float) -> None:
-    """Set the rate of all groups of all optimisers, each times the group's factor; 0 where it is frozen still."""
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
+def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float, *, progress: float) -> None:
+    """Set the rate of all groups of all optimizers, each times the group's factor; 0 where it is frozen still."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"] if progress >= group["frozen_until"] else 0.0

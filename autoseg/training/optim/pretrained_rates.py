@@ -1,7 +1,7 @@
 """Which weights a run began with from a SAM2 checkpoint, and how slowly they move.
 
 Owns: their rates: frozen in a first phase, then lower than the others', lower still towards the input.
-Does not own: the optimisers (`optimizers.py`), what is loaded into which part (`weights/sam2_checkpoint.py`).
+Does not own: the optimizers (`optimizers.py`), what is loaded into which part (`weights/sam2_checkpoint.py`).
 
 Sources: CRISP-SAM2, a first phase with the pretrained parts frozen; layer-wise rates as for any pretrained transformer.
 """
@@ -24,7 +24,7 @@ def pretrained_factors(pretrained: Iterable[str], *, plans: Plans) -> dict[str, 
     """
     training = plans.training
     return {
-        name: training.pretrained_rate_factor * training.layer_decay ** _stages_before_last(name, plans=plans)
+        name: training.pretrained_learning_rate_factor * training.layer_decay ** _stages_before_last(name, plans=plans)
         for name in pretrained
     }
 

@@ -1,7 +1,8 @@
 """Which detached pieces of an organ are removed, chosen on cases that were left out of training.
 
-Owns: `list_pieces`, what a rule needs to know of a predicted organ, and `choose_cleaning`, which compares rules by
-their Dice and keeps one only where it raises it. Works on numbers of voxels alone, so that folds can be put together.
+Owns: `list_pieces`, what a rule needs to know of a predicted organ, and `choose_component_filter`, which compares rules
+by their Dice and keeps one only where it raises it. Works on numbers of voxels alone, so that folds can be put
+together.
 Does not own: the removal (`inference/connected_components.py`).
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from autoseg.config.plans import OrganCleaning, Plans, Reason
+from autoseg.config.plans import ComponentFilter, Plans, Reason
 from autoseg.errors import UsageError
 from autoseg.inference.connected_components import number_pieces
 from autoseg.system.atomic_files import read_json, write_json
@@ -44,10 +45,10 @@ class OrganPieces:
     sizes: tuple[int, ...]
     hits: tuple[int, ...]
 
-    def dice(self, rule: OrganCleaning) -> float:
+    def dice(self, rule: ComponentFilter) -> float:
         """Return the Dice that is left when the rule has removed its pieces; 1 where neither side holds anything."""
         sizes, hits = np.array(self.sizes), np.array(self.hits)
-        least = max(rule.least_share * max(self.sizes, default=0), rule.least_ml / self.voxel_ml)
+        least = max(rule.min_fraction * max(self.sizes, default=0), rule.min_volume_ml / self.voxel_ml)
         stays = sizes >= least
         total = self.reference + int(sizes[stays].sum())
         return 2.0 * int(hits[stays].sum()) / total if total else 1.0
@@ -136,18 +137,18 @@ def _plan_digest(plans: Plans) -> str:
     return hashlib.sha256((plans.data.model_dump_json() + plans.network.model_dump_json()).encode()).hexdigest()
 
 
-def dice_after(case: CasePieces, rules: Sequence[OrganCleaning]) -> dict[str, float | None]:
+def dice_after(case: CasePieces, rules: Sequence[ComponentFilter]) -> dict[str, float | None]:
     """Return each organ's Dice in a case when the rules have removed their pieces; None where it does not count."""
     own = {rule.organ: rule for rule in rules}
     return {
-        name: pieces.dice(own.get(name, OrganCleaning(organ=name))) if pieces.reference or pieces.sizes else None
+        name: pieces.dice(own.get(name, ComponentFilter(organ=name))) if pieces.reference or pieces.sizes else None
         for name, pieces in case.items()
     }
 
 
-def choose_cleaning(
-    cases: Sequence[CasePieces], *, names: Sequence[str], planned: Sequence[OrganCleaning]
-) -> tuple[tuple[OrganCleaning, ...], Reason]:
+def choose_component_filter(
+    cases: Sequence[CasePieces], *, names: Sequence[str], planned: Sequence[ComponentFilter]
+) -> tuple[tuple[ComponentFilter, ...], Reason]:
     """Choose for each organ the rule with the highest mean Dice, or none where none raises it.
 
     Args:
@@ -158,7 +159,7 @@ def choose_cleaning(
     Returns:
         The rules, and the figures that led to them.
     """
-    chosen: list[OrganCleaning] = []
+    chosen: list[ComponentFilter] = []
     figures: dict[str, Any] = {}
     before = {rule.organ: rule for rule in planned}
     for name in names:
@@ -168,10 +169,10 @@ def choose_cleaning(
             chosen += [before[name]] if name in before else []
             figures[name] = {"cases": len(own), "kept": "too few cases"}
             continue
-        rules = [OrganCleaning(organ=name, least_share=share) for share in SHARES]
-        rules += [OrganCleaning(organ=name, least_ml=volume) for volume in VOLUMES_ML]
+        rules = [ComponentFilter(organ=name, min_fraction=share) for share in SHARES]
+        rules += [ComponentFilter(organ=name, min_volume_ml=volume) for volume in VOLUMES_ML]
         rules += [before[name]] if name in before and before[name] not in rules else []
-        without = _mean_dice(own, OrganCleaning(organ=name))
+        without = _mean_dice(own, ComponentFilter(organ=name))
         dice = [_mean_dice(own, rule) for rule in rules]
         best = int(np.argmax(dice))  # of equals the first, which removes least
         figures[name] = {
@@ -188,5 +189,5 @@ def choose_cleaning(
     return tuple(chosen), Reason(rule=rule, facts={"num_cases": len(cases), "organs": figures})
 
 
-def _mean_dice(cases: Sequence[OrganPieces], rule: OrganCleaning) -> float:
+def _mean_dice(cases: Sequence[OrganPieces], rule: ComponentFilter) -> float:
     return float(np.mean([case.dice(rule) for case in cases]))

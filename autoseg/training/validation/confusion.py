@@ -16,12 +16,12 @@ from autoseg.datasets.partial_labels import class_table, region_table
 CaseDice = dict[str, float | None]
 
 
-def new_meetings(plan: DataPlan) -> np.ndarray:
+def new_confusion(plan: DataPlan) -> np.ndarray:
     """Return zeros, (L, 1 + K)."""
     return np.zeros((1 + len(plan.label_names), 1 + len(plan.organs)), dtype=np.int64)
 
 
-def count_meetings(meetings: np.ndarray, reference: np.ndarray, predicted: np.ndarray) -> None:
+def count_confusion(meetings: np.ndarray, reference: np.ndarray, predicted: np.ndarray) -> None:
     """Add voxels to the table; both arrays hold indices, and ignored voxels are none of them."""
     size = meetings.shape[1]
     pairs = reference.astype(np.int64) * size + predicted

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from autoseg.config.plans import SET_BY, OrganCleaning, Plans
+from autoseg.config.plans import SET_BY, ComponentFilter, Plans
 from autoseg.network.weights.model_file import MODEL_FILE_NAME, save_model
 from autoseg.system.atomic_files import write_json
 from autoseg.system.progress import track
@@ -16,7 +16,7 @@ from autoseg.training.fold_list import read_folds
 from autoseg.training.state import TrainState
 from autoseg.training.validation.component_filter_choice import (
     OrganPieces,
-    choose_cleaning,
+    choose_component_filter,
     dice_after,
     read_pieces,
     write_pieces,
@@ -54,7 +54,7 @@ def validate_finally(state: TrainState, data: FoldData, *, plans: Plans) -> Case
         clean_validation_map(folder / f"{case_id}.nii.gz", plans=plans)
     means = mean_dice(list(cases.values()))
     cleaned = mean_dice(
-        [{**dice, **dice_after(pieces[case], plans.inference.cleaning)} for case, dice in cases.items()]
+        [{**dice, **dice_after(pieces[case], plans.inference.component_filter)} for case, dice in cases.items()]
     )
     summary: dict[str, Any] = {
         "grid": "preprocessed",
@@ -96,13 +96,13 @@ def _how_to_validate(data: FoldData) -> str:
 def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> Plans:
     """Write the model once more with what all validations of the run so far say of specks; a user's own rules stay."""
     pieces = read_pieces(data.folder.parent, plans=plans)
-    planned = plans.reasons.get("inference.cleaning")
+    planned = plans.reasons.get("inference.component_filter")
     if not pieces or (planned is not None and planned.rule.startswith(SET_BY)):
         return plans
     names = [organ.name for organ in plans.data.organs]
-    chosen, reason = choose_cleaning(pieces, names=names, planned=plans.inference.cleaning)
-    inference = plans.inference.model_copy(update={"cleaning": chosen})
-    reasons = {**plans.reasons, "inference.cleaning": reason}
+    chosen, reason = choose_component_filter(pieces, names=names, planned=plans.inference.component_filter)
+    inference = plans.inference.model_copy(update={"component_filter": chosen})
+    reasons = {**plans.reasons, "inference.component_filter": reason}
     plans = plans.model_copy(update={"inference": inference, "reasons": reasons})
     save_model(state.averaged, plans, data.folder / MODEL_FILE_NAME)
     return plans
@@ -110,6 +110,6 @@ def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> P
 
 def _clean_as_first_rank(plans: Plans, data: FoldData) -> Plans:
     """Take the rules that the first rank chose; it alone has read what other folds found."""
-    rules = data.ranks.from_lead([rule.model_dump(mode="json") for rule in plans.inference.cleaning])
-    chosen = tuple(OrganCleaning.model_validate(rule) for rule in rules)
-    return plans.model_copy(update={"inference": plans.inference.model_copy(update={"cleaning": chosen})})
+    rules = data.ranks.from_lead([rule.model_dump(mode="json") for rule in plans.inference.component_filter])
+    chosen = tuple(ComponentFilter.model_validate(rule) for rule in rules)
+    return plans.model_copy(update={"inference": plans.inference.model_copy(update={"component_filter": chosen})})

@@ -25,7 +25,13 @@ from autoseg.system.torch_device import is_out_of_memory
 from autoseg.training.data.case_arrays import Sliced
 from autoseg.training.gradients import explain_full_memory
 from autoseg.training.validation.component_filter_choice import OrganPieces, list_pieces
-from autoseg.training.validation.confusion import CaseDice, ambiguous_labels, count_meetings, measure_dice, new_meetings
+from autoseg.training.validation.confusion import (
+    CaseDice,
+    ambiguous_labels,
+    count_confusion,
+    measure_dice,
+    new_confusion,
+)
 
 Result = TypeVar("Result")
 
@@ -47,7 +53,7 @@ def validate_case(
     """
 
     def measure(plans: Plans) -> CaseDice:
-        meetings = new_meetings(plans.data)
+        meetings = new_confusion(plans.data)
         maps = _predict(network, store, case_id, plans=plans, device=device)
         for _maps in _counting(maps, store.open_labels(case_id), meetings):
             pass
@@ -77,7 +83,7 @@ def write_validation_map(
 def _write_map(
     network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
 ) -> tuple[CaseDice, dict[str, OrganPieces]]:
-    meetings = new_meetings(plans.data)
+    meetings = new_confusion(plans.data)
     reference = store.open_labels(case_id)
     winners = np.zeros(reference.shape, reference.dtype)
     maps = _keeping(_predict(network, store, case_id, plans=plans, device=device), winners)
@@ -148,7 +154,7 @@ def _counting(maps: Iterable[Tensor], labels: Sliced, meetings: np.ndarray) -> I
         reference = np.asarray(labels[start : start + len(probs)])
         start += len(probs)
         is_known = reference != np.iinfo(reference.dtype).max
-        count_meetings(meetings, reference[is_known], _winners(probs)[is_known])
+        count_confusion(meetings, reference[is_known], _winners(probs)[is_known])
         yield probs
 
 

@@ -5,7 +5,7 @@ import torch
 
 from autoseg.training.loss.losses import compute_losses
 
-MEMORY = {"memory_slices": 3, "memory_recalled": 2}
+MEMORY = {"memory_slices": 3, "memory_attended_slices": 2}
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from autoseg.network.build import build_network
 from autoseg.network.text.clip_image_encoder import build_clip_image
 from autoseg.network.text.open_clip_models import build_visual, load_clip
 from autoseg.training.loss.losses import compute_losses
-from autoseg.training.optim.optimizers import build_optimisers
+from autoseg.training.optim.optimizers import build_optimizers
 
 
 def plan_with(tiny_plans, model="nano", weights=None, **network):
     text = {"model": model, "weights": None if weights is None else str(weights)}
-    return tiny_plans(2, network={"interaction_image": "clip", "text": text, **network})
+    return tiny_plans(2, network={"interaction_image_encoder": "clip", "text": text, **network})
 
 
 def build_tower(tiny_plans, model="nano", weights=None, **network):
@@ -70,16 +70,16 @@ def test_both_towers_come_from_one_model_loaded_once(tiny_plans, small_clip, mon
 
 def step(network, plans):
     """Train one step from a random slice."""
-    (optimiser,) = build_optimisers(network, plans=plans)
+    (optimizer,) = build_optimizers(network, plans=plans)
     labels = torch.randint(0, 3, (2, 32, 32))
     output = network(torch.randn(2, 3, 32, 32), torch.arange(2))
     compute_losses(output, labels, weights=plans.training.loss)["total"].backward()
-    optimiser.step()
-    return {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+    optimizer.step()
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def adamw_alone(plans):
-    return plans.model_copy(update={"training": plans.training.model_copy(update={"refiner_optimiser": "adamw"})})
+    return plans.model_copy(update={"training": plans.training.model_copy(update={"refiner_optimizer": "adamw"})})
 
 
 def test_pretrained_tower_stays_as_it_is_and_its_norm_learns(tiny_plans, small_clip):
@@ -112,7 +112,7 @@ def test_tower_without_weights_learns_in_all_its_parts(tiny_plans, small_clip, m
 
 
 def test_tokens_decide_the_map(tiny_plans, make_network):
-    network, _ = make_network(2, interaction_image="clip")
+    network, _ = make_network(2, interaction_image_encoder="clip")
     images, organs = torch.randn(2, 3, 32, 32), torch.arange(2)
     with torch.no_grad():
         output = network(images, organs).logits
@@ -162,5 +162,5 @@ def test_resnets_are_refused_with_what_to_take_instead(tiny_plans, teach_open_cl
 
 def test_text_of_a_resnet_clip_still_goes_with_hieras_tokens(tiny_plans, teach_open_clip):
     teach_open_clip("resnet-clip", image_size=32, layers=[1, 1, 1, 1], width=8, head_width=16)
-    network = build_network(plan_with(tiny_plans, "resnet-clip", interaction_image="hiera"))
+    network = build_network(plan_with(tiny_plans, "resnet-clip", interaction_image_encoder="hiera"))
     assert network.image_tower is None and not any("visual" in name for name in network.state_dict())

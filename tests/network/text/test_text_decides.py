@@ -7,7 +7,7 @@ import torch
 from autoseg.network.build import build_network
 from autoseg.training.data.sampler import Batch
 from autoseg.training.gradients import find_gradients
-from autoseg.training.optim.optimizers import build_optimisers, set_learning_rate
+from autoseg.training.optim.optimizers import build_optimizers, set_learning_rate
 
 MOST_STEPS = 400  # 80 to 200 are usual; what rounding does to the first steps decides
 LOOK_EVERY = 40
@@ -46,7 +46,7 @@ def test_swapping_two_organs_texts_swaps_their_masks_after_training(tiny_plans):
     rng = np.random.default_rng(0)
     network = build_network(plans).train()
     parameters = list(network.parameters())
-    optimisers = build_optimisers(network, plans=plans)
+    optimizers = build_optimizers(network, plans=plans)
     unseen = draw(np.random.default_rng(1), num_slices=8)
     bright, dark = unseen.labels == 1, unseen.labels == 2
     for step in range(MOST_STEPS):
@@ -56,12 +56,12 @@ def test_swapping_two_organs_texts_swaps_their_masks_after_training(tiny_plans):
         ):
             break
         network.train()
-        set_learning_rate(optimisers, 3e-3 * (1 - step / MOST_STEPS), progress=step / MOST_STEPS)
+        set_learning_rate(optimizers, 3e-3 * (1 - step / MOST_STEPS), progress=step / MOST_STEPS)
         found = find_gradients(network, parameters, draw(rng), plan=plans.training)
         for parameter, gradient in zip(parameters, found.gradients, strict=True):
             parameter.grad = gradient
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
     first, second = organs_in(network, unseen)
     assert dice(first, bright) > 0.9 and dice(second, dark) > 0.9

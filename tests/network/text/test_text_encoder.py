@@ -9,7 +9,7 @@ from autoseg.config.plans import TextPlan
 from autoseg.errors import CheckpointError
 from autoseg.network.text import text_encoder
 from autoseg.network.text.cached_text import StoredText
-from autoseg.network.text.text_encoder import build_text_encoder, tokenise
+from autoseg.network.text.text_encoder import build_text_encoder, tokenize_sentences
 
 LIVER = "The liver is the largest gland."
 SPLEEN = "The spleen lies under the left ribs."
@@ -24,8 +24,8 @@ def encode(sentences, plan=None):
     return encoder, encoder(torch.arange(len(sentences)))
 
 
-def test_tokenise_pads_to_the_longest_sentence_and_marks_those_that_are_there():
-    text = tokenise([[LIVER, KIDNEY], [SPLEEN]], max_tokens=64)
+def test_tokenize_pads_to_the_longest_sentence_and_marks_those_that_are_there():
+    text = tokenize_sentences([[LIVER, KIDNEY], [SPLEEN]], max_tokens=64)
     assert text.is_sentence.tolist() == [[True, True], [True, False]]
     # start, nine or so word pieces and marks, end: not the limit of 64
     lengths = (text.tokens != 0).sum(dim=-1)
@@ -34,8 +34,8 @@ def test_tokenise_pads_to_the_longest_sentence_and_marks_those_that_are_there():
     assert text.tokens[0, 1].max() == text_encoder.END_OF_TEXT
 
 
-def test_tokenise_a_sentence_over_the_limit_is_cut_and_keeps_its_end_mark():
-    text = tokenise([["liver " * 50]], max_tokens=8)
+def test_tokenize_a_sentence_over_the_limit_is_cut_and_keeps_its_end_mark():
+    text = tokenize_sentences([["liver " * 50]], max_tokens=8)
     assert text.tokens.shape == (1, 1, 8)
     assert text.tokens[0, 0, -1] == text_encoder.END_OF_TEXT
 
@@ -74,7 +74,7 @@ def test_scratch_tower_takes_words_that_no_sentence_has():
     encoder, _ = encode([[LIVER], [SPLEEN]])
     with torch.no_grad():
         known, odd, other = (
-            encoder.tower(tokenise([[words]], max_tokens=16).tokens[0])
+            encoder.tower(tokenize_sentences([[words]], max_tokens=16).tokens[0])
             for words in ("the liver", "zebra liver", "piano liver")
         )
     assert torch.equal(odd, other)

@@ -35,7 +35,7 @@ def test_round_trip_gives_identical_outputs_and_the_plan(saved):
         vectors, is_sentence = network.text(torch.arange(3))
         network.text.forward = lambda asked: (vectors[asked], is_sentence[asked])  # the file stores all at once
         expected, given = network(images, organs), loaded(images, organs)
-    for name in ("logits", "mask_logits", "map_logits", "quality", "presence_logits"):
+    for name in ("logits", "mask_logits", "map_logits", "iou_predictions", "object_score_logits"):
         assert torch.equal(getattr(given, name), getattr(expected, name)), name
 
 
@@ -60,7 +60,7 @@ def test_round_trip_with_clips_tokens_needs_neither_its_weights_nor_its_name(
     text = {"model": "nano" if kind == "nano" else "small-clip"}
     if kind == "pretrained":
         text["weights"] = str(weights)
-    plans = tiny_plans(2, network={"interaction_image": "clip", "text": text})
+    plans = tiny_plans(2, network={"interaction_image_encoder": "clip", "text": text})
     network = build_network(plans).eval()
     save_model(network, plans, tmp_path / "m.safetensors")
     weights.unlink()
@@ -103,7 +103,7 @@ def describe_tower(tensors, **vision):
 def test_a_model_whose_image_tower_was_tampered_with_is_refused_before_it_takes_memory(
     make_network, tmp_path, change, message
 ):
-    network, plans = make_network(2, interaction_image="clip")
+    network, plans = make_network(2, interaction_image_encoder="clip")
     path = tmp_path / "m.safetensors"
     save_model(network, plans, path)
     rewrite(path, change_tensors=change)
@@ -251,7 +251,7 @@ def test_a_model_that_was_tampered_with_fits_its_plan_or_is_refused(saved, chang
 
 def test_the_form_of_the_network_belongs_to_the_version_of_the_file(tiny_plans):
     """Another name or shape of a weight needs another FORMAT_VERSION, so that an old file is refused in a line."""
-    plans = tiny_plans(2, network={"memory_slices": 2, "takes_clicks": True})
+    plans = tiny_plans(2, network={"memory_slices": 2, "point_prompts": True})
     tensors = build_network(plans).state_dict().items()
     form = "\n".join(sorted(f"{name} {tuple(t.shape)}" for name, t in tensors if not name.startswith("text.")))
     digest = hashlib.sha256(form.encode()).hexdigest()[:16]

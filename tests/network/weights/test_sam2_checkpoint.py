@@ -35,7 +35,7 @@ def build_ours(tiny_plans, size, *, channels=256, **changes):
     return build_network(tiny_plans(2, network={**network, **changes}), text=text)
 
 
-WHOLE = {"memory_slices": 2, "takes_clicks": True}
+WHOLE = {"memory_slices": 2, "point_prompts": True}
 
 
 @pytest.fixture(scope="module")

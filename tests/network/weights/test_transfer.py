@@ -45,8 +45,8 @@ def logits_of(network, images, organs=(0, 1)):
     [
         {},
         {"text": {"model": "learned"}},
-        {"interaction_image": "clip", "takes_clicks": True, "memory_slices": 2},
-        {"refiner_stride": 2, "prompt_tokens": 3, "has_semantic_decoder": False},
+        {"interaction_image_encoder": "clip", "point_prompts": True, "memory_slices": 2},
+        {"refiner_stride": 2, "prompt_tokens": 3, "semantic_decoder": False},
     ],
     ids=["plain", "learned text", "all parts", "other parts"],
 )
@@ -158,14 +158,14 @@ def test_channels_in_another_order_are_read_in_their_places(finish, tiny_plans):
     torch.testing.assert_close(given, expected)
 
 
-def test_more_neighbours_change_nothing_at_first_and_fewer_leave_the_outer_ones_out(finish, tiny_plans):
+def test_more_neighbors_change_nothing_at_first_and_fewer_leave_the_outer_ones_out(finish, tiny_plans):
     path, _ = finish(2, num_channels=2, refiner_stride=2)
-    new, report, _ = begin(path, tiny_plans(2, num_channels=2, network={"neighbours": 2, "refiner_stride": 2}))
+    new, report, _ = begin(path, tiny_plans(2, num_channels=2, network={"context_slices": 2, "refiner_stride": 2}))
     assert report.adapted == ("refiner.down.0.layers.0.weight",) and report.new == report.left_over == ()
     images = torch.randn(1, 5, 2, 32, 32)
     model, _ = load_model(path)
     torch.testing.assert_close(logits_of(new, images.flatten(1, 2)), logits_of(model, images[:, 1:4].flatten(1, 2)))
-    path, _ = finish(2, neighbours=2)
+    path, _ = finish(2, context_slices=2)
     new, _, _ = begin(path, tiny_plans(2))
     model, _ = load_model(path)
     padded = torch.nn.functional.pad(images[:, 1:4, 0], (0, 0, 0, 0, 1, 1))
@@ -191,7 +191,7 @@ def test_another_backbone_is_new_as_a_whole_and_what_follows_is_taken(finish, ti
 
 def test_prompt_tokens_refiner_stages_and_parts_that_differ_are_reported(finish, tiny_plans):
     path, _ = finish(1, memory_slices=2)
-    plans = tiny_plans(1, network={"prompt_tokens": 3, "refiner_channels": [4, 8, 16], "takes_clicks": True})
+    plans = tiny_plans(1, network={"prompt_tokens": 3, "refiner_channels": [4, 8, 16], "point_prompts": True})
     new, report, before = begin(path, plans)
     model, _ = load_model(path)
     queries = "prompt_projector.queries.weight"
@@ -217,8 +217,8 @@ def test_another_width_leaves_what_has_it_new(finish, tiny_plans):
 
 
 def test_clips_code_of_places_is_interpolated_to_another_square(finish, tiny_plans):
-    path, _ = finish(1, interaction_image="clip")
-    new, report, _ = begin(path, tiny_plans(1, network={"interaction_image": "clip", "image_size_px": 64}))
+    path, _ = finish(1, interaction_image_encoder="clip")
+    new, report, _ = begin(path, tiny_plans(1, network={"interaction_image_encoder": "clip", "image_size_px": 64}))
     assert report.adapted == ("image_tower.visual.positional_embedding",) and report.new == report.left_over == ()
     old = load_model(path)[0].image_tower.visual.positional_embedding  # 1 + 4 * 4 rows
     given = new.image_tower.visual.positional_embedding

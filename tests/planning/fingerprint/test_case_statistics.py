@@ -19,7 +19,7 @@ def test_measure_intensities_of_0_to_200_gives_their_statistics():
     assert (facts.num_voxels, facts.minimum, facts.maximum) == (201, 0.0, 200.0)
     assert (facts.percentile_00_5, facts.median, facts.percentile_99_5) == (1.0, 100.0, 199.0)
     assert facts.mean == 100.0
-    assert facts.standard_deviation == pytest.approx(np.sqrt((201**2 - 1) / 12))
+    assert facts.std == pytest.approx(np.sqrt((201**2 - 1) / 12))
 
 
 def test_measure_intensities_of_large_float32_values_keeps_precision():

@@ -14,7 +14,7 @@ def test_other_numbers_of_channels_are_refused_with_what_there_is(make_check):
 
 
 def test_the_same_channels_in_another_order_are_refused(make_check):
-    """Both are MRI: T2 of B would be normalised, and seen, as T1 of A."""
+    """Both are MRI: T2 of B would be normalized, and seen, as T1 of A."""
     with pytest.raises(DatasetError, match=r"A has the channels T1, T2, and B the same in another order: t2, t1\."):
         refuse_other_channels(checks_of(make_check, ("T1", "T2"), ("t2", "t1")))
 

@@ -4,7 +4,7 @@ import pytest
 from autoseg.planning.fingerprint.case_statistics import measure_intensities
 from autoseg.planning.rules.data import (
     choose_crop,
-    choose_normalisation,
+    choose_normalization,
     choose_slice_axis,
     choose_target_spacing,
     to_slice_order,
@@ -15,24 +15,24 @@ def sizes(*rows):
     return np.array(rows)
 
 
-def test_normalisation_of_ct_takes_the_foreground_of_the_dataset():
+def test_normalization_of_ct_takes_the_foreground_of_the_dataset():
     foreground = measure_intensities(np.arange(-100, 101, dtype=np.float64))
-    choice = choose_normalisation("CT", foreground=foreground, median_removed_share=0.5)
+    choice = choose_normalization("CT", foreground=foreground, median_removed_share=0.5)
     assert (choice.value.scheme, choice.value.clip_low, choice.value.clip_high) == ("ct", -99.0, 99.0)
     assert choice.value.mean == 0.0
-    assert choice.value.standard_deviation == pytest.approx(np.sqrt((201**2 - 1) / 12))
+    assert choice.value.std == pytest.approx(np.sqrt((201**2 - 1) / 12))
     assert choice.facts["foreground"]["num_voxels"] == 201
 
 
 @pytest.mark.parametrize(("removed", "inside"), [(0.25, False), (0.26, True)])
-def test_normalisation_of_mri_is_inside_the_mask_when_cropping_removed_over_a_quarter(removed, inside):
-    choice = choose_normalisation("MRI", foreground=None, median_removed_share=removed)
-    assert (choice.value.scheme, choice.value.only_inside_mask) == ("zscore", inside)
+def test_normalization_of_mri_is_inside_the_mask_when_cropping_removed_over_a_quarter(removed, inside):
+    choice = choose_normalization("MRI", foreground=None, median_removed_share=removed)
+    assert (choice.value.scheme, choice.value.nonzero_only) == ("zscore", inside)
 
 
-def test_normalisation_of_a_ct_with_constant_foreground_stays_finite():
+def test_normalization_of_a_ct_with_constant_foreground_stays_finite():
     foreground = measure_intensities(np.full(5, 40.0))
-    assert choose_normalisation("CT", foreground=foreground, median_removed_share=0).value.standard_deviation > 0
+    assert choose_normalization("CT", foreground=foreground, median_removed_share=0).value.std > 0
 
 
 def test_target_spacing_is_the_median_of_each_axis():

@@ -3,8 +3,8 @@ import pytest
 
 from autoseg.planning.fingerprint.case_statistics import measure_intensities
 from autoseg.planning.rules.datasets import (
-    choose_dataset_shares,
-    choose_organ_weights,
+    choose_dataset_sampling_fractions,
+    choose_organ_sampling_weights,
     choose_small_windows,
     pool_intensities,
     weigh_cases,
@@ -13,7 +13,7 @@ from autoseg.planning.rules.datasets import (
 
 
 def shares(num_cases, **modalities):
-    choice = choose_dataset_shares(num_cases, modality_of=modalities)
+    choice = choose_dataset_sampling_fractions(num_cases, modality_of=modalities)
     return {one.dataset: one.share for one in choice.value}
 
 
@@ -30,7 +30,7 @@ def test_shares_of_modalities_are_as_the_roots_of_what_theirs_add_up_to():
 
 
 def test_organ_weights_are_none_and_the_reason_names_the_rarest():
-    choice = choose_organ_weights({"liver": 10, "spleen": 2, "kidney": 2})
+    choice = choose_organ_sampling_weights({"liver": 10, "spleen": 2, "kidney": 2})
     assert choice.value == ()
     assert list(choice.facts["cases_of_the_rarest"]) == ["kidney", "spleen", "liver"]
 
@@ -85,5 +85,5 @@ def test_pool_intensities_lets_each_dataset_count_alike_and_clips_none_closer():
     one, other = measure_intensities(np.array([0.0, 2.0])), measure_intensities(np.full(1000, 5.0))
     both = pool_intensities([one, other])
     assert (both.num_voxels, both.minimum, both.maximum, both.mean) == (1002, 0.0, 5.0, 3.0)
-    assert both.standard_deviation == pytest.approx(np.std([0, 2, 5, 5]))
+    assert both.std == pytest.approx(np.std([0, 2, 5, 5]))
     assert (both.percentile_00_5, both.percentile_99_5) == (one.percentile_00_5, 5.0)

@@ -4,10 +4,10 @@ import pytest
 from autoseg.config.plans import Device
 from autoseg.planning.rules.network import (
     choose_backbone,
+    choose_context_slices,
     choose_feature_channels,
     choose_image_size,
     choose_memory_slices,
-    choose_neighbours,
     choose_refiner_channels,
     choose_refiner_stride,
     choose_window,
@@ -108,9 +108,9 @@ def test_refiner_stride_on_a_cpu_grows_with_the_window(window, width, device, st
     assert choose_refiner_stride(window, smallest_width_px=width, device=device).value == stride
 
 
-@pytest.mark.parametrize(("spacing", "neighbours"), [(1.0, 2), (0.5, 2), (2.0, 1), (5.0, 1)])
-def test_neighbours_reach_two_millimetres(spacing, neighbours):
-    assert choose_neighbours(spacing).value == neighbours
+@pytest.mark.parametrize(("spacing", "context_slices"), [(1.0, 2), (0.5, 2), (2.0, 1), (5.0, 1)])
+def test_neighbors_reach_two_millimeters(spacing, neighbors):
+    assert choose_context_slices(spacing).value == neighbors
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from autoseg.config.plans import Device, NetworkPlan
 from autoseg.planning.rules.training import (
     choose_augmentation_place,
     choose_batch,
-    choose_cleaning,
+    choose_component_filter,
     choose_inference_batch,
     choose_inference_mirror_axes,
     choose_learning_rate,
@@ -52,14 +52,14 @@ def test_batch_on_cuda_is_at_least_1():
     [(16, 16, 1, "cpu"), (6, 16, 1, "cpu"), (4, 16, 1, "device"), (16, 16, 5, "device"), (None, 16, 2, "device")],
 )
 def test_the_gpu_changes_slices_where_the_cores_are_too_few(cores, batch, channels, place):
-    """16 slices with two neighbours, 512 x 512: 12.6 megapixels, 0.44 s of a core, 4 cores in 110 ms."""
+    """16 slices with two neighbors, 512 x 512: 12.6 megapixels, 0.44 s of a core, 4 cores in 110 ms."""
     window = network(512, 512)
     given = {"num_channels": channels, "batch_slices": batch}
     choice = choose_augmentation_place(window, **given, device=cuda(24, cores))
     assert choice.value == ("device" if channels * 4.004 > (cores or 8) - 1 else "cpu") == place
     assert choice.facts["needed_cores"] == pytest.approx(channels * 4.004, abs=0.06)
     assert choose_augmentation_place(window, **given, device=CPU).value == "cpu"
-    clicks = window.model_copy(update={"takes_clicks": True})
+    clicks = window.model_copy(update={"point_prompts": True})
     assert choose_augmentation_place(clicks, **given, device=cuda(24, 1)).value == "cpu"
 
 
@@ -106,7 +106,7 @@ def test_inference_batch_on_cuda_is_twice_that_of_training():
 
 def test_organs_are_cleaned_that_are_in_one_piece_in_nine_of_ten_of_enough_cases():
     pieces = {"liver": [1] * 9 + [2], "lesion": [1] * 8 + [2, 3], "few": [1] * 7, "just enough": [1] * 8, "never": []}
-    choice = choose_cleaning(pieces)
+    choice = choose_component_filter(pieces)
     assert [cleaning.organ for cleaning in choice.value] == ["liver", "just enough"]
-    assert {(cleaning.least_share, cleaning.least_ml) for cleaning in choice.value} == {(0.1, 0.0)}
+    assert {(cleaning.min_fraction, cleaning.min_volume_ml) for cleaning in choice.value} == {(0.1, 0.0)}
     assert choice.facts["share_in_one_piece"] == {"liver": 0.9, "lesion": 0.8, "just enough": 1.0}

@@ -26,7 +26,7 @@ from autoseg.training.step import train_step
 from autoseg.training.validation.validate_case import validate_case
 
 SHORT = {"steps_per_epoch": 2, "epochs": 1}
-SMALL = {"has_semantic_decoder": False, "interaction_levels": 0, "injection_stages": [], "refiner_channels": [4, 8]}
+SMALL = {"semantic_decoder": False, "interaction_levels": 0, "injection_stages": [], "refiner_channels": [4, 8]}
 CPU = torch.device("cpu")
 SPLITS = [
     {"train": ["case_1", "case_2"], "validation": ["case_0"]},
@@ -94,10 +94,11 @@ def test_organs_are_matched_by_name_then_by_synonym(plans):
 def test_rows_of_text_are_matched_by_organ_and_by_kind_of_scan_or_else_with_the_first(plans):
     def kinds(plan, first, *more):
         organs = [
-            organ.model_copy(update={"more_sentences": len(more) * (organ.sentences,)}) for organ in plan.data.organs
+            organ.model_copy(update={"additional_sentences": len(more) * (organ.sentences,)})
+            for organ in plan.data.organs
         ]
         others = tuple({"name": name, "channels": plan.data.channels} for name in more)
-        changed = {"modality": first, "more_modalities": others, "organs": tuple(organs)}
+        changed = {"modality": first, "additional_modalities": others, "organs": tuple(organs)}
         return plan.model_validate(plan.model_dump() | {"data": plan.data.model_dump() | changed})
 
     here = kinds(named(plans, "spleen", "liver", "thymus"), "mri", "ct", "pet")
@@ -154,7 +155,7 @@ def test_a_new_state_and_its_average_begin_with_the_models_weights_at_the_plans_
     for network in (state.network, state.averaged):
         given = network.state_dict()
         assert all(torch.equal(given[key], value) for key, value in expected.items())
-    factors = {(group["rate_factor"], group["frozen_until"]) for group in state.optimisers[0].param_groups}
+    factors = {(group["rate_factor"], group["frozen_until"]) for group in state.optimizers[0].param_groups}
     assert factors == {(1.0, 0.0)} and state.weights.parameters == ()
 
 
@@ -172,7 +173,7 @@ def test_before_the_first_step_the_dice_is_the_models(run, plans, tmp_path):
 
 
 def test_a_run_with_another_organ_says_what_it_took_and_writes_it_down(tiny_plans, make_store, model, tmp_path, caplog):
-    plans = tiny_plans(2, training=SHORT, network={**SMALL, "takes_clicks": True})
+    plans = tiny_plans(2, training=SHORT, network={**SMALL, "point_prompts": True})
     first, second = plans.data.organs
     spoken = {"name": "thymus", "sentences": ("the thymus lies in front of all",)}
     organs = (first, second.model_copy(update=spoken))

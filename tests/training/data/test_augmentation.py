@@ -12,7 +12,7 @@ WILD = AugmentationPlan(affine_probability=1, intensity_probability=1, mirror_ax
 
 
 def make_slice():
-    """Three neighbours of two channels, 24 x 32; organs 1 and 2, and a rim that is ignored."""
+    """Three neighbors of two channels, 24 x 32; organs 1 and 2, and a rim that is ignored."""
     image = np.random.default_rng(1).normal(size=(3, 2, 24, 32)).astype(np.float32)
     labels = np.zeros((24, 32), np.int64)
     labels[4:12, 6:20], labels[14:20, 10:28], labels[:, :3] = 1, 2, IGNORE
@@ -99,8 +99,8 @@ def test_augment_turns_image_and_labels_together():
     assert min(agreements) > 0.9
 
 
-def test_augment_changes_intensity_alike_in_all_neighbouring_slices():
-    """Constant neighbours stay equal to each other: else brightness would tell the slice from its neighbours."""
+def test_augment_changes_intensity_alike_in_all_neighboring_slices():
+    """Constant neighbors stay equal to each other: else brightness would tell the slice from its neighbors."""
     image = np.ones((3, 1, 8, 8), np.float32) * np.linspace(1, 2, 8, dtype=np.float32)
     plan = STILL.model_copy(update={"intensity_probability": 1.0})
     changed = 0
@@ -127,7 +127,7 @@ def test_noise_and_blur_change_the_deviation_of_a_flat_and_of_a_noisy_slice():
 def test_blur_is_within_a_slice_and_not_across_slices():
     image = np.zeros((3, 1, 32, 32), np.float32)
     image[1, 0, 16, 16] = 1
-    plan = STILL.model_copy(update={"intensity_probability": 1.0, "noise_deviation": 0.0})
+    plan = STILL.model_copy(update={"intensity_probability": 1.0, "noise_std": 0.0})
     result, _ = augment(image, np.zeros((1, 32, 32), np.int64), plan=plan, rng=np.random.default_rng(2))
     for outer in (result[0], result[2]):
         assert np.ptp(outer) < 1e-6
@@ -135,7 +135,7 @@ def test_blur_is_within_a_slice_and_not_across_slices():
 
 
 def make_clip():
-    """Four slices with three neighbours each; channel 0 is the label map, which moves from slice to slice."""
+    """Four slices with three neighbors each; channel 0 is the label map, which moves from slice to slice."""
     labels = np.stack([np.roll(np.maximum(make_slice()[1][0], 0), 3 * t, axis=1) for t in range(4)])  # (4, 24, 32)
     return np.repeat(labels[:, None], 3, axis=0).astype(np.float32), labels  # (4 * 3, 1, 24, 32)
 

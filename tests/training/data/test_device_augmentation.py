@@ -30,7 +30,7 @@ def with_only(**fields):
 
 
 def make_batch(num_clips=3, *, length=1, seed=0):
-    """Clips of slices with three neighbours of two channels, 24 x 32; organs 1 and 2, and a rim that is ignored."""
+    """Clips of slices with three neighbors of two channels, 24 x 32; organs 1 and 2, and a rim that is ignored."""
     rng = np.random.default_rng(seed)
     images = rng.normal(size=(num_clips * length, 3 * 2, 24, 32)).astype(np.float32)
     labels = np.zeros((num_clips * length, 24, 32), np.int64)
@@ -91,7 +91,7 @@ def test_contrast_and_gamma_are_those_of_batchgenerators_for_each_channel():
         assert np.array_equal(moved, labels) and not np.allclose(changed, images, atol=0.01)
 
 
-def test_brightness_multiplies_each_channel_of_all_neighbours_by_its_own_factor():
+def test_brightness_multiplies_each_channel_of_all_neighbors_by_its_own_factor():
     images, _, changed, _ = run(with_only(brightness=(1.25, 0.8)))
     np.testing.assert_allclose(changed[0, 0::2], 1.25 * images[0, 0::2], rtol=1e-6)
     np.testing.assert_allclose(changed[0, 1::2], 0.8 * images[0, 1::2], rtol=1e-6)
@@ -150,7 +150,7 @@ def test_the_same_clips_get_the_same_changes_as_on_a_cpu():
             images.numpy().reshape(3, 2, 24, 32), labels.numpy(), plan=plan, rng=np.random.default_rng(seed)
         )
         assert np.array_equal(ours.numpy().reshape(3, 2, 24, 32), planes) and np.array_equal(our_labels.numpy(), maps)
-    plan = STILL.model_copy(update={"affine_probability": 0.4, "noise_deviation": 0.0})
+    plan = STILL.model_copy(update={"affine_probability": 0.4, "noise_std": 0.0})
     is_turned = []
     for seed in range(20):
         clip = draw_changes(plan, num_channels=2, rng=np.random.default_rng(seed))
@@ -200,7 +200,7 @@ def plans(tiny_plans):
         training={
             "batch_slices": 4,
             "steps_per_epoch": 2,
-            "augmentation": {"where": "device", "intensity_probability": 0.5, "mirror_axes": ["row"]},
+            "augmentation": {"run_on": "device", "intensity_probability": 0.5, "mirror_axes": ["row"]},
         },
     )
 
@@ -247,7 +247,7 @@ def test_a_run_that_goes_on_equals_the_undisturbed_one(plans, make_store, tmp_pa
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_a_gpu_makes_the_changes_that_a_cpu_makes_and_its_own_noise_again_and_again():
     images, labels = make_batch(8)
-    plan = WILD.model_copy(update={"noise_deviation": 0.0})
+    plan = WILD.model_copy(update={"noise_std": 0.0})
     rng = np.random.default_rng(0)
     clips = tuple(draw_changes(plan, num_channels=2, rng=rng) for _ in range(8))
     expected = change(images, labels, Changes(clips, 2))
@@ -260,6 +260,6 @@ def test_a_gpu_makes_the_changes_that_a_cpu_makes_and_its_own_noise_again_and_ag
 
 
 def test_clicks_are_drawn_on_a_cpu(tiny_plans):
-    plans = tiny_plans(2, network={"takes_clicks": True})
+    plans = tiny_plans(2, network={"point_prompts": True})
     with pytest.raises(PlanError, match=r"set training\.augmentation\.where to 'cpu'"):
-        apply_settings(plans, ["training.augmentation.where=device"])
+        apply_settings(plans, ["training.augmentation.run_on=device"])

@@ -53,7 +53,7 @@ def test_a_step_twice_as_large_begins_with_the_same_slices(make_draws):
 
 
 def test_organs_in_the_slices_come_first_and_the_rest_is_filled_up(make_draws):
-    draws = make_draws(CASES, organs_per_step=4, organ_slice_share=1.0)
+    draws = make_draws(CASES, organs_per_step=4, foreground_oversampling=1.0)
     seen = set()
     for step in range(30):
         group = draws.group_of(step)
@@ -70,7 +70,7 @@ def test_organs_in_the_slices_come_first_and_the_rest_is_filled_up(make_draws):
 
 
 def test_where_more_organs_are_in_the_slices_than_allowed_some_of_them_are_drawn(make_draws):
-    draws = make_draws({"a": {1: [3], 2: [3], 5: [3]}}, organs_per_step=2, organ_slice_share=1.0)
+    draws = make_draws({"a": {1: [3], 2: [3], 5: [3]}}, organs_per_step=2, foreground_oversampling=1.0)
     chosen = [draws.organs_of(step).tolist() for step in range(12)]
     assert all(set(organs) <= {0, 1, 4} and len(organs) == 2 for organs in chosen)
     assert len({tuple(organs) for organs in chosen}) == 3
@@ -84,7 +84,7 @@ def test_organs_of_a_region_that_was_annotated_count_as_present(tiny_plans):
     plans = tiny_plans(
         4,
         data={"regions": [{"name": "both", "organs": ["organ 1", "organ 3"]}]},
-        training={"organs_per_step": 2, "organ_slice_share": 1.0},
+        training={"organs_per_step": 2, "foreground_oversampling": 1.0},
     )
     cases = {"a": {5: range(20)}}  # the region's index
     draws = StepDraws(group_cases(Cases(cases), ["a"], plans=plans), {"a": 20}, 4, plans)

@@ -32,9 +32,9 @@ def make_plans(tiny_plans, **training):
     content["training"] |= training
     labels = tuple(LabelPlan(value=k, name=f"o{k}", means=f"organ {k - 1}") for k in (1, 2))
     channels = plans.data.channels
-    content["data"]["more_modalities"] = [ModalityPlan(name="mri", channels=channels).model_dump(mode="json")]
+    content["data"]["additional_modalities"] = [ModalityPlan(name="mri", channels=channels).model_dump(mode="json")]
     for organ in content["data"]["organs"]:
-        organ["more_sentences"] = [["On MRI."]]
+        organ["additional_sentences"] = [["On MRI."]]
     content["data"]["datasets"] = [
         DatasetPlan(name=name, modality=modality, labels=labels).model_dump(mode="json")
         for name, modality in (("A", channels[0].name), ("B", "mri"))
@@ -56,16 +56,16 @@ def test_group_cases_puts_together_those_of_one_dataset_and_window(tiny_plans):
 
 
 def test_group_cases_shares_steps_out_as_the_plan_says(tiny_plans):
-    shares = [{"dataset": "A", "share": 0.6}, {"dataset": "B", "share": 0.4}]
-    plans = make_plans(tiny_plans, dataset_shares=shares)
+    shares = [{"dataset": "A", "fraction": 0.6}, {"dataset": "B", "fraction": 0.4}]
+    plans = make_plans(tiny_plans, dataset_sampling_fractions=shares)
     assert [g.share for g in group_cases(Cases(**CASES), list(CASES), plans=plans)] == pytest.approx([0.2, 0.4, 0.4])
     only_a = group_cases(Cases(**CASES), ["a1", "a2"], plans=plans)
     assert [g.share for g in only_a] == pytest.approx([0.5, 0.5])
 
 
 def test_a_step_draws_from_one_group_with_its_window_and_text_as_often_as_its_share(tiny_plans):
-    shares = [{"dataset": "A", "share": 0.2}, {"dataset": "B", "share": 0.8}]
-    plans = make_plans(tiny_plans, dataset_shares=shares, batch_slices=2)
+    shares = [{"dataset": "A", "fraction": 0.2}, {"dataset": "B", "fraction": 0.8}]
+    plans = make_plans(tiny_plans, dataset_sampling_fractions=shares, batch_slices=2)
     sampler = SliceSampler(Cases(**CASES), list(CASES), plans=plans, cache_bytes=0)
     batches = [sampler.make_batch(step) for step in range(60)]
     for batch in batches:
@@ -80,7 +80,7 @@ def test_a_step_draws_from_one_group_with_its_window_and_text_as_often_as_its_sh
 
 def test_organs_are_drawn_by_their_weights(tiny_plans, rng):
     def share_of_the_second(weight):
-        plans = make_plans(tiny_plans, organ_weights=[{"organ": "organ 1", "weight": weight}])
+        plans = make_plans(tiny_plans, organ_sampling_weights=[{"organ": "organ 1", "weight": weight}])
         group = group_cases(Cases(**CASES), ["a2"], plans=plans)[0]
         return np.mean([group.draw_organ_slice(rng)[1] for _ in range(400)])  # the number of the slice tells the organ
 

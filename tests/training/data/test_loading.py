@@ -95,8 +95,8 @@ def assert_same(found, expected):
 
 WHOLE = [
     {"network": {"small_windows_px": [[32, 32]], "window_rows_px": 48, "window_columns_px": 48}},
-    {"network": {"takes_clicks": True, "memory_slices": 2}, "training": {"batch_slices": 6, "clip_every": 2}},
-    {"training": {"augmentation": {"where": "device"}}},
+    {"network": {"point_prompts": True, "memory_slices": 2}, "training": {"batch_slices": 6, "memory_clip_every": 2}},
+    {"training": {"augmentation": {"run_on": "device"}}},
 ]
 
 

@@ -74,7 +74,7 @@ def test_relabel_asked_organs_by_their_place_the_others_to_background():
 
 
 def test_make_batch_has_the_shapes_and_types_that_the_network_takes(tiny_plans):
-    plans = tiny_plans(3, num_channels=2, training={"batch_slices": 3}, network={"neighbours": 2})
+    plans = tiny_plans(3, num_channels=2, training={"batch_slices": 3}, network={"context_slices": 2})
     batch = make_sampler(plans, a=make_case(num_channels=2), b=make_case(num_channels=2, seed=1)).make_batch(0)
     assert batch.images.shape == (3, 10, 32, 32) and batch.images.dtype == torch.float32
     assert batch.labels.shape == (3, 32, 32) and batch.labels.dtype == torch.int64
@@ -108,13 +108,13 @@ def test_make_batch_is_the_same_with_and_without_room_to_keep_cases(tiny_plans):
     assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
 
 
-def test_make_batch_shows_the_drawn_slice_between_its_neighbours(tiny_plans):
+def test_make_batch_shows_the_drawn_slice_between_its_neighbors(tiny_plans):
     """Each slice holds its own number, channel 1 a hundred more, and organ 1 in slice 3 only."""
     image = np.arange(6, dtype=np.float32)[None, :, None, None] + np.array([0, 100], np.float32)[:, None, None, None]
     image = np.broadcast_to(image, (2, 6, 32, 32)).copy()
     labels = np.zeros((6, 32, 32), np.uint8)
     labels[3, 10:20, 10:20] = 1
-    plans = tiny_plans(1, num_channels=2, training={"organ_slice_share": 1.0, "augmentation": STILL})
+    plans = tiny_plans(1, num_channels=2, training={"foreground_oversampling": 1.0, "augmentation": STILL})
     batch = make_sampler(plans, a=(image, labels)).make_batch(0)
     assert batch.images[0, :, 0, 0].tolist() == [2, 102, 3, 103, 4, 104]
     assert torch.equal(batch.labels[0], torch.from_numpy(labels[3].astype(np.int64)))
@@ -125,7 +125,7 @@ def test_slices_with_an_organ_come_as_often_as_the_plan_says(tiny_plans, share, 
     labels = np.zeros((20, 32, 32), np.uint8)
     labels[7, 4:9, 4:9] = 1
     image = np.zeros((1, 20, 32, 32), np.float32)
-    plans = tiny_plans(1, training={"organ_slice_share": share, "augmentation": STILL, "batch_slices": 4})
+    plans = tiny_plans(1, training={"foreground_oversampling": share, "augmentation": STILL, "batch_slices": 4})
     sampler = make_sampler(plans, a=(image, labels))
     found = [bool((labels == 1).any()) for step in range(25) for labels in sampler.make_batch(step).labels]
     assert least <= np.mean(found) <= most
@@ -137,7 +137,7 @@ def test_every_organ_is_drawn_though_one_is_in_a_single_slice_of_a_single_case(t
     rare[:, 4:20, 4:20] = 1
     rare[9, 24:28, 24:28] = 2
     image = np.zeros((1, 10, 32, 32), np.float32)
-    plans = tiny_plans(2, training={"organ_slice_share": 1.0, "augmentation": STILL, "batch_slices": 4})
+    plans = tiny_plans(2, training={"foreground_oversampling": 1.0, "augmentation": STILL, "batch_slices": 4})
     cases = {f"common_{i}": (image, common) for i in range(9)} | {"rare": (image, rare)}
     sampler = make_sampler(plans, **cases)
     found = [bool((labels == 2).any()) for step in range(20) for labels in sampler.make_batch(step).labels]
@@ -148,7 +148,7 @@ def test_window_of_a_larger_slice_holds_the_organ_more_often_than_by_chance(tiny
     """A window of 32 in 96 x 96 that is placed anywhere holds an organ near a corner less than one time in seven."""
     labels = np.zeros((1, 96, 96), np.uint8)
     labels[0, 16:20, 70:74] = 1
-    plans = tiny_plans(1, training={"organ_slice_share": 1.0, "augmentation": STILL, "batch_slices": 4})
+    plans = tiny_plans(1, training={"foreground_oversampling": 1.0, "augmentation": STILL, "batch_slices": 4})
     sampler = make_sampler(plans, a=(np.zeros((1, 1, 96, 96), np.float32), labels))
     batches = [sampler.make_batch(step) for step in range(30)]
     assert all(batch.images.shape[-2:] == (32, 32) for batch in batches)
@@ -219,7 +219,13 @@ def test_a_case_without_any_organ_is_drawn_too(tiny_plans):
     assert batch.labels.eq(0).all()
 
 
-CLIPS = {"batch_slices": 8, "clip_every": 1, "clip_slices": 4, "clip_step": 2, "augmentation": STILL}
+CLIPS = {
+    "batch_slices": 8,
+    "memory_clip_every": 1,
+    "memory_clip_slices": 4,
+    "memory_clip_stride": 2,
+    "augmentation": STILL,
+}
 
 
 def numbered_case(num_slices, size=32):
@@ -259,7 +265,7 @@ def test_every_slice_of_a_clip_has_the_labels_of_its_own(tiny_plans):
     labels[:] = 0
     for number in range(12):
         labels[number, 10 : 12 + number, 10:20] = 1
-    plans = tiny_plans(1, network={"memory_slices": 2}, training={**CLIPS, "organ_slice_share": 1.0})
+    plans = tiny_plans(1, network={"memory_slices": 2}, training={**CLIPS, "foreground_oversampling": 1.0})
     whole = [int((labels[number] == 1).sum()) for number in range(12)]
     sampler = make_sampler(
         tiny_plans(1, network={"memory_slices": 2, "window_rows_px": 48, "window_columns_px": 48}, training=CLIPS),
@@ -272,7 +278,7 @@ def test_every_slice_of_a_clip_has_the_labels_of_its_own(tiny_plans):
 
 
 def test_clips_come_every_so_many_steps_and_single_slices_between_them(tiny_plans):
-    plans = tiny_plans(1, network={"memory_slices": 2}, training={**CLIPS, "clip_every": 3})
+    plans = tiny_plans(1, network={"memory_slices": 2}, training={**CLIPS, "memory_clip_every": 3})
     sampler = make_sampler(plans, a=numbered_case(40), b=numbered_case(30))
     shapes = [tuple(sampler.make_batch(step).positions.shape) for step in range(7)]
     assert shapes == [(2, 4), (8, 1), (8, 1), (2, 4), (8, 1), (8, 1), (2, 4)]
@@ -290,8 +296,8 @@ def test_single_slices_have_no_positions(tiny_plans):
 def test_clicks_are_drawn_on_the_slices_and_organs_of_the_batch_where_the_plan_takes_them(tiny_plans):
     plans = tiny_plans(
         3,
-        network={"takes_clicks": True},
-        training={"organ_slice_share": 1.0, "augmentation": STILL, "click_share": 1.0},
+        network={"point_prompts": True},
+        training={"foreground_oversampling": 1.0, "augmentation": STILL, "point_prompt_fraction": 1.0},
     )
     sampler = make_sampler(plans, a=make_case())
     batch = sampler.make_batch(3)
@@ -316,7 +322,7 @@ def test_cases_in_which_an_organ_was_not_annotated_say_so(tiny_plans):
 
 
 def test_regions_of_the_plan_come_with_every_batch(tiny_plans):
-    plans = tiny_plans(3, training={"organs_per_step": 2, "augmentation": STILL, "organ_slice_share": 1.0})
+    plans = tiny_plans(3, training={"organs_per_step": 2, "augmentation": STILL, "foreground_oversampling": 1.0})
     region = RegionPlan(name="both", organs=("organ 0", "organ 1"))
     plans = plans.model_copy(update={"data": plans.data.model_copy(update={"regions": (region,)})})
     image, labels = make_case()

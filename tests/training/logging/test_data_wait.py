@@ -27,9 +27,9 @@ def test_a_short_wait_or_training_needs_no_advice(tiny_plans, share, seconds):
     ("changes", "device_type", "words", "others"),
     [
         ({}, "cpu", "Other programs may hold the 3 cores", "augmentation"),
-        ({}, "cuda", "--set training.augmentation.where=device", "disk"),
-        ({"training": {"augmentation": {"where": "device"}}}, "cuda", "more than the 3 cores", "where=device"),
-        ({"network": {"takes_clicks": True}}, "cuda", "more than the 3 cores", "where=device"),
+        ({}, "cuda", "--set training.augmentation.run_on=device", "disk"),
+        ({"training": {"augmentation": {"run_on": "device"}}}, "cuda", "more than the 3 cores", "where=device"),
+        ({"network": {"point_prompts": True}}, "cuda", "more than the 3 cores", "where=device"),
     ],
 )
 def test_a_long_wait_is_told_with_what_would_help(tiny_plans, monkeypatch, changes, device_type, words, others):

@@ -101,7 +101,7 @@ def test_focal_loss_of_a_sure_right_mask_is_0_and_of_a_sure_wrong_one_large():
     ],
 )
 def test_quality_loss_is_the_distance_to_the_measured_iou(mask, target, known, iou):
-    sums = losses.quality_sums(torch.tensor([[0.7]]), row(*mask), row(*target), row(*known), torch.ones(1, 1))
+    sums = losses.iou_sums(torch.tensor([[0.7]]), row(*mask), row(*target), row(*known), torch.ones(1, 1))
     assert losses.mean_of(sums).item() == pytest.approx(abs(0.7 - iou))
 
 
@@ -124,9 +124,9 @@ def make_output(*, num_organs=2, has_maps=True):
         coarse_logits=leaf(1 + num_organs, 16, 16),
         mask_logits=leaf(num_organs, 8, 8),
         map_logits=leaf(1 + num_organs, 8, 8) if has_maps else None,
-        quality=torch.rand(2, num_organs).requires_grad_(),
-        presence_logits=leaf(num_organs),
-        semantic_presence_logits=leaf(num_organs) if has_maps else None,
+        iou_predictions=torch.rand(2, num_organs).requires_grad_(),
+        object_score_logits=leaf(num_organs),
+        semantic_object_score_logits=leaf(num_organs) if has_maps else None,
     )
 
 
@@ -161,19 +161,19 @@ def test_compute_losses_what_is_predicted_where_it_is_ignored_changes_nothing():
 def test_compute_losses_presence_of_an_organ_that_may_lie_where_it_is_ignored_does_not_count():
     """Organ 2 is in the first slice only; the second one is ignored in part, so it may be there too."""
     output, labels = make_output(), make_labels()
-    losses.compute_losses(output, labels, weights=LossPlan())["presence"].backward()
-    for logits in (output.presence_logits, output.semantic_presence_logits):
+    losses.compute_losses(output, labels, weights=LossPlan())["object_score"].backward()
+    for logits in (output.object_score_logits, output.semantic_object_score_logits):
         assert logits.grad.ne(0).tolist() == [[True, True], [True, False]]
     whole = make_output()
-    losses.compute_losses(whole, labels.clamp(min=0), weights=LossPlan())["presence"].backward()
-    assert whole.presence_logits.grad.ne(0).all()
+    losses.compute_losses(whole, labels.clamp(min=0), weights=LossPlan())["object_score"].backward()
+    assert whole.object_score_logits.grad.ne(0).all()
 
 
 def test_compute_losses_of_a_slice_without_any_known_pixel_teaches_no_presence_and_no_quality():
     output, labels = make_output(), make_labels()
     labels[1] = IGNORE
     losses.compute_losses(output, labels, weights=LossPlan())["total"].backward()
-    for values in (output.presence_logits, output.semantic_presence_logits, output.quality):
+    for values in (output.object_score_logits, output.semantic_object_score_logits, output.iou_predictions):
         assert values.grad[1].eq(0).all() and values.grad[0].ne(0).all()
 
 
@@ -210,10 +210,10 @@ def test_compute_losses_a_better_output_costs_less():
     before = losses.compute_losses(output, labels, weights=LossPlan())
     before["total"].backward()
     with torch.no_grad():
-        for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "presence_logits"):
+        for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "object_score_logits"):
             getattr(output, name).sub_(0.1 * getattr(output, name).grad.sign())
     after = losses.compute_losses(output, labels, weights=LossPlan())
-    for name in ("dice", "cross_entropy", "mask", "semantic", "presence", "total"):
+    for name in ("dice", "cross_entropy", "mask", "semantic", "object_score", "total"):
         assert after[name].item() < before[name].item(), name
 
 
@@ -238,14 +238,14 @@ def test_compute_losses_masks_of_an_organ_that_was_not_annotated_have_exactly_no
     output = make_output(has_maps=has_maps)
     terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), sets=not_annotated())
     terms["total"].backward()
-    for name in ("mask_logits", "quality"):
+    for name in ("mask_logits", "iou_predictions"):
         gradient = getattr(output, name).grad
         assert gradient[0, 1].eq(0).all(), name
         assert gradient[0, 0].ne(0).any() and gradient[1, 1].ne(0).any(), name
     output = make_output(has_maps=has_maps)
     labels = make_labels().clamp(min=0)
-    losses.compute_losses(output, labels, weights=LossPlan(), sets=not_annotated())["presence"].backward()
-    for presence in (output.presence_logits, output.semantic_presence_logits):
+    losses.compute_losses(output, labels, weights=LossPlan(), sets=not_annotated())["object_score"].backward()
+    for presence in (output.object_score_logits, output.semantic_object_score_logits):
         if presence is not None:
             assert presence.grad.ne(0).tolist() == [[True, False], [True, True]]
 
@@ -284,7 +284,7 @@ def test_compute_losses_where_nothing_was_annotated_nothing_is_learnt_and_all_st
     terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), sets=sets)
     terms["total"].backward()
     assert {name: value.item() for name, value in terms.items()} == pytest.approx(dict.fromkeys(terms, 0), abs=1e-6)
-    for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "quality", "presence_logits"):
+    for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "iou_predictions", "object_score_logits"):
         assert getattr(output, name).grad.abs().max().item() < 1e-7, name
 
 
@@ -318,7 +318,7 @@ def test_compute_losses_of_a_region_says_nothing_of_the_masks_of_its_organs_insi
     labels[0, 4:20, 4:20] = 3
     losses.compute_losses(output, labels, weights=LossPlan(), sets=region_of_both())["total"].backward()
     assert output.mask_logits.grad[0].eq(0).all()
-    assert output.presence_logits.grad[0].eq(0).all() and output.presence_logits.grad[1].ne(0).all()
+    assert output.object_score_logits.grad[0].eq(0).all() and output.object_score_logits.grad[1].ne(0).all()
 
 
 def test_compute_losses_with_labels_that_are_single_organs_is_that_without_sets():
@@ -356,7 +356,7 @@ def test_compute_losses_of_two_halves_whose_sums_are_added_up_are_those_of_the_w
         said["total"].backward()
         for name, value in terms.items():
             assert said[name].item() == pytest.approx(value.item(), rel=1e-5), name
-        for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "quality", "presence_logits"):
+        for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "iou_predictions", "object_score_logits"):
             expected = getattr(whole, name).grad[number : number + 1]
             assert torch.allclose(getattr(half, name).grad, expected, atol=1e-6), name
 

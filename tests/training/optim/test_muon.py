@@ -2,15 +2,15 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from autoseg.training.optim.muon import Muon, orthogonalise
+from autoseg.training.optim.muon import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 72), (72, 8), (1, 5)])
-def test_orthogonalise_keeps_the_singular_vectors_and_brings_their_values_near_1(shape):
+def test_orthogonalize_keeps_the_singular_vectors_and_brings_their_values_near_1(shape):
     torch.manual_seed(0)
     matrix = 100 * torch.randn(shape)
     u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
-    result = u.T @ orthogonalise(matrix) @ vh.T
+    result = u.T @ orthogonalize(matrix) @ vh.T
     diagonal = result.diagonal()
     assert torch.allclose(result, torch.diag(diagonal), atol=1e-3)
     large = values > 0.01 * values.norm()
@@ -19,18 +19,18 @@ def test_orthogonalise_keeps_the_singular_vectors_and_brings_their_values_near_1
 
 
 @pytest.mark.parametrize("shape", [(16, 144), (12, 12)])
-def test_orthogonalise_is_the_iteration_on_the_whole_matrix(shape):
+def test_orthogonalize_is_the_iteration_on_the_whole_matrix(shape):
     torch.manual_seed(1)
     matrix = torch.randn(shape, dtype=torch.float64)
     x = matrix / matrix.norm()
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    assert torch.allclose(orthogonalise(matrix), x, atol=1e-8)
+    assert torch.allclose(orthogonalize(matrix), x, atol=1e-8)
 
 
-def test_orthogonalise_of_zeros_is_zeros():
-    assert torch.equal(orthogonalise(torch.zeros(3, 4)), torch.zeros(3, 4))
+def test_orthogonalize_of_zeros_is_zeros():
+    assert torch.equal(orthogonalize(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
 def test_a_step_has_the_length_of_one_of_adamw_whatever_the_gradients_size():
@@ -51,10 +51,10 @@ def test_weights_decay_by_rate_times_decay_and_one_without_gradient_stays():
 
 
 def test_a_saved_and_loaded_state_goes_on_as_if_nothing_had_been():
-    def run(optimiser, kernel, gradients):
+    def run(optimizer, kernel, gradients):
         for gradient in gradients:
             kernel.grad = gradient
-            optimiser.step()
+            optimizer.step()
 
     gradients = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     one = Parameter(torch.ones(3, 2, 2))

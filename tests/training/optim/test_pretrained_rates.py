@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from autoseg.training.optim.optimizers import build_optimisers, set_learning_rate
+from autoseg.training.optim.optimizers import build_optimizers, set_learning_rate
 from autoseg.training.optim.pretrained_rates import pretrained_factors
 
 NAMES = [
@@ -24,7 +24,7 @@ def plans_with(tiny_plans):
     return tiny_plans(
         1,
         network={"backbone": "tiny", "weights": "some.pt"},
-        training={"pretrained_rate_factor": 0.1, "layer_decay": 0.5, "frozen_share": 0.25},
+        training={"pretrained_learning_rate_factor": 0.1, "layer_decay": 0.5, "freeze_fraction": 0.25},
     )
 
 
@@ -56,7 +56,7 @@ def test_pretrained_weights_stay_to_the_bit_in_the_first_phase_and_move_slowly_i
     plans = plans_with(tiny_plans)
     network = Small()
     old, new = network.image_encoder["hiera"]["patch_embed"].weight, network.rest.weight
-    optimisers = build_optimisers(
+    optimizers = build_optimizers(
         network,
         plans=plans,
         pretrained=["image_encoder.hiera.patch_embed.weight", "image_encoder.hiera.patch_embed.bias"],
@@ -66,11 +66,11 @@ def test_pretrained_weights_stay_to_the_bit_in_the_first_phase_and_move_slowly_i
     before = old.clone()
 
     def step(progress):
-        set_learning_rate(optimisers, 0.01, progress=progress)
+        set_learning_rate(optimizers, 0.01, progress=progress)
         for parameter in network.parameters():
             parameter.grad = torch.ones_like(parameter)
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
     step(0.0)
     step(0.24)

@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
 
-from autoseg.config.plans import OrganCleaning
-from autoseg.training.validation.component_filter_choice import OrganPieces, choose_cleaning, dice_after, list_pieces
+from autoseg.config.plans import ComponentFilter
+from autoseg.training.validation.component_filter_choice import (
+    OrganPieces,
+    choose_component_filter,
+    dice_after,
+    list_pieces,
+)
 
 
 def test_pieces_are_listed_with_what_they_hit():
@@ -31,13 +36,13 @@ def test_pieces_are_listed_with_what_they_hit():
 )
 def test_dice_after_a_rule_by_hand(share, volume, expected):
     pieces = OrganPieces(voxel_ml=0.5, reference=12, sizes=(10, 6, 1), hits=(8, 2, 0))
-    rule = OrganCleaning(organ="liver", least_share=share, least_ml=volume)
+    rule = ComponentFilter(organ="liver", min_fraction=share, min_volume_ml=volume)
     assert pieces.dice(rule) == pytest.approx(expected)
 
 
 def test_nothing_on_either_side_is_right():
-    assert OrganPieces(0.5, 0, (), ()).dice(OrganCleaning(organ="liver")) == 1.0
-    assert OrganPieces(0.5, 0, (3,), (0,)).dice(OrganCleaning(organ="liver", least_ml=2.0)) == 1.0
+    assert OrganPieces(0.5, 0, (), ()).dice(ComponentFilter(organ="liver")) == 1.0
+    assert OrganPieces(0.5, 0, (3,), (0,)).dice(ComponentFilter(organ="liver", min_volume_ml=2.0)) == 1.0
 
 
 def test_a_rule_is_kept_only_where_it_raises_dice():
@@ -46,8 +51,8 @@ def test_a_rule_is_kept_only_where_it_raises_dice():
     branched = OrganPieces(0.1, 100, (60, 30, 5), (60, 30, 5))
     clean = OrganPieces(0.1, 50, (48,), (47,))
     cases = [{"liver": speckled, "vessels": branched, "heart": clean} for _ in range(3)]
-    chosen, reason = choose_cleaning(cases, names=["liver", "vessels", "heart"], planned=())
-    assert chosen == (OrganCleaning(organ="liver", least_share=0.05),)
+    chosen, reason = choose_component_filter(cases, names=["liver", "vessels", "heart"], planned=())
+    assert chosen == (ComponentFilter(organ="liver", min_fraction=0.05),)
     facts = reason.facts["organs"]
     assert facts["liver"] == {
         "cases": 3,
@@ -60,23 +65,25 @@ def test_a_rule_is_kept_only_where_it_raises_dice():
 def test_an_organ_that_is_found_where_there_is_none_goes_by_volume():
     real = OrganPieces(0.1, 400, (390,), (380,))
     ghost = OrganPieces(0.1, 0, (8,), (0,))
-    chosen, _ = choose_cleaning([{"spleen": real}, {"spleen": ghost}, {"spleen": ghost}], names=["spleen"], planned=())
-    assert chosen == (OrganCleaning(organ="spleen", least_ml=1.0),)
+    chosen, _ = choose_component_filter(
+        [{"spleen": real}, {"spleen": ghost}, {"spleen": ghost}], names=["spleen"], planned=()
+    )
+    assert chosen == (ComponentFilter(organ="spleen", min_volume_ml=1.0),)
 
 
 def test_too_few_cases_leave_the_plans_rule_and_more_may_drop_it():
-    planned = (OrganCleaning(organ="vessels", least_share=1.0),)
+    planned = (ComponentFilter(organ="vessels", min_fraction=1.0),)
     branched = {"vessels": OrganPieces(0.1, 100, (60, 30), (60, 30))}
     absent = {"vessels": OrganPieces(0.1, 0, (), ())}
-    assert choose_cleaning([branched] * 2 + [absent] * 9, names=["vessels"], planned=planned)[0] == planned
-    assert choose_cleaning([branched] * 3, names=["vessels"], planned=planned)[0] == ()
+    assert choose_component_filter([branched] * 2 + [absent] * 9, names=["vessels"], planned=planned)[0] == planned
+    assert choose_component_filter([branched] * 3, names=["vessels"], planned=planned)[0] == ()
 
 
 def test_cases_in_which_an_organ_was_not_annotated_do_not_choose_its_rule():
     """Their pieces lack it; with them as cases without the organ, what is found in them would count as a fault."""
     speckled = OrganPieces(0.1, 100, (90, 4), (88, 0))
     with_it, without = {"liver": speckled, "spleen": speckled}, {"spleen": speckled}
-    chosen, reason = choose_cleaning([with_it] * 2 + [without] * 5, names=["liver", "spleen"], planned=())
+    chosen, reason = choose_component_filter([with_it] * 2 + [without] * 5, names=["liver", "spleen"], planned=())
     assert [rule.organ for rule in chosen] == ["spleen"]
     assert reason.facts["organs"]["liver"] == {"cases": 2, "kept": "too few cases"}
     assert dice_after(without, chosen) == {"spleen": pytest.approx(2 * 88 / 190)}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from autoseg.config.data import ChannelPlan, DataPlan, OrganPlan, RegionPlan
-from autoseg.training.validation.confusion import ambiguous_labels, count_meetings, measure_dice, new_meetings
+from autoseg.training.validation.confusion import ambiguous_labels, count_confusion, measure_dice, new_confusion
 
 BACKGROUND, LEFT, RIGHT, LIVER, KIDNEYS, ALL = range(6)
 
@@ -11,7 +11,7 @@ def make_plan():
     """Organs left, right, liver; regions kidneys (left, right) and all."""
     names = ("left", "right", "liver")
     return DataPlan(
-        channels=(ChannelPlan(name="CT", scheme="ct"),),
+        channels=(ChannelPlan(name="CT", normalization="ct"),),
         organs=tuple(OrganPlan(name=name, value=k, sentences=("It.",)) for k, name in enumerate(names, 1)),
         regions=(RegionPlan(name="kidneys", organs=("left", "right")), RegionPlan(name="all", organs=names)),
         target_spacing_zyx_mm=(1.0, 1.0, 1.0),
@@ -22,15 +22,15 @@ def make_plan():
 def dice(pairs, annotated=None):
     """Measure voxels given as (reference, predicted): how many."""
     plan = make_plan()
-    meetings = new_meetings(plan)
+    meetings = new_confusion(plan)
     for (reference, predicted), count in pairs.items():
-        count_meetings(meetings, np.full(count, reference, np.uint8), np.full(count, predicted))
+        count_confusion(meetings, np.full(count, reference, np.uint8), np.full(count, predicted))
     return measure_dice(meetings, plan=plan, annotated=annotated)
 
 
 def test_count_meetings_counts_each_pair():
-    meetings = new_meetings(make_plan())
-    count_meetings(meetings, np.array([[KIDNEYS, LEFT], [0, ALL]], np.uint8), np.array([[LEFT, LEFT], [0, LIVER]]))
+    meetings = new_confusion(make_plan())
+    count_confusion(meetings, np.array([[KIDNEYS, LEFT], [0, ALL]], np.uint8), np.array([[LEFT, LEFT], [0, LIVER]]))
     assert meetings.shape == (6, 4) and meetings.sum() == 4
     assert meetings[KIDNEYS, LEFT] == meetings[LEFT, LEFT] == meetings[0, 0] == meetings[ALL, LIVER] == 1
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.config.plans import OrganCleaning, Plans
+from autoseg.config.plans import ComponentFilter, Plans
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import read_labels
 from autoseg.preprocessing.pipeline import CaseSource, PreprocessedCase
@@ -83,8 +83,8 @@ def test_a_written_map_is_cleaned_by_the_plan(store_with, tmp_path):
     write_validation_map(read_off, store, "case", plans=plans, device=CPU, folder=tmp_path / "maps")
     path = tmp_path / "maps" / "case.nii.gz"
     assert (read_labels(path).array_zyx == 1).sum() == 26
-    cleaning = (OrganCleaning(organ="organ 0", least_share=0.1),)
-    plans = plans.model_copy(update={"inference": plans.inference.model_copy(update={"cleaning": cleaning})})
+    cleaning = (ComponentFilter(organ="organ 0", min_fraction=0.1),)
+    plans = plans.model_copy(update={"inference": plans.inference.model_copy(update={"component_filter": cleaning})})
     clean_validation_map(path, plans=plans)
     assert (read_labels(path).array_zyx == 1).sum() == 25
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autoseg.config.plans import OrganCleaning, Reason
+from autoseg.config.plans import ComponentFilter, Reason
 from autoseg.errors import DatasetError, TrainingError
 from autoseg.network.weights.model_file import load_model
 from autoseg.pipelines.train import _refuse_damaged
@@ -77,14 +77,14 @@ def test_a_look_that_finds_no_memory_on_one_rank_is_left_out_on_all(fold, run_ra
 
 def test_the_validation_at_the_end_is_that_of_one_rank(fold, run_ranks, monkeypatch):
     plans, data = fold
-    rule = OrganCleaning(organ="organ 0", least_share=0.5)
+    rule = ComponentFilter(organ="organ 0", min_fraction=0.5)
     chosen = []
 
     def choose(_pieces, *, names, planned):
         chosen.append(names)
         return (rule,), Reason(rule="made up")
 
-    monkeypatch.setattr(final_validation, "choose_cleaning", choose)
+    monkeypatch.setattr(final_validation, "choose_component_filter", choose)
     alone = replace(data, folder=data.folder.parent / "alone" / "fold_0")
     alone.folder.mkdir(parents=True)
     write_json(alone.folder.parent / "splits.json", [])
@@ -98,7 +98,7 @@ def test_the_validation_at_the_end_is_that_of_one_rank(fold, run_ranks, monkeypa
     for name in names:
         assert (data.folder / "validation" / name).read_bytes() == (alone.folder / "validation" / name).read_bytes()
     assert list(read_json(data.folder / "validation" / "summary.json")["cases"]) == ["case_0", "case_1", "case_2"]
-    assert load_model(data.folder / "model.safetensors")[1].inference.cleaning == (rule,)
+    assert load_model(data.folder / "model.safetensors")[1].inference.component_filter == (rule,)
 
 
 def test_a_damaged_case_is_found_by_one_rank_removed_by_the_first_and_told_to_all(fold, run_ranks, monkeypatch):
