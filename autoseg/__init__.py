@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from autoseg.evaluation import evaluate
     from autoseg.inference.click_prompts import OrganClicks
     from autoseg.inference.predictor import load_predictor
-    from autoseg.pipelines.export_model import export
+    from autoseg.pipelines.export_model import export_model
     from autoseg.pipelines.plan import plan
     from autoseg.pipelines.predict import predict_files
     from autoseg.pipelines.predict_array import Prediction, predict
@@ -30,7 +30,7 @@ __all__ = [
     "OrganClicks",
     "Prediction",
     "evaluate",
-    "export",
+    "export_model",
     "load_predictor",
     "plan",
     "predict",
@@ -43,7 +43,7 @@ _HOMES = {
     "evaluate": "autoseg.evaluation",
     "plan": "autoseg.pipelines.plan",
     "Prediction": "autoseg.pipelines.predict_array",
-    "export": "autoseg.pipelines.export_model",
+    "export_model": "autoseg.pipelines.export_model",
     "load_predictor": "autoseg.inference.predictor",
     "predict": "autoseg.pipelines.predict_array",
     "predict_files": "autoseg.pipelines.predict",

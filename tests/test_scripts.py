@@ -61,5 +61,7 @@ def test_what_a_script_imports_is_there(path):
 
 def test_an_import_of_what_is_gone_is_found(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from autoseg.errors import UsageError, NoSuchError\nfrom autoseg import files, no_such_module\n")
+    script.write_text(
+        "from autoseg.errors import UsageError, NoSuchError\nfrom autoseg import errors, no_such_module\n"
+    )
     assert list(absent_imports(script)) == ["autoseg.errors.NoSuchError", "autoseg.no_such_module"]

@@ -69,9 +69,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from autoseg.pipelines.export_model import export
+    from autoseg.pipelines.export_model import export_model
 
-    count = export(arguments.run, arguments.export, fold=arguments.fold)
+    count = export_model(arguments.run, arguments.export, fold=arguments.fold)
     file = printable(str(arguments.export))
     print(f"{count} {'model is' if count == 1 else 'models are'} in {file}")
     print(f"next: autoseg_predict -m {file} -i SCANS -o PREDICTIONS")

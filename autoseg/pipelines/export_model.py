@@ -1,4 +1,4 @@
-"""`autoseg.export`: one file out of all that predicts in a run folder.
+"""`autoseg.export_model`: one file out of all that predicts in a run folder.
 
 Owns: nothing but the way from a run folder to that file; its form is `weights/model_file.py`'s.
 """
@@ -11,7 +11,7 @@ from autoseg.network.weights.model_file import pack_models
 from autoseg.system.atomic_files import explain_write_error, remove_leftovers_of
 
 
-def export(run_folder: Path | str, file: Path | str, *, fold: str | None = None) -> int:
+def export_model(run_folder: Path | str, file: Path | str, *, fold: str | None = None) -> int:
     """Pack the models of a run folder into one file, which predicts as the folder does.
 
     Args:

@@ -264,7 +264,11 @@ def forbid_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_arguments, **_named):
         raise AssertionError("a scan was read before the output was probed")
 
-    for place in ("planning.reading.scan_case", "prediction.steps.read_case", "training.command.train_fold"):
+    for place in (
+        "planning.fingerprint.extract.scan_case",
+        "pipelines.case_steps.read_case",
+        "pipelines.train.train_fold",
+    ):
         monkeypatch.setattr(f"autoseg.{place}", never)
 
 

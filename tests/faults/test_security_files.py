@@ -175,9 +175,9 @@ def test_nothing_in_the_package_could_run_code_from_a_file():
     assert {path.name: found for path in files if (found := list(faults_of(path.read_text(encoding="utf-8"))))} == {}
     # JSON of others is read by one strict reader; these read what safetensors, they themselves or other ranks wrote
     loads = {p.relative_to(PACKAGE).as_posix() for p in files if "json.loads(" in p.read_text(encoding="utf-8")}
-    among_ranks = {"last_words.py", "ranks.py"}
+    among_ranks = {"distributed/last_words.py", "distributed/ranks.py"}
     cores = {"training/core_processes.py", "training/core_worker.py"}
-    assert loads == {"files.py", "network/model_file.py", *cores, *among_ranks}
+    assert loads == {"system/atomic_files.py", "network/weights/model_file.py", *cores, *among_ranks}
 
 
 @pickles

@@ -1,6 +1,6 @@
-"""Networks that can be followed by hand, and torch on one thread."""
+"""Networks that can be followed by hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -8,14 +8,6 @@ import torch
 from torch import Tensor
 
 FakeNetwork = Callable[[Tensor, Tensor], SimpleNamespace]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def middle_slice(images: Tensor, *, num_channels: int = 1) -> Tensor:

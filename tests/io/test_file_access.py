@@ -14,26 +14,26 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "autoseg"
 DOORS = {
-    "scan_bytes.py": "every NIfTI, NRRD and MetaImage file",
-    "dicom_bytes.py": "every DICOM file, before SimpleITK does",
-    "dicom_series.py": "every DICOM series",
-    "outputs/dicom_seg.py": "headers of a series that was read before, for the segmentation that refers to them",
+    "io/byte_stream.py": "every NIfTI, NRRD and MetaImage file",
+    "io/dicom_validation.py": "every DICOM file, before SimpleITK does",
+    "io/dicom.py": "every DICOM series",
+    "export/dicom_seg.py": "headers of a series that was read before, for the segmentation that refers to them",
 }
 OTHER_FILES = {
     "cli/common.py": "nowhere, for what is left to be printed",
-    "locks.py": "locks",
-    "planning/case_cache.py": "its own lines",
-    "planning/file_state.py": "digests of any file's bytes",
-    "files.py": "digests of any file's bytes, and files that are being written",
+    "system/file_lock.py": "locks",
+    "planning/fingerprint/case_cache.py": "its own lines",
+    "planning/fingerprint/file_state.py": "digests of any file's bytes",
+    "system/atomic_files.py": "digests of any file's bytes, and files that are being written",
     "demo/pictures.py": "pictures that the demo wrote",
     "inference/predictor.py": "its own scratch",
-    "network/model_file.py": "models",
-    "network/sam2_weights.py": "weights of SAM2",
-    "prediction/journal.py": "its own lines",
+    "network/weights/model_file.py": "models",
+    "network/weights/sam2_checkpoint.py": "weights of SAM2",
+    "pipelines/resume_log.py": "its own lines",
     "preprocessing/array_file.py": "preprocessed cases",
-    "training/checkpoints.py": "its own state",
+    "training/checkpointing/checkpoints.py": "its own state",
     "training/shared_files.py": "memory that processes share",
-    "training/shared_state.py": "the state that the first rank sends",
+    "distributed/state_sync.py": "the state that the first rank sends",
 }
 CONVERSION = ROOT / "dataset_conversion"
 CONVERSION_DOORS = {

@@ -1,4 +1,4 @@
-"""Tiny networks, seeded, on one thread."""
+"""Tiny networks, seeded."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -20,12 +20,8 @@ SMALL_CLIP = {
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def seeded() -> None:
     torch.manual_seed(7)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -54,12 +54,12 @@ def test_one_fold_is_asked_for_by_its_number(run, image, tmp_path, capsys):
 
 def test_a_name_that_is_no_model_file_or_no_place_is_refused(run, tmp_path):
     with pytest.raises(UsageError, match=r"ends in \.safetensors"):
-        autoseg.export(run, tmp_path / "mine.zip")
+        autoseg.export_model(run, tmp_path / "mine.zip")
     with pytest.raises(CheckpointError, match="Train first"):
-        autoseg.export(tmp_path, tmp_path / "mine.safetensors")
+        autoseg.export_model(tmp_path, tmp_path / "mine.safetensors")
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UsageError, match="cannot be written"):
-        autoseg.export(run, tmp_path / "file" / "mine.safetensors")
+        autoseg.export_model(run, tmp_path / "file" / "mine.safetensors")
 
 
 def test_the_exported_plan_is_that_of_the_fold_that_saw_most_validations(run, image, tmp_path):
@@ -72,8 +72,8 @@ def test_the_exported_plan_is_that_of_the_fold_that_saw_most_validations(run, im
         }
     )
     save_model(load_model(run / "fold_1" / "model.safetensors")[0], plans, run / "fold_1" / "model.safetensors")
-    autoseg.export(run, tmp_path / "mine.safetensors")
+    autoseg.export_model(run, tmp_path / "mine.safetensors")
     for model in (run, tmp_path / "mine.safetensors"):
         assert autoseg.load_predictor(model, device="cpu").plans.inference.component_filter == chosen
-    assert autoseg.export(run, tmp_path / "one.safetensors", fold="0") == 1
+    assert autoseg.export_model(run, tmp_path / "one.safetensors", fold="0") == 1
     assert autoseg.load_predictor(tmp_path / "one.safetensors", device="cpu").plans.inference.component_filter == ()

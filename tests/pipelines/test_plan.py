@@ -229,7 +229,7 @@ def test_plan_of_real_scans_with_mixed_types_and_ranges(real_data, tmp_path):
             shutil.copy2(path, root / folder)
     shutil.copy2(source / "dataset.json", root)
     plans = plan_quickly(root, tmp_path / "run")
-    assert [channel.scheme for channel in plans.data.channels] == ["zscore"]
+    assert [channel.normalization for channel in plans.data.channels] == ["zscore"]
     assert plans.data.target_spacing_zyx_mm == (1.0, 1.0, 1.0)
     assert len(plans.data.organs) == 2
     assert len(CaseStore(tmp_path / "run" / "preprocessed").case_ids()) == 5

@@ -47,11 +47,11 @@ def test_the_data_part_names_datasets_modalities_and_regions(plans):
 
 def test_each_modality_is_normalized_in_its_own_way_and_says_why(plans):
     (mri,), (ct,) = (modality.channels for modality in plans.data.modalities)
-    assert (mri.scheme, ct.scheme) == ("zscore", "ct")
+    assert (mri.normalization, ct.normalization) == ("zscore", "ct")
     assert ct.mean == 50.0 and plans.reasons["data.additional_modalities.ct.channels.0"].rule.startswith(
         "CT, whose units"
     )
-    assert any("Not a CT" in line for line in explain(plans, "data.channels.0.scheme"))
+    assert any("Not a CT" in line for line in explain(plans, "data.channels.0.normalization"))
 
 
 def test_the_grid_is_where_the_shares_of_the_steps_are_and_not_the_cases(make_check):

@@ -34,8 +34,8 @@ def test_explain_a_default_says_so(plans):
 
 
 def test_explain_inside_a_list_takes_the_reason_of_the_part_above(plans):
-    lines = explain(plans, "data.channels.0.scheme")
-    assert lines[0] == "data.channels.0.scheme = zscore"
+    lines = explain(plans, "data.channels.0.normalization")
+    assert lines[0] == "data.channels.0.normalization = zscore"
     assert "(for data.channels.0)" in lines[2]
 
 

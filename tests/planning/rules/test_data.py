@@ -18,7 +18,7 @@ def sizes(*rows):
 def test_normalization_of_ct_takes_the_foreground_of_the_dataset():
     foreground = measure_intensities(np.arange(-100, 101, dtype=np.float64))
     choice = choose_normalization("CT", foreground=foreground, median_removed_share=0.5)
-    assert (choice.value.scheme, choice.value.clip_low, choice.value.clip_high) == ("ct", -99.0, 99.0)
+    assert (choice.value.normalization, choice.value.clip_low, choice.value.clip_high) == ("ct", -99.0, 99.0)
     assert choice.value.mean == 0.0
     assert choice.value.std == pytest.approx(np.sqrt((201**2 - 1) / 12))
     assert choice.facts["foreground"]["num_voxels"] == 201
@@ -27,7 +27,7 @@ def test_normalization_of_ct_takes_the_foreground_of_the_dataset():
 @pytest.mark.parametrize(("removed", "inside"), [(0.25, False), (0.26, True)])
 def test_normalization_of_mri_is_inside_the_mask_when_cropping_removed_over_a_quarter(removed, inside):
     choice = choose_normalization("MRI", foreground=None, median_removed_share=removed)
-    assert (choice.value.scheme, choice.value.nonzero_only) == ("zscore", inside)
+    assert (choice.value.normalization, choice.value.nonzero_only) == ("zscore", inside)
 
 
 def test_normalization_of_a_ct_with_constant_foreground_stays_finite():
