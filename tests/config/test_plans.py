@@ -55,7 +55,7 @@ def test_parse_plans_names_every_fault_at_once(plans):
 
 @pytest.mark.parametrize(
     ("other", "message"),
-    [({"text": {"model": "learned"}}, "'learned' has none"), ({"interaction_levels": 0}, "nothing reads them")],
+    [({"text": {"model": "learned"}}, "'learned' has none"), ({"interaction_levels": 0}, "interaction_levels")],
 )
 def test_plans_clips_tokens_need_a_clip_and_a_reader(plans, other, message):
     clip = {"interaction_image_encoder": "clip"}

@@ -36,7 +36,7 @@ def source(tmp_path: Path, save_dicom: Callable[..., None]) -> Path:
         labels[1, 1, 1:3] = values
         save(folder / f"{name}.nii.gz", ramp)
         save(folder / f"{name}_labels.nii.gz", labels)
-    save(folder / "ct_unlabeled.nii.gz", ramp)
+    save(folder / "ct_unlabelled.nii.gz", ramp)
     hot = np.zeros(SHAPE, dtype=np.int16)
     hot[MARKED] = 700
     save_dicom(folder / "dicom_series", hot, spacing_xyz_mm=SPACING_XYZ_MM, origin_lps_mm=ORIGIN_LPS_MM)
@@ -50,7 +50,7 @@ def source(tmp_path: Path, save_dicom: Callable[..., None]) -> Path:
 def test_convert_unites_the_tables_by_name(source: Path, tmp_path: Path) -> None:
     done = convert(source, tmp_path / "out")
     assert done.cases == ("ct_small", "dicom_series", "mr_small")
-    assert done.unlabeled == ("ct_unlabeled",)
+    assert done.unlabeled == ("ct_unlabelled",)
     assert done.problems == ()
     # liver keeps CT's 5 on MR; vertebrae, which CT does not know, comes after 5; brain occurs nowhere
     assert done.labels == {"spleen": 1, "kidney": 2, "liver": 5, "vertebrae": 6}
@@ -135,14 +135,14 @@ def test_convert_never_writes_to_the_source(source: Path) -> None:
 
 
 def test_find_scans_leaves_label_maps_and_other_files_out(source: Path) -> None:
-    assert list(find_scans(source)) == ["ct_small", "ct_unlabeled", "dicom_series", "mr_small"]
+    assert list(find_scans(source)) == ["ct_small", "ct_unlabelled", "dicom_series", "mr_small"]
 
 
 @pytest.mark.data
 def test_convert_real_samples(real_data: Path, tmp_path: Path) -> None:
     done = convert(real_data / "multi_organ_ct", tmp_path / "out")
     assert done.cases == ("ct_small", "dicom_series", "mr_small")
-    assert done.unlabeled == ("ct_unlabeled",)
+    assert done.unlabeled == ("ct_unlabelled",)
     assert done.problems == ()
     assert done.labels["spleen"] == 1
     assert done.labels["vertebrae"] > 117  # only MR names it

@@ -64,7 +64,7 @@ def test_the_grid_is_where_the_shares_of_the_steps_are_and_not_the_cases(make_ch
     plans = make_plans(joined.fingerprint, device=CPU)
     assert plans.data.target_spacing_zyx_mm == (3.0, 3.0, 3.0)
     assert "each dataset counts as much as it is seen" in plans.reasons["data.target_spacing_zyx_mm"].rule
-    shares = {one.dataset: one.share for one in plans.training.dataset_sampling_fractions}
+    shares = {one.dataset: one.fraction for one in plans.training.dataset_sampling_fractions}
     assert shares == pytest.approx({"A": 0.4747, "B": 0.5253}, abs=1e-3)
     assert plans.reasons["training.dataset_sampling_fractions"].facts["cases"] == {"A": 4, "B": 6}
     assert set(plans.reasons["data.datasets"].facts["labels"]) == {"A", "B"}
@@ -111,7 +111,9 @@ def test_a_user_sets_shares_weights_and_regions_by_name(fingerprint):
         'training.organ_sampling_weights=[{"organ": "kidneys", "weight": 3}]',
     )
     training = plan_with_changes(fingerprint, device=CPU, settings=settings).training
-    assert training.dataset_sampling_fractions[0].share == 1 and training.organ_sampling_weights[0].organ == "kidneys"
+    assert (
+        training.dataset_sampling_fractions[0].fraction == 1 and training.organ_sampling_weights[0].organ == "kidneys"
+    )
     for setting, message in (
         (
             'training.dataset_sampling_fractions=[{"dataset": "C", "fraction": 1}]',

@@ -14,7 +14,7 @@ from autoseg.planning.rules.datasets import (
 
 def shares(num_cases, **modalities):
     choice = choose_dataset_sampling_fractions(num_cases, modality_of=modalities)
-    return {one.dataset: one.share for one in choice.value}
+    return {one.dataset: one.fraction for one in choice.value}
 
 
 def test_shares_of_one_modality_are_as_the_roots_of_the_cases():

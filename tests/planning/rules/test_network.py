@@ -109,8 +109,8 @@ def test_refiner_stride_on_a_cpu_grows_with_the_window(window, width, device, st
 
 
 @pytest.mark.parametrize(("spacing", "context_slices"), [(1.0, 2), (0.5, 2), (2.0, 1), (5.0, 1)])
-def test_neighbors_reach_two_millimeters(spacing, neighbors):
-    assert choose_context_slices(spacing).value == neighbors
+def test_neighbors_reach_two_millimeters(spacing, context_slices):
+    assert choose_context_slices(spacing).value == context_slices
 
 
 @pytest.mark.parametrize(

@@ -261,5 +261,5 @@ def test_a_gpu_makes_the_changes_that_a_cpu_makes_and_its_own_noise_again_and_ag
 
 def test_clicks_are_drawn_on_a_cpu(tiny_plans):
     plans = tiny_plans(2, network={"point_prompts": True})
-    with pytest.raises(PlanError, match=r"set training\.augmentation\.where to 'cpu'"):
+    with pytest.raises(PlanError, match=r"set training\.augmentation\.run_on to 'cpu'"):
         apply_settings(plans, ["training.augmentation.run_on=device"])
