@@ -59,7 +59,7 @@ def test_plan_writes_a_whole_run_folder_with_the_settings_in_it(work):
     plans = read_json(run / "plans.json")
     assert plans["network"]["backbone"] == "nano" and plans["network"]["window_columns_px"] == 64
     assert [organ["name"] for organ in plans["data"]["organs"]] == list(PHANTOM_ORGANS)
-    assert len(plans["changes"]) == len(SMALL)
+    assert len(plans["overrides"]) == len(SMALL)
     assert len(list((run / "preprocessed").glob("*/image.b2nd"))) == NUM_TRAIN
 
 
@@ -110,9 +110,9 @@ def test_predict_writes_label_maps_on_the_exact_grids_and_evaluate_measures_them
 
 
 def test_a_run_with_the_memory_goes_the_same_way(work, tmp_path):
-    run, overlay = tmp_path / "run", Path(__file__).parents[1] / "plans" / "overlays" / "memory.json"
+    run = tmp_path / "run"
     settings = [word for setting in SMALL for word in ("--set", setting)]
-    options = ["-o", str(run), *CPU, "--memory-gib", "4", "--num-workers", "1", "--overlay", str(overlay)]
+    options = ["-o", str(run), *CPU, "--memory-gib", "4", "--num-workers", "1", "--overlay", "memory"]
     assert plan([str(work / "dataset"), *options, *settings]) == 0
     assert train([str(run), "--fold", "0", "--epochs", "2", *CPU]) == 0
     losses = [record["losses"]["total"] for record in read_metrics(run / "fold_0" / "metrics.jsonl")]

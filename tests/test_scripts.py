@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(
-    path for folder in ("tests/benchmarks", "tests/proofs", "docs") for path in (ROOT / folder).glob("*.py")
+    path for folder in ("tests/benchmarks", "tests/proofs", "docs", "tools") for path in (ROOT / folder).glob("*.py")
 )
 PACKAGES = ("autoseg", "dataset_conversion")
 

@@ -60,7 +60,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--memory-gib", type=float, metavar="N", help="memory of that device (default: what is found here)"
     )
     parser.add_argument(
-        "--overlay", type=Path, action="append", default=[], metavar="FILE", help="JSON with a partial plan; repeatable"
+        "--overlay", action="append", default=[], metavar="NAME", help="part of a plan: fast, ... or a JSON file"
     )
     parser.add_argument(
         "--set",

@@ -79,7 +79,7 @@ class LabelPlan(PlanPart):
 
     value: int = Field(ge=1, le=65535, description="value in its label maps")
     name: str = Field(min_length=1, max_length=200, description="name in the dataset")
-    means: Name | None = Field(description="name of an organ or region of the plan; none: background")
+    maps_to: Name | None = Field(description="name of an organ or region of the plan; none: background")
 
 
 class DatasetPlan(PlanPart):
@@ -179,8 +179,8 @@ class DataPlan(PlanPart):
             if twice_used := [value for value, count in values.items() if value is not None and count > 1]:
                 raise ValueError(f"{dataset.name!r}: two labels share the value {twice_used[0]}")
             for label in dataset.labels:
-                if label.means is not None and label.means not in known:
-                    raise ValueError(f"{dataset.name!r}: {label.name!r} means {label.means!r}, which the plan lacks")
+                if label.maps_to is not None and label.maps_to not in known:
+                    raise ValueError(f"{dataset.name!r}: {label.name!r} means {label.maps_to!r}, which the plan lacks")
         return self
 
     @model_validator(mode="after")

@@ -84,7 +84,7 @@ def index_of_values(plan: DataPlan, dataset: str | None) -> dict[int, int]:
     if found is None:
         raise KeyError(dataset)
     places = {name: index for index, name in enumerate(plan.label_names, start=1)}
-    return {label.value: 0 if label.means is None else places[label.means] for label in found.labels}
+    return {label.value: 0 if label.maps_to is None else places[label.maps_to] for label in found.labels}
 
 
 def annotated_indices(
@@ -101,7 +101,7 @@ def annotated_indices(
     if found is None:
         names = {organ.name: organ.name for organ in plan.organs}
     else:
-        names = {label.name: label.means for label in found.labels if label.means is not None}
+        names = {label.name: label.maps_to for label in found.labels if label.maps_to is not None}
     places = {name: index for index, name in enumerate(plan.label_names, start=1)}
     wanted = names if labels is None else [name for name in names if name in labels]
     indices = tuple(sorted({places[names[name]] for name in wanted}))

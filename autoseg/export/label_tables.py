@@ -41,7 +41,7 @@ def name_labels(names: Mapping[int, str]) -> dict[str, dict[str, int | str]]:
 def name_plan(plan: DataPlan) -> dict[str, Any]:
     """Give `{"regions": {name: [organ, ..]}, "datasets": {name: {label: organ, region or null}}}`, what there is."""
     regions = {region.name: list(region.organs) for region in plan.regions}
-    datasets = {dataset.name: {label.name: label.means for label in dataset.labels} for dataset in plan.datasets}
+    datasets = {dataset.name: {label.name: label.maps_to for label in dataset.labels} for dataset in plan.datasets}
     return {**({"regions": regions} if regions else {}), **({"datasets": datasets} if datasets else {})}
 
 

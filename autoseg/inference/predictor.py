@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoseg.config.plans import Plans, apply_settings
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import Plans
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.inference.click_prompts import OrganClicks, PlacedClicks, place_clicks
 from autoseg.inference.connected_components import clean_labels

@@ -1,6 +1,6 @@
 """The order in which the slices of a volume are visited, where the memory of one serves the next.
 
-Owns: `visiting_order`. Slices are compared as small pictures, so that the order is known before any is encoded.
+Owns: `order_slices`. Slices are compared as small pictures, so that the order is known before any is encoded.
 
 Source: CRISP-SAM2, similarity-sorted slices; SAM 2 goes through frames as they come.
 """
@@ -11,12 +11,12 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoseg.config.plans import VisitingOrder
+from autoseg.config.plans import SliceOrder
 
 PICTURE_PX = 16
 
 
-def visiting_order(image: Tensor, slices: Sequence[int], *, order: VisitingOrder) -> list[int]:
+def order_slices(image: Tensor, slices: Sequence[int], *, order: SliceOrder) -> list[int]:
     """Order some slices of a case.
 
     Args:

@@ -23,7 +23,7 @@ from autoseg.config.plans import InferencePlan, Plans
 from autoseg.inference.click_prompts import PlacedClicks
 from autoseg.inference.cpu_threads import ONE_CORE, Cores
 from autoseg.inference.device_slices import bring_to
-from autoseg.inference.slice_order import visiting_order
+from autoseg.inference.slice_order import order_slices
 from autoseg.inference.tiles import Corner, Tiles, gaussian_weight, tile
 from autoseg.network.context_slices import context_slice_numbers
 from autoseg.network.memory.memory_bank import MemoryBank
@@ -74,7 +74,7 @@ def predict_slices(
     ):
         order: Sequence[int] = near.slab
         if plans.network.memory_slices:
-            order = visiting_order(near.own, near.slab, order=plans.inference.visiting_order)
+            order = order_slices(near.own, near.slab, order=plans.inference.slice_order)
         maps: list[Tensor] = []
         for start in range(0, len(near.slab), size):
             numbers = order[start : start + size]

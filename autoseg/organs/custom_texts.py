@@ -120,8 +120,8 @@ class _Texts:
         self._aliases: dict[str, list[str]] = {}
         for dataset in fingerprint.datasets:
             for label in dataset.labels:
-                if label.means is not None:
-                    self._aliases.setdefault(label.means, []).append(label.name)
+                if label.maps_to is not None:
+                    self._aliases.setdefault(label.maps_to, []).append(label.name)
 
     def find(self, organ: OrganEntry) -> str | None:
         """Return the text of an organ; None where the file has none."""

@@ -51,7 +51,7 @@ class PlanRequest:
     run_folder: Path
     device: DeviceChoice = "auto"
     memory_gib: float | None = None
-    overlays: tuple[Path, ...] = ()
+    overlays: tuple[str | Path, ...] = ()
     settings: tuple[str, ...] = ()
     on_bad: OnBad = "fail"
     num_workers: int | None = None
@@ -83,7 +83,7 @@ def plan(
     *,
     device: DeviceChoice = "auto",
     memory_gib: float | None = None,
-    overlays: Sequence[Path] = (),
+    overlays: Sequence[str | Path] = (),
     settings: Sequence[str] = (),
     on_bad: OnBad = "fail",
     num_workers: int | None = None,
@@ -100,7 +100,7 @@ def plan(
         run_folder: Where everything goes; may hold an earlier run, which is continued.
         device: What to plan for; "auto" takes CUDA where there is one.
         memory_gib: Memory of the device; none: what is found here.
-        overlays: JSON files with partial plans.
+        overlays: Parts of plans: names such as "fast", or paths of JSON files.
         settings: Words such as "network.memory_slices=4"; they win over overlays.
         on_bad: "fail" stops at bad cases, after all have been looked at; "skip" goes on with the good ones.
         num_workers: Processes; none: one a core.
@@ -127,7 +127,7 @@ def plan(
         run_folder=Path(run_folder),
         device=device,
         memory_gib=memory_gib,
-        overlays=tuple(Path(path) for path in overlays),
+        overlays=tuple(overlays),
         settings=tuple(settings),
         on_bad=on_bad,
         num_workers=num_workers,

@@ -116,7 +116,7 @@ def _explain_datasets(fingerprint: Fingerprint) -> dict[str, Reason]:
 
 
 def _plan_dataset(dataset: DatasetEntry) -> DatasetPlan:
-    labels = (LabelPlan(value=one.value, name=one.name, means=one.means) for one in dataset.labels)
+    labels = (LabelPlan(value=one.value, name=one.name, maps_to=one.maps_to) for one in dataset.labels)
     return DatasetPlan(
         name=dataset.name,
         modality=modality_name(dataset.channel_names),

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from autoseg.config.plans import Plans, Reason
 from autoseg.errors import PlanError
 
-NOT_EXPLAINED = {"reasons", "changes"}
+NOT_EXPLAINED = {"reasons", "overrides"}
 
 
 def explain(plans: Plans, field: str) -> list[str]:
@@ -32,7 +32,7 @@ def explain(plans: Plans, field: str) -> list[str]:
     Raises:
         PlanError: There is no such field; the nearest name is shown.
     """
-    return _explain_field(plans, field) + [f"plan changed by: {change}" for change in plans.changes]
+    return _explain_field(plans, field) + [f"plan changed by: {change}" for change in plans.overrides]
 
 
 def _explain_field(plans: Plans, field: str) -> list[str]:

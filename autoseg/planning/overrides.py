@@ -12,16 +12,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from autoseg.config.plans import SET_BY, Device, Plans, Reason, apply_overlay, apply_settings
-from autoseg.errors import PlanError
+from autoseg.config.overrides import apply_overlay, apply_settings, read_overlay
+from autoseg.config.plans import SET_BY, Device, Plans, Reason
 from autoseg.planning.explain import find_reason, flatten
 from autoseg.planning.fingerprint.fingerprint import Fingerprint
 from autoseg.planning.planner import Given, make_plans
-from autoseg.system.atomic_files import read_json
 
 
 def plan_with_changes(
-    fingerprint: Fingerprint, *, device: Device, overlays: Sequence[Path] = (), settings: Sequence[str] = ()
+    fingerprint: Fingerprint, *, device: Device, overlays: Sequence[str | Path] = (), settings: Sequence[str] = ()
 ) -> Plans:
     """Make plans and apply a user's changes to them.
 
@@ -64,15 +63,11 @@ def _with_network(plans: Plans, **changes: object) -> Plans:
     return plans.model_copy(update={"network": plans.network.model_copy(update=changes)})
 
 
-def _apply(plans: Plans, *, overlays: Sequence[Path], settings: Sequence[str], sources: dict[str, str]) -> Plans:
+def _apply(plans: Plans, *, overlays: Sequence[str | Path], settings: Sequence[str], sources: dict[str, str]) -> Plans:
     """Return the changed plan, and note in `sources` for each changed field what changed it last."""
-    for path in overlays:
-        overlay = read_json(path)
-        if not isinstance(overlay, dict):
-            raise PlanError(
-                f"{path} holds {type(overlay).__name__}; expected an object such as {{'training': {{...}}}}."
-            )
-        plans = _note(plans, apply_overlay(plans, overlay, source=path.name), source=path.name, sources=sources)
+    for name in overlays:
+        source, overlay = read_overlay(name)
+        plans = _note(plans, apply_overlay(plans, overlay, source=source), source=source, sources=sources)
     changed = apply_settings(plans, settings) if settings else plans
     for setting in settings:
         key = setting.partition("=")[0]

@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-OVERLAYS = Path(__file__).parents[2] / "plans" / "overlays"
 FULL = "full"
 VARIANTS: dict[str, tuple[str, ...]] = {
     FULL: ("memory",),
@@ -75,7 +74,7 @@ def run(job: Job, cores: "queue.Queue[int]", *, arguments: argparse.Namespace, o
     variant, seed = job
     core = cores.get()
     try:
-        overlays = [str(OVERLAYS / f"{name}.json") for name in VARIANTS[variant]]
+        overlays = VARIANTS[variant]
         command = [sys.executable, str(Path(__file__).with_name("compare_settings.py"))]
         command += [str(arguments.run), str(arguments.references), "--left-out", str(arguments.left_out)]
         command += ["--seconds", str(arguments.seconds), "-o", str(output)]

@@ -22,7 +22,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from autoseg.config.plans import Plans, apply_overlay, apply_settings, read_plans
+from autoseg.config.overrides import apply_overlay, apply_settings, read_overlay
+from autoseg.config.plans import Plans, read_plans
 from autoseg.evaluation import evaluate
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training import trainer
@@ -34,6 +35,8 @@ from autoseg.training.validation.validate_case import clean_validation_map, writ
 
 CPU = torch.device("cpu")
 ALL_STEPS = 10**9  # the time ends a run, not its steps
+
+ABLATIONS = Path(__file__).with_name("ablations.json")
 
 
 def split(cases: list[str], *, left_out: int, seed: int) -> tuple[list[str], list[str]]:
@@ -66,7 +69,9 @@ def main() -> None:
     parser.add_argument("--left-out", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=540)
     parser.add_argument("--seed", type=int, default=5, help="of the draw")
-    parser.add_argument("--overlay", nargs="+", type=Path, default=[], dest="overlays")
+    parser.add_argument(
+        "--overlay", nargs="+", default=[], dest="overlays", help="names in ablations.json or of autoseg's own"
+    )
     parser.add_argument("--set", nargs="+", default=[], dest="settings")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -74,8 +79,10 @@ def main() -> None:
         parser.error("computing is counted on one core: run it with taskset -c 0")
     torch.set_num_threads(1)
     plans = read_plans(arguments.run / "plans.json")
+    ablations = json.loads(ABLATIONS.read_text(encoding="utf-8"))
     for overlay in arguments.overlays:
-        plans = apply_overlay(plans, json.loads(overlay.read_text()), source=overlay.name)
+        content = ablations[overlay] if overlay in ablations else read_overlay(overlay)[1]
+        plans = apply_overlay(plans, content, source=overlay)
     plans = apply_settings(plans, arguments.settings)
     store = CaseStore(arguments.run / "preprocessed", data_hash=plans.data.hash())
     training, left_out = split(store.case_ids(), left_out=arguments.left_out, seed=arguments.seed)
@@ -90,7 +97,7 @@ def main() -> None:
         scored = evaluate(maps, references)
     record = {
         "dataset": plans.dataset_name,
-        "overlays": [overlay.stem for overlay in arguments.overlays],
+        "overlays": arguments.overlays,
         "settings": arguments.settings,
         "seconds": arguments.seconds,
         "cores": 1,

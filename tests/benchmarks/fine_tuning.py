@@ -24,7 +24,8 @@ import torch
 from compare_settings import train_for
 
 import autoseg
-from autoseg.config.plans import apply_settings, read_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import read_plans
 from autoseg.demo.phantoms import PHANTOM_ORGANS, write_phantom_dataset
 from autoseg.io.image import read_scan, write_label_map
 from autoseg.network.weights.model_file import MODEL_FILE_NAME

@@ -26,7 +26,7 @@ from autoseg.planning.overrides import plan_with_changes
 from autoseg.planning.rules.data import to_slice_order
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path.insert(0, str(ROOT / "tools"))
 
 from reference_fingerprints import read_fingerprint  # noqa: E402
 from reference_plans import read_devices  # noqa: E402
@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = ROOT / "plans" / "reference" / arguments.dataset
     fingerprint, device = read_fingerprint(folder), read_devices(folder)[-1]
-    paths = {PLANNED: [], **{name: [ROOT / "plans" / "overlays" / f"{name}.json"] for name in arguments.overlays}}
+    paths = {PLANNED: [], **{name: [name] for name in arguments.overlays}}
     plans = {name: plan_with_changes(fingerprint, device=device, overlays=some) for name, some in paths.items()}
     data = plans[PLANNED].data
     sizes_mm = fingerprint.cropped_sizes_zyx * fingerprint.spacings_zyx_mm

@@ -29,7 +29,8 @@ import torch
 from large_scans import write_case
 
 import autoseg
-from autoseg.config.plans import Plans, apply_settings, read_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import Plans, read_plans
 from autoseg.datasets.dataset import read_dataset
 from autoseg.io.image import read_scan
 from autoseg.network.build import build_network

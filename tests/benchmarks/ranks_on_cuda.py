@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 import autoseg
-from autoseg.config.plans import apply_settings, write_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import write_plans
 from autoseg.demo.phantoms import write_phantom_dataset
 from autoseg.system.atomic_files import write_json
 from autoseg.training.logging.metrics_log import read_metrics

@@ -12,7 +12,8 @@ import torch
 
 from autoseg.cli.plan import main as plan
 from autoseg.cli.train import main
-from autoseg.config.plans import apply_settings, read_plans, write_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import read_plans, write_plans
 from autoseg.network.sam2_modules import build_hiera, build_neck
 from autoseg.planning.pin_weights import pin_weights
 from autoseg.training import trainer

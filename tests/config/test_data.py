@@ -2,7 +2,8 @@ import copy
 
 import pytest
 
-from autoseg.config.plans import apply_settings, parse_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import parse_plans
 from autoseg.errors import PlanError
 
 
@@ -17,11 +18,14 @@ def content(tiny_plans):
     data["additional_modalities"] = [{"name": "ct", "channels": [{"name": "CT", "normalization": "ct"}]}]
     data["regions"] = [{"name": "both", "organs": ["organ 0", "organ 1"]}]
     data["datasets"] = [
-        {"name": "A", "modality": "mri", "labels": [{"value": 1, "name": "all of it", "means": "both"}]},
+        {"name": "A", "modality": "mri", "labels": [{"value": 1, "name": "all of it", "maps_to": "both"}]},
         {
             "name": "B",
             "modality": "ct",
-            "labels": [{"value": 4, "name": "first", "means": "organ 0"}, {"value": 5, "name": "stent", "means": None}],
+            "labels": [
+                {"value": 4, "name": "first", "maps_to": "organ 0"},
+                {"value": 5, "name": "stent", "maps_to": None},
+            ],
             "ignore_value": 9,
         },
     ]
@@ -60,7 +64,7 @@ def change(content, *path):
         (("data", "regions", 0, "organs", ["organ 0"]), "data.regions.0.organs: Tuple should have at least 2 items"),
         (("data", "datasets", 1, "name", "A"), "two datasets share the name 'A'"),
         (("data", "datasets", 1, "modality", "pet"), "'B' has the modality 'pet', which the plan lacks"),
-        (("data", "datasets", 1, "labels", 0, "means", "gone"), "'B': 'first' means 'gone', which the plan lacks"),
+        (("data", "datasets", 1, "labels", 0, "maps_to", "gone"), "'B': 'first' means 'gone', which the plan lacks"),
         (("data", "datasets", 1, "labels", 1, "value", 4), "'B': two labels share the value 4"),
         (("data", "datasets", 1, "ignore_value", 4), "'B': two labels share the value 4"),
         (("data", "datasets", 1, "labels", 1, "value", 0), "data.datasets.1.labels.1.value: Input should be greater"),
@@ -90,7 +94,7 @@ def test_the_hash_follows_what_labels_mean_and_not_the_words_of_any_modality(con
 
     same = parse_plans(content, source="test").data.hash()
     assert hash_of("data", "organs", 1, "additional_sentences", [["Other words."]]) == same
-    assert hash_of("data", "datasets", 1, "labels", 0, "means", "organ 1") != same
+    assert hash_of("data", "datasets", 1, "labels", 0, "maps_to", "organ 1") != same
     assert hash_of("data", "datasets", 1, "ignore_value", 8) != same
     assert hash_of("data", "additional_modalities", 0, "channels", 0, "mean", 3.0) != same
 

@@ -2,15 +2,8 @@ import json
 
 import pytest
 
-from autoseg.config.plans import (
-    ComponentFilter,
-    Plans,
-    apply_overlay,
-    apply_settings,
-    parse_plans,
-    read_plans,
-    write_plans,
-)
+from autoseg.config.overrides import apply_overlay, apply_settings
+from autoseg.config.plans import ComponentFilter, Plans, parse_plans, read_plans, write_plans
 from autoseg.errors import PlanError
 
 
@@ -101,8 +94,8 @@ def test_apply_overlay_keeps_the_rest_and_records_why(plans):
     assert changed.training.loss.dice == 2.0
     assert changed.training.loss.mask == plans.training.loss.mask
     assert changed.network == plans.network
-    assert changed.changes == ("mine.json: slow disk",)
-    assert plans.changes == ()
+    assert changed.overrides == ("mine.json: slow disk",)
+    assert plans.overrides == ()
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,18 @@ def make_plan():
     sides = DatasetPlan(
         name="sides",
         modality="CT",
-        labels=(LabelPlan(value=1, name="kidney_l", means="left"), LabelPlan(value=2, name="kidney_r", means="right")),
+        labels=(
+            LabelPlan(value=1, name="kidney_l", maps_to="left"),
+            LabelPlan(value=2, name="kidney_r", maps_to="right"),
+        ),
     )
     one = DatasetPlan(
         name="one",
         modality="CT",
         labels=(
-            LabelPlan(value=7, name="Kidney", means="kidneys"),
-            LabelPlan(value=8, name="Leber", means="liver"),
-            LabelPlan(value=9, name="stent", means=None),
+            LabelPlan(value=7, name="Kidney", maps_to="kidneys"),
+            LabelPlan(value=8, name="Leber", maps_to="liver"),
+            LabelPlan(value=9, name="stent", maps_to=None),
         ),
     )
     return DataPlan(

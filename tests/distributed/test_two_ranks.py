@@ -4,7 +4,8 @@ import pytest
 import torch
 from real_ranks import train_in_ranks
 
-from autoseg.config.plans import apply_settings, write_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import write_plans
 from autoseg.pipelines.train import train
 from autoseg.system.atomic_files import read_json, write_json
 from autoseg.training.logging.metrics_log import read_metrics

@@ -126,7 +126,7 @@ def test_evaluate_finds_the_validation_maps_of_a_joint_run_under_the_name_of_the
 
 def make_plan(organs):
     channels = (ChannelPlan(name="CT", normalization="ct"),)
-    labels = (LabelPlan(value=4, name="kidneys", means="kidneys"), LabelPlan(value=7, name="lien", means="spleen"))
+    labels = (LabelPlan(value=4, name="kidneys", maps_to="kidneys"), LabelPlan(value=7, name="lien", maps_to="spleen"))
     return DataPlan(
         channels=channels,
         modality="ct",

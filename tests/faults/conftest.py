@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from autoseg.cli import evaluate, plan, predict, train
-from autoseg.config.plans import apply_settings, read_plans, write_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import read_plans, write_plans
 
 SHAPE_ZYX = (6, 20, 24)
 ORGANS = {"background": 0, "liver": 1, "spleen": 2}

@@ -9,7 +9,8 @@ import shutil
 import pytest
 import torch
 
-from autoseg.config.plans import apply_settings, read_plans, write_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import read_plans, write_plans
 from autoseg.network.weights.model_file import load_model
 from autoseg.training import trainer
 from autoseg.training.checkpointing import checkpoint_policy, checkpoints

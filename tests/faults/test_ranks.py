@@ -6,7 +6,8 @@ import pytest
 import torch
 from real_ranks import train_in_ranks
 
-from autoseg.config.plans import apply_settings, read_plans, write_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import read_plans, write_plans
 from autoseg.errors import UsageError
 from autoseg.pipelines.train import _train
 from autoseg.training.logging.metrics_log import read_metrics

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.inference.slice_order import compare_slices, visiting_order
+from autoseg.inference.slice_order import compare_slices, order_slices
 
 
 def image_of(shifts, size=64):
@@ -21,14 +21,14 @@ def image_of(shifts, size=64):
     ],
 )
 def test_slices_are_visited_in_the_planned_order(order, expected):
-    assert visiting_order(image_of([-11, -4, 0, 3, 9]), range(5), order=order) == expected
+    assert order_slices(image_of([-11, -4, 0, 3, 9]), range(5), order=order) == expected
 
 
 @pytest.mark.parametrize("order", ["outwards", "similarity"])
 @pytest.mark.parametrize("slices", [range(0, 1), range(4, 6), range(3, 12), range(0, 12)])
 def test_every_slice_asked_for_is_visited_once(order, slices):
     image = torch.randn(2, 12, 40, 24)
-    assert sorted(visiting_order(image[:, slices.start : slices.stop], slices, order=order)) == list(slices)
+    assert sorted(order_slices(image[:, slices.start : slices.stop], slices, order=order)) == list(slices)
 
 
 def test_comparison_is_correlation_and_blind_to_brightness():
@@ -40,4 +40,4 @@ def test_comparison_is_correlation_and_blind_to_brightness():
 
 
 def test_slices_without_content_are_visited_too():
-    assert sorted(visiting_order(torch.zeros(1, 5, 20, 20), range(5), order="similarity")) == [0, 1, 2, 3, 4]
+    assert sorted(order_slices(torch.zeros(1, 5, 20, 20), range(5), order="similarity")) == [0, 1, 2, 3, 4]

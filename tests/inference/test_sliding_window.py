@@ -167,7 +167,7 @@ def test_with_a_memory_the_maps_come_in_order_whatever_the_order_of_the_visits(t
         return SimpleNamespace(logits=logits, bank=seen)
 
     plans = tiny_plans(
-        1, network={"memory_slices": 3}, inference={"slices_per_batch": 2, "slab_slices": 6, "visiting_order": order}
+        1, network={"memory_slices": 3}, inference={"slices_per_batch": 2, "slab_slices": 6, "slice_order": order}
     )
     probs = predict(network, image, plans)
     assert np.allclose(probs[:, 1, 0, 0], 1 / (1 + np.exp(-np.arange(10) / 10)), atol=1e-5)

@@ -1,7 +1,8 @@
 import filelock
 import pytest
 
-from autoseg.config.plans import Reason, apply_settings, read_plans, write_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import Reason, read_plans, write_plans
 from autoseg.errors import DatasetError, LockedError, UsageError
 from autoseg.network.weights.model_file import load_model
 from autoseg.pipelines.train import choose_fold, train

@@ -22,7 +22,7 @@ def test_a_setting_wins_over_an_overlay_and_both_are_recorded(make_fingerprint_o
         make_fingerprint_of(), device=CPU, overlays=[overlay], settings=["training.batch_slices=5"]
     )
     assert (plans.training.epochs, plans.training.batch_slices) == (3, 5)
-    assert plans.changes == ("few.json: a short run", "--set training.batch_slices=5")
+    assert plans.overrides == ("few.json: a short run", "--set training.batch_slices=5")
     assert plans.reasons["training.epochs"].rule == "Set by few.json, not by the planner."
     reason = plans.reasons["training.batch_slices"]
     assert reason.rule == "Set by --set training.batch_slices=5, not by the planner."
@@ -35,7 +35,7 @@ def test_another_spacing_moves_the_window_and_keeps_its_own_reason(make_fingerpr
     assert (plans.network.window_rows_px, plans.network.window_columns_px) == (64, 64)
     assert plans.reasons["data.target_spacing_zyx_mm"].facts["planned"] == [1.0, 1.0, 1.0]
     assert "95th percentile" in plans.reasons["network.window_rows_px"].rule
-    assert plans.changes == ("--set data.target_spacing_zyx_mm=[1, 2, 2]",)
+    assert plans.overrides == ("--set data.target_spacing_zyx_mm=[1, 2, 2]",)
 
 
 def test_a_window_that_was_set_stays_and_the_batch_follows_it(make_fingerprint_of):

@@ -36,7 +36,7 @@ def test_commit_and_sha256_go_into_the_plan_with_what_was_asked_for(hub, plan_wi
     assert reason.rule == f"Set by --set network.weights={ADDRESS}, not by the planner."
     assert reason.facts["asked"] == ADDRESS
     assert "training takes no other" in plans.reasons["network.weights_sha256"].rule
-    assert plans.changes == (f"--set network.weights={ADDRESS}",)
+    assert plans.overrides == (f"--set network.weights={ADDRESS}",)
     assert Plans.model_validate(plans.model_dump(mode="json")) == plans
 
 

@@ -22,16 +22,16 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "plans" / "reference"
 FOLDERS = sorted(path for path in REFERENCE.iterdir() if path.is_dir())
 PUBLISHED = [folder for folder in FOLDERS if (folder / "published.json").exists()]
-COMMAND = "python docs/write_reference_plans.py"
+COMMAND = "python tools/write_reference_plans.py"
 DEVICE_FIELDS = ("device.kind", "device.memory_gib")
 
 
 @pytest.fixture(scope="module")
-def docs() -> Iterator[dict[str, ModuleType]]:
+def tools() -> Iterator[dict[str, ModuleType]]:
     """Give the modules of `docs/`, which are no part of a package, by name."""
     names = ("compact_json", "reference_fingerprints", "reference_plans", "write_reference_plans")
     before = list(sys.path)
-    sys.path.insert(0, str(ROOT / "docs"))
+    sys.path.insert(0, str(ROOT / "tools"))
     yield {name: importlib.import_module(name) for name in names}
     sys.path[:] = before
 
@@ -65,9 +65,9 @@ def test_every_dataset_that_can_be_run_and_many_published_ones_are_there():
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_recorded_plan_is_what_the_rules_make_of_the_recorded_fingerprint(folder: Path, docs):
-    plans = docs["reference_plans"]
-    fingerprint = docs["reference_fingerprints"].read_fingerprint(folder)
+def test_recorded_plan_is_what_the_rules_make_of_the_recorded_fingerprint(folder: Path, tools):
+    plans = tools["reference_plans"]
+    fingerprint = tools["reference_fingerprints"].read_fingerprint(folder)
     devices = plans.read_devices(folder)
     assert {device.kind for device in devices} == {"cpu", "cuda"}
     assert_is(plans.make_text(fingerprint, devices=devices), folder / "plans.json")
@@ -75,8 +75,8 @@ def test_recorded_plan_is_what_the_rules_make_of_the_recorded_fingerprint(folder
 
 
 @pytest.mark.parametrize("name", ["hippocampus_mri", "joined_three"])
-def test_plans_and_defaults_together_hold_every_value_of_a_plan(name: str, docs):
-    module, fingerprint = docs["reference_plans"], docs["reference_fingerprints"].read_fingerprint(REFERENCE / name)
+def test_plans_and_defaults_together_hold_every_value_of_a_plan(name: str, tools):
+    module, fingerprint = tools["reference_plans"], tools["reference_fingerprints"].read_fingerprint(REFERENCE / name)
     plans = make_plans(fingerprint, device=module.read_devices(REFERENCE / name)[0])
     recorded = {**read(REFERENCE / "defaults.json"), **read(REFERENCE / name / "plans.json")["cpu, 16 GiB"]["chosen"]}
 
@@ -89,8 +89,8 @@ def test_plans_and_defaults_together_hold_every_value_of_a_plan(name: str, docs)
     assert all(field.startswith(rest) for field, value in missing.items() if not value)
 
 
-def test_joined_datasets_keep_their_cases_and_organs(docs):
-    read_fingerprint = docs["reference_fingerprints"].read_fingerprint
+def test_joined_datasets_keep_their_cases_and_organs(tools):
+    read_fingerprint = tools["reference_fingerprints"].read_fingerprint
     joined = read_fingerprint(REFERENCE / "joined_three")
     parts = [
         read_fingerprint(REFERENCE / name) for name in read(REFERENCE / "joined_three" / "joined.json")["datasets"]
@@ -100,10 +100,10 @@ def test_joined_datasets_keep_their_cases_and_organs(docs):
     assert [organ.name for organ in joined.organs] == [organ.name for part in parts for organ in part.organs]
 
 
-def test_a_changed_rule_shows_as_the_lines_that_it_changes(monkeypatch, docs):
+def test_a_changed_rule_shows_as_the_lines_that_it_changes(monkeypatch, tools):
     monkeypatch.setattr(network_rules, "CPU_WINDOW_PX", 128)
     folder = REFERENCE / "left_atrium_mri"
-    text = docs["reference_plans"].make_text(docs["reference_fingerprints"].read_fingerprint(folder))
+    text = tools["reference_plans"].make_text(tools["reference_fingerprints"].read_fingerprint(folder))
     with pytest.raises(pytest.fail.Exception) as failure:
         assert_is(text, folder / "plans.json")
     lines = str(failure.value).splitlines()
@@ -114,8 +114,8 @@ def test_a_changed_rule_shows_as_the_lines_that_it_changes(monkeypatch, docs):
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
-def test_synthetic_fingerprint_is_what_the_published_figures_give(folder: Path, docs):
-    facts, module = read(folder / "published.json"), docs["reference_fingerprints"]
+def test_synthetic_fingerprint_is_what_the_published_figures_give(folder: Path, tools):
+    facts, module = read(folder / "published.json"), tools["reference_fingerprints"]
     assert facts["name"] == folder.name
     assert facts["sources"]
     made, recorded = module.make_from_published(facts), module.read_fingerprint(folder)
@@ -141,7 +141,7 @@ def test_target_spacing_and_clip_are_those_that_nnunet_chose(folder: Path):
         assert [channel["clip_low"], channel["clip_high"], channel["mean"]] == pytest.approx(wanted, rel=1e-4)
 
 
-def test_ball_of_a_published_volume_is_like_a_measured_ball(docs):
+def test_ball_of_a_published_volume_is_like_a_measured_ball(tools):
     facts = read(REFERENCE / "msd_heart" / "published.json")
     facts |= {"median_spacing_zyx_mm": [2.0, 1.0, 1.0], "median_size_zyx": [40, 80, 80]}
     z, y, x = np.ogrid[:40, :80, :80]
@@ -150,14 +150,14 @@ def test_ball_of_a_published_volume_is_like_a_measured_ball(docs):
         ball.astype(np.uint8), names={1: "b"}, spacing_zyx_mm=(2.0, 1.0, 1.0), cropped_size_zyx=(40, 80, 80)
     )
     facts["organs"] = [{"name": "b", "value": 1, "volume_ml": measured.volume_ml}]
-    [made] = docs["reference_fingerprints"].make_from_published(facts).cases[-1].organs
+    [made] = tools["reference_fingerprints"].make_from_published(facts).cases[-1].organs
     assert made.volume_ml == pytest.approx(4 / 3 * np.pi * 3**3, rel=0.02)  # cm3
     assert made.slices_zyx == pytest.approx(measured.slices_zyx, abs=1)
     assert made.width_zyx_mm == pytest.approx(measured.width_zyx_mm, rel=0.03)
     assert made.slice_share_zyx == pytest.approx(measured.slice_share_zyx, rel=0.05)
 
 
-def test_chosen_cases_are_the_fewest_spread_over_all_sizes_that_keep_the_plan(docs):
+def test_chosen_cases_are_the_fewest_spread_over_all_sizes_that_keep_the_plan(tools):
     cases = tuple(
         CaseStatistics(
             case_id=f"c{number:02d}",
@@ -177,7 +177,7 @@ def test_chosen_cases_are_the_fewest_spread_over_all_sizes_that_keep_the_plan(do
     fingerprint = Fingerprint(
         dataset_name="d", channel_names=("MRI",), organs=organs, ignore_value=None, foreground=(None,), cases=cases
     )
-    module = docs["reference_fingerprints"]
+    module = tools["reference_fingerprints"]
     short = module.shorten(fingerprint)
     assert [short.cases[number].patient_id for number in (0, 1, 5, 7)] == ["p", "p", "p5", "p5"]
     assert {case.removed_share for case in short.cases} == {0.12346}
@@ -195,8 +195,8 @@ def test_chosen_cases_are_the_fewest_spread_over_all_sizes_that_keep_the_plan(do
     assert module.choose_cases(short, plan_of=lambda some: len(some.cases)) == short
 
 
-def test_json_is_laid_out_on_as_few_lines_as_fit(docs):
-    lay_out = docs["compact_json"].lay_out
+def test_json_is_laid_out_on_as_few_lines_as_fit(tools):
+    lay_out = tools["compact_json"].lay_out
     content = {"name": "liver", "sizes": [1, 22, 333], "parts": [{"a": 1}, {"b": [2.5, None]}]}
     assert lay_out(content, width=23) == (
         '{\n  "name": "liver",\n  "sizes": [\n    1, 22, 333\n  ],\n'
@@ -215,6 +215,6 @@ def test_json_is_laid_out_on_as_few_lines_as_fit(docs):
 
 
 @pytest.mark.data
-def test_recorded_fingerprint_is_what_the_scans_give(real_data: Path, docs):
-    measured = docs["write_reference_plans"].measure("hippocampus_mri", scans=real_data)
-    assert measured == docs["reference_fingerprints"].read_fingerprint(REFERENCE / "hippocampus_mri")
+def test_recorded_fingerprint_is_what_the_scans_give(real_data: Path, tools):
+    measured = tools["write_reference_plans"].measure("hippocampus_mri", scans=real_data)
+    assert measured == tools["reference_fingerprints"].read_fingerprint(REFERENCE / "hippocampus_mri")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.config.plans import apply_settings
+from autoseg.config.overrides import apply_settings
 from autoseg.errors import CheckpointError
 from autoseg.training.checkpointing.checkpoints import load_state, save_state
 from autoseg.training.data.sampler import SliceSampler

@@ -38,11 +38,11 @@ class RegionEntry(Facts):
 
 
 class LabelEntry(Facts):
-    """A label of one of several datasets: `means` is an organ, a region, or None for the background."""
+    """A label of one of several datasets: `maps_to` is an organ, a region, or None for the background."""
 
     value: int
     name: str
-    means: str | None
+    maps_to: str | None
 
 
 class DatasetEntry(Facts):

@@ -127,7 +127,7 @@ def _join_fingerprints(checks: Mapping[str, DatasetCheck], mapping: LabelMapping
                 name=name,
                 channel_names=check.fingerprint.channel_names,
                 labels=tuple(
-                    LabelEntry(value=organ.value, name=organ.name, means=mapping.labels[name][organ.name])
+                    LabelEntry(value=organ.value, name=organ.name, maps_to=mapping.labels[name][organ.name])
                     for organ in check.fingerprint.organs
                 ),
                 ignore_value=check.fingerprint.ignore_value,

@@ -312,11 +312,11 @@ def test_a_model_file_names_the_checkpoint_that_training_began_from_by_its_name_
     changes = (f"--set network.weights={place}", "plan.json: and/or")
     reasons = {"network.weights": Reason(rule=f"Set by --set network.weights={place}", facts={"planned": None})}
     network_plan = plans.network.model_copy(update={"weights": place})
-    given = plans.model_copy(update={"network": network_plan, "changes": changes, "reasons": reasons})
+    given = plans.model_copy(update={"network": network_plan, "overrides": changes, "reasons": reasons})
     save_model(network, given, tmp_path / "m.safetensors")
     assert b"jane" not in (tmp_path / "m.safetensors").read_bytes()
     read = load_model(tmp_path / "m.safetensors")[1]
-    assert read.changes == ("--set network.weights=sam2.pt", "plan.json: and/or")
+    assert read.overrides == ("--set network.weights=sam2.pt", "plan.json: and/or")
     assert read.data == plans.data
     for kept in ("hf://a/b/c.pt", "sam2.1_hiera_tiny", None):
         network_plan = plans.network.model_copy(update={"weights": kept})

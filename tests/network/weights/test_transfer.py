@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autoseg.config.plans import apply_settings
+from autoseg.config.overrides import apply_settings
 from autoseg.errors import CheckpointError
 from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import load_model, read_model_tensors, save_model

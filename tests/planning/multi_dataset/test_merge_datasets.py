@@ -36,11 +36,11 @@ def test_join_checks_gives_organs_new_values_and_keeps_what_each_dataset_wrote(m
     assert fingerprint.ignore_value is None
     first, second = fingerprint.datasets
     assert (first.ignore_value, second.ignore_value) == (3, None)
-    assert [(one.value, one.name, one.means) for one in first.labels] == [
+    assert [(one.value, one.name, one.maps_to) for one in first.labels] == [
         (7, "liver", "liver with liver tumour"),
         (9, "lien", "lien"),
     ]
-    assert [(one.value, one.name, one.means) for one in second.labels] == [
+    assert [(one.value, one.name, one.maps_to) for one in second.labels] == [
         (1, "liver", "liver"),
         (2, "liver tumour", "liver tumour"),
         (255, "Spleen", "lien"),
@@ -74,7 +74,7 @@ def test_join_checks_leaves_out_labels_that_mean_background(make_check):
     labels = {"A": {"liver": "liver", "stent": None}, "B": {"spleen": "spleen"}}
     fingerprint = join_checks(checks, LabelMapping(("liver", "spleen"), (), labels)).fingerprint
     assert [organ.name for organ in fingerprint.cases[0].organs] == ["liver"]
-    assert [(one.name, one.means) for one in fingerprint.datasets[0].labels] == [("liver", "liver"), ("stent", None)]
+    assert [(one.name, one.maps_to) for one in fingerprint.datasets[0].labels] == [("liver", "liver"), ("stent", None)]
 
 
 def test_a_dataset_all_of_whose_labels_mean_background_is_told(make_check):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoseg.config.plans import apply_settings
+from autoseg.config.overrides import apply_settings
 from autoseg.errors import CheckpointError, OutputError
 from autoseg.training.checkpointing import checkpoints
 from autoseg.training.checkpointing.checkpoints import (

@@ -5,7 +5,8 @@ import shutil
 import pytest
 import torch
 
-from autoseg.config.plans import apply_settings, write_plans
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import write_plans
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import load_model, pack_models, read_model_tensors, save_model

@@ -7,7 +7,8 @@ from batchgenerators.augmentations.color_augmentations import augment_contrast, 
 from batchgenerators.augmentations.spatial_transformations import augment_spatial
 from scipy.ndimage import gaussian_filter
 
-from autoseg.config.plans import AugmentationPlan, apply_settings
+from autoseg.config.overrides import apply_settings
+from autoseg.config.plans import AugmentationPlan
 from autoseg.errors import PlanError
 from autoseg.training.data.augmentation import augment
 from autoseg.training.data.augmentation_draws import Changes, ClipChanges, draw_changes

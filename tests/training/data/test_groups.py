@@ -30,7 +30,7 @@ def make_plans(tiny_plans, **training):
     plans = tiny_plans(2, network={"small_windows_px": [[16, 32]]})
     content = plans.model_dump(mode="json")
     content["training"] |= training
-    labels = tuple(LabelPlan(value=k, name=f"o{k}", means=f"organ {k - 1}") for k in (1, 2))
+    labels = tuple(LabelPlan(value=k, name=f"o{k}", maps_to=f"organ {k - 1}") for k in (1, 2))
     channels = plans.data.channels
     content["data"]["additional_modalities"] = [ModalityPlan(name="mri", channels=channels).model_dump(mode="json")]
     for organ in content["data"]["organs"]:

@@ -1,7 +1,7 @@
-"""Write `plans/reference` anew: the plan of every dataset there, from its fingerprint. It takes a few seconds.
+"""Write `plans/reference` again: the plan of every dataset there, from its fingerprint. It takes a few seconds.
 
-    python docs/write_reference_plans.py                      after a change of a rule; then look at `git diff plans`
-    python docs/write_reference_plans.py --scans ../shared/data    also measures the scans again
+    python tools/write_reference_plans.py                      after a change of a rule; then look at `git diff plans`
+    python tools/write_reference_plans.py --scans ../shared/data    also measures the scans again
 
 Owns: the command, and where scans come from.
 Does not own: the form of the files (`reference_fingerprints.py`, `reference_plans.py`).

@@ -66,7 +66,7 @@ def make_record(plans: Plans) -> dict[str, Any]:
     content = plans.model_dump(mode="json")
     content["data"]["organs"] = [organ.name for organ in plans.data.organs]
     for dataset in content["data"]["datasets"]:
-        dataset["labels"] = {one["name"]: one["means"] for one in dataset["labels"] if one["name"] != one["means"]}
+        dataset["labels"] = {one["name"]: one["maps_to"] for one in dataset["labels"] if one["name"] != one["maps_to"]}
     of_dataset = [field for field, value in _without_reason(plans).items() if field.startswith(BROUGHT_ALONG) and value]
     reasons = sorted(plans.reasons.items())  # in which order the rules are asked is no difference
     chosen = {field: _look_up(content, field) for field in sorted([*of_dataset, *plans.reasons])}
