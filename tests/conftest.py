@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -30,8 +29,7 @@ from autoseg.config.plans import (
     Plans,
     TrainingPlan,
 )
-from autoseg.distributed.last_words import ApartError
-from autoseg.distributed.ranks import Ranks
+from autoseg.distributed.ranks import LostConnectionError, Ranks
 
 SaveScan = Callable[..., Path]
 SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x
@@ -225,47 +223,50 @@ def tiny_plans() -> Callable[..., Plans]:
     return make
 
 
-class ThreadTalk:
-    """What ranks that are threads of one process say to each other; stands in for torch's store."""
+class ThreadGroup:
+    """Connects ranks that are threads of one process, in place of torch's process group."""
 
-    def __init__(self, size: int) -> None:
-        self.barrier = threading.Barrier(size, timeout=60)
-        self.said: list[dict[int, str]] = []
-        self.turns = [0] * size
-        self.lock = threading.Lock()
+    def __init__(self, world_size: int) -> None:
+        self.barrier = threading.Barrier(world_size, timeout=60)
+        self.own = threading.local()
+        self.given: list[Any] = [None] * world_size
 
-    def gather(self, value: Any, *, rank: int, size: int) -> list[Any]:
-        turn = self.turns[rank]
-        self.turns[rank] += 1
-        with self.lock:
-            while len(self.said) <= turn:
-                self.said.append({})
-            self.said[turn][rank] = json.dumps(value)
+    def all_gather(self, value: Any) -> list[Any]:
         try:
+            self.given[self.own.rank] = value
+            self.barrier.wait()
+            gathered = list(self.given)
             self.barrier.wait()
         except threading.BrokenBarrierError:
-            raise ApartError("another rank failed") from None
-        return [json.loads(self.said[turn][other]) for other in range(size)]
+            raise LostConnectionError("another rank failed") from None
+        return gathered
+
+    def all_reduce(self, tensor: Any) -> None:
+        tensor.copy_(sum(self.all_gather(tensor.clone())))
+
+    def is_complete(self) -> bool:
+        return not self.barrier.broken
 
 
 @pytest.fixture
 def run_ranks() -> Callable[..., list[Any]]:
-    """Run a function of `Ranks` in a thread a rank, (function, size) -> results by rank; a failed rank fails all."""
+    """Run a function of `Ranks` in one thread per rank: (function, world_size) -> results by rank, or an error."""
 
-    def run(function: Callable[[Ranks], Any], size: int = 2) -> list[Any]:
-        talk = ThreadTalk(size)
+    def run(function: Callable[[Ranks], Any], world_size: int = 2) -> list[Any]:
+        group = ThreadGroup(world_size)
 
         def work(rank: int) -> Any:
+            group.own.rank = rank
             try:
-                return function(Ranks(rank, size, True, talk))
+                return function(Ranks(rank, world_size, group=group))
             except BaseException:
-                talk.barrier.abort()
+                group.barrier.abort()
                 raise
 
-        with ThreadPoolExecutor(size) as pool:
-            waiting = [pool.submit(work, rank) for rank in range(size)]
+        with ThreadPoolExecutor(world_size) as pool:
+            waiting = [pool.submit(work, rank) for rank in range(world_size)]
             errors = [error for one in waiting if (error := one.exception()) is not None]
-            own = [error for error in errors if not isinstance(error, ApartError)]
+            own = [error for error in errors if not isinstance(error, LostConnectionError)]
             if errors:
                 raise (own or errors)[0]
             return [one.result() for one in waiting]

@@ -45,7 +45,13 @@ DOORS: dict[str, tuple[str, ...]] = {
     "acvl_utils": ("inference/tiles.py",),
     "torch": (
         *("network/", "inference/", "training/", "pipelines/", "distributed/", "cli/"),
-        *("export/run_files.py", "preprocessing/inverse.py", "preprocessing/argmax.py", "system/torch_device.py"),
+        *(
+            "export/run_files.py",
+            "preprocessing/inverse.py",
+            "preprocessing/argmax.py",
+            "system/torch_device.py",
+            "system/out_of_memory.py",
+        ),
     ),
     "torchvision": ("network/",),
 }

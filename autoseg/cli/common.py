@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from autoseg.distributed.ranks import leads, num_local_ranks, rank_name, tell_torchrun
+from autoseg.distributed.ranks import is_local_rank, is_main_rank, num_local_ranks, rank_name, report_to_torchrun
 from autoseg.errors import (
     EXIT_BUG,
     EXIT_CODE_HELP,
@@ -28,12 +28,12 @@ from autoseg.errors import (
     EXIT_TERMINATED,
     EXIT_USAGE,
     AutosegError,
-    EndedQuietlyError,
+    RankLostError,
     UsageError,
     printable,
 )
 from autoseg.system.atomic_files import explain_write_error, find_disk_fault
-from autoseg.system.resources import find_num_cores
+from autoseg.system.resources import end_with_parent, find_num_cores
 from autoseg.system.signals import Stopped, stop_on_signals
 
 OPENMP_SPINS = "1000"  # some microseconds
@@ -62,20 +62,18 @@ def run_command(
     work: Callable[[argparse.Namespace], int],
     argv: Sequence[str] | None,
 ) -> int:
-    """Parse, work, and return the exit code; no traceback for anything that a user can mend."""
+    """Parse the arguments, work, and return the exit code; no traceback for anything that a user can correct."""
+    program = parser.prog
     try:
-        with _silent_beside_first_rank():
+        with _silent_beside_rank_0():
             arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse ends the process itself: 0 after --help, 2 after an error
         return int(stop.code or 0)
     _show_messages()
-    return _run(parser.prog, work, arguments)
-
-
-def _run(program: str, work: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    """Work, and turn signals and errors into messages and exit codes."""
     try:
         with stop_on_signals():
+            if is_local_rank():
+                end_with_parent(os.getppid())
             _use_cores_well()
             _refuse_impossible_paths(arguments)
             code = work(arguments)
@@ -87,8 +85,9 @@ def _run(program: str, work: Callable[[argparse.Namespace], int], arguments: arg
         too = ", which torchrun sends when another rank ends, too" if rank_name() and reason == "SIGTERM" else ""
         _say(f"{program}: stopped by {reason}{too}; the same command continues.")
         return code
-    except EndedQuietlyError as error:
-        tell_torchrun(f"ended with the others: {error}")
+    except RankLostError as error:
+        if not is_local_rank():  # rank 0 of this machine speaks for all of them
+            _say(f"{program}: {type(error).__name__}: {error}")
         return error.exit_code
     except AutosegError as error:
         _say(f"{program}: {type(error).__name__}: {error}")
@@ -114,22 +113,22 @@ def _run(program: str, work: Callable[[argparse.Namespace], int], arguments: arg
 def _say(text: str) -> None:
     """Print lines to the terminal, which may be gone, and leave them to torchrun where that started this process."""
     lines = _printable_lines(text)
-    tell_torchrun(lines)
+    report_to_torchrun(lines)
     with contextlib.suppress(OSError, ValueError):
-        print(lines if _is_first_rank() else f"{rank_name()}: {lines}", file=sys.stderr, flush=True)
+        print(lines if _is_main_rank() else f"{rank_name()}: {lines}", file=sys.stderr, flush=True)
 
 
-def _is_first_rank() -> bool:
+def _is_main_rank() -> bool:
     try:
-        return leads()
+        return is_main_rank()
     except UsageError:  # of the very variable; the command says so
         return True
 
 
 @contextmanager
-def _silent_beside_first_rank() -> Iterator[None]:
+def _silent_beside_rank_0() -> Iterator[None]:
     """Let the first rank alone print the help, or what is wrong with the arguments, which all ranks have."""
-    if _is_first_rank():
+    if _is_main_rank():
         yield
         return
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -187,7 +186,7 @@ def _show_messages() -> None:
     """
     log = logging.getLogger("autoseg")
     handler = logging.StreamHandler(sys.stderr)
-    is_first = _is_first_rank()
+    is_first = _is_main_rank()
     handler.setFormatter(_SafeFormatter("%(message)s" if is_first else f"{rank_name()}: %(message)s"))
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO if is_first else logging.WARNING)

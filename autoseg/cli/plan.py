@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.cli.common import build_parser, run_command
-from autoseg.distributed.ranks import join_ranks, leads
+from autoseg.distributed.ranks import is_main_rank, join_ranks
 from autoseg.errors import (
     EXIT_DONE,
     EXIT_SOME_CASES_FAILED,
@@ -126,7 +126,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     with join_ranks() as ranks:
-        return _check_alone(arguments) if ranks.leads else EXIT_DONE
+        return _check_alone(arguments) if ranks.is_main else EXIT_DONE
 
 
 def _check_alone(arguments: argparse.Namespace) -> int:
@@ -201,7 +201,7 @@ def _plan(arguments: argparse.Namespace) -> int:
             offline=arguments.offline,
         )
     )
-    if not leads():
+    if not is_main_rank():
         return EXIT_DONE  # the first rank speaks for all
     print("\n".join(printable(line) for line in _summarize(outcome, run=arguments.output)))
     return EXIT_SOME_CASES_FAILED if outcome.skipped else EXIT_DONE

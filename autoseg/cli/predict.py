@@ -67,7 +67,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _estimate(arguments)
     give_large_blocks_back()
-    from autoseg.distributed.ranks import leads
+    from autoseg.distributed.ranks import is_main_rank
     from autoseg.pipelines.predict import predict_files  # torch loads only when there is work
 
     run = predict_files(
@@ -82,7 +82,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         settings=arguments.settings,
         modality=arguments.modality,
     )
-    if not leads():
+    if not is_main_rank():
         return EXIT_DONE  # the first rank speaks for all
     done = len(run.cases) - len(run.failed)
     before = sum(case.was_done for case in run.cases)

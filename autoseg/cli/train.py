@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.cli.common import build_parser, run_command
-from autoseg.distributed.ranks import leads
+from autoseg.distributed.ranks import is_main_rank
 from autoseg.errors import EXIT_DONE, printable
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     if arguments.export is not None:
         return _export(arguments)
-    from autoseg.pipelines.train import train  # torch loads only when there is work
+    from autoseg.pipelines.train import train  # torch is loaded only when there is work
 
     result = train(
         arguments.run,
@@ -56,12 +56,12 @@ def _train(arguments: argparse.Namespace) -> int:
         offline=arguments.offline,
         start_from=arguments.start_from,
     )
-    if not leads():
+    if not is_main_rank():
         return EXIT_DONE  # the first rank speaks for all
     model = printable(str(result.folder / "model.safetensors"))
     print(f"{result.steps} steps in {result.seconds / 60:.1f} minutes; the model is {model}")
-    if result.share_waiting_for_data is not None:
-        print(f"{100 * result.share_waiting_for_data:.1f} % of the time was spent waiting for data")
+    if result.fraction_waiting_for_data is not None:
+        print(f"{100 * result.fraction_waiting_for_data:.1f} % of the time was spent waiting for data")
     for organ, dice in result.dice.items():
         print(f"  validation Dice {'none' if dice is None else format(dice, '.3f')}  {printable(organ)}")
     print(f"next: autoseg_predict -m {printable(str(arguments.run))} -i SCANS -o PREDICTIONS")

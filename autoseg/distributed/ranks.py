@@ -1,16 +1,14 @@
-"""Processes that torchrun started together: which one this is, and what they tell each other.
+"""Tells a process which rank it is, and lets the ranks of a run exchange values and tensors.
 
-Owns: the only reading of RANK, WORLD_SIZE and what else torchrun sets; waiting for each other, small values from all to
-all, and the end of all when one is lost. autoseg starts no ranks by itself.
-Does not own: who is still there (`roll_call.py`), tensors of several ranks (`collectives.py`).
+Owns: `join_ranks`, which makes torch's process group; `Ranks`, the collectives that autoseg uses; the only code that
+reads RANK, WORLD_SIZE and the other variables that torchrun sets; the error when a rank is lost.
+Does not own: the ranks that a CPU's cores get (`local_ranks.py`), what is exchanged (`training/step.py`).
 
-What ranks tell each other goes as JSON through torch's store, a dictionary that torchrun or the first rank keeps. They
-look into it again and again in place of waiting inside it, so that a signal, or the loss of a rank, is noticed at once.
+A rank whose process dies closes its connections, so every collective of the others fails at once: they end with
+`RankLostError`, and the same command continues the run. A machine that is switched off is noticed by torchrun.
 """
 
 import contextlib
-import functools
-import itertools
 import json
 import os
 import time
@@ -19,252 +17,263 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from autoseg.distributed.last_words import ApartError
-from autoseg.distributed.roll_call import RollCall
-from autoseg.errors import UsageError
+from autoseg.errors import RankLostError, UsageError
+from autoseg.system.signals import Stopped
 
-ARRIVAL_SECONDS = (
-    600.0  # that ranks wait for each other at the beginning; machines of a cluster start at their own pace
-)
-LONGEST_SLEEP = 0.1  # between two looks into the store
-CONNECTING = timedelta(seconds=2)  # to the store, in one of several tries; a signal waits as long
-ANSWERING = timedelta(seconds=10)  # of the store, for what is there
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ARRIVAL_TIMEOUT = timedelta(minutes=10)  # machines of a cluster start at their own pace
+COLLECTIVE_TIMEOUT = timedelta(days=1)  # one rank may read, validate or write for long while the others wait
+FAREWELL_TIMEOUT = timedelta(seconds=20)
 Item = TypeVar("Item")
+
+
+class LostConnectionError(Exception):
+    """A collective failed, because a rank is gone or ends; `join_ranks` turns it into `RankLostError`."""
+
+
+class Group(Protocol):
+    """What connects the ranks: torch's process group, or a stand-in in tests."""
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, by rank."""
+
+    def all_reduce(self, tensor: "Tensor") -> None:
+        """Add up a tensor over all ranks, in place."""
+
+    def is_complete(self) -> bool:
+        """Return whether all ranks are still there; all that are must ask."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those started with it.
+    """This process among those that work on the same command.
 
     Attributes:
-        rank: From 0.
-        size: Number of all.
-        is_started: Whether torchrun, or its like, started it, also if it is the only one.
+        rank: The number of this process, from 0.
+        world_size: The number of all.
+        is_local: Whether this command started the others itself, on the cores of this machine.
+        group: What connects them; None for a process that is alone.
     """
 
     rank: int = 0
-    size: int = 1
-    is_started: bool = field(default=False, compare=False)
-    _talk: "_Talk | None" = field(default=None, repr=False, compare=False)
+    world_size: int = 1
+    is_local: bool = field(default=False, compare=False)
+    group: Group | None = field(default=None, repr=False, compare=False)
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes what is written once."""
+    def is_main(self) -> bool:
+        """Whether this rank writes the files and speaks to the user."""
         return self.rank == 0
 
-    def share(self, items: Sequence[Item]) -> list[Item]:
-        """Return the items of this process: every n-th, so that neighbors in size go to different ones."""
-        return list(items[self.rank :: self.size])
+    def shard(self, items: Sequence[Item]) -> list[Item]:
+        """Return the items of this rank: every n-th, so that neighbors in size go to different ranks."""
+        return list(items[self.rank :: self.world_size])
 
-    def wait(self) -> None:
-        """Return when all processes are here.
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.all_gather(None)
 
-        Raises:
-            ApartError: A rank is lost; what comes out of `join_ranks` says which.
-        """
-        self.gather(None)
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the values that all ranks give, by rank."""
+        return [value] if self.group is None else self.group.all_gather(value)
 
-    def gather(self, value: Any) -> list[Any]:
-        """Give a JSON value to all ranks and return those of all, by rank; all must come here equally often.
+    def broadcast(self, value: Any) -> Any:
+        """Return the value that rank 0 gives; what the others give does not count."""
+        return self.all_gather(value if self.is_main else None)[0]
 
-        Raises:
-            ApartError: A rank is lost.
-        """
-        return [value] if self._talk is None else self._talk.gather(value, rank=self.rank, size=self.size)
+    def all_reduce(self, tensor: "Tensor") -> "Tensor":
+        """Add up a tensor over all ranks, in place, and return it."""
+        if self.group is not None:
+            self.group.all_reduce(tensor)
+        return tensor
 
-    def from_lead(self, value: Any) -> Any:
-        """Return the JSON value that the first rank gives; what the others give does not count."""
-        return self.gather(value if self.leads else None)[0]
-
-    def agree(self, facts: Mapping[str, Any]) -> None:
-        """See that all ranks are about to do the same.
+    def require_equal(self, facts: Mapping[str, Any]) -> None:
+        """Compare what the ranks are about to do.
 
         Args:
-            facts: JSON values by what they are, in words.
+            facts: Plain values, by what they are in words.
 
         Raises:
-            UsageError: One has others than the first rank. All ranks raise it.
+            UsageError: A rank has another value than rank 0. All ranks raise it.
         """
-        of_all = self.gather(dict(facts))
-        for rank, theirs in enumerate(of_all):
-            for name, value in of_all[0].items():
+        gathered = self.all_gather(dict(facts))
+        for rank, theirs in enumerate(gathered):
+            for name, value in gathered[0].items():
                 if theirs[name] != value:
                     raise UsageError(
-                        f"rank {rank} of {self.size} has another {name} than the first one: {theirs[name]!s:.100}, "
-                        f"there {value!s:.100}. Start all ranks with the same command, on the same folder."
+                        f"rank {rank} of {self.world_size} has another {name} than rank 0: {theirs[name]!s:.100} "
+                        f"instead of {value!s:.100}. Start all ranks with the same command, on the same folder."
                     )
 
     def explain(self, error: BaseException, *, where: str = "") -> BaseException:
-        """Return the error to end with in place of this one: see `RollCall.explain`."""
-        return error if self._talk is None else self._talk.roll_call.explain(error, where=where)
+        """Return the error to end with: `RankLostError` if this rank ends because another one is gone.
 
-    def store_for(self, purpose: str) -> Any:
-        """Return a part of the store, on a connection of its own, for torch to make its process group with."""
-        from torch import distributed
+        torchrun sends SIGTERM to the ranks that are left when one dies, and to all when the whole run shall stop. The
+        ranks tell one from the other by calling each other once more.
 
-        if self._talk is None:
-            return distributed.HashStore()
-        return distributed.PrefixStore(f"{self._talk.prefix}/{purpose}", _connect(purpose))
+        Args:
+            error: The error that ends this rank.
+            where: How far the work is, such as "at step 17".
+        """
+        is_stopped = isinstance(error, Stopped | KeyboardInterrupt)
+        if self.group is None or not (is_stopped or isinstance(error, LostConnectionError)):
+            return error
+        if is_stopped and (self.is_local or self.group.is_complete()):
+            return error
+        place = f" {where}" if where else ""
+        return RankLostError(
+            f"another of the {self.world_size} ranks is gone (it failed, was killed, ran out of memory, or its machine "
+            f"is off); the run stops{place}. Look for its own message. The same command continues the run."
+        )
 
 
 ONE_RANK = Ranks()
 
 
-@contextmanager
-def join_ranks() -> Iterator[Ranks]:
-    """Join the others that torchrun started; alone, where it did not.
+class TorchGroup:
+    """torch's process group: gloo for values and CPU tensors, nccl for tensors on GPUs of their own."""
 
-    When a rank is lost, all others end with an error; the first that is left says which one, and why.
+    def __init__(self, rank: int, world_size: int, *, store: Any = None) -> None:
+        """Connect to the other ranks, through torchrun's store or the one that is given."""
+        from torch import distributed
+
+        self._distributed, self._world_size = distributed, world_size
+        if not distributed.is_initialized():  # a script may plan, train and predict
+            store = store or next(distributed.rendezvous("env://", timeout=ARRIVAL_TIMEOUT))[0]
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if _has_own_gpu() else "gloo",
+                store=store,
+                rank=rank,
+                world_size=world_size,
+                timeout=COLLECTIVE_TIMEOUT,
+            )
+        self._farewell: Any = distributed.new_group(backend="gloo", timeout=FAREWELL_TIMEOUT)
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, by rank."""
+        found: list[Any] = [None] * self._world_size
+        with _lost_connection():
+            self._distributed.all_gather_object(found, value)
+        return found
+
+    def all_reduce(self, tensor: "Tensor") -> None:
+        """Add up a tensor over all ranks, in place."""
+        with _lost_connection():
+            self._distributed.all_reduce(tensor)
+
+    def is_complete(self) -> bool:
+        """Return whether all ranks are still there; all that are must ask."""
+        try:
+            self._distributed.monitored_barrier(self._farewell, timeout=FAREWELL_TIMEOUT / 2)
+        except RuntimeError:  # torch has no class of its own for a connection that broke
+            return False
+        return True
+
+    def close(self) -> None:
+        """Disconnect, so that the process can join other ranks later."""
+        self._distributed.destroy_process_group()
+
+
+@contextmanager
+def join_ranks(*, group: Group | None = None) -> Iterator[Ranks]:
+    """Join the other ranks of this command; a process that was not started by torchrun is alone.
+
+    Args:
+        group: What connects the ranks, where `local_ranks.py` has started them; None: torchrun's.
 
     Raises:
-        UsageError: The variables are no numbers, or the others do not come.
-        RankLostError: A rank is gone, or ended early.
+        UsageError: The variables of torchrun are not valid, or the other ranks do not come.
+        RankLostError: Another rank is gone.
     """
-    rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
-    if not 0 <= rank < size:
-        raise UsageError(f"RANK is {rank} and WORLD_SIZE {size}; expected a rank below the size.")
-    if size == 1:
-        yield Ranks(is_started="MASTER_ADDR" in os.environ)
+    rank, world_size = _read_number("RANK", 0), _read_number("WORLD_SIZE", 1)
+    if not 0 <= rank < world_size:
+        raise UsageError(f"RANK is {rank} and WORLD_SIZE {world_size}; expected a rank below it. Start with torchrun.")
+    if world_size == 1:
+        yield ONE_RANK
         return
-    talk = _arrive(rank, size)
-    ranks = Ranks(rank, size, True, talk)
+    ranks = Ranks(rank, world_size, group is not None or is_local_rank(), group or _connect(rank, world_size))
     try:
         yield ranks
-        ranks.wait()  # whoever keeps the store may not leave before the others
+        ranks.barrier()  # rank 0 may keep the store, so it must not leave before the others
     except BaseException as error:
-        told = ranks.explain(error)
-        if rank == 0 and not _keeps_torchrun_the_store():
-            talk.roll_call.linger()
-        if told is error:
+        explained = ranks.explain(error)
+        if explained is error:
             raise
-        raise told from error
-    finally:
-        talk.roll_call.stop()
+        raise explained from error
 
 
-def leads() -> bool:
-    """Whether this process is the first of those that torchrun started, or alone."""
-    return _number("RANK", 0) == 0
+def _connect(rank: int, world_size: int) -> TorchGroup:
+    from torch import distributed
+
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UsageError(f"WORLD_SIZE is set, but {' and '.join(missing)} is not. Start all ranks with torchrun.")
+    try:
+        return TorchGroup(rank, world_size)
+    except (RuntimeError, ValueError, distributed.DistError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"the {world_size} ranks cannot be connected ({reason}). Start all with torchrun.") from error
+
+
+@contextmanager
+def _lost_connection() -> Iterator[None]:
+    """Turn torch's errors of a broken connection into one class."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise LostConnectionError(str(error).partition("\n")[0]) from error
+
+
+def _has_own_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.device_count() >= num_local_ranks()
+
+
+def is_main_rank() -> bool:
+    """Return whether this process is rank 0, or alone."""
+    return _read_number("RANK", 0) == 0
 
 
 def rank_name() -> str:
     """Return "rank 1 of 2", or nothing for a process that is alone."""
-    size = _number("WORLD_SIZE", 1)
-    return f"rank {_number('RANK', 0)} of {size}" if size > 1 else ""
+    world_size = _read_number("WORLD_SIZE", 1)
+    return f"rank {_read_number('RANK', 0)} of {world_size}" if world_size > 1 else ""
 
 
 def local_rank() -> int:
-    """Return which of this machine's processes this is; it takes the GPU of that number."""
-    return _number("LOCAL_RANK", 0)
+    """Return which of this machine's ranks this is; it takes the GPU of that number."""
+    return _read_number("LOCAL_RANK", 0)
 
 
 def num_local_ranks() -> int:
-    """Return the number of this machine's processes, which share its cores and its memory."""
-    return max(1, _number("LOCAL_WORLD_SIZE", 1))
+    """Return the number of this machine's ranks, which share its cores and its memory."""
+    return max(1, _read_number("LOCAL_WORLD_SIZE", 1))
 
 
-def tell_torchrun(message: str) -> None:
-    """Leave a message where torchrun looks for one when it sums up why a rank failed."""
+def is_local_rank() -> bool:
+    """Return whether `local_ranks.py` started this process."""
+    return os.environ.get("AUTOSEG_LOCAL_RANK") == "1"
+
+
+def report_to_torchrun(message: str) -> None:
+    """Write a message where torchrun looks for the reason why a rank failed."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
-        told = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
+        report = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
         with contextlib.suppress(OSError):
-            Path(path).write_text(json.dumps({"message": told}), encoding="utf-8")
+            Path(path).write_text(json.dumps({"message": report}), encoding="utf-8")
 
 
-class _Talk:
-    """What ranks say to each other."""
-
-    def __init__(self, store: Any, roll_call: RollCall, *, prefix: str) -> None:
-        self.roll_call, self.prefix = roll_call, prefix
-        self._store = store
-        self._numbers = itertools.count()
-
-    def gather(self, value: Any, *, rank: int, size: int) -> list[Any]:
-        number = next(self._numbers)
-        keys = [f"gather/{number}/{other}" for other in range(size)]
-        try:
-            self._store.set(keys[rank], json.dumps(value))
-            self._wait_for(keys)
-            return [json.loads(content) for content in self._store.multi_get(keys)]
-        except RuntimeError as error:  # torch's own, of a store that does not answer
-            raise ApartError(str(error)) from error
-
-    def _wait_for(self, keys: list[str]) -> None:
-        sleep = 0.001
-        while not self._store.check(keys):
-            if self.roll_call.is_troubled():
-                raise ApartError("a rank ended early")
-            time.sleep(sleep)
-            sleep = min(LONGEST_SLEEP, 1.5 * sleep)
-
-
-def _arrive(rank: int, size: int) -> _Talk:
-    """Say that this rank is here, and wait for all others.
-
-    Raises:
-        UsageError: They do not come.
-    """
-    from torch import distributed
-
-    store = _connect("talk")
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    times = store.add(f"autoseg/{attempt}/joined/{rank}", 1)  # a script may plan, train and predict
-    prefix = f"autoseg/{attempt}/{times}"
-    keeper = "torchrun" if _keeps_torchrun_the_store() else "rank 0"
-    watched = distributed.PrefixStore(prefix, _connect("roll call"))
-    roll_call = RollCall(watched, rank=rank, size=size, keeper=keeper)
-    roll_call.sign_in()
-    start = time.monotonic()
-    while missing := roll_call.missing():
-        if time.monotonic() - start > ARRIVAL_SECONDS:
-            raise UsageError(
-                f"of {size} ranks {', '.join(map(str, missing))} did not come within {ARRIVAL_SECONDS:.0f} s. Look at "
-                "their messages, and start all of them with torchrun."
-            )
-        time.sleep(LONGEST_SLEEP)
-    roll_call.start()
-    return _Talk(distributed.PrefixStore(prefix, store), roll_call, prefix=prefix)
-
-
-@functools.cache
-def _connect(purpose: str) -> Any:
-    """Connect to the store that all ranks share; each purpose has a connection, since one that waits is busy.
-
-    It lives as long as the process: of one that the first rank keeps the others would lose the end.
-
-    Raises:
-        UsageError: There is none.
-    """
-    from torch import distributed
-
-    host, port = os.environ.get("MASTER_ADDR"), _number("MASTER_PORT", 0)
-    if not host or not port:
-        raise UsageError("WORLD_SIZE is set, but MASTER_ADDR and MASTER_PORT are not. Start all ranks with torchrun.")
-    is_keeper = _number("RANK", 0) == 0 and not _keeps_torchrun_the_store()
-    start = time.monotonic()
-    while True:
-        try:
-            store = distributed.TCPStore(
-                host, port, None, is_keeper, timeout=CONNECTING, wait_for_workers=False, multi_tenant=True
-            )
-            store.set_timeout(ANSWERING)
-            return store
-        except (RuntimeError, ValueError) as error:
-            if time.monotonic() - start > ARRIVAL_SECONDS or is_keeper:
-                reason = str(error).partition("\n")[0]
-                raise UsageError(
-                    f"the other ranks cannot be reached at {host}:{port} ({reason}). Start all of them with torchrun."
-                ) from error
-
-
-def _keeps_torchrun_the_store() -> bool:
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-
-
-def _number(name: str, default: int) -> int:
+def _read_number(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
         raise UsageError(f"the environment's {name} is {text!r:.40}; expected a number. Unset it, or use torchrun.")

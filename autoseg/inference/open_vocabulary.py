@@ -13,12 +13,11 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoseg.config.plans import OrganPlan, Plans
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.inference.predictor import Predictor
-from autoseg.network.model import AutosegNetwork
 from autoseg.network.text.cached_text import StoredText
 from autoseg.network.text.encode_new_text import NewText, read_new_text
 from autoseg.organs import describe_organ, find_modality, mentions_side
@@ -97,7 +96,7 @@ def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
     return planned
 
 
-def _with_text(network: AutosegNetwork, text: NewText, *, num_modalities: int) -> AutosegNetwork:
+def _with_text(network: nn.Module, text: NewText, *, num_modalities: int) -> nn.Module:
     """Return the network, with the same weights, that knows more text: after the known organs of each modality."""
     stored = _stored(network)
     more = copy.copy(network)
@@ -111,7 +110,7 @@ def _with_text(network: AutosegNetwork, text: NewText, *, num_modalities: int) -
     return more
 
 
-def _warn_of_unlike(new: Sequence[OrganPlan], text: NewText, network: AutosegNetwork, *, plans: Plans) -> None:
+def _warn_of_unlike(new: Sequence[OrganPlan], text: NewText, network: nn.Module, *, plans: Plans) -> None:
     """Say of which organs the model has read nothing like."""
     names = [organ.name for organ in plans.data.organs]
     stored, count = _stored(network), len(names) + len(new)  # of the first modality
@@ -132,9 +131,13 @@ def _warn_of_unlike(new: Sequence[OrganPlan], text: NewText, network: AutosegNet
             log.warning("--organ %s: %s; what is found of it may be anything.", organ.name, "; ".join(reasons))
 
 
-def _stored(network: AutosegNetwork) -> StoredText:
-    assert isinstance(network.text, StoredText), "a finished model has its text stored"
-    return network.text
+def _stored(network: nn.Module) -> StoredText:
+    text = getattr(network, "text", None)
+    if not isinstance(text, StoredText):
+        raise CheckpointError(
+            "the model's network was built by a function of its user's and reads no text. Leave out --new-organ."
+        )
+    return text
 
 
 def compare_texts(vectors: Tensor, is_sentence: Tensor, *, num_known: int) -> Tensor:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from autoseg.config.overrides import apply_settings
 from autoseg.config.plans import Plans
@@ -26,11 +27,11 @@ from autoseg.inference.modality import choose_modality, find_modality_number
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import Scan
-from autoseg.network.model import AutosegNetwork
 from autoseg.network.weights.model_file import MODEL_FILE_NAME, load_models, most_validated
 from autoseg.preprocessing.inverse import undo_preprocessing
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
-from autoseg.system.torch_device import choose_device, is_out_of_memory
+from autoseg.system.out_of_memory import is_out_of_memory
+from autoseg.system.torch_device import choose_device
 
 MOST_FOLD_LETTERS = 20  # "all", or a number
 
@@ -49,7 +50,7 @@ class Predictor:
         modality: Which of the plan's modalities all scans are; None: each is told by its values.
     """
 
-    networks: tuple[AutosegNetwork, ...]
+    networks: tuple[nn.Module, ...]
     plans: Plans
     organs: tuple[int, ...]
     device: torch.device

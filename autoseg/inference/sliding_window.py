@@ -17,7 +17,7 @@ from types import EllipsisType
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoseg.config.plans import InferencePlan, Plans
 from autoseg.inference.click_prompts import PlacedClicks
@@ -27,7 +27,6 @@ from autoseg.inference.slice_order import order_slices
 from autoseg.inference.tiles import Corner, Tiles, gaussian_weight, tile
 from autoseg.network.context_slices import context_slice_numbers
 from autoseg.network.memory.memory_bank import MemoryBank
-from autoseg.network.model import AutosegNetwork
 from autoseg.network.point_prompts import Clicks
 from autoseg.preprocessing.slices import PreparedSlices
 from autoseg.system.torch_device import mixed_precision
@@ -38,7 +37,7 @@ Banks = dict[tuple[Corner, tuple[int, ...], int], MemoryBank | None]  # by windo
 
 
 def predict_slices(
-    networks: Sequence[AutosegNetwork],
+    networks: Sequence[nn.Module],
     image: np.ndarray | PreparedSlices,
     *,
     plans: Plans,
@@ -142,7 +141,7 @@ def _box(start: Corner, size: tuple[int, int]) -> tuple[EllipsisType, slice, sli
 
 
 def _predict_window(
-    networks: Sequence[AutosegNetwork],
+    networks: Sequence[nn.Module],
     organs: Tensor,
     images: Tensor,
     corner: Corner,
@@ -171,7 +170,7 @@ def _predict_window(
 
 @torch.inference_mode()
 def _predict_part(
-    networks: Sequence[AutosegNetwork],
+    networks: Sequence[nn.Module],
     organs: Tensor,
     images: Tensor,
     *,

@@ -33,6 +33,8 @@ from autoseg.system.torch_device import convolution_precision
 class NetworkOutput:
     """Everything the losses and the predictor need.
 
+    A network of your own may give `logits` alone: the loss leaves out the terms of all outputs that are None.
+
     Attributes:
         logits: (B, 1 + K, R, W) the final map, background first.
         coarse_logits: (B, 1 + K, R / 2, W / 2) or None: deep supervision of the refiner.
@@ -45,12 +47,12 @@ class NetworkOutput:
     """
 
     logits: Tensor
-    coarse_logits: Tensor | None
-    mask_logits: Tensor
-    map_logits: Tensor | None
-    iou_predictions: Tensor
-    object_score_logits: Tensor
-    semantic_object_score_logits: Tensor | None
+    coarse_logits: Tensor | None = None
+    mask_logits: Tensor | None = None
+    map_logits: Tensor | None = None
+    iou_predictions: Tensor | None = None
+    object_score_logits: Tensor | None = None
+    semantic_object_score_logits: Tensor | None = None
     bank: MemoryBank | None = None
 
     def float(self) -> "NetworkOutput":

@@ -21,16 +21,16 @@ def gather(statuses: Sequence[CaseStatus], ranks: Ranks, *, output: Path) -> lis
     Raises:
         OSError: The folder cannot be written.
     """
-    if ranks.size == 1:
+    if ranks.world_size == 1:
         return list(statuses)
-    if not ranks.leads:
+    if not ranks.is_main:
         content = json.dumps([dataclasses.asdict(status) for status in statuses], allow_nan=False)  # names of any bytes
         write_text(_path(output, ranks.rank), content)
-    ranks.wait()
-    if not ranks.leads:
+    ranks.barrier()
+    if not ranks.is_main:
         return list(statuses)
     together = list(statuses)
-    for rank in range(1, ranks.size):
+    for rank in range(1, ranks.world_size):
         path = _path(output, rank)
         together += [_parse(content) for content in read_json(path)]
         path.unlink()

@@ -143,15 +143,15 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
     if request.offline and request.describe is not None:
         raise UsageError("--offline and --describe: give one of them, since a server is asked over the network.")
     with join_ranks() as ranks:
-        return _lead(request, ranks) if ranks.leads else _help(request, ranks)
+        return _lead(request, ranks) if ranks.is_main else _help(request, ranks)
 
 
 def _help(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
     """Take a share of the reading and of the preprocessing, and wait for what the first rank makes of it."""
-    ranks.wait()  # until it holds the run folder
+    ranks.barrier()  # until it holds the run folder
     read_shares(request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks)
     help_to_preprocess(request.run_folder / STORE_NAME, num_workers=request.num_workers, ranks=ranks)
-    used, skipped = ranks.from_lead(None)
+    used, skipped = ranks.broadcast(None)
     return PlanOutcome(read_plans(request.run_folder / "plans.json"), None, tuple(used), tuple(skipped))
 
 
@@ -160,9 +160,9 @@ def _lead(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
     refuse_the_same(request.dataset_roots)
     own = None if request.descriptions is None else read_own_descriptions(request.descriptions)
     with own_folder(request.run_folder, dataset_roots=request.dataset_roots):
-        ranks.wait()
+        ranks.barrier()
         caches = {}
-        if ranks.size > 1:
+        if ranks.world_size > 1:
             caches = read_shares(
                 request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks
             )
@@ -189,7 +189,7 @@ def _lead(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
     problems = tuple(problem for stage in found.values() for problem in stage)
     _show_problems(problems)
     skipped = tuple(sorted({p.case_id for p in problems if p.is_error}))
-    ranks.from_lead([used, skipped])
+    ranks.broadcast([used, skipped])
     return PlanOutcome(plans, check, used, skipped)
 
 

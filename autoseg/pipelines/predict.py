@@ -89,24 +89,24 @@ def predict_files(
     recipe = _describe_recipe(predictor, digests, also=also)
     with join_ranks() as ranks, _own_folder(output, ranks):
         with _writing(output):
-            if ranks.leads:
+            if ranks.is_main:
                 # first: a folder that cannot be written shows itself
                 write_label_tables(output, predictor.names, plan=predictor.plans.data)
             journal = Journal(output, rank=ranks.rank)
-        if ranks.leads:
+        if ranks.is_main:
             warn_if_disk_is_short(predictor, cases, output, also=also)
             if device == "auto" and predictor.device.type == "cpu":
                 tell_time_on_cpu(predictor, cases)
         job = Job(predictor, output, recipe, clicks or {}, tuple(also), journal)
-        statuses = list(predict_cases(ranks.share(cases), job))
+        statuses = list(predict_cases(ranks.shard(cases), job))
         with _writing(output):
             statuses = gather(statuses, ranks, output=output)
-            if ranks.leads:
+            if ranks.is_main:
                 statuses = [*_bad_cases(problems), *statuses]
             run = PredictionRun(output=output, cases=tuple(statuses))
-            if ranks.leads:
+            if ranks.is_main:
                 write_run(run, predictor, model=model.name)
-    if ranks.leads and not any(case.is_done for case in run.cases):
+    if ranks.is_main and not any(case.is_done for case in run.cases):
         raise DatasetError(
             f"None of the {len(run.cases)} cases in {', '.join(map(display_name, paths))} could be predicted. Mend "
             "what is listed below.",
@@ -229,15 +229,15 @@ def _own_folder(output: Path, ranks: Ranks) -> Iterator[None]:
     """Hold the output folder for this process, and those started with it, alone."""
     with _writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    name = LOCK_NAME if ranks.leads else f"{LOCK_NAME}-{ranks.rank}"
+    name = LOCK_NAME if ranks.is_main else f"{LOCK_NAME}-{ranks.rank}"
     remedy = "Wait for it, end it, or choose another -o."
     with hold_folder(output, command="autoseg_predict", remedy=remedy, name=name):
-        if ranks.leads:
+        if ranks.is_main:
             with _writing(output):
                 inner = [folder for name in FOLDERS_OF_CASES for folder in (output / name).glob("*/")]
                 for folder in (output, *(output / name for name in FOLDERS), *inner):
                     remove_leftovers(folder)
-        ranks.wait()
+        ranks.barrier()
         yield
 
 

@@ -44,11 +44,11 @@ def preprocess_dataset(
     Raises:
         OutputError: The store's disk is full or broken; what was written before stays.
     """
-    if ranks.leads:
+    if ranks.is_main:
         CaseStore(store_folder).remove_leftovers()
-    ranks.wait()
-    own = _preprocess_share(ranks.share(cases), plan=plan, store_folder=store_folder, num_workers=num_workers)
-    told = ranks.gather([[problem.case_id, problem.message] for problem in own])
+    ranks.barrier()
+    own = _preprocess_share(ranks.shard(cases), plan=plan, store_folder=store_folder, num_workers=num_workers)
+    told = ranks.all_gather([[problem.case_id, problem.message] for problem in own])
     messages = {case_id: message for of_rank in told for case_id, message in of_rank}
     return [Problem(case.case_id, messages[case.case_id]) for case in cases if case.case_id in messages]
 

@@ -1,14 +1,14 @@
-"""`autoseg.train`, the library call behind `autoseg_train`: folds of a run folder, one after the other.
+"""Runs `autoseg.train`, the function behind `autoseg_train`: it trains one fold of a run folder.
 
-Owns: which cases a fold has, and whether they are whole; the folder's lock.
-Does not own: the training (`trainer.py`), the validation at its end (`validation/final_validation.py`).
+Owns: the checks before training, the folder's lock, the ranks, and what is reported at the end.
+Does not own: the training (`training/trainer.py`), the validation at its end (`training/validation/`).
 """
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,183 +16,218 @@ from typing import Any
 import torch
 
 from autoseg.config.plans import Plans, read_plans
-from autoseg.distributed.ranks import Ranks, join_ranks, num_local_ranks
+from autoseg.distributed.local_ranks import start_local_ranks
+from autoseg.distributed.ranks import Ranks, join_ranks, num_local_ranks, rank_name
 from autoseg.errors import DatasetError, OutputError, Problem, TrainingError, UsageError
-from autoseg.network.weights.model_file import STATE_FILE_NAME
+from autoseg.network.weights.model_file import STATE_FILE_NAME, BuildNetwork
 from autoseg.preprocessing.store import CaseStore
 from autoseg.system.atomic_files import explain_write_error, find_disk_fault, remove_leftovers
 from autoseg.system.file_lock import hold_folder
+from autoseg.system.out_of_memory import explain_full_memory, is_out_of_memory
 from autoseg.system.progress import track
 from autoseg.system.resources import find_free_bytes
-from autoseg.system.torch_device import choose_device, is_out_of_memory
+from autoseg.system.torch_device import choose_device
 from autoseg.training.checkpointing.checkpoints import has_state
 from autoseg.training.checkpointing.init_from_model import find_start, name_start
-from autoseg.training.fold_list import read_folds
-from autoseg.training.gradients import explain_full_memory
-from autoseg.training.logging.data_wait import advise, share_waiting
+from autoseg.training.context import Callback, Length, TrainingContext
+from autoseg.training.folds import choose_fold
+from autoseg.training.logging.data_wait import advise, measure_waiting
 from autoseg.training.logging.metrics_log import read_metrics
+from autoseg.training.loss.compound_loss import Loss
 from autoseg.training.state import TrainState
-from autoseg.training.trainer import Length, train_fold
+from autoseg.training.trainer import train_fold
 from autoseg.training.validation.confusion import CaseDice
-from autoseg.training.validation.final_validation import validate_finally
-from autoseg.training.validation.periodic_validation import BEST_MODEL_FILE_NAME, FoldData, take_turns
+from autoseg.training.validation.final_validation import validate_fold
+from autoseg.training.validation.periodic_validation import BEST_MODEL_FILE_NAME
 
 log = logging.getLogger("autoseg")
 
-DEFAULT_CACHE_SHARE = 0.25  # of the memory that is free; decompressed cases beyond it are read from the store
-NUM_MONITORED_WITHOUT_VALIDATION = 4
+CACHE_FRACTION = 0.25  # of the free memory; decompressed cases beyond it are read from the store
+MIN_SLICES_PER_RANK = 2  # on a CPU; one costs a rank almost as much
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What one fold's training came to.
+    """The result of training one fold.
 
     Attributes:
-        folder: With `model.safetensors`.
-        steps: Done, over all sittings.
-        seconds: Of training.
+        folder: The fold's folder, with `model.safetensors`.
+        steps: The number of steps done, over all sessions of the run.
+        seconds: The time that they took.
         dice: Mean validation Dice by organ; empty where no case was left out of training.
-        share_waiting_for_data: Of the time of all sittings; None where their records are lost.
+        fraction_waiting_for_data: The fraction of the time; None where its records are lost.
     """
 
     folder: Path
     steps: int
     seconds: float
     dice: CaseDice
-    share_waiting_for_data: float | None = None
+    fraction_waiting_for_data: float | None = None
 
 
 def train(
     run_folder: Path | str,
     *,
-    fold: str = "all",
+    fold: str | int = "all",
     epochs: int | None = None,
     max_minutes: float | None = None,
     device: str = "auto",
     offline: bool = False,
     start_from: Path | str | None = None,
+    loss: Loss | None = None,
+    build_network: BuildNetwork | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainingResult:
     """Train one fold of a planned run; the same call continues a run that was stopped.
 
-    Under torchrun all processes train together, each on its share of every step.
+    On a CPU, one process per core works on each batch; with a loss or network of your own, one process does. Under
+    torchrun all processes train together, each on its shard of every step.
 
     Args:
-        run_folder: Made by `autoseg.plan`.
-        fold: "all" trains on every case and leaves none for validation; "0", "1", .. leave one fold out.
-        epochs: Length in epochs; by default what the plan says.
-        max_minutes: Length in minutes of training; the learning rate's schedule ends when the time does.
+        run_folder: The folder made by `autoseg.plan`.
+        fold: "all" trains on every case and leaves none for validation; 0, 1, .. leave one fold out.
+        epochs: The length in epochs; None: as planned.
+        max_minutes: The length in minutes of training; the learning rate's schedule ends when the time does.
         device: auto, cpu or cuda.
-        offline: Ask no network; pretrained weights of the hub come from its cache on this machine.
-        start_from: A finished model, whose weights a new run begins with as far as they fit, in place of the plan's
-            `network.weights`. A run that has begun goes on from its own state.
+        offline: Use no network: pretrained weights of the hub come from its cache on this machine.
+        start_from: A finished model whose weights a new run begins with as far as they fit, in place of the plan's
+            `network.weights`. A run that has begun continues from its own state.
+        loss: A function of the network's output and the target that returns named terms, or None for the plan's
+            loss. Their sum is minimized, or the term "total" if there is one.
+        build_network: A function that takes the plan and returns a network, or None for autoseg's own. Prediction
+            needs the same function.
+        callbacks: Objects that look on, see `autoseg.Callback`.
 
     Raises:
-        UsageError: There is no plan, no such fold, or two lengths; or the fold has begun from another model.
+        UsageError: There is no plan, no such fold, or two lengths; or the fold began from another model.
         OutputError: The fold's folder cannot be written, or the disk is full.
         LockedError: Another run trains this fold, or plans in the run folder.
         CheckpointError: Pretrained weights cannot be had or have another SHA-256, the model to begin from is damaged,
             or an earlier state cannot be used.
         TrainingError: The loss stays not finite, or the device's memory is too small.
-        RankLostError: Another process of torchrun is gone, or ended early.
+        RankLostError: Another process of this run is gone.
+
+    Example:
+        >>> autoseg.plan("my_dataset", "my_run")
+        >>> result = autoseg.train("my_run", fold=0, max_minutes=60)
+        >>> result.dice
+        {'liver': 0.95, 'spleen': 0.93}
     """
-    with join_ranks() as ranks:
-        return _train(
-            Path(run_folder),
-            fold=fold,
-            epochs=epochs,
-            max_minutes=max_minutes,
-            device=device,
-            offline=offline,
-            start_from=start_from,
+    run_folder, fold = Path(run_folder), str(fold)
+    plans = read_plans(run_folder / "plans.json")
+    length = _choose_length(plans, epochs=epochs, max_minutes=max_minutes)
+    torch_device = choose_device(device)
+    if device == "auto" and torch_device.type == "cpu" and not rank_name():
+        log.info("training on a CPU is slow; --max-minutes M fits the whole schedule into M minutes.")
+    num_ranks = 1 if loss or build_network else _num_cpu_ranks(plans, torch_device)
+    command = _command(run_folder, fold, epochs=epochs, max_minutes=max_minutes, offline=offline, start=start_from)
+    with ExitStack() as stack:
+        group = stack.enter_context(start_local_ranks(command, world_size=num_ranks))
+        ranks = stack.enter_context(join_ranks(group=group))
+        stack.enter_context(_hold(run_folder, ranks, is_shared=True))
+        store = CaseStore(run_folder / "preprocessed", data_hash=plans.data.hash())
+        folder = run_folder / f"fold_{fold}"
+        training, validation, is_seen = choose_fold(run_folder, store, fold=fold)
+        has_begun = ranks.broadcast(has_state(folder / STATE_FILE_NAME))
+        context = TrainingContext(
+            plans=plans,
+            folder=folder,
+            store=store,
+            training_cases=training,
+            validation_cases=validation,
+            seen_in_training=is_seen,
+            length=length,
+            device=torch_device,
             ranks=ranks,
+            loss=loss,
+            build_network=build_network,
+            callbacks=tuple(callbacks),
+            cache_bytes=int(CACHE_FRACTION * find_free_bytes() / num_local_ranks()),
+            offline=offline,
+            start=find_start(start_from, folder, plans=plans, fold=fold, has_begun=has_begun),
         )
+        ranks.require_equal(_facts(context))
+        stack.enter_context(_hold(folder, ranks))
+        stack.enter_context(_explained(folder, torch_device))
+        _prepare(context, has_begun=has_begun)
+        state = train_fold(context)
+        dice = validate_fold(state, context)
+        return _report(state, context, dice)
 
 
-def _train(
-    run_folder: Path,
-    *,
-    fold: str,
-    epochs: int | None,
-    max_minutes: float | None,
-    device: str,
-    offline: bool,
-    start_from: Path | str | None,
-    ranks: Ranks,
-) -> TrainingResult:
+def _choose_length(plans: Plans, *, epochs: int | None, max_minutes: float | None) -> Length:
     if epochs is not None and max_minutes is not None:
         raise UsageError("--epochs and --max-minutes: give one of them.")
     if (epochs is not None and epochs < 1) or (max_minutes is not None and not max_minutes > 0):
         raise UsageError("--epochs and --max-minutes: expected numbers above 0.")
-    torch_device = choose_device(device)
-    if device == "auto" and torch_device.type == "cpu" and ranks.leads:
-        log.info("training on a CPU is slow; --max-minutes M fits the whole schedule into M minutes.")
-    read_plans(run_folder / "plans.json")  # a folder without a plan says so, rather than that it cannot be locked
-    with _hold(run_folder, ranks, is_shared=True):
-        plans = read_plans(run_folder / "plans.json")
-        store = CaseStore(run_folder / "preprocessed", data_hash=plans.data.hash())
-        data = replace(choose_fold(run_folder, store, fold=fold), ranks=ranks)
-        has_begun = ranks.from_lead(has_state(data.folder / STATE_FILE_NAME))
-        start = find_start(start_from, data.folder, plans=plans, fold=fold, has_begun=has_begun)
-        length = Length(
-            steps=(epochs or plans.training.epochs) * plans.training.steps_per_epoch,
-            seconds=None if max_minutes is None else 60.0 * max_minutes,
-        )
-        ranks.agree(_facts(data, plans, length, kind=torch_device.type))
-        if ranks.leads:
-            try:
-                data.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(explain_write_error(error, data.folder)) from error
-        with _hold(data.folder, ranks), _explained(data.folder, torch_device):
-            if ranks.leads:
-                for folder in (data.folder, data.folder / "validation"):
-                    remove_leftovers(folder)
-            _refuse_damaged(data)
-            if ranks.leads:
-                weights = name_start(start, data.folder if has_begun else None, plans)
-                _announce(data, plans, length, weights=weights, device=str(torch_device))
-            state = train_fold(
-                data,
-                plans=plans,
-                length=length,
-                device=torch_device,
-                cache_bytes=_cache_bytes(),
-                offline=offline,
-                start=start,
-            )
-            dice = validate_finally(state, data, plans=plans)
-            share = None
-            if ranks.leads:
-                _announce_best(state, data)
-                share = share_waiting(read_metrics(data.folder / "metrics.jsonl"))
-    advice = None if share is None else advise(share, seconds=state.seconds, plans=plans, device_type=torch_device.type)
-    if advice is not None:
-        log.warning("%s", advice)
-    return TrainingResult(data.folder, state.step, state.seconds, dice, share_waiting_for_data=share)
+    return Length(
+        steps=(epochs or plans.training.epochs) * plans.training.steps_per_epoch,
+        seconds=None if max_minutes is None else 60.0 * max_minutes,
+    )
+
+
+def _num_cpu_ranks(plans: Plans, device: torch.device) -> int:
+    """Return how many ranks this command starts: one per core of a CPU, unless torchrun has started it."""
+    if device.type != "cpu" or rank_name():
+        return 1
+    num_slices = plans.slices_per_step * plans.training.gradient_accumulation
+    most = num_slices // max(MIN_SLICES_PER_RANK, plans.memory_clip_slices)
+    return max(1, min(torch.get_num_threads(), most))
+
+
+def _command(
+    run_folder: Path,
+    fold: str,
+    *,
+    epochs: int | None,
+    max_minutes: float | None,
+    offline: bool,
+    start: Path | str | None,
+) -> list[str]:
+    """Return what the other ranks of a CPU run, as after `python -m`."""
+    command = ["autoseg.cli.train", str(run_folder), "--fold", fold, "--device", "cpu"]
+    for option, value in (("--epochs", epochs), ("--max-minutes", max_minutes), ("--from", start)):
+        command += [] if value is None else [option, str(value)]
+    return [*command, "--offline"] if offline else command
+
+
+def _prepare(context: TrainingContext, *, has_begun: bool) -> None:
+    """Remove what a killed run left half written, check the preprocessed cases, and say what is trained."""
+    if context.ranks.is_main:
+        for folder in (context.folder, context.folder / "validation"):
+            remove_leftovers(folder)
+    _refuse_damaged(context)
+    if context.ranks.is_main:
+        weights = name_start(context.start, context.folder if has_begun else None, context.plans)
+        _announce(context, weights=weights)
 
 
 @contextmanager
 def _hold(folder: Path, ranks: Ranks, *, is_shared: bool = False) -> Iterator[None]:
-    """Hold a folder, for all ranks, by the first one; the others wait until it has it."""
+    """Lock a folder for all ranks: rank 0 does, and the others wait until it has."""
     with ExitStack() as stack:
-        if ranks.leads:
+        if ranks.is_main:
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise OutputError(explain_write_error(error, folder)) from error
             stack.enter_context(
                 hold_folder(folder, command="autoseg_train", remedy="Wait for it, or end it.", is_shared=is_shared)
             )
-        ranks.wait()
+        ranks.barrier()
         yield
 
 
-def _facts(data: FoldData, plans: Plans, length: Length, *, kind: str) -> dict[str, Any]:
-    """Say what all ranks must have in common."""
-    digest = hashlib.sha256(plans.model_dump_json().encode()).hexdigest()
-    cases = hashlib.sha256(repr((data.training, data.monitored)).encode(errors="surrogateescape")).hexdigest()
+def _facts(context: TrainingContext) -> dict[str, Any]:
+    """Return what all ranks must have in common."""
+    digest = hashlib.sha256(context.plans.model_dump_json().encode()).hexdigest()
+    cases = repr((context.training_cases, context.validation_cases)).encode(errors="surrogateescape")
     return {
         "plan (digest of plans.json)": digest,
-        "choice of cases (digest)": cases,
-        "length (steps, seconds)": [length.steps, length.seconds],
-        "fold": data.folder.name,
-        "kind of device": kind,
+        "choice of cases (digest)": hashlib.sha256(cases).hexdigest(),
+        "length (steps, seconds)": [context.length.steps, context.length.seconds],
+        "fold": context.folder.name,
+        "kind of device": context.device.type,
         "version of autoseg": version("autoseg"),
         "version of torch": torch.__version__,
     }
@@ -200,7 +235,7 @@ def _facts(data: FoldData, plans: Plans, length: Length, *, kind: str) -> dict[s
 
 @contextmanager
 def _explained(folder: Path, device: torch.device) -> Iterator[None]:
-    """Turn what the machine lacks, wherever it shows, into errors that say what to do."""
+    """Turn a full disk or memory, wherever it shows, into an error that says what to do."""
     try:
         yield
     except OSError as error:
@@ -214,79 +249,52 @@ def _explained(folder: Path, device: torch.device) -> Iterator[None]:
         raise TrainingError(explain_full_memory(device, message, what="the network and its optimizer alone")) from None
 
 
-def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> FoldData:
-    """Choose the cases of a fold from `splits.json`.
-
-    Raises:
-        UsageError: There is no such fold or no case in it, or `splits.json` is not as `read_folds` expects.
-    """
-    folds = read_folds(run_folder / "splits.json", stored=set(store.case_ids()))
-    numbered = {str(number): one for number, one in enumerate(folds)}
-    if fold == "all":
-        training = sorted({case for one in folds for case in (*one.train, *one.validation)})
-        monitored, seen = take_turns(training, store)[:NUM_MONITORED_WITHOUT_VALIDATION], True
-    elif fold in numbered:
-        training, monitored, seen = list(numbered[fold].train), list(numbered[fold].validation), False
-    else:
-        raise UsageError(f"--fold {fold}: this run has the folds {', '.join(numbered)}, and all. Name one of them.")
-    if not training:
-        raise UsageError(
-            f"{run_folder / 'splits.json'}: fold {fold} has no case to train on. Give it cases, or delete the file and "
-            "run autoseg_plan again."
-        )
-    return FoldData(
-        folder=run_folder / f"fold_{fold}",
-        store=store,
-        training=tuple(training),
-        monitored=tuple(monitored),
-        seen_in_training=seen,
-    )
-
-
-def _refuse_damaged(data: FoldData) -> None:
-    """Read all preprocessed cases of a fold once, each by one rank; a damaged one is taken out of the store.
+def _refuse_damaged(context: TrainingContext) -> None:
+    """Read all preprocessed cases of a fold once, each by one rank; a damaged one is removed from the store.
 
     Raises:
         DatasetError: Some are damaged.
     """
-    cases = list(dict.fromkeys([*data.training, *data.monitored]))
-    own = data.ranks.share(cases)
-    checked = track(data.store.find_damaged(own), what="checking cases", total=len(own))
-    found = data.ranks.gather([case_id for case_id, is_damaged in checked if is_damaged])
-    damaged = [case_id for case_id in cases if any(case_id in of_rank for of_rank in found)]
-    for case_id in damaged if data.ranks.leads else ():
-        data.store.remove(case_id)
+    store, ranks = context.store, context.ranks
+    cases = list(dict.fromkeys([*context.training_cases, *context.validation_cases]))
+    own = ranks.shard(cases)
+    checked = track(store.find_damaged(own), what="checking cases", total=len(own))
+    gathered = ranks.all_gather([case_id for case_id, is_damaged in checked if is_damaged])
+    damaged = [case_id for case_id in cases if any(case_id in of_rank for of_rank in gathered)]
+    for case_id in damaged if ranks.is_main else ():
+        store.remove(case_id)
     if damaged:
         raise DatasetError(
-            f"{len(damaged)} of {len(cases)} preprocessed cases in {data.store.folder} were damaged since they were "
-            "written, and are removed. Run autoseg_plan again: it preprocesses them anew.",
+            f"{len(damaged)} of {len(cases)} preprocessed cases in {store.folder} were damaged since they were "
+            "written, and are removed. Run autoseg_plan again: it preprocesses them again.",
             problems=[Problem(case_id, "a file does not have the SHA-256 in its case.json.") for case_id in damaged],
         )
 
 
-def _announce_best(state: TrainState, data: FoldData) -> None:
-    path = data.folder / BEST_MODEL_FILE_NAME
-    if state.best_dice >= 0 and path.exists():
-        log.info(
-            "prediction uses the final model; the best Dice on the way, %.3f, was that of %s", state.best_dice, path
-        )
-
-
-def _announce(data: FoldData, plans: Plans, length: Length, *, weights: str, device: str) -> None:
-    how_long = f"{length.seconds / 60:g} minutes" if length.seconds is not None else f"{length.steps} steps"
-    by = f" by {data.ranks.size} ranks" if data.ranks.size > 1 else ""
+def _announce(context: TrainingContext, *, weights: str) -> None:
+    length, world_size = context.length, context.ranks.world_size
     log.info(
         "%s: %d cases, %d organs, %s backbone (%s), %s on %s%s",
-        data.folder.name,
-        len(data.training),
-        len(plans.data.organs),
-        plans.network.backbone,
+        context.folder.name,
+        len(context.training_cases),
+        len(context.plans.data.organs),
+        context.plans.network.backbone,
         weights,
-        how_long,
-        device,
-        by,
+        f"{length.seconds / 60:g} minutes" if length.seconds is not None else f"{length.steps} steps",
+        context.device,
+        f" by {world_size} ranks" if world_size > 1 else "",
     )
 
 
-def _cache_bytes() -> int:
-    return int(DEFAULT_CACHE_SHARE * find_free_bytes() / num_local_ranks())
+def _report(state: TrainState, context: TrainingContext, dice: CaseDice) -> TrainingResult:
+    """Say what the best model was and whether training waited for data, and return the result."""
+    waiting = None
+    if context.ranks.is_main:
+        best = context.folder / BEST_MODEL_FILE_NAME
+        if state.best_dice >= 0 and best.exists():
+            log.info("prediction uses the final model; the best Dice on the way, %.3f, is in %s", state.best_dice, best)
+        waiting = measure_waiting(read_metrics(context.folder / "metrics.jsonl"))
+        advice = advise(waiting, seconds=state.seconds, plans=context.plans, device_type=context.device.type)
+        if advice is not None:
+            log.warning("%s", advice)
+    return TrainingResult(context.folder, state.step, state.seconds, dice, fraction_waiting_for_data=waiting)

@@ -44,11 +44,11 @@ def read_shares(
     caches = {}
     for root, name in zip(roots, names, strict=True):
         path = run_folder / cache_name(name)
-        caches[name] = open_cache(path) if ranks.leads else CaseCache(path)
+        caches[name] = open_cache(path) if ranks.is_main else CaseCache(path)
         dataset = _read_together(root, path, caches[name], ranks=ranks)
         if dataset is None:
             continue
-        own = ranks.share(dataset.cases)
+        own = ranks.shard(dataset.cases)
         share = caches[name].share_for([case.case_id for case in own], _share_path(path, ranks.rank))
         scan_cases(
             replace(dataset, cases=tuple(own)),
@@ -56,15 +56,15 @@ def read_shares(
             cache=share,
             is_share=True,
         )
-        ranks.wait()
-        if ranks.leads:
+        ranks.barrier()
+        if ranks.is_main:
             caches[name] = open_cache(path)
     return caches
 
 
 def tell_work(cases: Sequence[CaseFiles], *, plan: DataPlan, bytes_a_worker: float, ranks: Ranks) -> None:
     """Tell the other ranks what is to be preprocessed."""
-    ranks.from_lead(
+    ranks.broadcast(
         {
             "plan": plan.model_dump(mode="json"),
             "cases": [_to_json(case) for case in cases],
@@ -75,7 +75,7 @@ def tell_work(cases: Sequence[CaseFiles], *, plan: DataPlan, bytes_a_worker: flo
 
 def help_to_preprocess(store_folder: Path, *, num_workers: int | None, ranks: Ranks) -> list[Problem]:
     """Preprocess a share of what the first rank tells of."""
-    told = ranks.from_lead(None)
+    told = ranks.broadcast(None)
     return preprocess_dataset(
         [_from_json(case) for case in told["cases"]],
         plan=DataPlan.model_validate(told["plan"]),
@@ -91,11 +91,11 @@ def _read_together(root: Path, path: Path, cache: CaseCache, *, ranks: Ranks) ->
     None where nothing is usable, which is told when the first rank checks the dataset.
     """
     dataset = None
-    if ranks.leads:
+    if ranks.is_main:
         with contextlib.suppress(DatasetError):
             dataset = read_dataset(root, list_values=partial(list_values_once, cache=cache))
         cache.save()
-    if not ranks.from_lead(dataset is not None):
+    if not ranks.broadcast(dataset is not None):
         return None
     if dataset is None:
         dataset = read_dataset(root, list_values=partial(list_values_once, cache=CaseCache(path)))

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from autoseg.distributed.ranks import leads
+from autoseg.distributed.ranks import is_main_rank
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
@@ -84,4 +84,4 @@ class ProgressBar:
 
 
 def _is_terminal() -> bool:
-    return sys.stderr.isatty() and leads()
+    return sys.stderr.isatty() and is_main_rank()

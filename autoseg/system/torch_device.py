@@ -1,6 +1,7 @@
-"""Which device the network runs on, and in which precision.
+"""Chooses the device that the network runs on, and its precision.
 
-Owns: the meaning of `--device`, autocast, and which errors mean that a device's memory is full.
+Owns: the meaning of `--device`, and autocast.
+Does not own: a memory that is full (`out_of_memory.py`).
 """
 
 import functools
@@ -12,25 +13,11 @@ import torch
 
 from autoseg.distributed.ranks import local_rank
 from autoseg.errors import UsageError
+from autoseg.system.out_of_memory import is_out_of_memory
 
 log = logging.getLogger("autoseg")
 
-# What torch says where it has no class of errors for it; on a GPU a library asks for memory past torch's own allocator.
-FULL_MEMORY_MESSAGES = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
 MOST_LETTERS = 200  # of what another program says
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a memory is full, a GPU's or the CPU's."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in FULL_MEMORY_MESSAGES)
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -1,12 +1,12 @@
-"""Everything that a training run would lose if it were killed: `TrainState`, packed and filled side by side.
+"""Holds everything that a training run would lose if it were killed: `TrainState`, packed and filled side by side.
 
 Owns: the network, its averaged copy, the optimizers, the counters, and whether a saved state belongs to a plan.
-Does not own: the file (`checkpointing/checkpoints.py`).
+Does not own: the file (`checkpointing/checkpoints.py`), what stays the same during a run (`context.py`).
 """
 
 import copy
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,16 @@ from autoseg.config.plans import Plans
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.hub.download import find_weights
 from autoseg.network.build import build_network
-from autoseg.network.model import AutosegNetwork
 from autoseg.network.weights.load_errors import explain_load_failure
+from autoseg.network.weights.model_file import call_builder
 from autoseg.network.weights.sam2_checkpoint import WeightsReport, load_sam2_weights
 from autoseg.system.atomic_files import parse_json, read_json
+from autoseg.system.torch_device import cuda_dtype
 from autoseg.training.checkpointing.init_from_model import StartingModel
 from autoseg.training.checkpointing.transfer_report import StartReport
-from autoseg.training.micro_batches import Room
 from autoseg.training.optim.optimizers import build_optimizers
-from autoseg.training.step_share import slices_of_new_run
 
-STATE_VERSION = 3  # 2: no slices_per_step; 1: no rate factor, no best Dice, no seal
+STATE_VERSION = 1
 
 
 @dataclass
@@ -37,24 +36,24 @@ class TrainState:
     """A run between two steps.
 
     Attributes:
-        network: The weights that the optimizers move.
+        network: The weights that the optimizers update.
         averaged: Their exponential moving average, which becomes the model.
         optimizers: AdamW, and Muon where the plan has it.
         scaler: Loss scaling for float16; inert elsewhere.
-        weights: What became of the checkpoint or model that the run began from, if it was read in this sitting.
-        step: Steps done.
-        seconds: Time spent on them, over all sittings.
-        bad_steps: Steps in a row, up to now, whose loss was not finite.
-        rate_factor: Of the learning rate; below 1 once the run had to go back to an earlier state.
-        best_dice: The best mean Dice on validation cases on the way; below 0 before the first look.
-        slices_per_step: Slices of each step, over all ranks; those of the run's beginning.
-        room: What the device's memory is known to hold; of this sitting.
+        weights: What was taken from the checkpoint or model that the run began with, if this process read it.
+        step: The number of steps done.
+        seconds: The time spent on them, over all sessions of the run.
+        bad_steps: The number of steps in a row, up to now, whose loss was not finite.
+        rate_factor: A factor of the learning rate; below 1 once the run was rolled back to an earlier state.
+        best_dice: The best mean Dice on validation cases so far; below 0 before the first validation.
+        slices_per_step: The slices of each step, over all ranks, as when the run began.
+        micro_batch_slices: How many slices go through the network at once; fewer once the memory was full.
         saved_step: The step of the newest saved state; below 0 where there is none.
-        is_whole: False while a step moves the weights: an error then leaves some moved and some not.
+        is_whole: False while a step updates the weights: an error then leaves some updated and others not.
     """
 
-    network: AutosegNetwork
-    averaged: AutosegNetwork
+    network: nn.Module
+    averaged: nn.Module
     optimizers: tuple[torch.optim.Optimizer, ...]
     scaler: torch.amp.GradScaler
     weights: WeightsReport | StartReport | None = None
@@ -64,7 +63,7 @@ class TrainState:
     rate_factor: float = 1.0
     best_dice: float = -1.0
     slices_per_step: int = 0
-    room: Room = field(default_factory=Room)
+    micro_batch_slices: int = 1
     saved_step: int = -1
     is_whole: bool = True
 
@@ -92,52 +91,55 @@ def new_state(
     plans: Plans,
     *,
     device: torch.device,
-    needs_scaler: bool,
     offline: bool = False,
     pretrained: Collection[str] | None = None,
     start: StartingModel | None = None,
-    num_ranks: int = 1,
+    world_size: int = 1,
+    build: Callable[[Plans], nn.Module] | None = None,
 ) -> TrainState:
-    """Build a run's beginning, with weights drawn from the plan's seed and those of the checkpoint that it names.
-
-    A finished model takes the checkpoint's place.
+    """Build the state of a new run: weights drawn from the plan's seed, a checkpoint's, or those of a finished model.
 
     Args:
-        plans: Of the run.
-        device: Of the network.
-        needs_scaler: Whether losses are scaled, for float16.
+        plans: The plan of the run.
+        device: The network's device.
         offline: Take a checkpoint or text model of the hub from its cache only.
-        pretrained: Of a run that goes on: the names of the weights that came from a checkpoint, which is not read
+        pretrained: For a run that is resumed: the names of the weights that came from a checkpoint, which is not read
             again.
-        start: The finished model to begin from, if any.
-        num_ranks: That the run begins with.
+        start: The finished model to begin with, or None.
+        world_size: The number of ranks that torchrun started.
+        build: Builds a network of the user's own from the plan; None: autoseg's network.
 
     Raises:
         CheckpointError: The checkpoint or text model cannot be had, or does not fit the plan.
     """
     torch.manual_seed(plans.training.seed)
-    network = build_network(plans, offline=offline)
     report: WeightsReport | StartReport | None = None
-    if start is not None:
-        report = start.fill(network, plans)
-        pretrained = report.parameters
-    elif plans.network.weights is not None and pretrained is None:
-        path = find_weights(plans.network.weights, sha256=plans.network.weights_sha256, offline=offline)
-        report = load_sam2_weights(network, path)
-        pretrained = report.parameters
+    if build is not None:
+        network = call_builder(build, plans)
+    else:
+        network = build_network(plans, offline=offline)
+        if start is not None:
+            report = start.fill(network, plans)
+        elif plans.network.weights is not None and pretrained is None:
+            path = find_weights(plans.network.weights, sha256=plans.network.weights_sha256, offline=offline)
+            report = load_sam2_weights(network, path)
     network = network.to(device)
+    needs_scaler = device.type == "cuda" and cuda_dtype() == torch.float16
     return TrainState(
         network=network,
         averaged=copy.deepcopy(network).requires_grad_(False).eval(),
-        optimizers=build_optimizers(network, plans=plans, pretrained=pretrained or ()),
+        optimizers=build_optimizers(
+            network, plans=plans, pretrained=(report.parameters if report is not None else pretrained) or ()
+        ),
         scaler=torch.amp.GradScaler(device.type, enabled=needs_scaler),
         weights=report,
-        slices_per_step=slices_of_new_run(plans, num_ranks=num_ranks),
+        slices_per_step=plans.slices_per_step * plans.training.gradient_accumulation * world_size,
+        micro_batch_slices=plans.slices_per_step,
     )
 
 
 def read_pretrained(path: Path) -> list[str]:
-    """Return the names of the weights that came from a checkpoint, as an earlier sitting wrote them down.
+    """Return the names of the weights that came from a checkpoint, as the run noted when it began.
 
     Raises:
         CheckpointError: The file is damaged.
@@ -225,7 +227,7 @@ def _plans_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _explain_difference(old: Mapping[str, Any], plans: Plans) -> str:
     """Name the fields that decide a training run and differ, or return nothing.
 
-    Inference, reasons and the machine may change between two sittings.
+    Inference, reasons and the machine may change when a run is resumed.
     """
     new = plans.model_dump(mode="json")
     differing = [

@@ -28,9 +28,9 @@ from autoseg.evaluation import evaluate
 from autoseg.preprocessing.store import CaseStore
 from autoseg.training import trainer
 from autoseg.training.checkpointing.init_from_model import StartingModel
+from autoseg.training.context import Length, TrainingContext
 from autoseg.training.state import TrainState
-from autoseg.training.trainer import Length, train_fold
-from autoseg.training.validation.periodic_validation import FoldData
+from autoseg.training.trainer import train_fold
 from autoseg.training.validation.validate_case import clean_validation_map, write_validation_map
 
 CPU = torch.device("cpu")
@@ -55,10 +55,19 @@ def train_for(
     start: StartingModel | None = None,
 ) -> TrainState:
     """Train on some cases, as `autoseg_train` does, for some seconds of computing."""
-    fold = FoldData(folder=folder, store=store, training=tuple(cases), monitored=(), seen_in_training=True)
-    length = Length(steps=ALL_STEPS, seconds=seconds)
+    context = TrainingContext(
+        plans=plans,
+        folder=folder,
+        store=store,
+        training_cases=tuple(cases),
+        validation_cases=(),
+        seen_in_training=True,
+        length=Length(steps=ALL_STEPS, seconds=seconds),
+        cache_bytes=4 * 1024**3,
+        start=start,
+    )
     with mock.patch.object(trainer, "time", SimpleNamespace(monotonic=time.process_time)):
-        return train_fold(fold, plans=plans, length=length, device=CPU, cache_bytes=4 * 1024**3, start=start)
+        return train_fold(context)
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def measure(plans: Plans, *, batch_slices: int) -> tuple[float, float]:
     num_organs, shape = len(plans.data.organs), (network.window_rows_px, network.window_columns_px)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    state = new_state(plans, device=device, needs_scaler=False, offline=True, pretrained=None)
+    state = new_state(plans, device=device, offline=True, pretrained=None)
     state.network.train()
     batch = Batch(
         images=torch.randn(batch_slices, 2 * network.context_slices + 1, *shape),

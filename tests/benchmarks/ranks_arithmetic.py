@@ -159,7 +159,7 @@ def count_weights(folder: Path, plans: Plans) -> list[dict[str, Any]]:
         weights = sum(one.numel() for one in build_network(changed, offline=True).parameters() if one.requires_grad)
         row |= {"weights": weights, "bytes_exchanged_a_step": 4 * weights}
         if backbone in ("nano", "tiny"):
-            state = new_state(changed, device=torch.device("cpu"), needs_scaler=False)
+            state = new_state(changed, device=torch.device("cpu"))
             for optimizer in state.optimizers:
                 for group in optimizer.param_groups:
                     for parameter in group["params"]:

@@ -54,7 +54,7 @@ def main() -> None:
         trained, train_seconds = timed(lambda: autoseg.train(run, max_minutes=arguments.minutes, device="cuda"))
         peak = torch.cuda.max_memory_allocated() / GIB
         _, predict_seconds = timed(lambda: autoseg.predict_files(images, run, maps, device="cuda"))
-        waiting = [record["share_waiting_for_data"] for record in read_metrics(run / "fold_all" / "metrics.jsonl")]
+        waiting = [record["fraction_waiting_for_data"] for record in read_metrics(run / "fold_all" / "metrics.jsonl")]
         content: dict[str, Any] = {
             "dataset": arguments.dataset.name,
             "held_out": arguments.held_out,
@@ -67,7 +67,7 @@ def main() -> None:
             "batch_slices": plans.training.batch_slices,
             "steps": trained.steps,
             "seconds": {"plan": plan_seconds, "train": train_seconds, "predict": predict_seconds},
-            "share_waiting_for_data": round(sum(waiting) / len(waiting), 4),
+            "fraction_waiting_for_data": round(sum(waiting) / len(waiting), 4),
             "peak_gib": round(peak, 2),
             **summarize(autoseg.evaluate(maps, labels)),
         }

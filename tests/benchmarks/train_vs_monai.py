@@ -35,17 +35,19 @@ from autoseg.inference.connected_components import clean_labels
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.io.image import read_scan, write_label_map
 from autoseg.network.model import NetworkOutput
+from autoseg.pipelines.train import MIN_SLICES_PER_RANK
 from autoseg.preprocessing.inverse import undo_preprocessing
 from autoseg.preprocessing.pipeline import preprocess_case
 from autoseg.preprocessing.store import CaseStore
 from autoseg.system.torch_device import convolution_precision
-from autoseg.training.core_processes import cut_for_processes
+from autoseg.training.context import shard_of_step
+from autoseg.training.data.loader import make_loader
 from autoseg.training.data.sampler import SliceSampler
-from autoseg.training.loss.losses import cross_entropy_sums, dice_of, dice_sums, mean_of
+from autoseg.training.loss.cross_entropy import cross_entropy_sums, mean_of
+from autoseg.training.loss.dice import dice_loss, dice_sums
 from autoseg.training.loss.targets import make_target
 from autoseg.training.optim.optimizers import build_optimizers, learning_rate, set_learning_rate
 from autoseg.training.state import update_average
-from autoseg.training.step_share import StepShare
 
 FEATURES = (16, 32, 64, 128, 256, 16)  # a BasicUNet of 1.9 M parameters, the width that fits a CPU
 BIN = Path(sys.executable).parent
@@ -67,9 +69,7 @@ class BasicUNetPeer(nn.Module):
 
     def forward(self, images: torch.Tensor, organs: torch.Tensor, **_rest: object) -> NetworkOutput:
         """Return the map; the outputs that the U-Net does not have stay empty."""
-        logits = self.refiner(images)
-        none = logits.new_zeros(len(images), len(organs))
-        return NetworkOutput(logits, None, logits[:, 1:], None, none, none, None)
+        return NetworkOutput(self.refiner(images))
 
 
 def build_peer(plans: Plans) -> BasicUNetPeer:
@@ -78,9 +78,12 @@ def build_peer(plans: Plans) -> BasicUNetPeer:
 
 
 def parts_of_step(plans: Plans, num_processes: int) -> list[slice]:
-    """Cut the slices of a step for the processes as autoseg cuts them."""
-    share = StepShare(slice(0, plans.slices_per_step))
-    return cut_for_processes(share, num_processes, memory_clip_slices=plans.memory_clip_slices)
+    """Divide the slices of a step among the processes as autoseg does."""
+    count = max(1, min(num_processes, plans.slices_per_step // MIN_SLICES_PER_RANK))
+    return [
+        shard_of_step(plans, slices_per_step=plans.slices_per_step, rank=rank, world_size=count)
+        for rank in range(count)
+    ]
 
 
 def peer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -88,7 +91,7 @@ def peer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     target = make_target(labels, num_organs=logits.shape[1] - 1)
     shares, is_known = target.of_items()
     dice = dice_sums(logits.softmax(dim=1)[:, 1:], shares, is_known, target.counts(len(logits)))
-    return dice_of(dice) + mean_of(cross_entropy_sums(logits, target))
+    return dice_loss(dice) + mean_of(cross_entropy_sums(logits, target))
 
 
 def train_peer(run: Path, plans: Plans, *, minutes: float) -> tuple[nn.Module, int]:
@@ -120,7 +123,7 @@ def train_peer_rank(rank: int, num_processes: int, run: Path, minutes: float, fo
     part = parts_of_step(plans, num_processes)[rank]
     torch.distributed.barrier()
     start, step = time.monotonic(), 0
-    for batch in sampler.batches(first_step=0, part=part):
+    for batch in make_loader(sampler, first_step=0, part=part, device=torch.device("cpu")):
         progress = torch.tensor([(time.monotonic() - start) / (60 * minutes)])
         torch.distributed.broadcast(progress, src=0)
         if progress.item() >= 1:

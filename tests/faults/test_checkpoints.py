@@ -111,9 +111,9 @@ def test_a_state_of_another_plan_other_labels_or_another_version_is_an_error_wit
 
     write_plans(plans, fold.parent / "plans.json")
     content = torch.load(fold / "resume.pt", weights_only=True)
-    checkpoints._write_sealed({**content, "version": 1}, fold / "resume.pt")
+    checkpoints._write_sealed({**content, "version": 9}, fold / "resume.pt")
     outcome = command("train", fold.parent, "--epochs", 2)
-    assert outcome.code == 2 and "resume.pt has version 1; this autoseg reads 3" in outcome.text
+    assert outcome.code == 2 and "resume.pt has version 9; this autoseg reads 1" in outcome.text
     assert (fold / "resume_previous.pt").read_bytes() == states["resume_previous.pt"]
 
 

@@ -1,9 +1,7 @@
 """No GPU, one that does not work, and memory that is full: said with the remedy, and the work is done all the same."""
 
-import errno
 import itertools
 import json
-import os
 import warnings
 
 import numpy as np
@@ -124,25 +122,3 @@ def test_a_model_that_finds_no_room_is_loaded_on_the_cpu(make_dataset, model_fil
     assert predicted.code == 0, predicted.text
     assert "cuda is too full for the model; predicting on the CPU (CUDA out of memory. Tried to a" in predicted.text
     assert json.loads((tmp_path / "out" / "run.json").read_text())["device"] == "cpu"
-
-
-@pytest.mark.fault("no-gpu")
-def test_training_without_room_for_shared_memory_is_done_by_one_process(
-    make_dataset, command, tmp_path, monkeypatch, capfd
-):
-    tiny = {"image_size_px": 32, "window_rows_px": 32, "window_columns_px": 32, "feature_channels": 16}
-    overlay = {"network": {**tiny, "refiner_channels": [4, 16, 16]}, "training": {"batch_slices": 8}}
-    overlay["training"] |= {"steps_per_epoch": 1, "epochs": 1}
-    (tmp_path / "tiny.json").write_text(json.dumps(overlay))
-    run = tmp_path / "run"
-    assert command("plan", make_dataset(), "-o", run, "--overlay", tmp_path / "tiny.json").code == 0
-
-    def refuse(_handle, _offset, _length):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", refuse)
-    torch.set_num_threads(2)
-    trained = command("train", run)
-    assert trained.code == 0, trained.text
-    assert "no room in " in trained.text and "No space left on device" in trained.text and "TMPDIR" in trained.text
-    assert (run / "fold_all" / "model.safetensors").exists()

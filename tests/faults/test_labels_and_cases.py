@@ -171,12 +171,12 @@ def test_ignored_voxels_count_in_no_figure_of_the_dataset(planned, report):
 def test_ignored_voxels_teach_nothing(planned):
     """What the network says there has no gradient, and no say on whether an organ is in the slice."""
     import torch
+    from training_fixtures import compute_losses
 
     from autoseg.config.plans import read_plans
     from autoseg.network.build import build_network
     from autoseg.training.data.sampler import SliceSampler
-    from autoseg.training.loss.losses import IGNORE as LEFT_OUT
-    from autoseg.training.loss.losses import compute_losses
+    from autoseg.training.loss.targets import IGNORE as LEFT_OUT
 
     plans = read_plans(planned[2] / "plans.json")
     still = {"affine_probability": 0.0, "intensity_probability": 0.0}

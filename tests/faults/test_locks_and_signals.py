@@ -238,9 +238,9 @@ def test_predict_keeps_what_is_finished(make_dataset, command, model_file, slow,
     assert again.code == 0 and "3 of 3 cases predicted (1 of them by an earlier run)" in again.text, again.text
 
 
-def core_workers_of(process):
-    """Count the processes that find gradients for a training; they have sessions of their own."""
-    mark = f"autoseg.training.core_worker\0{process}\0".encode()
+def local_ranks_of(run):
+    """Count the ranks that a training started; they have sessions of their own."""
+    mark = f"autoseg.cli.train\0{run}\0".encode()
     return sum(mark in read_or_nothing(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
 
 
@@ -261,10 +261,10 @@ def test_train_saves_its_state_and_ends_its_processes(run, slow, capfd, monkeypa
     monkeypatch.setattr(torch, "set_num_threads", lambda _number: None)
     training = Forked(("train", run, "--epochs", "5"), marker=slow)
     training.wait_until_at_work()
-    assert core_workers_of(training.process) == num_processes - 1
+    assert local_ranks_of(run) == num_processes - 1
     ended, seconds = training.stop(number)
     assert ended == code and seconds < 5
-    assert training.num_processes() == core_workers_of(training.process) == 0
+    assert training.num_processes() == local_ranks_of(run) == 0
     text = capfd.readouterr().err
     assert "the same command continues" in text and "Traceback" not in text
     if num_processes > 1:

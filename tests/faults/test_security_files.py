@@ -24,7 +24,8 @@ from autoseg.cli import evaluate
 from autoseg.config.plans import TextPlan
 from autoseg.errors import CheckpointError, DatasetError
 from autoseg.network.text.open_clip_models import load_clip
-from autoseg.network.weights.model_file import FORMAT_VERSION, METADATA_KEY, content_hash, load_models
+from autoseg.network.weights.model_file import load_models
+from autoseg.network.weights.model_format import FORMAT_VERSION, METADATA_KEY, content_hash, read_tensors
 from autoseg.network.weights.sam2_checkpoint import read_sam2_file
 from autoseg.pipelines.plan import plan
 from autoseg.pipelines.train import train
@@ -173,11 +174,9 @@ def test_nothing_in_the_package_could_run_code_from_a_file():
     files = sorted(PACKAGE.rglob("*.py"))
     assert len(files) > 100
     assert {path.name: found for path in files if (found := list(faults_of(path.read_text(encoding="utf-8"))))} == {}
-    # JSON of others is read by one strict reader; these read what safetensors, they themselves or other ranks wrote
+    # JSON of others is read by one strict reader; these read what safetensors or they themselves wrote
     loads = {p.relative_to(PACKAGE).as_posix() for p in files if "json.loads(" in p.read_text(encoding="utf-8")}
-    among_ranks = {"distributed/last_words.py", "distributed/ranks.py"}
-    cores = {"training/core_processes.py", "training/core_worker.py"}
-    assert loads == {"system/atomic_files.py", "network/weights/model_file.py", *cores, *among_ranks}
+    assert loads == {"system/atomic_files.py", "network/weights/model_format.py"}
 
 
 @pickles
@@ -366,9 +365,7 @@ def write_model(path, plans, tensors=None, **changes):
 
 def whole(path):
     """Say what reading a model file finds, before a network is built; raises as prediction does."""
-    from autoseg.network.weights.model_file import _read_model_file
-
-    return _read_model_file(path)
+    return read_tensors(path)
 
 
 @changed_model

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from autoseg.config.plans import read_plans
 from autoseg.network.build import build_network
-from autoseg.network.weights.model_file import METADATA_KEY, content_hash, save_model
+from autoseg.network.weights.model_file import save_model
+from autoseg.network.weights.model_format import METADATA_KEY, content_hash
 from autoseg.training import trainer
 from autoseg.training.checkpointing import checkpoint_policy
 
@@ -92,7 +93,7 @@ DAMAGE = {
     cut: "is no model of autoseg, or is damaged",
     empty: "is no model of autoseg, or is damaged",
     another_program: "is no model of autoseg. Give a model.safetensors that autoseg_train wrote",
-    another_version: "has format 6; this autoseg reads 7. Install the autoseg that wrote it",
+    another_version: "has format 6; this autoseg reads 1. Install the autoseg that wrote it",
     another_version_of_plan: "carries no plan that this version can read; install the autoseg that wrote it",
     a_pickle: "is no model of autoseg, or is damaged",
     Path.unlink: "there is no model.safetensors here",

@@ -27,13 +27,12 @@ OTHER_FILES = {
     "system/atomic_files.py": "digests of any file's bytes, and files that are being written",
     "demo/pictures.py": "pictures that the demo wrote",
     "inference/predictor.py": "its own scratch",
-    "network/weights/model_file.py": "models",
+    "network/weights/model_format.py": "models",
     "network/weights/sam2_checkpoint.py": "weights of SAM2",
     "pipelines/resume_log.py": "its own lines",
     "preprocessing/array_file.py": "preprocessed cases",
     "training/checkpointing/checkpoints.py": "its own state",
-    "training/shared_files.py": "memory that processes share",
-    "distributed/state_sync.py": "the state that the first rank sends",
+    "training/checkpointing/broadcast_state.py": "the state that rank 0 sends",
 }
 CONVERSION = ROOT / "dataset_conversion"
 CONVERSION_DOORS = {

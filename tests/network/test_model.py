@@ -1,7 +1,6 @@
 import pytest
 import torch
-
-from autoseg.training.loss.losses import compute_losses
+from training_fixtures import compute_losses
 
 FIELDS = ("logits", "coarse_logits", "mask_logits", "map_logits", "iou_predictions", "object_score_logits")
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from training_fixtures import compute_losses
 
 from autoseg.network.point_prompts import (
     BOX_FIRST,
@@ -12,7 +13,6 @@ from autoseg.network.point_prompts import (
     draw_clicks,
 )
 from autoseg.network.sam2_modules import build_prompt_encoder
-from autoseg.training.loss.losses import compute_losses
 
 WINDOW = (16, 48)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from training_fixtures import compute_losses
 
 from autoseg.network.build import build_network
 from autoseg.network.point_prompts import INSIDE, Clicks
-from autoseg.training.loss.losses import compute_losses
 
 SIDE = 32
 STEPS = 50

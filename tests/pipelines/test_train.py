@@ -5,8 +5,9 @@ from autoseg.config.overrides import apply_settings
 from autoseg.config.plans import Reason, read_plans, write_plans
 from autoseg.errors import DatasetError, LockedError, UsageError
 from autoseg.network.weights.model_file import load_model
-from autoseg.pipelines.train import choose_fold, train
+from autoseg.pipelines.train import train
 from autoseg.system.atomic_files import read_json, write_json
+from autoseg.training.folds import choose_fold
 from autoseg.training.logging.metrics_log import read_metrics
 from autoseg.training.validation.component_filter_choice import OrganPieces, write_pieces
 
@@ -44,7 +45,7 @@ def test_a_fold_is_validated_on_the_cases_it_left_out(run):
         assert dice == pytest.approx(summary["cases"]["case_1"][name])
     assert result.dice.keys() == {"organ 0", "organ 1"}
     [record] = read_metrics(run / "fold_1" / "metrics.jsonl")
-    assert result.share_waiting_for_data == pytest.approx(record["share_waiting_for_data"])
+    assert result.fraction_waiting_for_data == pytest.approx(record["fraction_waiting_for_data"])
 
 
 def test_what_is_a_speck_is_chosen_on_all_folds_that_were_validated(run):
@@ -101,9 +102,7 @@ def test_all_trains_on_every_case_and_validates_none(run):
 )
 def test_choose_fold_reads_the_splits(run, make_store, tiny_plans, fold, training, monitored, seen):
     store = make_store(tiny_plans(2))
-    data = choose_fold(run, store, fold=fold)
-    assert (data.training, data.monitored, data.seen_in_training) == (training, monitored, seen)
-    assert data.folder == run / f"fold_{fold}"
+    assert choose_fold(run, store, fold=fold) == (training, monitored, seen)
 
 
 def test_choose_fold_refuses_cases_that_are_not_preprocessed(run, make_store, tiny_plans):
@@ -116,7 +115,7 @@ def test_choose_fold_refuses_a_fold_without_a_case_to_train_on(run, make_store, 
     store = make_store(tiny_plans(2), 1)
     with pytest.raises(UsageError, match="fold 0 has no case to train on"):
         choose_fold(run, store, fold="0")
-    assert choose_fold(run, store, fold="1").monitored == ()
+    assert choose_fold(run, store, fold="1")[1] == ()
 
 
 @pytest.mark.parametrize("fold", ["3", "-1", "00", "²", "../0", "", "All"])

@@ -65,8 +65,8 @@ LINES = {
     "bad-batch": r"step {step}: the loss is not finite; its batch is skipped",
     "bad-burst": r"step {step}: the loss is not finite; its batch is skipped",
     "bad-weights": r"back to the weights of step \d+",
-    "worker-killed": r"a training process ended by itself \(-9\)",
-    "memory-full": r"the memory of cpu is full; \d of a step's slices at a time",
+    "worker-killed": r"another of the 2 ranks is gone",
+    "memory-full": r"the memory of cpu is full; from now on with \d slices at a time",
     "disk-full": r"resume.pt cannot be written: No space left",
     "killed": r"continuing at step \d+",
     "killed-in-save": r"continuing at step \d+",
@@ -145,7 +145,7 @@ def soak(
     fold = run / f"fold_{FOLD}"
     start, logs, between = time.monotonic(), [], []
     code = -9
-    while code in (-9, 2) and len(logs) <= len(read_json(faults)):
+    while code in (-9, 2, 69) and len(logs) <= len(read_json(faults)):
         words = [run, FOLD, str(steps // 20), faults, ledger, str(len(logs)), str(seconds_between_saves)]
         log = folder / f"sitting_{len(logs)}.log"
         with log.open("w") as file:

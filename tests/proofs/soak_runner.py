@@ -19,11 +19,14 @@ from typing import Any
 import torch
 
 from autoseg.cli.train import main as train_main
-from autoseg.training import gradients, trainer
+from autoseg.distributed import local_ranks
+from autoseg.training import step as step_module
+from autoseg.training import trainer
 from autoseg.training.checkpointing import checkpoints
 
 BURST = 5  # bad batches in a row that are skipped
-LONG_BURST = trainer.MAX_BAD_STEPS + 4  # more than that: the run goes back
+STARTED: list[Any] = []  # the ranks of the other cores
+LONG_BURST = trainer.MAX_BAD_STEPS + 4  # more than that: the run is rolled back
 
 
 class Faults:
@@ -45,28 +48,29 @@ class Faults:
             os.fsync(file.fileno())
 
     def around_step(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def step(state: Any, batch: Any, *, processes: Any, **named: Any) -> Any:
+        def step(state: Any, batch: Any, context: Any) -> Any:
             self.step = state.step
-            due = [fault for fault in self.left if fault["step"] <= state.step and self._can(fault, state, processes)]
+            due = [fault for fault in self.left if fault["step"] <= state.step and self._can(fault, state, context)]
             if due:
                 self.left.remove(due[0])
-                self._begin(due[0], processes)
+                self._begin(due[0])
             if self.bad_left:
                 self.bad_left -= 1
                 batch = dataclasses.replace(batch, images=torch.full_like(batch.images, float("nan")))
-            return real(state, batch, processes=processes, **named)
+            return real(state, batch, context)
 
         return step
 
-    def _can(self, fault: dict[str, Any], state: Any, processes: Any) -> bool:
+    def _can(self, fault: dict[str, Any], state: Any, context: Any) -> bool:
         """Whether the fault can happen now, or must wait: for a process to kill, for batches that are taken whole."""
         if self.bad_left or self.save_fails:
             return False
         if fault["fault"] == "worker-killed":
-            return any(worker._process for worker in processes._workers)
-        return fault["fault"] != "memory-full" or state.room.slices is None
+            return context.ranks.world_size > 1
+        is_alone = context.ranks.world_size == 1
+        return fault["fault"] != "memory-full" or (is_alone and state.micro_batch_slices > 4)
 
-    def _begin(self, fault: dict[str, Any], processes: Any) -> None:
+    def _begin(self, fault: dict[str, Any]) -> None:
         kind = fault["fault"]
         if kind in ("disk-full", "killed-in-save"):
             self.save_fails = fault  # noted when it happens
@@ -77,7 +81,7 @@ class Faults:
         elif kind == "memory-full":
             self.memory_is_full = True
         elif kind == "worker-killed":
-            os.kill(next(worker._process.pid for worker in processes._workers if worker._process), signal.SIGKILL)
+            os.kill(STARTED[-1].pid, signal.SIGKILL)
         elif kind == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -110,7 +114,9 @@ def main() -> int:
     faults = Faults(Path(faults_path), Path(ledger), sitting=int(sitting))
     trainer.SECONDS_BETWEEN_SAVES = float(seconds)
     trainer.train_step = faults.around_step(trainer.train_step)
-    gradients.find_gradients = faults.around_gradients(gradients.find_gradients)
+    step_module.accumulate_gradients = faults.around_gradients(step_module.accumulate_gradients)
+    real_start = local_ranks._start
+    local_ranks._start = lambda *arguments: STARTED.append(real_start(*arguments)) or STARTED[-1]
     checkpoints._write_all = faults.around_write(checkpoints._write_all)
     return train_main([run, "--fold", fold, "--epochs", epochs, "--device", "cpu"])
 

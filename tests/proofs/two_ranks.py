@@ -79,9 +79,11 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
     ours, theirs = losses_of(one), losses_of(other)
     states = [torch.load(run / "fold_all" / "resume.pt", weights_only=True) for run in (one, other)]
     differences = [abs(a[name] - b[name]) for a, b in zip(ours, theirs, strict=True) for name in b]
+    relative = [abs(a["total"] - b["total"]) / b["total"] for a, b in zip(ours, theirs, strict=True)]
     return {
         "steps": len(ours),
         "largest_difference_of_a_loss": max(differences),
+        "largest_relative_difference_of_a_loss": max(relative),
         "same_weights": all(
             torch.equal(value, states[1][part][name])
             for part in ("network", "averaged")
@@ -186,8 +188,8 @@ def main() -> None:
     write_json(arguments.output, {"date": date.today().isoformat(), "machine": machine, **report})
     print(json.dumps({key: value for key, value in report.items() if key != "network"}, indent=2))
     pairs = [report["two_ranks_against_one_on_one_core"], report["two_ranks_against_one_on_two_cores"]]
-    is_near = all(pair["largest_difference_of_a_loss"] <= 1e-4 for pair in pairs)
-    is_quick = all(one["seconds_until_all_ended"] < 30 and one["message"] and one["then"] for one in report["killed"])
+    is_near = all(pair["largest_relative_difference_of_a_loss"] <= 1e-3 for pair in pairs)
+    is_quick = all(one["seconds_until_all_ended"] < 120 and one["message"] and one["then"] for one in report["killed"])
     sys.exit(0 if is_near and is_quick else 1)
 
 

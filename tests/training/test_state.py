@@ -3,6 +3,7 @@ import shutil
 import pytest
 import torch
 from torch import nn
+from training_fixtures import make_context
 
 from autoseg.config.overrides import apply_settings
 from autoseg.errors import CheckpointError
@@ -15,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def begin(plans):
-    return new_state(plans, device=CPU, needs_scaler=False)
+    return new_state(plans, device=CPU)
 
 
 def tensors_of(content):
@@ -43,9 +44,10 @@ def saved(tiny_plans, make_store, tmp_path_factory):
     """Train two steps and save."""
     plans = tiny_plans(2)
     state = begin(plans)
-    sampler = SliceSampler(make_store(plans), ["case_0"], plans=plans, cache_bytes=0)
+    context = make_context(make_store(plans), tmp_path_factory.mktemp("fold"), plans)
+    sampler = SliceSampler(context.store, ["case_0"], plans=plans, cache_bytes=0)
     for step in range(2):
-        train_step(state, sampler.make_batch(step), plans=plans)
+        train_step(state, sampler.make_batch(step), context)
     state.seconds = 12.5
     path = tmp_path_factory.mktemp("saved") / "resume.pt"
     save_state(state, plans, path)
@@ -126,7 +128,7 @@ def test_state_whose_weights_have_other_names_is_refused(saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "has version 2; this autoseg reads 3"),
+        ({"version": 2}, "has version 2; this autoseg reads 1"),
         ({"version": "x" * 99}, "has version 'x+"),
         ({"plans": "[]"}, "another plan|no plan"),
         ({"plans": "{"}, "it carries no plan"),

@@ -4,30 +4,25 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from training_fixtures import make_context
 
 from autoseg.network.sam2_modules import build_hiera
 from autoseg.network.weights.model_file import load_model
 from autoseg.system.atomic_files import read_json
 from autoseg.training import trainer
 from autoseg.training.checkpointing import checkpoint_policy
+from autoseg.training.context import Length
 from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.logging.metrics_log import read_metrics
 from autoseg.training.state import new_state
 from autoseg.training.step import train_step
-from autoseg.training.trainer import Length, train_fold
-from autoseg.training.validation.periodic_validation import FoldData
+from autoseg.training.trainer import train_fold
 
 CPU = torch.device("cpu")
-FOUR_STEPS = Length(steps=4, seconds=None)
 
 
-def make_fold(store, folder, *, monitored=("case_2",)):
-    folder.mkdir(parents=True)
-    return FoldData(folder, store, ("case_0", "case_1"), monitored, seen_in_training=False)
-
-
-def train(fold, plans, length=FOUR_STEPS):
-    return train_fold(fold, plans=plans, length=length, device=CPU, cache_bytes=10**9)
+def train(context, length=None):
+    return train_fold(context if length is None else dataclasses.replace(context, length=length))
 
 
 def weights_of(state):
@@ -48,8 +43,8 @@ def done(plans, make_store, tmp_path_factory):
     """Train four steps without disturbance: store, fold and state, for looking only."""
     folder = tmp_path_factory.mktemp("undisturbed")
     store = make_store(plans, folder=folder / "preprocessed")
-    fold = make_fold(store, folder / "fold")
-    return store, fold, train(fold, plans)
+    fold = make_context(store, folder / "fold", plans)
+    return store, fold, train(fold)
 
 
 @pytest.fixture
@@ -96,7 +91,7 @@ def test_training_stopped_at_any_step_and_continued_equals_the_undisturbed_run(
     done, plans, tmp_path, monkeypatch, stop_at
 ):
     store, _, expected = done
-    fold = make_fold(store, tmp_path / "stopped")
+    fold = make_context(store, tmp_path / "stopped", plans)
     steps = []
 
     def stop(state, *rest, **named):
@@ -107,9 +102,9 @@ def test_training_stopped_at_any_step_and_continued_equals_the_undisturbed_run(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainer, "train_step", stop)
-        train(fold, plans)
+        train(fold)
     assert not (fold.folder / "model.safetensors").exists()
-    state = train(fold, plans)
+    state = train(fold)
     assert state.step == 4
     given, wanted = weights_of(state), weights_of(expected)
     assert [key for key in wanted if not torch.equal(given[key], wanted[key])] == []
@@ -124,7 +119,7 @@ def test_training_killed_between_two_saves_goes_back_to_the_last_and_equals_the_
 ):
     """A kill leaves the state of the last save and the metrics of later epochs: here the folder as it was then."""
     store, _, expected = done
-    fold = make_fold(store, tmp_path / "running")
+    fold = make_context(store, tmp_path / "running", plans)
     killed = tmp_path / "killed"
     real = trainer.append_metrics
 
@@ -136,10 +131,10 @@ def test_training_killed_between_two_saves_goes_back_to_the_last_and_equals_the_
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_SAVES", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "append_metrics", append)
-        train(fold, plans)
+        train(fold)
     assert [record["step"] for record in read_metrics(killed / "metrics.jsonl")] == [2, 4]
     assert torch.load(killed / "resume.pt", weights_only=True)["step"] == 2
-    state = train(dataclasses.replace(fold, folder=killed), plans)
+    state = train(dataclasses.replace(fold, folder=killed))
     given, wanted = weights_of(state), weights_of(expected)
     assert [key for key in wanted if not torch.equal(given[key], wanted[key])] == []
     assert [record["step"] for record in read_metrics(killed / "metrics.jsonl")] == [2, 4]
@@ -152,40 +147,42 @@ def test_training_that_is_done_does_nothing_more_and_a_longer_one_goes_on(copied
     model = (fold.folder / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_step", None)
-        state = train(fold, plans)
+        state = train(fold)
     assert state.step == 4 and (fold.folder / "model.safetensors").read_bytes() == model
-    longer = train(fold, plans, Length(steps=5, seconds=None))
+    longer = train(fold, Length(steps=5))
     assert longer.step == 5
     assert not torch.equal(longer.network.fusion_gates, first.network.fusion_gates)
 
 
 @pytest.mark.usefixtures("no_picture")
 def test_training_by_the_clock_stops_when_its_time_is_over(plans, make_store, tmp_path):
-    fold = make_fold(make_store(plans), tmp_path / "fold", monitored=())
-    state = train(fold, plans, Length(steps=10**9, seconds=0.5))
+    fold = make_context(make_store(plans), tmp_path / "fold", plans, validation=())
+    state = train(fold, Length(steps=10**9, seconds=0.5))
     assert 0.5 <= state.seconds < 20 and state.step >= 1
     assert read_metrics(fold.folder / "metrics.jsonl")[-1]["validation"] is None
 
 
-def test_training_on_one_batch_makes_the_loss_fall(tiny_plans, make_store):
+def test_training_on_one_batch_makes_the_loss_fall(tiny_plans, make_store, tmp_path):
     plans = tiny_plans(
         2, training={"batch_slices": 2, "augmentation": {"affine_probability": 0, "intensity_probability": 0}}
     )
-    state = new_state(plans, device=CPU, needs_scaler=False)
+    state = new_state(plans, device=CPU)
     batch = SliceSampler(make_store(plans), ["case_0"], plans=plans, cache_bytes=0).make_batch(0)
-    totals = [train_step(state, batch, plans=plans)["total"] for _ in range(12)]
+    context = make_context(make_store(plans), tmp_path, plans)
+    totals = [train_step(state, batch, context)["total"] for _ in range(12)]
     assert totals[-1] < 0.8 * totals[0]
 
 
-def test_a_step_whose_loss_is_not_finite_moves_nothing_and_the_next_one_does(plans, make_store):
-    state = new_state(plans, device=CPU, needs_scaler=False)
+def test_a_step_whose_loss_is_not_finite_updates_nothing_and_the_next_one_does(plans, make_store, tmp_path):
+    context = make_context(make_store(plans), tmp_path, plans)
+    state = new_state(plans, device=CPU)
     batch = SliceSampler(make_store(plans), ["case_0"], plans=plans, cache_bytes=0).make_batch(0)
     before = {key: value.clone() for key, value in weights_of(state).items()}
     bad = dataclasses.replace(batch, images=torch.full_like(batch.images, float("nan")))
-    assert train_step(state, bad, plans=plans) is None
+    assert train_step(state, bad, context) is None
     assert all(torch.equal(value, before[key]) for key, value in weights_of(state).items())
     assert not any(optimizer.state for optimizer in state.optimizers)
-    assert np.isfinite(train_step(state, batch, plans=plans)["total"])
+    assert np.isfinite(train_step(state, batch, context)["total"])
     assert not torch.equal(state.network.fusion_gates, before["network.fusion_gates"])
     assert all(bool(value.isfinite().all()) for value in weights_of(state).values())
 
@@ -199,8 +196,8 @@ def test_one_bad_batch_among_good_ones_is_survived(plans, make_store, tmp_path, 
         return dataclasses.replace(batch, images=batch.images * float("nan")) if step == 1 else batch
 
     monkeypatch.setattr(SliceSampler, "make_batch", make_batch)
-    fold = make_fold(make_store(plans), tmp_path / "fold", monitored=())
-    state = train(fold, plans)
+    fold = make_context(make_store(plans), tmp_path / "fold", plans, validation=())
+    state = train(fold)
     assert state.step == 4 and all(bool(value.isfinite().all()) for value in weights_of(state).values())
     assert all(np.isfinite(record["losses"]["total"]) for record in read_metrics(fold.folder / "metrics.jsonl"))
 
@@ -214,8 +211,8 @@ def test_only_what_a_checkpoint_held_is_pretrained_also_when_a_run_goes_on(tiny_
     torch.save({"model": {f"image_encoder.trunk.{key}": value for key, value in hiera.items()}}, path)
     training = {"batch_slices": 2, "steps_per_epoch": 2, "freeze_fraction": 0.5}
     plans = tiny_plans(2, network={"weights": str(path)}, training=training)
-    fold = make_fold(make_store(plans), tmp_path / "fold", monitored=())
-    first = train(fold, plans, Length(steps=2, seconds=None))
+    fold = make_context(make_store(plans), tmp_path / "fold", plans, validation=())
+    first = train(fold, Length(steps=2))
     record = read_json(fold.folder / "weights.json")
     assert record["file"] == "sam2.pt" and len(record["loaded"]) == len(hiera)
     assert {name.split(".")[1] for name in record["parameters"]} == {"hiera"}
@@ -224,6 +221,6 @@ def test_only_what_a_checkpoint_held_is_pretrained_also_when_a_run_goes_on(tiny_
     moved = first.network.image_encoder.hiera.state_dict()
     assert any(not torch.equal(moved[key], hiera[key]) for key in hiera)
     path.unlink()
-    again = train(fold, plans, Length(steps=4, seconds=None))
+    again = train(fold, Length(steps=4))
     assert again.step == 4 and read_json(fold.folder / "weights.json") == record
     assert [len(g["params"]) for g in again.optimizers[0].param_groups] == [count for _, count in groups]

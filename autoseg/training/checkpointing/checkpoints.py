@@ -24,7 +24,7 @@ from autoseg.config.plans import Plans
 from autoseg.errors import CheckpointError, OutputError
 from autoseg.network.weights.load_errors import explain_load_failure
 from autoseg.system.atomic_files import atomic_path, explain_write_error
-from autoseg.system.torch_device import is_out_of_memory
+from autoseg.system.out_of_memory import is_out_of_memory
 from autoseg.training.state import TrainState, fill_state, pack_state
 
 log = logging.getLogger("autoseg")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from autoseg.training.data.augmentation import BLUR_SIGMA_PX
 from autoseg.training.data.augmentation_draws import Changes
-from autoseg.training.data.sampler import Batch
+from autoseg.training.data.batch import Batch
 
 BLUR_REACH = 4.0  # deviations, as SciPy's gaussian_filter has it
 PLANES = (1, 3, 4)  # axes over which a channel's mean and deviation are taken

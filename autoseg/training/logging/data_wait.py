@@ -1,6 +1,6 @@
 """The share of a training's time that went by waiting for data, and what would help where it is large.
 
-Owns: `share_waiting`, `advise`.
+Owns: `measure_waiting`, `advise`.
 Does not own: the measuring (`trainer.py`), what makes batches (`data/loading.py`).
 """
 
@@ -14,7 +14,7 @@ LARGE_SHARE = 0.2
 LEAST_SECONDS = 60.0  # of training; before, the wait for the first batch counts too much
 
 
-def share_waiting(records: Iterable[Mapping[str, Any]]) -> float | None:
+def measure_waiting(records: Iterable[Mapping[str, Any]]) -> float | None:
     """Return the share of the time of all sittings; None where no record tells.
 
     Args:
@@ -22,7 +22,7 @@ def share_waiting(records: Iterable[Mapping[str, Any]]) -> float | None:
     """
     before = waited = told = 0.0
     for record in records:
-        share, seconds = record.get("share_waiting_for_data"), record.get("seconds")
+        share, seconds = record.get("fraction_waiting_for_data"), record.get("seconds")
         if not isinstance(share, int | float) or not isinstance(seconds, int | float):
             continue
         waited += share * (seconds - before)

@@ -1,7 +1,8 @@
-"""What is measured when a fold is trained, and what follows from it for the model.
+"""Validates a trained fold on all cases that it left out, and applies what follows from that to the model.
 
-Owns: `validate_finally`.
-Does not own: the prediction of a case (`validate_case.py`), which pieces are specks (`component_filter_choice.py`).
+Owns: `validate_fold`.
+Does not own: the prediction of a case (`validate_case.py`), which connected components are removed
+(`component_filter_choice.py`).
 """
 
 import logging
@@ -12,7 +13,8 @@ from autoseg.config.plans import SET_BY, ComponentFilter, Plans
 from autoseg.network.weights.model_file import MODEL_FILE_NAME, save_model
 from autoseg.system.atomic_files import write_json
 from autoseg.system.progress import track
-from autoseg.training.fold_list import read_folds
+from autoseg.training.context import TrainingContext
+from autoseg.training.folds import read_folds
 from autoseg.training.state import TrainState
 from autoseg.training.validation.component_filter_choice import (
     OrganPieces,
@@ -22,31 +24,34 @@ from autoseg.training.validation.component_filter_choice import (
     write_pieces,
 )
 from autoseg.training.validation.confusion import CaseDice, mean_dice
-from autoseg.training.validation.periodic_validation import FoldData
 from autoseg.training.validation.validate_case import clean_validation_map, write_validation_map
 
 log = logging.getLogger("autoseg")
 
 
-def validate_finally(state: TrainState, data: FoldData, *, plans: Plans) -> CaseDice:
+def validate_fold(state: TrainState, context: TrainingContext) -> CaseDice:
     """Predict every case that was left out, with mirroring as in prediction; write label maps and `summary.json`.
 
-    What raises Dice when it is removed from them is removed from the maps, and by the model from then on.
+    Small connected components whose removal raises Dice are removed from the maps, and by the model from then on.
+
+    Returns:
+        Mean Dice by organ; empty where no case was left out.
     """
-    if data.seen_in_training or not data.monitored:
-        if data.ranks.leads:
+    data, plans = context, context.plans
+    if data.seen_in_training or not data.validation_cases:
+        if data.ranks.is_main:
             log.info("every case was trained on, so there is none to validate on%s", _how_to_validate(data))
             _clean_as_validated(state, data, plans=plans)
         return {}
     device = next(state.averaged.parameters()).device
     folder = data.folder / "validation"
     own: dict[str, tuple[CaseDice, dict[str, OrganPieces]]] = {}
-    for case_id in track(data.ranks.share(data.monitored), what="validating"):
+    for case_id in track(data.ranks.shard(data.validation_cases), what="validating"):
         own[case_id] = write_validation_map(
             state.averaged, data.store, case_id, plans=plans, device=device, folder=folder
         )
     cases, pieces = _gather(own, data)
-    if data.ranks.leads:
+    if data.ranks.is_main:
         write_pieces(folder, pieces, plans=plans)
         plans = _clean_as_validated(state, data, plans=plans)
     plans = _clean_as_first_rank(plans, data)
@@ -62,30 +67,30 @@ def validate_finally(state: TrainState, data: FoldData, *, plans: Plans) -> Case
         "mean_dice_uncleaned": means,
         "cases": cases,
     }
-    data.ranks.wait()  # until all maps are cleaned
-    if data.ranks.leads:
+    data.ranks.barrier()  # until all maps are cleaned
+    if data.ranks.is_main:
         write_json(folder / "summary.json", summary)
     return cleaned
 
 
 def _gather(
-    own: Mapping[str, tuple[CaseDice, dict[str, OrganPieces]]], data: FoldData
+    own: Mapping[str, tuple[CaseDice, dict[str, OrganPieces]]], data: TrainingContext
 ) -> tuple[dict[str, CaseDice], dict[str, dict[str, OrganPieces]]]:
     """Give all ranks what each found of its cases; in the order of the fold's cases."""
     plain = {
         case_id: [dice, {organ: piece.to_json() for organ, piece in pieces.items()}]
         for case_id, (dice, pieces) in own.items()
     }
-    found = {case_id: both for of_rank in data.ranks.gather(plain) for case_id, both in of_rank.items()}
-    dices = {case_id: found[case_id][0] for case_id in data.monitored}
+    found = {case_id: both for of_rank in data.ranks.all_gather(plain) for case_id, both in of_rank.items()}
+    dices = {case_id: found[case_id][0] for case_id in data.validation_cases}
     pieces = {
         case_id: {organ: OrganPieces.from_json(piece) for organ, piece in found[case_id][1].items()}
-        for case_id in data.monitored
+        for case_id in data.validation_cases
     }
     return dices, pieces
 
 
-def _how_to_validate(data: FoldData) -> str:
+def _how_to_validate(data: TrainingContext) -> str:
     """Say how cases are left out of training, where the run has folds that leave any out."""
     folds = read_folds(data.folder.parent / "splits.json", stored=set(data.store.case_ids()))
     if not any(one.validation for one in folds):
@@ -93,7 +98,7 @@ def _how_to_validate(data: FoldData) -> str:
     return f"; --fold 0 leaves one part in {len(folds)} out"
 
 
-def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> Plans:
+def _clean_as_validated(state: TrainState, data: TrainingContext, *, plans: Plans) -> Plans:
     """Write the model once more with what all validations of the run so far say of specks; a user's own rules stay."""
     pieces = read_pieces(data.folder.parent, plans=plans)
     planned = plans.reasons.get("inference.component_filter")
@@ -108,8 +113,8 @@ def _clean_as_validated(state: TrainState, data: FoldData, *, plans: Plans) -> P
     return plans
 
 
-def _clean_as_first_rank(plans: Plans, data: FoldData) -> Plans:
+def _clean_as_first_rank(plans: Plans, data: TrainingContext) -> Plans:
     """Take the rules that the first rank chose; it alone has read what other folds found."""
-    rules = data.ranks.from_lead([rule.model_dump(mode="json") for rule in plans.inference.component_filter])
+    rules = data.ranks.broadcast([rule.model_dump(mode="json") for rule in plans.inference.component_filter])
     chosen = tuple(ComponentFilter.model_validate(rule) for rule in rules)
     return plans.model_copy(update={"inference": plans.inference.model_copy(update={"component_filter": chosen})})

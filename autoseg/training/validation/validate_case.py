@@ -10,20 +10,17 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoseg.config.plans import Plans
-from autoseg.errors import TrainingError
 from autoseg.inference.connected_components import clean_labels
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.io.geometry import MM3_PER_ML
 from autoseg.io.image import read_labels, write_label_map
-from autoseg.network.model import AutosegNetwork
 from autoseg.preprocessing.inverse import undo_preprocessing
 from autoseg.preprocessing.store import CaseStore
-from autoseg.system.torch_device import is_out_of_memory
+from autoseg.system.out_of_memory import MEMORY_ERRORS, halve
 from autoseg.training.data.case_arrays import Sliced
-from autoseg.training.gradients import explain_full_memory
 from autoseg.training.validation.component_filter_choice import OrganPieces, list_pieces
 from autoseg.training.validation.confusion import (
     CaseDice,
@@ -37,7 +34,7 @@ Result = TypeVar("Result")
 
 
 def validate_case(
-    network: AutosegNetwork,
+    network: nn.Module,
     store: CaseStore,
     case_id: str,
     *,
@@ -53,17 +50,17 @@ def validate_case(
     """
 
     def measure(plans: Plans) -> CaseDice:
-        meetings = new_confusion(plans.data)
+        confusion = new_confusion(plans.data)
         maps = _predict(network, store, case_id, plans=plans, device=device)
-        for _maps in _counting(maps, store.open_labels(case_id), meetings):
+        for _maps in _counting(maps, store.open_labels(case_id), confusion):
             pass
-        return measure_dice(meetings, plan=plans.data, annotated=store.source(case_id).annotated)
+        return measure_dice(confusion, plan=plans.data, annotated=store.source(case_id).annotated)
 
-    return _in_room(measure, plans, device=device)
+    return _with_enough_memory(measure, plans, device=device)
 
 
 def write_validation_map(
-    network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
+    network: nn.Module, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
 ) -> tuple[CaseDice, dict[str, OrganPieces]]:
     """Write a case's label map on the scan's own grid, from one prediction, nothing removed from it.
 
@@ -77,19 +74,19 @@ def write_validation_map(
     def write(plans: Plans) -> tuple[CaseDice, dict[str, OrganPieces]]:
         return _write_map(network, store, case_id, plans=plans, device=device, folder=folder)
 
-    return _in_room(write, plans, device=device)
+    return _with_enough_memory(write, plans, device=device)
 
 
 def _write_map(
-    network: AutosegNetwork, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
+    network: nn.Module, store: CaseStore, case_id: str, *, plans: Plans, device: torch.device, folder: Path
 ) -> tuple[CaseDice, dict[str, OrganPieces]]:
-    meetings = new_confusion(plans.data)
+    confusion = new_confusion(plans.data)
     reference = store.open_labels(case_id)
-    winners = np.zeros(reference.shape, reference.dtype)
-    maps = _keeping(_predict(network, store, case_id, plans=plans, device=device), winners)
+    argmax = np.zeros(reference.shape, reference.dtype)
+    maps = _keeping(_predict(network, store, case_id, plans=plans, device=device), argmax)
     transform = store.read_transform(case_id)
     values = [organ.value for organ in plans.data.organs]
-    labels = undo_preprocessing(_counting(maps, reference, meetings), transform=transform, organ_values=values)
+    labels = undo_preprocessing(_counting(maps, reference, confusion), transform=transform, organ_values=values)
     names = {organ.value: organ.name for organ in plans.data.organs}
     write_label_map(folder / f"{case_id}.nii.gz", labels, geometry=transform.original, names=names)
     voxel_ml = float(np.prod(plans.data.target_spacing_zyx_mm)) / MM3_PER_ML
@@ -99,28 +96,21 @@ def _write_map(
     if annotated is not None:
         ambiguous = np.flatnonzero(ambiguous_labels(plans.data, annotated))
         known = np.where(np.isin(known, ambiguous), np.iinfo(known.dtype).max, known)
-    pieces = list_pieces(winners, known, names=organs, voxel_ml=voxel_ml)
-    dice = measure_dice(meetings, plan=plans.data, annotated=annotated)
+    pieces = list_pieces(argmax, known, names=organs, voxel_ml=voxel_ml)
+    dice = measure_dice(confusion, plan=plans.data, annotated=annotated)
     if annotated is not None:  # what is found of the others may be right
         pieces = {name: pieces[name] for k, name in enumerate(organs, start=1) if k in annotated}
     return dice, pieces
 
 
-def _in_room(work: Callable[[Plans], Result], plans: Plans, *, device: torch.device) -> Result:
+def _with_enough_memory(work: Callable[[Plans], Result], plans: Plans, *, device: torch.device) -> Result:
     """Do work; where the device's memory is full, once more from its beginning with half as many slices at a time."""
     while True:
         try:
             return work(plans)
-        except (RuntimeError, MemoryError) as error:  # the parent of torch.OutOfMemoryError
-            if not is_out_of_memory(error):
-                raise
-            message = str(error).partition("\n")[0]  # not the error, whose frames hold what filled the memory
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        half = plans.inference.slices_per_batch // 2
-        if half == 0:
-            raise TrainingError(explain_full_memory(device, message, what="one slice of a validation case at a time"))
-        plans = plans.model_copy(update={"inference": plans.inference.model_copy(update={"slices_per_batch": half})})
+        except MEMORY_ERRORS as error:
+            count = halve(plans.inference.slices_per_batch, error, device=device)
+        plans = plans.model_copy(update={"inference": plans.inference.model_copy(update={"slices_per_batch": count})})
 
 
 def clean_validation_map(path: Path, *, plans: Plans) -> None:
@@ -134,7 +124,7 @@ def clean_validation_map(path: Path, *, plans: Plans) -> None:
 
 
 def _predict(
-    network: AutosegNetwork,
+    network: nn.Module,
     store: CaseStore,
     case_id: str,
     *,
@@ -147,26 +137,26 @@ def _predict(
     return predict_slices([network], image, plans=plans, organs=organs, device=device)
 
 
-def _counting(maps: Iterable[Tensor], labels: Sliced, meetings: np.ndarray) -> Iterator[Tensor]:
-    """Pass the maps of slices on, and add their voxels to `meetings`; ignored voxels count nowhere."""
+def _counting(maps: Iterable[Tensor], labels: Sliced, confusion: np.ndarray) -> Iterator[Tensor]:
+    """Pass the maps of slices on, and add their voxels to `confusion`; ignored voxels count nowhere."""
     start = 0
     for probs in maps:
         reference = np.asarray(labels[start : start + len(probs)])
         start += len(probs)
         is_known = reference != np.iinfo(reference.dtype).max
-        count_confusion(meetings, reference[is_known], _winners(probs)[is_known])
+        count_confusion(confusion, reference[is_known], _argmax(probs)[is_known])
         yield probs
 
 
-def _keeping(maps: Iterable[Tensor], winners: np.ndarray) -> Iterator[Tensor]:
-    """Pass the maps of slices on, and write into `winners` which is the largest at each pixel."""
+def _keeping(maps: Iterable[Tensor], argmax: np.ndarray) -> Iterator[Tensor]:
+    """Pass the maps of slices on, and write into `argmax` which is the largest at each pixel."""
     start = 0
     for probs in maps:
-        winners[start : start + len(probs)] = _winners(probs)
+        argmax[start : start + len(probs)] = _argmax(probs)
         start += len(probs)
         yield probs
 
 
-def _winners(probs: Tensor) -> np.ndarray:
-    winners: np.ndarray = probs.max(dim=1).indices.cpu().numpy()
-    return winners
+def _argmax(probs: Tensor) -> np.ndarray:
+    argmax: np.ndarray = probs.max(dim=1).indices.cpu().numpy()
+    return argmax

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from autoseg.training.loss.losses import compute_losses
+from training_fixtures import compute_losses
 
 MEMORY = {"memory_slices": 3, "memory_attended_slices": 2}
 

@@ -3,12 +3,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from training_fixtures import compute_losses
 
 from autoseg.errors import CheckpointError
 from autoseg.network.build import build_network
 from autoseg.network.text.clip_image_encoder import build_clip_image
 from autoseg.network.text.open_clip_models import build_visual, load_clip
-from autoseg.training.loss.losses import compute_losses
 from autoseg.training.optim.optimizers import build_optimizers
 
 

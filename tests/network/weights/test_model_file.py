@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from autoseg.config.plans import Reason
 from autoseg.errors import CheckpointError
 from autoseg.network.build import build_network
-from autoseg.network.weights import model_file
+from autoseg.network.weights import model_format
 from autoseg.network.weights.model_file import load_model, load_models, pack_models, save_model
 
 
@@ -205,7 +205,7 @@ def rewrite(path, *, change_tensors=lambda tensors: None, change_plan=lambda pla
     change_tensors(tensors)
     change_plan(plan)
     text = json.dumps(plan)
-    new = old | {"plans": text, "sha256": model_file.content_hash(tensors, plans=text)} | metadata
+    new = old | {"plans": text, "sha256": model_format.content_hash(tensors, plans=text)} | metadata
     content = {key: value.contiguous() for key, value in tensors.items()}
     save_file(content, path, metadata={"autoseg": json.dumps(new)})
 
@@ -255,7 +255,7 @@ def test_the_form_of_the_network_belongs_to_the_version_of_the_file(tiny_plans):
     tensors = build_network(plans).state_dict().items()
     form = "\n".join(sorted(f"{name} {tuple(t.shape)}" for name, t in tensors if not name.startswith("text.")))
     digest = hashlib.sha256(form.encode()).hexdigest()[:16]
-    assert (model_file.FORMAT_VERSION, digest) == (7, "02b0590a38ede114")
+    assert (model_format.FORMAT_VERSION, digest) == (1, "02b0590a38ede114")
 
 
 def test_packed_folds_are_the_networks_of_their_files_in_order(make_network, tmp_path):
@@ -298,10 +298,10 @@ def test_a_packed_file_that_lost_a_folds_tensor_is_refused(saved, tmp_path):
     tensors = load_file(tmp_path / "packed.safetensors")
     gone = next(key for key in tensors if key.startswith("fold_1.refiner"))
     with safe_open(tmp_path / "packed.safetensors", framework="pt") as file:
-        card = json.loads(file.metadata()[model_file.METADATA_KEY])
+        card = json.loads(file.metadata()[model_format.METADATA_KEY])
     del tensors[gone]
-    card["sha256"] = model_file.content_hash(tensors, plans=card["plans"])
-    save_file(tensors, tmp_path / "packed.safetensors", metadata={model_file.METADATA_KEY: json.dumps(card)})
+    card["sha256"] = model_format.content_hash(tensors, plans=card["plans"])
+    save_file(tensors, tmp_path / "packed.safetensors", metadata={model_format.METADATA_KEY: json.dumps(card)})
     with pytest.raises(CheckpointError, match="the weights do not fit"):
         load_models(tmp_path / "packed.safetensors")
 

@@ -30,7 +30,7 @@ def plans(tiny_plans):
 
 @pytest.fixture(scope="module")
 def state(plans):
-    return new_state(plans, device=CPU, needs_scaler=False)
+    return new_state(plans, device=CPU)
 
 
 @pytest.fixture

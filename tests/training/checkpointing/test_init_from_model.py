@@ -4,13 +4,14 @@ import shutil
 
 import pytest
 import torch
+from training_fixtures import make_context
 
 from autoseg.config.overrides import apply_settings
 from autoseg.config.plans import write_plans
 from autoseg.errors import CheckpointError, UsageError
 from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import load_model, pack_models, read_model_tensors, save_model
-from autoseg.pipelines.train import choose_fold, train
+from autoseg.pipelines.train import train
 from autoseg.preprocessing.store import CaseStore
 from autoseg.system.atomic_files import file_sha256, read_json, write_json
 from autoseg.training import trainer
@@ -150,7 +151,7 @@ def test_of_several_folds_the_same_or_else_the_first_is_taken(two_folds, plans, 
 
 def test_a_new_state_and_its_average_begin_with_the_models_weights_at_the_plans_rate(plans, model, tmp_path):
     start = find_start(model, tmp_path, plans=plans, fold="all", has_begun=False)
-    state = new_state(plans, device=CPU, needs_scaler=False, start=start)
+    state = new_state(plans, device=CPU, start=start)
     loaded, _ = load_model(model)
     expected = {key: value for key, value in loaded.state_dict().items() if not key.startswith("text.")}
     for network in (state.network, state.averaged):
@@ -162,12 +163,12 @@ def test_a_new_state_and_its_average_begin_with_the_models_weights_at_the_plans_
 
 def test_before_the_first_step_the_dice_is_the_models(run, plans, tmp_path):
     model = seeded_model(plans, tmp_path / "model.safetensors", 3)
-    fold = choose_fold(run, CaseStore(run / "preprocessed", data_hash=plans.data.hash()), fold="0")
-    start = find_start(model, fold.folder, plans=plans, fold="0", has_begun=False)
-    state = new_state(plans, device=CPU, needs_scaler=False, start=start)
+    store = CaseStore(run / "preprocessed", data_hash=plans.data.hash())
+    start = find_start(model, run / "fold_0", plans=plans, fold="0", has_begun=False)
+    state = new_state(plans, device=CPU, start=start)
     for case in ("case_0", "case_1"):
         dice = [
-            validate_case(network, fold.store, case, plans=plans, device=CPU)
+            validate_case(network, store, case, plans=plans, device=CPU)
             for network in (state.averaged, load_model(model)[0])
         ]
         assert dice[0] == dice[1] and max(dice[0].values()) > 0.02
@@ -230,10 +231,9 @@ def test_a_fold_that_has_begun_goes_on_without_the_model_and_refuses_another(run
     with pytest.raises(UsageError, match=r"has begun from another model, mine.safetensors .*Leave out --from to go on"):
         train(run, epochs=3, device="cpu", start_from=other)
     record = (run / "fold_all" / "weights.json").read_bytes()
-    fold = choose_fold(run, CaseStore(run / "preprocessed", data_hash=plans.data.hash()), fold="all")
-    late = find_start(other, fold.folder, plans=plans, fold="all", has_begun=False)  # begun by another in between
-    length = trainer.Length(steps=4, seconds=None)
-    trainer.train_fold(fold, plans=plans, length=length, device=CPU, cache_bytes=0, start=late)
+    store = CaseStore(run / "preprocessed", data_hash=plans.data.hash())
+    late = find_start(other, run / "fold_all", plans=plans, fold="all", has_begun=False)  # begun by another in between
+    trainer.train_fold(make_context(store, run / "fold_all", plans, start=late))
     assert (run / "fold_all" / "weights.json").read_bytes() == record
     mine.unlink()
     assert train(run, epochs=3, device="cpu", start_from=mine).steps == 6

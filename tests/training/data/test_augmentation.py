@@ -5,7 +5,7 @@ import pytest
 
 from autoseg.config.plans import AugmentationPlan
 from autoseg.training.data.augmentation import augment
-from autoseg.training.loss.losses import IGNORE
+from autoseg.training.loss.targets import IGNORE
 
 STILL = AugmentationPlan(affine_probability=0, intensity_probability=0, mirror_axes=())
 WILD = AugmentationPlan(affine_probability=1, intensity_probability=1, mirror_axes=("slice", "row", "column"))

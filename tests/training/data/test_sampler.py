@@ -95,13 +95,6 @@ def test_make_batch_depends_on_seed_and_step_alone(tiny_plans):
     assert not torch.equal(sixth.images, other.images)
 
 
-def test_batches_begin_at_the_step_asked_for_and_go_on(tiny_plans):
-    sampler = make_sampler(tiny_plans(3), a=make_case())
-    batches = list(itertools.islice(sampler.batches(first_step=3), 3))
-    for step, batch in zip((3, 4, 5), batches, strict=True):
-        assert torch.equal(batch.images, sampler.make_batch(step).images)
-
-
 def test_make_batch_is_the_same_with_and_without_room_to_keep_cases(tiny_plans):
     cases = {"a": make_case(), "b": make_case(seed=1)}
     one, other = (make_sampler(tiny_plans(3), cache_bytes=size, **cases).make_batch(2) for size in (0, 10**9))

@@ -1,21 +1,21 @@
 import pytest
 
 from autoseg.training.logging import data_wait
-from autoseg.training.logging.data_wait import advise, share_waiting
+from autoseg.training.logging.data_wait import advise, measure_waiting
 
 
 def test_share_waiting_weighs_records_by_their_time():
     """5 of the first 10 seconds and 4 of the next 20."""
     records = [
-        {"step": 2, "seconds": 10.0, "share_waiting_for_data": 0.5},
-        {"step": 4, "seconds": 30.0, "share_waiting_for_data": 0.2},
+        {"step": 2, "seconds": 10.0, "fraction_waiting_for_data": 0.5},
+        {"step": 4, "seconds": 30.0, "fraction_waiting_for_data": 0.2},
     ]
-    assert share_waiting(records) == pytest.approx(0.3)
+    assert measure_waiting(records) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize("records", [[], [{"step": 2}], [{"step": 2, "seconds": 0, "share_waiting_for_data": 0.5}]])
+@pytest.mark.parametrize("records", [[], [{"step": 2}], [{"step": 2, "seconds": 0, "fraction_waiting_for_data": 0.5}]])
 def test_share_waiting_is_not_known_where_no_record_tells(records):
-    assert share_waiting(records) is None
+    assert measure_waiting(records) is None
 
 
 @pytest.mark.parametrize(("share", "seconds"), [(None, 900), (0.0, 900), (0.2, 900), (0.9, 59)])

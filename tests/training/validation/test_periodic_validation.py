@@ -1,18 +1,19 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from training_fixtures import make_context
 
 from autoseg.errors import OutputError
 from autoseg.network.weights.model_file import load_model
+from autoseg.training.folds import interleave_datasets
 from autoseg.training.state import new_state
 from autoseg.training.validation import periodic_validation, validate_case
 from autoseg.training.validation.periodic_validation import (
     BEST_MODEL_FILE_NAME,
-    FoldData,
-    Watch,
-    choose_monitored,
-    take_turns,
+    ValidationSchedule,
+    choose_validation_cases,
 )
 
 CPU = torch.device("cpu")
@@ -21,20 +22,20 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def watched(tiny_plans, make_store, tmp_path):
     plans = tiny_plans(2)
-    fold = FoldData(tmp_path, make_store(plans), ("case_0",), ("case_1", "case_2"), seen_in_training=False)
-    return new_state(plans, device=CPU, needs_scaler=False), fold, plans
+    context = make_context(make_store(plans), tmp_path, plans, validation=("case_1", "case_2"))
+    return new_state(plans, device=CPU), context
 
 
 def look(watched, monkeypatch, dice):
-    state, fold, plans = watched
+    state, fold = watched
     monkeypatch.setattr(
         periodic_validation, "validate_case", lambda *_args, **_named: {"organ 0": dice, "organ 1": None}
     )
-    return Watch(progress=0.0).look(state, fold, plans=plans, progress=0.5)
+    return ValidationSchedule(progress=0.0).measure(state, fold)
 
 
 def test_the_best_model_on_the_way_is_kept(watched, monkeypatch):
-    state, fold, _ = watched
+    state, fold = watched
     path = fold.folder / BEST_MODEL_FILE_NAME
     kept = []
     for dice in (0.25, 0.5, 0.5, 0.375):
@@ -48,7 +49,7 @@ def test_the_best_model_on_the_way_is_kept(watched, monkeypatch):
 
 
 def test_weights_that_are_not_finite_are_never_the_best(watched, monkeypatch):
-    state, fold, _ = watched
+    state, fold = watched
     with torch.no_grad():
         state.averaged.fusion_gates.fill_(float("nan"))
     assert not look(watched, monkeypatch, 0.9)["is_best"]
@@ -56,9 +57,9 @@ def test_weights_that_are_not_finite_are_never_the_best(watched, monkeypatch):
 
 
 def test_training_cases_choose_no_best_model(watched, monkeypatch):
-    state, fold, plans = watched
-    seen = FoldData(fold.folder, fold.store, fold.training, fold.monitored, seen_in_training=True)
-    assert "is_best" not in look((state, seen, plans), monkeypatch, 0.9)
+    state, fold = watched
+    seen = replace(fold, seen_in_training=True)
+    assert "is_best" not in look((state, seen), monkeypatch, 0.9)
     assert list(fold.folder.iterdir()) == []
 
 
@@ -74,7 +75,7 @@ def test_a_full_disk_costs_the_best_model_and_nothing_else(watched, monkeypatch,
 
 
 def test_full_memory_at_a_look_takes_fewer_slices_and_then_leaves_it_out(watched, monkeypatch, caplog):
-    state, fold, plans = watched
+    state, fold = watched
     real, tried = validate_case.predict_slices, []
 
     def predict(networks, image, *, plans, **named):
@@ -85,22 +86,22 @@ def test_full_memory_at_a_look_takes_fewer_slices_and_then_leaves_it_out(watched
 
     monkeypatch.setattr(validate_case, "predict_slices", predict)
     most = 1
-    assert Watch(progress=0.0).look(state, fold, plans=plans, progress=0.5)["cases"] == 2
+    assert ValidationSchedule(progress=0.0).measure(state, fold)["cases"] == 2
     assert tried == [4, 2, 1, 4, 2, 1]
     most = 0
-    assert Watch(progress=0.0).look(state, fold, plans=plans, progress=0.5) is None
-    assert "no look at the validation cases this time: the memory of cpu is full" in caplog.text
+    assert ValidationSchedule(progress=0.0).measure(state, fold) is None
+    assert "the memory of cpu is full" in caplog.text
 
 
 def test_looking_is_due_at_each_tenth_unless_it_took_too_much_time(watched):
-    state, _, _ = watched
+    state, _ = watched
     state.seconds = 100.0
-    watch = Watch(progress=0.3)
+    watch = ValidationSchedule(progress=0.3)
     assert not watch.is_due(state, progress=0.35)
     assert watch.is_due(state, progress=0.4)
     watch._seconds = 4.1
     assert not watch.is_due(state, progress=0.4)
-    assert Watch(progress=0.95).is_due(state, progress=1.0)
+    assert ValidationSchedule(progress=0.95).is_due(state, progress=1.0)
 
 
 class Sources:
@@ -116,7 +117,7 @@ class Sources:
 def test_datasets_take_turns_among_the_cases_that_choose_the_best_model(tmp_path):
     """All that are cheap enough would else be of the first dataset."""
     cases = ("a1", "a2", "a3", "a4", "b1", "c1", "c2")
-    assert take_turns(cases, Sources()) == ["a1", "b1", "c1", "a2", "c2", "a3", "a4"]
-    fold = FoldData(tmp_path, Sources(), (), cases, seen_in_training=False)
-    assert choose_monitored(fold) == ["a1", "b1", "c1"]
-    assert take_turns([], Sources()) == []
+    assert interleave_datasets(cases, Sources()) == ["a1", "b1", "c1", "a2", "c2", "a3", "a4"]
+    fold = SimpleNamespace(store=Sources(), validation_cases=cases)
+    assert choose_validation_cases(fold) == ["a1", "b1", "c1"]
+    assert interleave_datasets([], Sources()) == []

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from training_fixtures import make_context
 
 from autoseg.config.plans import ComponentFilter, Reason
 from autoseg.errors import DatasetError, TrainingError
@@ -12,8 +13,8 @@ from autoseg.pipelines.train import _refuse_damaged
 from autoseg.system.atomic_files import read_json, write_json
 from autoseg.training.state import new_state
 from autoseg.training.validation import final_validation, periodic_validation
-from autoseg.training.validation.final_validation import validate_finally
-from autoseg.training.validation.periodic_validation import FoldData, Watch
+from autoseg.training.validation.final_validation import validate_fold
+from autoseg.training.validation.periodic_validation import ValidationSchedule
 
 CPU = torch.device("cpu")
 
@@ -26,11 +27,11 @@ def fold(tiny_plans, make_store, tmp_path):
     write_json(tmp_path / "splits.json", [])
     folder = tmp_path / "fold_0"
     folder.mkdir()
-    return plans, FoldData(folder, store, ("case_0",), ("case_0", "case_1", "case_2"), seen_in_training=False)
+    return plans, make_context(store, folder, plans, validation=("case_0", "case_1", "case_2"))
 
 
 def begin(plans):
-    return new_state(plans, device=CPU, needs_scaler=False)
+    return new_state(plans, device=CPU)
 
 
 def test_a_look_is_shared_out_by_case_and_all_ranks_know_what_came_of_it(fold, run_ranks, monkeypatch):
@@ -42,11 +43,11 @@ def test_a_look_is_shared_out_by_case_and_all_ranks_know_what_came_of_it(fold, r
         return {"organ 0": 0.1 * int(case[-1]), "organ 1": None}
 
     monkeypatch.setattr(periodic_validation, "validate_case", validate)
-    watches = [Watch(progress=0.0), Watch(progress=0.0)]
+    watches = [ValidationSchedule(progress=0.0), ValidationSchedule(progress=0.0)]
 
     def work(ranks):
         own = replace(data, ranks=ranks)
-        return watches[ranks.rank].look(states[ranks.rank], own, plans=plans, progress=0.5)
+        return watches[ranks.rank].measure(states[ranks.rank], own)
 
     records = run_ranks(work)
     assert sorted(looked) == ["case_0", "case_1", "case_2"]
@@ -68,8 +69,7 @@ def test_a_look_that_finds_no_memory_on_one_rank_is_left_out_on_all(fold, run_ra
     monkeypatch.setattr(periodic_validation, "validate_case", validate)
 
     def work(ranks):
-        watch = Watch(progress=0.0)
-        return watch.look(states[ranks.rank], replace(data, ranks=ranks), plans=plans, progress=0.5)
+        return ValidationSchedule(progress=0.0).measure(states[ranks.rank], replace(data, ranks=ranks))
 
     assert run_ranks(work) == [None, None]
     assert list(data.folder.iterdir()) == []
@@ -88,9 +88,9 @@ def test_the_validation_at_the_end_is_that_of_one_rank(fold, run_ranks, monkeypa
     alone = replace(data, folder=data.folder.parent / "alone" / "fold_0")
     alone.folder.mkdir(parents=True)
     write_json(alone.folder.parent / "splits.json", [])
-    expected = validate_finally(begin(plans), alone, plans=plans)
+    expected = validate_fold(begin(plans), alone)
     states = [begin(plans), begin(plans)]
-    found = run_ranks(lambda ranks: validate_finally(states[ranks.rank], replace(data, ranks=ranks), plans=plans))
+    found = run_ranks(lambda ranks: validate_fold(states[ranks.rank], replace(data, ranks=ranks)))
     assert found == [expected, expected]
     assert len(chosen) == 2  # by the first rank alone
     names = {path.name for path in (alone.folder / "validation").iterdir()}

@@ -4,7 +4,7 @@ import pytest
 
 from autoseg.errors import UsageError
 from autoseg.system.atomic_files import write_json
-from autoseg.training.fold_list import Fold, read_folds
+from autoseg.training.folds import Fold, read_folds
 
 
 def test_folds_are_read_as_they_stand(tmp_path: Path):

@@ -2,10 +2,14 @@ import math
 
 import pytest
 import torch
+from training_fixtures import compute_losses
 
 from autoseg.config.plans import LossPlan
 from autoseg.network.model import NetworkOutput
-from autoseg.training.loss import losses
+from autoseg.training.loss.compound_loss import CompoundLoss
+from autoseg.training.loss.cross_entropy import cross_entropy_sums, focal_sums, mean_of
+from autoseg.training.loss.dice import SMOOTH, dice_loss, dice_sums
+from autoseg.training.loss.iou_prediction import iou_sums
 from autoseg.training.loss.targets import IGNORE, LabelSets, Target, make_target
 
 
@@ -17,9 +21,9 @@ def row(*values):
 ALL = torch.ones(1, 1, 1, 4)
 
 
-def dice_loss(probs, target, known, counts=None):
+def dice_of(probs, target, known):
     """1 - Dice of organs of slices, (B, K, R, W)."""
-    return losses.dice_of(losses.dice_sums(probs, target, known, torch.ones(probs.shape[:2])))
+    return dice_loss(dice_sums(probs, target, known, torch.ones(probs.shape[:2])))
 
 
 @pytest.mark.parametrize(
@@ -33,8 +37,8 @@ def dice_loss(probs, target, known, counts=None):
     ],
 )
 def test_dice_loss_of_one_organ(probs, target, overlap, total):
-    loss = dice_loss(row(*probs), row(*target), ALL)
-    assert loss.item() == pytest.approx(1 - (2 * overlap + losses.SMOOTH) / (total + losses.SMOOTH))
+    loss = dice_of(row(*probs), row(*target), ALL)
+    assert loss.item() == pytest.approx(1 - (2 * overlap + SMOOTH) / (total + SMOOTH))
 
 
 def test_dice_loss_is_the_mean_over_organs_of_sums_over_the_batch():
@@ -43,25 +47,25 @@ def test_dice_loss_is_the_mean_over_organs_of_sums_over_the_batch():
     target[:, 0, 0, 0], target[:, 1, 0, 1] = 1, 1
     probs = torch.zeros(2, 2, 1, 4)
     probs[:, 0, 0, 0], probs[:, 1, 0, 2] = 1, 1
-    loss = dice_loss(probs, target, torch.ones(2, 1, 1, 4))
-    smooth = losses.SMOOTH
+    loss = dice_of(probs, target, torch.ones(2, 1, 1, 4))
+    smooth = SMOOTH
     assert loss.item() == pytest.approx(1 - (1 + smooth / (4 + smooth)) / 2)
 
 
 def test_dice_loss_leaves_out_what_is_not_known():
-    assert dice_loss(row(1, 0, 1, 1), row(1, 0, 0, 0), row(1, 1, 0, 0)).item() == pytest.approx(0)
+    assert dice_of(row(1, 0, 1, 1), row(1, 0, 0, 0), row(1, 1, 0, 0)).item() == pytest.approx(0)
 
 
 def test_dice_loss_is_the_mean_over_the_organs_that_were_annotated_anywhere():
     probs, target = torch.cat([row(1, 0, 0, 0)] * 2, dim=1), torch.cat([row(0, 1, 0, 0), row(1, 0, 0, 0)], dim=1)
-    sums = losses.dice_sums(probs, target, ALL, torch.tensor([[1.0, 0.0]]))
-    assert losses.dice_of(sums).item() == pytest.approx(1 - losses.SMOOTH / (2 + losses.SMOOTH))
-    assert losses.dice_of(losses.dice_sums(probs, target, ALL, torch.zeros(1, 2))).item() == 0
+    sums = dice_sums(probs, target, ALL, torch.tensor([[1.0, 0.0]]))
+    assert dice_loss(sums).item() == pytest.approx(1 - SMOOTH / (2 + SMOOTH))
+    assert dice_loss(dice_sums(probs, target, ALL, torch.zeros(1, 2))).item() == 0
 
 
 def cross_entropy(logits, organ, known):
     target = Target(torch.cat([1 - organ, organ], dim=1), known)
-    return losses.mean_of(losses.cross_entropy_sums(logits, target))
+    return mean_of(cross_entropy_sums(logits, target))
 
 
 def test_cross_entropy_of_even_odds_is_log_2_and_counts_known_pixels_only():
@@ -75,7 +79,7 @@ def test_cross_entropy_of_even_odds_is_log_2_and_counts_known_pixels_only():
 
 
 def focal_loss(logits, target):
-    return losses.mean_of(losses.focal_sums(logits, target, ALL))
+    return mean_of(focal_sums(logits, target, ALL))
 
 
 def test_focal_loss_of_even_odds_is_that_of_its_paper():
@@ -101,15 +105,15 @@ def test_focal_loss_of_a_sure_right_mask_is_0_and_of_a_sure_wrong_one_large():
     ],
 )
 def test_quality_loss_is_the_distance_to_the_measured_iou(mask, target, known, iou):
-    sums = losses.iou_sums(torch.tensor([[0.7]]), row(*mask), row(*target), row(*known), torch.ones(1, 1))
-    assert losses.mean_of(sums).item() == pytest.approx(abs(0.7 - iou))
+    sums = iou_sums(torch.tensor([[0.7]]), row(*mask), row(*target), row(*known), torch.ones(1, 1))
+    assert mean_of(sums).item() == pytest.approx(abs(0.7 - iou))
 
 
 def test_alignment_is_0_where_both_decoders_say_the_same_place():
-    assert dice_loss(row(1, 1, 0, 0), row(1, 1, 0, 0), ALL).item() == pytest.approx(0)
-    apart = dice_loss(row(1, 1, 0, 0), row(0, 0, 1, 1), ALL).item()
-    assert apart == pytest.approx(1 - losses.SMOOTH / (4 + losses.SMOOTH))
-    assert dice_loss(row(1, 1, 0, 0), row(0, 0, 1, 1), row(0, 0, 0, 0)).item() == pytest.approx(0)
+    assert dice_of(row(1, 1, 0, 0), row(1, 1, 0, 0), ALL).item() == pytest.approx(0)
+    apart = dice_of(row(1, 1, 0, 0), row(0, 0, 1, 1), ALL).item()
+    assert apart == pytest.approx(1 - SMOOTH / (4 + SMOOTH))
+    assert dice_of(row(1, 1, 0, 0), row(0, 0, 1, 1), row(0, 0, 0, 0)).item() == pytest.approx(0)
 
 
 def make_output(*, num_organs=2, has_maps=True):
@@ -139,7 +143,7 @@ def make_labels():
 
 def test_compute_losses_ignored_pixels_have_exactly_no_gradient():
     output = make_output()
-    losses.compute_losses(output, make_labels(), weights=LossPlan())["total"].backward()
+    compute_losses(output, make_labels(), weights=LossPlan())["total"].backward()
     for name, first in (("logits", 20), ("coarse_logits", 10), ("mask_logits", 5), ("map_logits", 5)):
         gradient = getattr(output, name).grad
         assert gradient[..., first:].eq(0).all(), name
@@ -148,31 +152,31 @@ def test_compute_losses_ignored_pixels_have_exactly_no_gradient():
 
 def test_compute_losses_what_is_predicted_where_it_is_ignored_changes_nothing():
     output, labels = make_output(), make_labels()
-    before = losses.compute_losses(output, labels, weights=LossPlan())
+    before = compute_losses(output, labels, weights=LossPlan())
     with torch.no_grad():
         output.logits[..., 20:] += 9
         output.map_logits[..., 5:] -= 9
         output.mask_logits[..., 5:] += 9
         output.coarse_logits[..., 10:] += 9
-    after = losses.compute_losses(output, labels, weights=LossPlan())
+    after = compute_losses(output, labels, weights=LossPlan())
     assert {name: value.item() for name, value in before.items()} == {n: v.item() for n, v in after.items()}
 
 
 def test_compute_losses_presence_of_an_organ_that_may_lie_where_it_is_ignored_does_not_count():
     """Organ 2 is in the first slice only; the second one is ignored in part, so it may be there too."""
     output, labels = make_output(), make_labels()
-    losses.compute_losses(output, labels, weights=LossPlan())["object_score"].backward()
+    compute_losses(output, labels, weights=LossPlan())["object_score"].backward()
     for logits in (output.object_score_logits, output.semantic_object_score_logits):
         assert logits.grad.ne(0).tolist() == [[True, True], [True, False]]
     whole = make_output()
-    losses.compute_losses(whole, labels.clamp(min=0), weights=LossPlan())["object_score"].backward()
+    compute_losses(whole, labels.clamp(min=0), weights=LossPlan())["object_score"].backward()
     assert whole.object_score_logits.grad.ne(0).all()
 
 
 def test_compute_losses_of_a_slice_without_any_known_pixel_teaches_no_presence_and_no_quality():
     output, labels = make_output(), make_labels()
     labels[1] = IGNORE
-    losses.compute_losses(output, labels, weights=LossPlan())["total"].backward()
+    compute_losses(output, labels, weights=LossPlan())["total"].backward()
     for values in (output.object_score_logits, output.semantic_object_score_logits, output.iou_predictions):
         assert values.grad[1].eq(0).all() and values.grad[0].ne(0).all()
 
@@ -180,18 +184,18 @@ def test_compute_losses_of_a_slice_without_any_known_pixel_teaches_no_presence_a
 def test_compute_losses_terms_follow_their_weights_and_sum_to_the_total():
     output, labels = make_output(), make_labels()
     weights = LossPlan()
-    terms = losses.compute_losses(output, labels, weights=weights)
+    terms = compute_losses(output, labels, weights=weights)
     assert sum(value.item() for name, value in terms.items() if name != "total") == pytest.approx(terms["total"].item())
     for name in set(terms) - {"total"}:
         doubled = weights.model_copy(update={name: 2 * getattr(weights, name)})
-        changed = losses.compute_losses(output, labels, weights=doubled)
+        changed = compute_losses(output, labels, weights=doubled)
         assert changed[name].item() == pytest.approx(2 * terms[name].item())
         assert terms[name].item() > 0
 
 
 def test_compute_losses_without_the_semantic_decoder_and_deep_supervision_has_fewer_terms():
     output = make_output(has_maps=False)
-    terms = losses.compute_losses(output, make_labels(), weights=LossPlan())
+    terms = compute_losses(output, make_labels(), weights=LossPlan())
     assert not {"semantic", "alignment"} & set(terms)
     assert bool(terms["total"].isfinite())
 
@@ -199,7 +203,7 @@ def test_compute_losses_without_the_semantic_decoder_and_deep_supervision_has_fe
 def test_compute_losses_of_a_batch_without_any_known_pixel_is_finite():
     output = make_output()
     labels = torch.full((2, 32, 32), IGNORE)
-    terms = losses.compute_losses(output, labels, weights=LossPlan())
+    terms = compute_losses(output, labels, weights=LossPlan())
     terms["total"].backward()
     assert bool(terms["total"].isfinite())
     assert bool(output.logits.grad.eq(0).all())
@@ -207,12 +211,12 @@ def test_compute_losses_of_a_batch_without_any_known_pixel_is_finite():
 
 def test_compute_losses_a_better_output_costs_less():
     output, labels = make_output(), make_labels()
-    before = losses.compute_losses(output, labels, weights=LossPlan())
+    before = compute_losses(output, labels, weights=LossPlan())
     before["total"].backward()
     with torch.no_grad():
         for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "object_score_logits"):
             getattr(output, name).sub_(0.1 * getattr(output, name).grad.sign())
-    after = losses.compute_losses(output, labels, weights=LossPlan())
+    after = compute_losses(output, labels, weights=LossPlan())
     for name in ("dice", "cross_entropy", "mask", "semantic", "object_score", "total"):
         assert after[name].item() < before[name].item(), name
 
@@ -236,7 +240,7 @@ def not_annotated():
 @pytest.mark.parametrize("has_maps", [True, False])
 def test_compute_losses_masks_of_an_organ_that_was_not_annotated_have_exactly_no_gradient_there(has_maps):
     output = make_output(has_maps=has_maps)
-    terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), sets=not_annotated())
+    terms = compute_losses(output, make_labels(), weights=LossPlan(), sets=not_annotated())
     terms["total"].backward()
     for name in ("mask_logits", "iou_predictions"):
         gradient = getattr(output, name).grad
@@ -244,7 +248,7 @@ def test_compute_losses_masks_of_an_organ_that_was_not_annotated_have_exactly_no
         assert gradient[0, 0].ne(0).any() and gradient[1, 1].ne(0).any(), name
     output = make_output(has_maps=has_maps)
     labels = make_labels().clamp(min=0)
-    losses.compute_losses(output, labels, weights=LossPlan(), sets=not_annotated())["object_score"].backward()
+    compute_losses(output, labels, weights=LossPlan(), sets=not_annotated())["object_score"].backward()
     for presence in (output.object_score_logits, output.semantic_object_score_logits):
         if presence is not None:
             assert presence.grad.ne(0).tolist() == [[True, False], [True, True]]
@@ -262,7 +266,7 @@ def test_compute_losses_background_may_be_an_organ_that_was_not_annotated():
                 logits.zero_()
             output.logits[0, 0][is_free] = -10  # background or organ 2: one of both
             output.logits[0, 2][where] = 10
-        return losses.compute_losses(output, labels, weights=LossPlan(), sets=sets)["cross_entropy"].item()
+        return compute_losses(output, labels, weights=LossPlan(), sets=sets)["cross_entropy"].item()
 
     nowhere, all_free = cost(torch.zeros_like(is_free)), cost(is_free)
     assert all_free < nowhere < cost(torch.ones_like(is_free))
@@ -273,7 +277,7 @@ def test_compute_losses_cross_entropy_of_a_set_is_that_of_the_summed_probability
     labels = torch.zeros(2, 32, 32, dtype=torch.int64)
     classes = every_label_one_class()
     classes[:, 0, 1] = True
-    terms = losses.compute_losses(output, labels, weights=LossPlan(), sets=label_sets(classes))
+    terms = compute_losses(output, labels, weights=LossPlan(), sets=label_sets(classes))
     probs = output.logits.softmax(dim=1)
     assert terms["cross_entropy"].item() == pytest.approx(-(probs[:, 0] + probs[:, 1]).log().mean().item(), rel=1e-5)
 
@@ -281,7 +285,7 @@ def test_compute_losses_cross_entropy_of_a_set_is_that_of_the_summed_probability
 def test_compute_losses_where_nothing_was_annotated_nothing_is_learnt_and_all_stays_finite():
     sets = label_sets(torch.ones(2, 3, 3, dtype=torch.bool))
     output = make_output()
-    terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), sets=sets)
+    terms = compute_losses(output, make_labels(), weights=LossPlan(), sets=sets)
     terms["total"].backward()
     assert {name: value.item() for name, value in terms.items()} == pytest.approx(dict.fromkeys(terms, 0), abs=1e-6)
     for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "iou_predictions", "object_score_logits"):
@@ -306,7 +310,7 @@ def test_compute_losses_of_a_region_asks_for_the_sum_of_its_organs():
     def cost(first, second):
         with torch.no_grad():
             output.logits[0, 1, 4:20, 4:20], output.logits[0, 2, 4:20, 4:20] = first, second
-        terms = losses.compute_losses(output, labels, weights=LossPlan(), sets=region_of_both())
+        terms = compute_losses(output, labels, weights=LossPlan(), sets=region_of_both())
         return terms["dice"].item() + terms["cross_entropy"].item()
 
     assert cost(9.0, -9.0) == pytest.approx(cost(-9.0, 9.0), rel=1e-5)
@@ -316,49 +320,56 @@ def test_compute_losses_of_a_region_asks_for_the_sum_of_its_organs():
 def test_compute_losses_of_a_region_says_nothing_of_the_masks_of_its_organs_inside_it():
     output, labels = make_output(), torch.zeros(2, 32, 32, dtype=torch.int64)
     labels[0, 4:20, 4:20] = 3
-    losses.compute_losses(output, labels, weights=LossPlan(), sets=region_of_both())["total"].backward()
+    compute_losses(output, labels, weights=LossPlan(), sets=region_of_both())["total"].backward()
     assert output.mask_logits.grad[0].eq(0).all()
     assert output.object_score_logits.grad[0].eq(0).all() and output.object_score_logits.grad[1].ne(0).all()
 
 
 def test_compute_losses_with_labels_that_are_single_organs_is_that_without_sets():
     output, labels = make_output(), make_labels()
-    said = losses.compute_losses(output, labels, weights=LossPlan(), sets=label_sets(every_label_one_class()))
-    for name, value in losses.compute_losses(output, labels, weights=LossPlan()).items():
+    said = compute_losses(output, labels, weights=LossPlan(), sets=label_sets(every_label_one_class()))
+    for name, value in compute_losses(output, labels, weights=LossPlan()).items():
         assert said[name].item() == pytest.approx(value.item(), rel=1e-5), name
 
 
 def test_compute_losses_of_slices_without_any_annotated_organ_is_finite():
     output = make_output()
     classes = torch.ones(2, 3, 3, dtype=torch.bool)
-    terms = losses.compute_losses(output, make_labels(), weights=LossPlan(), sets=label_sets(classes))
+    terms = compute_losses(output, make_labels(), weights=LossPlan(), sets=label_sets(classes))
     terms["total"].backward()
     assert bool(terms["total"].isfinite()) and abs(terms["total"].item()) < 1e-5
     assert output.logits.grad.abs().max() < 1e-6 and output.mask_logits.grad.eq(0).all()
 
 
 @pytest.mark.parametrize("sets", [None, not_annotated(), region_of_both()])
-def test_compute_losses_of_two_halves_whose_sums_are_added_up_are_those_of_the_whole(sets):
-    """Each half has the loss of the whole, and its own gradient is the whole's."""
+def test_the_loss_of_two_ranks_is_that_of_the_whole_batch(sets, run_ranks):
+    """Each rank has the loss of the whole batch, and the mean of the ranks' gradients is the whole one's."""
     labels = make_labels()
     whole = make_output()
-    terms = losses.compute_losses(whole, labels, weights=LossPlan(), sets=sets)
+    terms = compute_losses(whole, labels, weights=LossPlan(), sets=sets)
     terms["total"].backward()
-    halves = [half_of(make_output(), slice(number, number + 1)) for number in range(2)]
-    parts = [None if sets is None else sets.take(slice(number, number + 1)) for number in range(2)]
-    sums = [
-        losses.measure_sums(half, make_target(labels[number : number + 1], num_organs=2, sets=parts[number]))
-        for number, half in enumerate(halves)
-    ]
-    total = sum(losses.join_sums(own).detach() for own in sums)
-    for number, half in enumerate(halves):
-        said = losses.combine_sums(losses.in_total(sums[number], total), weights=LossPlan())
+
+    halves = [half_of(make_output(), slice(rank, rank + 1)) for rank in range(2)]
+
+    def work(ranks):
+        rows, half = slice(ranks.rank, ranks.rank + 1), halves[ranks.rank]
+        target = make_target(labels[rows], num_organs=2, sets=None if sets is None else sets.take(rows))
+        said = CompoundLoss(LossPlan(), ranks=ranks)(half, target)
         said["total"].backward()
+        return half, said
+
+    for rank, (half, said) in enumerate(run_ranks(work)):
         for name, value in terms.items():
             assert said[name].item() == pytest.approx(value.item(), rel=1e-5), name
         for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "iou_predictions", "object_score_logits"):
-            expected = getattr(whole, name).grad[number : number + 1]
-            assert torch.allclose(getattr(half, name).grad, expected, atol=1e-6), name
+            expected = getattr(whole, name).grad[rank : rank + 1]
+            assert torch.allclose(getattr(half, name).grad / 2, expected, atol=1e-6), name
+
+
+def test_a_network_that_gives_the_final_map_alone_has_the_terms_of_that_map():
+    logits = make_output().logits.detach()
+    target = make_target(make_labels(), num_organs=2)
+    assert set(CompoundLoss(LossPlan())(NetworkOutput(logits), target)) == {"dice", "cross_entropy", "total"}
 
 
 def half_of(output, rows):

@@ -1,19 +1,22 @@
-"""`splits.json` as training reads it: a user may have edited it.
+"""Reads the folds from `splits.json`, which a user may have edited, and chooses the cases of one.
 
-Owns: `read_folds`, and what is wrong with folds.
-Does not own: how folds are made (`planning/splits.py`), which of them is trained (`command.py`).
+Owns: `read_folds`, `choose_fold`, and what is wrong with folds.
+Does not own: how folds are made (`planning/splits.py`).
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoseg.errors import UsageError
+from autoseg.preprocessing.store import CaseStore
 from autoseg.system.atomic_files import read_json
 
 MOST_FOLDS = 1000
+NUM_CASES_SEEN_IN_TRAINING = 4  # that are watched where no case is left out
 EXAMPLE = '{"train": ["case", ..], "validation": []}'
 
 
@@ -67,3 +70,38 @@ def _names(part: object) -> tuple[str, ...] | None:
 
 def _error(path: Path, fault: str) -> UsageError:
     return UsageError(f"{path}: {fault}. Mend it, or delete it and run autoseg_plan again, which makes the folds anew.")
+
+
+def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Choose the cases of a fold from `splits.json`.
+
+    Returns:
+        The training cases, the validation cases, and whether these are trained on too.
+
+    Raises:
+        UsageError: There is no such fold or no case in it, or `splits.json` is not as `read_folds` expects.
+    """
+    folds = read_folds(run_folder / "splits.json", stored=set(store.case_ids()))
+    numbered = {str(number): one for number, one in enumerate(folds)}
+    if fold == "all":
+        training = sorted({case for one in folds for case in (*one.train, *one.validation)})
+        validation, is_seen = interleave_datasets(training, store)[:NUM_CASES_SEEN_IN_TRAINING], True
+    elif fold in numbered:
+        training, validation, is_seen = list(numbered[fold].train), list(numbered[fold].validation), False
+    else:
+        raise UsageError(f"--fold {fold}: this run has the folds {', '.join(numbered)}, and all. Name one of them.")
+    if not training:
+        raise UsageError(
+            f"{run_folder / 'splits.json'}: fold {fold} has no case to train on. Give it cases, or delete the file and "
+            "run autoseg_plan again."
+        )
+    return tuple(training), tuple(validation), is_seen
+
+
+def interleave_datasets(case_ids: Sequence[str], store: CaseStore) -> list[str]:
+    """Order cases so that their datasets alternate; those of one dataset keep their order."""
+    datasets: dict[str | None, list[str]] = {}
+    for case_id in case_ids:
+        datasets.setdefault(store.source(case_id).dataset, []).append(case_id)
+    rounds = itertools.zip_longest(*datasets.values())
+    return [case_id for one in rounds for case_id in one if case_id is not None]

@@ -1,0 +1,74 @@
+"""Recognizes that a memory is full, a GPU's or the CPU's, and halves what is computed at once.
+
+Owns: `is_out_of_memory` and `halve`, which training, validation and prediction share.
+Does not own: what is computed again afterwards (`training/step.py`, `training/validation/`, `inference/predictor.py`).
+
+Example:
+    while True:
+        try:
+            return predict(num_slices)
+        except MEMORY_ERRORS as error:
+            num_slices = halve(num_slices, error, device=device)
+"""
+
+import gc
+import logging
+
+import torch
+
+from autoseg.errors import TrainingError
+
+log = logging.getLogger("autoseg")
+
+MEMORY_ERRORS = (RuntimeError, MemoryError)  # the parents of what torch raises; `halve` raises all others again
+# What torch says where it has no class of errors; on a GPU a library asks for memory past torch's own allocator.
+FULL_MEMORY_MESSAGES = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that a memory is full, a GPU's or the CPU's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in FULL_MEMORY_MESSAGES)
+
+
+def halve(size: int, error: BaseException, *, device: torch.device, least: int = 1) -> int:
+    """Return half of the size that a memory was too small for, at least `least`, and free what is left over.
+
+    Args:
+        size: How many slices were computed at once.
+        error: The error that was raised; one that is not about memory is raised again.
+        device: The device whose memory is full.
+        least: The smallest size that makes sense.
+
+    Raises:
+        TrainingError: The memory is too small even for `least`.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    message = str(error).partition("\n")[0]
+    error.__traceback__ = None  # its frames hold what filled the memory
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if size <= least:
+        what = "one slice" if least == 1 else f"one clip of {least} slices"
+        raise TrainingError(explain_full_memory(device, message, what=f"{what} at a time")) from None
+    half = max(least, size // 2)
+    log.warning("the memory of %s is full; from now on with %d slices at a time (%s).", device, half, message)
+    return half
+
+
+def explain_full_memory(device: torch.device, message: str, *, what: str) -> str:
+    """Say what a device's memory is too small for, and what to do."""
+    other = "" if device.type == "cpu" else ", or use --device cpu"
+    return (
+        f"the memory of {device} is full even with {what}: {message.rstrip('.')}. Plan again with a smaller "
+        f"network.image_size_px, network.backbone or training.batch_slices{other}."
+    )
