@@ -177,16 +177,17 @@ def parse_plans(content: Any, *, source: str) -> Plans:
     try:
         return Plans.model_validate(content)
     except ValidationError as error:
-        lines = "\n".join(_explain(error))
-        raise PlanError(f"{source:.300} is not a valid plan. Mend these fields, or plan again:\n{lines}") from error
+        lines = "\n".join(list_errors(error))
+        raise PlanError(f"{source:.300} is not a valid plan. Correct these fields, or plan again:\n{lines}") from error
 
 
-def _explain(error: ValidationError) -> list[str]:
-    lines = []
+def list_errors(error: ValidationError, *, part: str = "") -> list[str]:
+    """List what is wrong with a plan, one field per line; `part` is the name of the part that was checked."""
     errors = error.errors(include_url=False)
+    lines = []
     for item in errors[:MAX_ERRORS_SHOWN]:
-        place = ".".join(str(part) for part in item["loc"]) or "the plan"
+        names = [*([part] if part else []), *map(str, item["loc"])]
         got = "" if isinstance(item["input"], (dict, list)) else f" (got {str(item['input'])[:80]!r})"
-        lines.append(f"  {place:.200}: {item['msg']:.400}{got}")
+        lines.append(f"  {'.'.join(names) or 'the plan':.200}: {item['msg']:.400}{got}")
     more = len(errors) - MAX_ERRORS_SHOWN
     return [*lines, f"  and {more} more"] if more > 0 else lines

@@ -9,7 +9,7 @@ command again reads only the cases whose files changed, and preprocesses only wh
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,10 +27,11 @@ from autoseg.planning.hardware import find_device
 from autoseg.planning.memory_and_disk import bytes_to_preprocess, warn_if_disk_is_short
 from autoseg.planning.multi_dataset.dataset_names import refuse_the_same
 from autoseg.planning.multi_dataset.merge_datasets import check_datasets
-from autoseg.planning.overrides import plan_with_changes
 from autoseg.planning.pin_weights import pin_weights
+from autoseg.planning.planner import NO_RULES, make_plans
 from autoseg.planning.rank_work import help_to_preprocess, open_cache, read_shares, tell_work
 from autoseg.planning.report import JSON_NAME, write_report
+from autoseg.planning.resolve import Rule
 from autoseg.planning.run_folder import earlier_plans, own_folder, write_plans_if_new, write_splits_if_new
 from autoseg.system.atomic_files import write_json
 from autoseg.system.process_pool import default_num_workers
@@ -53,6 +54,7 @@ class PlanRequest:
     memory_gib: float | None = None
     overlays: tuple[str | Path, ...] = ()
     settings: tuple[str, ...] = ()
+    rules: Mapping[str, Rule] = field(default_factory=dict)
     on_bad: OnBad = "fail"
     num_workers: int | None = None
     describe: Server | None = None
@@ -85,6 +87,7 @@ def plan(
     memory_gib: float | None = None,
     overlays: Sequence[str | Path] = (),
     settings: Sequence[str] = (),
+    rules: Mapping[str, Rule] = NO_RULES,
     on_bad: OnBad = "fail",
     num_workers: int | None = None,
     describe: Server | None = None,
@@ -102,6 +105,8 @@ def plan(
         memory_gib: Memory of the device; none: what is found here.
         overlays: Parts of plans: names such as "fast", or paths of JSON files.
         settings: Words such as "network.memory_slices=4"; they win over overlays.
+        rules: Rules that replace autoseg's own, by the field of the plan that they choose; overlays and settings win
+            over them.
         on_bad: "fail" stops at bad cases, after all have been looked at; "skip" goes on with the good ones.
         num_workers: Processes; none: one a core.
         describe: Language model to ask for descriptions of organs that nothing is known of; none: nobody is asked.
@@ -129,6 +134,7 @@ def plan(
         memory_gib=memory_gib,
         overlays=tuple(overlays),
         settings=tuple(settings),
+        rules=rules,
         on_bad=on_bad,
         num_workers=num_workers,
         describe=describe,
@@ -174,7 +180,13 @@ def _lead(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
         write_json(request.run_folder / "fingerprint.json", check.fingerprint.model_dump(mode="json"))
         fingerprint, unused = use_own_descriptions(check.fingerprint, own)
         fingerprint = add_descriptions(fingerprint, run_folder=request.run_folder, server=request.describe)
-        plans = plan_with_changes(fingerprint, device=device, overlays=request.overlays, settings=request.settings)
+        plans = make_plans(
+            fingerprint,
+            device=device,
+            overlays=request.overlays,
+            settings=request.settings,
+            rules=request.rules,
+        )
         plans = pin_weights(plans, earlier=earlier_plans(request.run_folder), offline=request.offline)
         found["plan"] = unused + describe_organs(fingerprint)[1]
         write_plans_if_new(plans, request.run_folder)

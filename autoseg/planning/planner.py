@@ -1,165 +1,137 @@
-"""From fingerprint and device to plans, with a reason for every value.
+"""From fingerprint and device to a plan, with a reason for every value.
 
-Owns: `make_plans`, which calls the rules in order.
-Does not own: the rules (`rules/data.py`, `rules/datasets.py`, `rules/network.py`, `rules/training.py`), the organs'
-sentences (`organs/organ_sentences.py`).
+Owns: `make_plans`, which resolves every value in the order in which they depend on each other.
+Does not own: the rules (`rules/`), the user's value in place of a rule's (`resolve.py`), the data part
+(`data_planner.py`), the organs' sentences (`organs/organ_sentences.py`).
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from pydantic import ValidationError
 
+from autoseg.config.overrides import collect_overrides
 from autoseg.config.plans import (
-    AugmentationPlan,
     Axis,
-    Backbone,
     DataPlan,
     DatasetSamplingFraction,
     Device,
     InferencePlan,
     NetworkPlan,
     Plans,
-    Reason,
     TextPlan,
     TrainingPlan,
 )
-from autoseg.errors import PlanError
 from autoseg.organs.organ_sentences import modality_name
 from autoseg.planning.data_planner import plan_data
 from autoseg.planning.fingerprint.fingerprint import AXIS_NUMBER, Fingerprint
+from autoseg.planning.resolve import Resolver, Rule
 from autoseg.planning.rules import data as data_rules
 from autoseg.planning.rules import network as network_rules
 from autoseg.planning.rules import training as training_rules
-from autoseg.planning.rules.choice import Choice, Reasons
+from autoseg.planning.rules.choice import Choice
 from autoseg.planning.rules.datasets import (
     choose_dataset_sampling_fractions,
     choose_organ_sampling_weights,
     choose_small_windows,
 )
 
+NO_RULES: Mapping[str, Rule] = MappingProxyType({})
 TEXT_RULE = (
     "A small text tower trained from scratch, since no pretrained weights were given; --set network.text.model=NAME "
     "and network.text.weights=TAG take one of open_clip's."
 )
 
 
-@dataclass(frozen=True)
-class Given:
-    """What stands in place of the rules' own choice, and is an input of the rules after it.
-
-    Attributes:
-        data: The whole part.
-        backbone: Of the network.
-        window_px: Rows and columns of it.
-        refiner_step_px: What the sides of its windows must be multiples of.
-        network: The whole part.
-    """
-
-    data: DataPlan | None = None
-    backbone: Backbone | None = None
-    window_px: tuple[int, int] | None = None
-    refiner_step_px: int | None = None
-    network: NetworkPlan | None = None
-
-
-def make_plans(fingerprint: Fingerprint, *, device: Device, given: Given = Given()) -> Plans:
-    """Choose everything that determines a run.
+def make_plans(
+    fingerprint: Fingerprint,
+    *,
+    device: Device,
+    overlays: Sequence[str | Path] = (),
+    settings: Sequence[str] = (),
+    rules: Mapping[str, Rule] = NO_RULES,
+) -> Plans:
+    """Choose everything that determines a run; a value that the user sets stays, and later rules follow it.
 
     Args:
-        fingerprint: Of a dataset in which at least one case holds an organ.
-        device: What the plan is made for.
-        given: What is chosen already.
+        fingerprint: The measurements of a dataset in which at least one case contains an organ.
+        device: The device that the plan is made for.
+        overlays: Parts of plans, by name or path, applied in order.
+        settings: Words such as "network.memory_slices=4", applied after the overlays.
+        rules: Rules that replace autoseg's own, by the field that they choose.
 
     Raises:
-        PlanError: The dataset asks for what a plan cannot hold, such as names that are too long.
+        PlanError: An override names an unknown field or an impossible value, or the dataset asks for something that
+            a plan cannot hold, such as names that are too long.
     """
-    reasons = Reasons()
+    overrides = collect_overrides(overlays, settings)
+    resolver = Resolver(fingerprint, device=device, overrides=overrides, rules=rules)
     try:
-        shares = _choose_shares(fingerprint, reasons)
-        chosen_data = plan_data(fingerprint, reasons, shares=shares)
-        data = given.data or chosen_data
-        chosen_network = _plan_network(fingerprint, data=data, device=device, given=given, reasons=reasons)
-        network = given.network or chosen_network
-        training = _plan_training(fingerprint, data=data, network=network, device=device, reasons=reasons)
-        training = training.model_copy(update={"dataset_sampling_fractions": shares})
-        return Plans(
-            dataset_name=fingerprint.dataset_name,
-            device=device,
-            data=data,
-            network=network,
-            training=training,
-            inference=_plan_inference(fingerprint, data=data, training=training, device=device, reasons=reasons),
-            reasons=reasons.found,
+        device = resolver.build(Device, "device", device.model_dump())
+        fractions = _choose_fractions(fingerprint)
+        data = plan_data(fingerprint, resolver, fractions=fractions.value)
+        network = _plan_network(fingerprint, data=data, device=device, resolver=resolver)
+        training = _plan_training(
+            fingerprint, data=data, network=network, device=device, fractions=fractions, resolver=resolver
         )
+        inference = _plan_inference(fingerprint, data=data, training=training, device=device, resolver=resolver)
+        resolver.refuse_unknown_rules()
+        content = {"dataset_name": fingerprint.dataset_name, "device": device}
+        content |= {"data": data, "network": network, "training": training, "inference": inference}
+        content |= {field: value for field, value in overrides.values.items() if "." not in field}
+        return Plans(**content, reasons=resolver.reasons, overrides=overrides.records)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise PlanError(
-            f"dataset {fingerprint.dataset_name} cannot be planned: {place}: {first['msg']:.400}. "
-            "Correct its dataset.json or the descriptions."
-        ) from error
+        raise resolver.explain(error) from error
 
 
-def _plan_network(
-    fingerprint: Fingerprint, *, data: DataPlan, device: Device, given: Given, reasons: Reasons
-) -> NetworkPlan:
-    axis = data.slice_axis
+def _plan_network(fingerprint: Fingerprint, *, data: DataPlan, device: Device, resolver: Resolver) -> NetworkPlan:
+    resolve, axis = resolver.resolve, data.slice_axis
     sizes = fingerprint.cropped_sizes_zyx * fingerprint.spacings_zyx_mm / np.array(data.target_spacing_zyx_mm)
     in_plane = _by_dataset(fingerprint, data_rules.to_slice_order(sizes, slice_axis=axis)[:, 1:])
     windows = [network_rules.choose_window(one, device=device) for one in in_plane.values()]
-    window = reasons.keep("network.window_rows_px", max(windows, key=lambda choice: choice.value[0] * choice.value[1]))
-    window = given.window_px or window
-    reasons.found["network.window_columns_px"] = reasons.found["network.window_rows_px"]
+    largest = max(windows, key=lambda choice: choice.value[0] * choice.value[1])
+    rows, columns = (Choice(side, largest.rule, largest.facts) for side in largest.value)
+    window_px = (resolve("network.window_rows_px", rows), resolve("network.window_columns_px", columns))
     width_px = _smallest_width_px(fingerprint, data=data)
     slice_spacing_mm = float(data.target_spacing_zyx_mm[AXIS_NUMBER[axis]])
-    backbone = reasons.keep("network.backbone", network_rules.choose_backbone(device))
-    backbone = given.backbone or backbone
-    reasons.found["network.text"] = Reason(rule=TEXT_RULE)
-    refiner_channels = reasons.keep(
-        "network.refiner_channels",
-        network_rules.choose_refiner_channels(window, smallest_width_px=width_px, device=device),
+    backbone = resolve("network.backbone", network_rules.choose_backbone(device))
+    refiner_channels = network_rules.choose_refiner_channels(window_px, smallest_width_px=width_px, device=device)
+    refiner_stride = network_rules.choose_refiner_stride(window_px, smallest_width_px=width_px, device=device)
+    image_size = network_rules.choose_image_size(
+        window_px, smallest_width_px=width_px, backbone=backbone, device=device
     )
-    refiner_stride = reasons.keep(
-        "network.refiner_stride",
-        network_rules.choose_refiner_stride(window, smallest_width_px=width_px, device=device),
-    )
-    step_px = given.refiner_step_px or refiner_stride * 2 ** max(0, len(refiner_channels) - 1)
-    small_windows = choose_small_windows(in_plane, window_px=window, step_px=step_px)
-    return NetworkPlan(
-        backbone=backbone,
-        text=TextPlan(),
-        window_rows_px=window[0],
-        window_columns_px=window[1],
-        image_size_px=reasons.keep(
-            "network.image_size_px",
-            network_rules.choose_image_size(window, smallest_width_px=width_px, backbone=backbone, device=device),
-        ),
-        feature_channels=reasons.keep("network.feature_channels", network_rules.choose_feature_channels(backbone)),
-        refiner_channels=refiner_channels,
-        small_windows_px=reasons.keep("network.small_windows_px", small_windows),
-        context_slices=reasons.keep("network.context_slices", network_rules.choose_context_slices(slice_spacing_mm)),
-        refiner_stride=refiner_stride,
-        memory_slices=reasons.keep("network.memory_slices", _choose_memory_slices(fingerprint, axis=axis, data=data)),
-    )
+    values = {
+        "backbone": backbone,
+        "text": resolve("network.text", Choice(TextPlan(), TEXT_RULE)),
+        "window_rows_px": window_px[0],
+        "window_columns_px": window_px[1],
+        "image_size_px": resolve("network.image_size_px", image_size),
+        "feature_channels": resolve("network.feature_channels", network_rules.choose_feature_channels(backbone)),
+        "refiner_channels": resolve("network.refiner_channels", refiner_channels),
+        "refiner_stride": resolve("network.refiner_stride", refiner_stride),
+        "context_slices": resolve("network.context_slices", network_rules.choose_context_slices(slice_spacing_mm)),
+        "memory_slices": resolve("network.memory_slices", _choose_memory_slices(fingerprint, axis=axis, data=data)),
+    }
+    step_px = values["refiner_stride"] * 2 ** max(0, len(values["refiner_channels"]) - 1)
+    small_windows = choose_small_windows(in_plane, window_px=window_px, step_px=step_px)
+    values["small_windows_px"] = resolve("network.small_windows_px", small_windows)
+    return resolver.build(NetworkPlan, "network", values)
 
 
 def _by_dataset(fingerprint: Fingerprint, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Part the rows, one a case, by dataset; all together where there are none."""
+    """Divide the rows, one per case, by dataset; all stay together where there are none."""
     owners = np.array([case.dataset or "" for case in fingerprint.cases])
     return {name: values[owners == name] for name in dict.fromkeys(owners.tolist())}
 
 
-def _choose_shares(fingerprint: Fingerprint, reasons: Reasons) -> tuple[DatasetSamplingFraction, ...]:
-    """Choose how often each dataset is seen; a single one has no share."""
-    if not fingerprint.datasets:
-        return ()
+def _choose_fractions(fingerprint: Fingerprint) -> Choice[tuple[DatasetSamplingFraction, ...]]:
+    """Choose how often each of several datasets is seen."""
     counts = Counter(case.dataset or "" for case in fingerprint.cases)
     modality_of = {one.name: modality_name(one.channel_names) for one in fingerprint.datasets}
-    choice = choose_dataset_sampling_fractions({name: counts[name] for name in modality_of}, modality_of=modality_of)
-    shares: tuple[DatasetSamplingFraction, ...] = reasons.keep("training.dataset_sampling_fractions", choice)
-    return shares
+    return choose_dataset_sampling_fractions({name: counts[name] for name in modality_of}, modality_of=modality_of)
 
 
 def _smallest_width_px(fingerprint: Fingerprint, *, data: DataPlan) -> float:
@@ -179,51 +151,57 @@ def _choose_memory_slices(fingerprint: Fingerprint, *, axis: Axis, data: DataPla
 
 
 def _plan_training(
-    fingerprint: Fingerprint, *, data: DataPlan, network: NetworkPlan, device: Device, reasons: Reasons
+    fingerprint: Fingerprint,
+    *,
+    data: DataPlan,
+    network: NetworkPlan,
+    device: Device,
+    fractions: Choice[tuple[DatasetSamplingFraction, ...]],
+    resolver: Resolver,
 ) -> TrainingPlan:
+    resolve = resolver.resolve
     names = [organ.name for organ in data.organs]
-    organs_per_step = reasons.keep(
-        "training.organs_per_step", training_rules.choose_organs_per_step(len(names), device=device)
-    )
-    mirror_axes = reasons.keep(
-        "training.augmentation.mirror_axes",
-        training_rules.choose_mirror_axes(names, slice_axis=data.slice_axis),
-    )
     num_patients = len(set(fingerprint.patient_groups().values()))
     num_cases = Counter(organ.name for case in fingerprint.cases for organ in case.organs)
-    batch_slices = reasons.keep(
-        "training.batch_slices", training_rules.choose_batch(network, organs_per_step=organs_per_step, device=device)
+    organs_per_step = resolve(
+        "training.organs_per_step", training_rules.choose_organs_per_step(len(names), device=device)
     )
-    where = reasons.keep(
-        "training.augmentation.run_on",
-        training_rules.choose_augmentation_place(
-            network, num_channels=len(data.channels), batch_slices=batch_slices, device=device
-        ),
+    batch = training_rules.choose_batch(network, organs_per_step=organs_per_step, device=device)
+    batch_slices = resolve("training.batch_slices", batch)
+    mirror_axes = training_rules.choose_mirror_axes(names, slice_axis=data.slice_axis)
+    run_on = training_rules.choose_augmentation_place(
+        network, num_channels=len(data.channels), batch_slices=batch_slices, device=device
     )
-    return TrainingPlan(
-        batch_slices=batch_slices,
-        learning_rate=reasons.keep("training.learning_rate", training_rules.choose_learning_rate(network.backbone)),
-        refiner_optimizer=reasons.keep("training.refiner_optimizer", training_rules.choose_refiner_optimizer()),
-        organs_per_step=organs_per_step,
-        organ_sampling_weights=reasons.keep(
-            "training.organ_sampling_weights", choose_organ_sampling_weights(num_cases)
-        ),
-        num_folds=reasons.keep("training.num_folds", training_rules.choose_num_folds(num_patients)),
-        augmentation=AugmentationPlan(mirror_axes=mirror_axes, run_on=where),
-    )
+    weights = choose_organ_sampling_weights(num_cases)
+    values = {
+        "organs_per_step": organs_per_step,
+        "batch_slices": batch_slices,
+        "learning_rate": resolve("training.learning_rate", training_rules.choose_learning_rate(network.backbone)),
+        "refiner_optimizer": resolve("training.refiner_optimizer", training_rules.choose_refiner_optimizer()),
+        "organ_sampling_weights": resolve("training.organ_sampling_weights", weights),
+        "num_folds": resolve("training.num_folds", training_rules.choose_num_folds(num_patients)),
+        "augmentation": {
+            "mirror_axes": resolve("training.augmentation.mirror_axes", mirror_axes),
+            "run_on": resolve("training.augmentation.run_on", run_on),
+        },
+    }
+    if fingerprint.datasets:
+        values["dataset_sampling_fractions"] = resolve("training.dataset_sampling_fractions", fractions)
+    return resolver.build(TrainingPlan, "training", values)
 
 
 def _plan_inference(
-    fingerprint: Fingerprint, *, data: DataPlan, training: TrainingPlan, device: Device, reasons: Reasons
+    fingerprint: Fingerprint, *, data: DataPlan, training: TrainingPlan, device: Device, resolver: Resolver
 ) -> InferencePlan:
-    axes = reasons.keep(
-        "inference.mirror_axes",
-        training_rules.choose_inference_mirror_axes(training.augmentation.mirror_axes),
-    )
-    slices = reasons.keep(
-        "inference.slices_per_batch", training_rules.choose_inference_batch(training.batch_slices, device=device)
-    )
+    resolve = resolver.resolve
     names = {organ.name for organ in data.organs}
     pieces = {name: counts for name, counts in fingerprint.organ_pieces().items() if name in names}
-    component_filter = reasons.keep("inference.component_filter", training_rules.choose_component_filter(pieces))
-    return InferencePlan(mirror_axes=axes, slices_per_batch=slices, component_filter=component_filter)
+    mirror_axes = training_rules.choose_inference_mirror_axes(training.augmentation.mirror_axes)
+    batch = training_rules.choose_inference_batch(training.batch_slices, device=device)
+    component_filter = training_rules.choose_component_filter(pieces)
+    values = {
+        "mirror_axes": resolve("inference.mirror_axes", mirror_axes),
+        "slices_per_batch": resolve("inference.slices_per_batch", batch),
+        "component_filter": resolve("inference.component_filter", component_filter),
+    }
+    return resolver.build(InferencePlan, "inference", values)

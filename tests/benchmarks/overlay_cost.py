@@ -22,7 +22,7 @@ from organs_cost import build
 from autoseg.config.plans import Plans
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.model import AutosegNetwork
-from autoseg.planning.overrides import plan_with_changes
+from autoseg.planning.planner import make_plans
 from autoseg.planning.rules.data import to_slice_order
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ def main() -> None:
     folder = ROOT / "plans" / "reference" / arguments.dataset
     fingerprint, device = read_fingerprint(folder), read_devices(folder)[-1]
     paths = {PLANNED: [], **{name: [name] for name in arguments.overlays}}
-    plans = {name: plan_with_changes(fingerprint, device=device, overlays=some) for name, some in paths.items()}
+    plans = {name: make_plans(fingerprint, device=device, overlays=some) for name, some in paths.items()}
     data = plans[PLANNED].data
     sizes_mm = fingerprint.cropped_sizes_zyx * fingerprint.spacings_zyx_mm
     sizes = to_slice_order(sizes_mm / np.array(data.target_spacing_zyx_mm), slice_axis=data.slice_axis)

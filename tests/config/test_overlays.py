@@ -14,7 +14,6 @@ from autoseg.config.plans import Device, Plans
 from autoseg.errors import PlanError
 from autoseg.planning.explain import flatten
 from autoseg.planning.fingerprint.fingerprint import Fingerprint
-from autoseg.planning.overrides import plan_with_changes
 from autoseg.planning.planner import make_plans
 
 PLANS = Path(__file__).parents[2] / "plans"
@@ -92,7 +91,7 @@ def test_overlay_fits_the_plans_of_real_datasets_and_changes_each_value_that_it_
     for dataset, (fingerprint, device, before) in planned.items():
         if dataset == LAST_RESORT and changed == wanted.keys():
             continue
-        after = plan_with_changes(fingerprint, device=device, overlays=[path])
+        after = make_plans(fingerprint, device=device, overlays=[path])
         assert after.overrides == (f"{path.name}: {overlay['why']}",)
         old, new = flatten(before), flatten(after)
         assert {field: new[field] for field in wanted} == wanted

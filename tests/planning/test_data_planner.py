@@ -7,7 +7,6 @@ from autoseg.errors import PlanError
 from autoseg.planning.explain import explain
 from autoseg.planning.multi_dataset.label_mapping import unify_labels
 from autoseg.planning.multi_dataset.merge_datasets import join_checks
-from autoseg.planning.overrides import plan_with_changes
 from autoseg.planning.planner import make_plans
 
 CPU = Device(kind="cpu", memory_gib=8)
@@ -92,7 +91,7 @@ def test_small_scans_have_a_window_of_their_own(plans):
     ],
 )
 def test_small_windows_follow_what_a_user_sets(fingerprint, settings):
-    network = plan_with_changes(fingerprint, device=CPU, settings=settings).network
+    network = make_plans(fingerprint, device=CPU, settings=settings).network
     step = network.refiner_stride * 2 ** max(0, len(network.refiner_channels) - 1)
     assert all(side % step == 0 for window in network.windows_px for side in window)
     assert all(
@@ -102,7 +101,7 @@ def test_small_windows_follow_what_a_user_sets(fingerprint, settings):
 
 def test_small_windows_that_a_user_sets_and_nothing_fits_are_an_error(fingerprint):
     with pytest.raises(PlanError, match="small_windows_px must be multiples of"):
-        plan_with_changes(fingerprint, device=CPU, settings=("network.small_windows_px=[[16,16]]",))
+        make_plans(fingerprint, device=CPU, settings=("network.small_windows_px=[[16,16]]",))
 
 
 def test_a_user_sets_shares_weights_and_regions_by_name(fingerprint):
@@ -110,7 +109,7 @@ def test_a_user_sets_shares_weights_and_regions_by_name(fingerprint):
         'training.dataset_sampling_fractions=[{"dataset": "A", "fraction": 1}]',
         'training.organ_sampling_weights=[{"organ": "kidneys", "weight": 3}]',
     )
-    training = plan_with_changes(fingerprint, device=CPU, settings=settings).training
+    training = make_plans(fingerprint, device=CPU, settings=settings).training
     assert (
         training.dataset_sampling_fractions[0].fraction == 1 and training.organ_sampling_weights[0].organ == "kidneys"
     )
@@ -130,4 +129,4 @@ def test_a_user_sets_shares_weights_and_regions_by_name(fingerprint):
         ),
     ):
         with pytest.raises(PlanError, match=message):
-            plan_with_changes(fingerprint, device=CPU, settings=(setting,))
+            make_plans(fingerprint, device=CPU, settings=(setting,))

@@ -3,7 +3,6 @@ import pytest
 from autoseg.config.plans import Device, Reason
 from autoseg.errors import PlanError
 from autoseg.planning.explain import explain, find_reason
-from autoseg.planning.overrides import plan_with_changes
 from autoseg.planning.planner import make_plans
 
 CPU = Device(kind="cpu", memory_gib=8)
@@ -40,7 +39,7 @@ def test_explain_inside_a_list_takes_the_reason_of_the_part_above(plans):
 
 
 def test_explain_a_changed_field_names_the_change(make_fingerprint_of):
-    plans = plan_with_changes(make_fingerprint_of(), device=CPU, settings=["network.memory_slices=9"])
+    plans = make_plans(make_fingerprint_of(), device=CPU, settings=["network.memory_slices=9"])
     lines = explain(plans, "network.memory_slices")
     assert lines[0] == "network.memory_slices = 9"
     assert "  fact: planned = 0" in lines

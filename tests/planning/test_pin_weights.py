@@ -4,8 +4,8 @@ import pytest
 
 from autoseg.config.plans import Device, Plans
 from autoseg.errors import CheckpointError, PlanError
-from autoseg.planning.overrides import plan_with_changes
 from autoseg.planning.pin_weights import pin_weights
+from autoseg.planning.planner import make_plans
 
 ADDRESS = "hf://owner/repo/weights.pt"
 SHA256 = hashlib.sha256(b"some weights").hexdigest()
@@ -20,7 +20,7 @@ def pinned_address(hub):
 @pytest.fixture
 def plan_with(make_fingerprint_of):
     def make(*settings: str) -> Plans:
-        return plan_with_changes(
+        return make_plans(
             make_fingerprint_of(),
             device=Device(kind="cpu", memory_gib=8),
             settings=[f"network.{setting}" for setting in settings],

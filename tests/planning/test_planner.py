@@ -3,7 +3,7 @@ import pytest
 from autoseg.config.plans import Device, parse_plans
 from autoseg.errors import PlanError
 from autoseg.organs.organ_sentences import describe_organs
-from autoseg.planning.planner import Given, make_plans
+from autoseg.planning.planner import make_plans
 
 CPU = Device(kind="cpu", memory_gib=8)
 GPU = Device(kind="cuda", memory_gib=24)
@@ -59,15 +59,6 @@ def test_make_plans_measures_the_window_at_target_spacing(make_fingerprint_of):
     plans = make_plans(fine.model_copy(update={"cases": (*fine.cases, case)}), device=CPU)
     assert plans.data.target_spacing_zyx_mm == (1.0, 1.0, 1.0)
     assert plans.reasons["network.window_rows_px"].facts["percentile_95_size_px"] == [120.0, 100.0]
-
-
-def test_make_plans_follows_a_given_data_part(make_fingerprint_of):
-    fingerprint = make_fingerprint_of()
-    first = make_plans(fingerprint, device=CPU)
-    data = first.data.model_copy(update={"target_spacing_zyx_mm": (1.0, 2.0, 2.0)})
-    plans = make_plans(fingerprint, device=CPU, given=Given(data=data))
-    assert (first.network.window_rows_px, plans.network.window_rows_px) == (128, 64)
-    assert plans.data == data
 
 
 def test_make_plans_keeps_names_values_and_the_users_text(make_fingerprint_of):

@@ -29,20 +29,3 @@ class Choice(Generic[Value]):
     def reason(self) -> Reason:
         """Return the reason as the plan keeps it."""
         return Reason(rule=self.rule, facts=self.facts)
-
-
-class Reasons:
-    """Collects the reasons while the choices are unwrapped.
-
-    Attributes:
-        found: Field of the plan to its reason.
-    """
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self.found: dict[str, Reason] = {}
-
-    def keep(self, field: str, choice: Choice[Any]) -> Any:
-        """Keep the reason of a field, and return its value."""
-        self.found[field] = choice.reason
-        return choice.value
