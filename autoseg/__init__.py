@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from autoseg.pipelines.predict_array import Prediction, predict
     from autoseg.pipelines.train import train
 
+__version__ = "0.1.0"
 __all__ = [
     "OrganClicks",
     "Prediction",
+    "__version__",
     "evaluate",
     "export_model",
     "load_predictor",

@@ -75,7 +75,7 @@ def load_pydicom() -> ModuleType:
         import pydicom
     except ImportError:
         raise UsageError(
-            "to read DICOM objects needs pydicom, which is not installed. Install it: pip install 'autoseg[dicom]'."
+            "to read DICOM objects needs pydicom, which is not installed. Install it: pip install pydicom."
         ) from None
     warnings.filterwarnings("ignore", module=r"pydicom\b")  # they quote odd values, names of patients too
     return pydicom

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         metavar="WHAT",
         help="more files a case: uncertainty (a voxel, in per cent), probabilities (an organ), seg.nrrd (for 3D "
-        "Slicer), seg.dcm (DICOM, for series; needs autoseg[dicom]), masks (one an organ)",
+        "Slicer), seg.dcm (DICOM, for series; needs highdicom), masks (one an organ)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="predict nothing: print time, memory and disk that each case would take"

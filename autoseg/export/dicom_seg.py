@@ -1,4 +1,4 @@
-"""A label map as a DICOM segmentation that belongs to the series it was made from; the extra `autoseg[dicom]`.
+"""A label map as a DICOM segmentation that belongs to the series it was made from; needs highdicom (the extra `dicom`).
 
 Owns: `write_dicom_seg`, and the only use of highdicom and pydicom.
 
@@ -9,13 +9,13 @@ is not.
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from autoseg import __version__
 from autoseg.errors import ScanFileError, UsageError, printable
 from autoseg.export.colors import organ_color
 from autoseg.io.byte_stream import display_name
@@ -36,7 +36,7 @@ def load_highdicom() -> ModuleType:
         import highdicom
     except ImportError:
         raise UsageError(
-            "DICOM segmentations need highdicom, which is not installed. Install it: pip install 'autoseg[dicom]'."
+            "DICOM segmentations need highdicom, which is not installed. Install it: pip install highdicom pydicom."
         ) from None
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\b")  # they quote odd values, names of patients too
     return highdicom
@@ -91,7 +91,7 @@ def write_dicom_seg(
             instance_number=1,
             manufacturer="autoseg",
             manufacturer_model_name="autoseg",
-            software_versions=version("autoseg"),
+            software_versions=__version__,
             device_serial_number="none",
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -121,7 +121,7 @@ def _describe(highdicom: ModuleType, number: int, name: str, *, color: Sequence[
         segmented_property_type=_find_code(name),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name="autoseg", version=version("autoseg"), family=codes.cid7162.ArtificialIntelligence
+            name="autoseg", version=__version__, family=codes.cid7162.ArtificialIntelligence
         ),
         display_color=highdicom.color.CIELabColor.from_rgb(*(round(255 * part) for part in color)),
     )

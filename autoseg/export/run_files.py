@@ -6,11 +6,11 @@ Does not own: the forms of the first two (`statistics.py`, `report.py`).
 
 import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from autoseg import __version__
 from autoseg.errors import printable
 from autoseg.export.case_files import slices_name
 from autoseg.export.report import ReportedCase, choose_viewed, format_report
@@ -89,12 +89,12 @@ def _report(run: PredictionRun, predictor: Predictor, *, model: str) -> str:
     ]
     slices = {case_id: read_json(run.output / slices_name(case_id)) for case_id in choose_viewed(reported)}
     names = [predictor.names[value] for value in sorted(predictor.names)]
-    return format_report(reported, names=names, slices=slices, version=version("autoseg"), model=model)
+    return format_report(reported, names=names, slices=slices, version=__version__, model=model)
 
 
 def _describe(run: PredictionRun, predictor: Predictor, *, model: str) -> dict[str, object]:
     return {
-        "autoseg": version("autoseg"),
+        "autoseg": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "model": printable(model),

@@ -7,9 +7,9 @@ Does not own: the way of a case (`case_steps.py`), the files (`outputs/`).
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
+from autoseg import __version__
 from autoseg.datasets.dataset import CaseFiles
 from autoseg.datasets.prediction_inputs import find_cases
 from autoseg.distributed.ranks import Ranks, join_ranks
@@ -62,7 +62,7 @@ def predict_files(
         clicks: Points and boxes by case and organ; the other cases and organs go by their text alone.
         also: More files for each case: "uncertainty" (how unsure each voxel is, in per cent), "probabilities" (of each
             organ, in per cent; on the way they take a byte a voxel and organ of the output's disk), "seg.nrrd" (a
-            segmentation of 3D Slicer), "seg.dcm" (a DICOM segmentation, for DICOM series, with `autoseg[dicom]`),
+            segmentation of 3D Slicer), "seg.dcm" (a DICOM segmentation, for DICOM series, needs highdicom),
             "masks" (a file an organ).
         modality: Kind of all scans, for a model of several: ct, mri, ..; None: told by each scan's values.
 
@@ -168,7 +168,7 @@ def _describe_recipe(predictor: Predictor, digests: Sequence[str], *, also: Sequ
     organs = [predictor.plans.data.organs[k] for k in predictor.organs]
     asked = [[organ.name, organ.value, organ.sentences, organ.additional_sentences] for organ in organs]
     kind = predictor.modality
-    return json.dumps([version("autoseg"), digests, plan, asked, kind, predictor.device.type, sorted(also)])
+    return json.dumps([__version__, digests, plan, asked, kind, predictor.device.type, sorted(also)])
 
 
 def _bad_cases(problems: Sequence[Problem]) -> list[CaseStatus]:

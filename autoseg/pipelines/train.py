@@ -9,12 +9,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from autoseg import __version__
 from autoseg.config.plans import Plans, read_plans
 from autoseg.distributed.local_ranks import start_local_ranks
 from autoseg.distributed.ranks import Ranks, join_ranks, num_local_ranks, rank_name
@@ -228,7 +228,7 @@ def _facts(context: TrainingContext) -> dict[str, Any]:
         "length (steps, seconds)": [context.length.steps, context.length.seconds],
         "fold": context.folder.name,
         "kind of device": context.device.type,
-        "version of autoseg": version("autoseg"),
+        "version of autoseg": __version__,
         "version of torch": torch.__version__,
     }
 

@@ -125,6 +125,6 @@ def test_scans_that_are_no_series_and_a_missing_package_are_refused_before_the_w
     with pytest.raises(UsageError, match=r"a\.nii\.gz is no DICOM series.*seg\.nrrd"):
         predict_files([series, scan], model, tmp_path / "out", device="cpu", also=["seg.dcm"])
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(UsageError, match=r"pip install 'autoseg\[dicom\]'"):
+    with pytest.raises(UsageError, match=r"pip install highdicom"):
         predict_files(series, model, tmp_path / "out", device="cpu", also=["seg.dcm"])
     assert not (tmp_path / "out").exists()

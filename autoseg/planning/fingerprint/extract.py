@@ -9,9 +9,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
+from autoseg import __version__
 from autoseg.datasets.dataset import CaseFiles, Dataset
 from autoseg.datasets.labels import list_label_values
 from autoseg.errors import Problem
@@ -142,7 +142,7 @@ def _result(entry: CaseEntry, case: CaseFiles, *, dataset: Dataset) -> CaseScanR
 def _describe(dataset: Dataset) -> str:
     """Say what decides, in every case, what is measured and said about it."""
     organs = [(organ.name, organ.value) for organ in dataset.labels.organs]
-    return repr((version("autoseg"), dataset.channel_names, organs, dataset.labels.ignore_value))
+    return repr((__version__, dataset.channel_names, organs, dataset.labels.ignore_value))
 
 
 def _recipe(case: CaseFiles, declared: str) -> str:
