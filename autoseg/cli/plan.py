@@ -141,17 +141,17 @@ def _check_alone(arguments: argparse.Namespace) -> int:
 
 
 def _look_at_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tuple[Problem, ...]]":
-    """Check the dataset; nothing is written but the user's cache."""
+    """Check the dataset; nothing is written, so every scan is read."""
     from autoseg.organs.custom_texts import read_own_descriptions
     from autoseg.planning.checks import check_names
+    from autoseg.planning.fingerprint.case_cache import CaseCache
     from autoseg.planning.multi_dataset.merge_datasets import check_datasets
-    from autoseg.planning.user_cache import open_user_cache
 
     own = None if arguments.descriptions is None else read_own_descriptions(arguments.descriptions)
     check = check_datasets(
         arguments.datasets,
         num_workers=arguments.num_workers,
-        open_cache=lambda root, _name: open_user_cache(root),
+        open_cache=lambda _root, _name: CaseCache(None),
     )
     return check, check.problems + check_names(check, own)
 

@@ -63,7 +63,7 @@ def check_dataset(
 
     Raises:
         DatasetError: Nothing is usable; carries all problems.
-        OSError: The cache cannot be written, and is not optional.
+        OSError: The cache cannot be written.
     """
     root = Path(dataset_root)
     try:

@@ -15,9 +15,8 @@ ONE = ("--num-workers", "1")
 
 
 @pytest.fixture
-def dataset(tmp_path, monkeypatch):
-    """Write three small scans, and let the user's cache be empty."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def dataset(tmp_path):
+    """Write three small scans."""
     root = tmp_path / "data"
     for number in range(3):
         label = np.zeros((12, 10, 6), dtype=np.uint8)
@@ -55,21 +54,16 @@ def files_of(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_bare_check_reads_only_what_changed_and_leaves_the_dataset_alone(dataset, tmp_path, capsys, scanned):
-    before = files_of(dataset)
+def test_a_check_without_a_run_folder_writes_nothing(dataset, tmp_path, capsys, scanned):
+    before = files_of(tmp_path)
     assert main([str(dataset), "--check", *ONE]) == 0
     assert "3 of 3 cases can be used." in capsys.readouterr().out and len(scanned()) == 3
-    assert main([str(dataset), "--check", *ONE]) == 0
-    assert "3 of 3 cases can be used." in capsys.readouterr().out and len(scanned()) == 3
-    assert files_of(dataset) == before
-    assert [path.parent.name for path in (tmp_path / "cache").rglob("*.jsonl")] == ["datasets"]
+    (tmp_path / "scanned.txt").unlink()
+    assert files_of(tmp_path) == before
     spoil(dataset)
     assert main([str(dataset), "--check", *ONE]) == 4
-    captured = capsys.readouterr()
-    assert scanned()[3:] == ["case_1"]
-    assert "2 of 3 cases did not change; they were not read again." in captured.err
-    assert "case_1  label holds 9 (720 voxels)" in captured.err
-    assert main([str(dataset), "--check", "--on-bad", "skip", *ONE]) == 3 and len(scanned()) == 4
+    assert "case_1  label holds 9 (720 voxels)" in capsys.readouterr().err and len(scanned()) == 3
+    assert main([str(dataset), "--check", "--on-bad", "skip", *ONE]) == 3
     assert "case_1  label holds 9 (720 voxels)" in capsys.readouterr().out
 
 
@@ -91,7 +85,7 @@ def test_a_check_into_a_folder_writes_the_report_and_the_plan_there_reads_nothin
     assert page.index("case_1") < page.index("case_0") and "label holds 9 (720 voxels)" in page
     assert str(tmp_path) not in page + (run / "dataset_report.json").read_text()
     assert str(tmp_path) not in (run / "dataset_cache.jsonl").read_text()
-    assert not (tmp_path / "cache").exists() and len(scanned()) == 3
+    assert len(scanned()) == 3
     assert main([*words, "--on-bad", "skip", "--device", "cpu"]) == 3
     assert len(scanned()) == 3 and (run / "plans.json").is_file()
 
@@ -109,14 +103,6 @@ def test_a_check_that_finds_nothing_usable_still_writes_its_report(dataset, tmp_
     assert main([str(dataset), "--check", "-o", str(run), *ONE]) == 4
     assert "dataset.json cannot be read as JSON" in (run / "dataset_report.html").read_text()
     assert str(tmp_path) not in (run / "dataset_report.html").read_text()
-
-
-def test_a_check_without_a_place_for_a_cache_works_and_says_so(dataset, tmp_path, capsys, scanned):
-    (tmp_path / "cache").write_text("a file where the folder would be")
-    for _ in range(2):
-        assert main([str(dataset), "--check", *ONE]) == 0
-        assert "no cache can be written" in capsys.readouterr().err
-    assert len(scanned()) == 6
 
 
 def test_a_check_into_the_dataset_is_refused(dataset, capsys):

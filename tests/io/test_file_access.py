@@ -23,7 +23,6 @@ OTHER_FILES = {
     "cli/common.py": "nowhere, for what is left to be printed",
     "system/file_lock.py": "locks",
     "planning/fingerprint/case_cache.py": "its own lines",
-    "planning/fingerprint/file_state.py": "digests of any file's bytes",
     "system/atomic_files.py": "digests of any file's bytes, and files that are being written",
     "demo/pictures.py": "pictures that the demo wrote",
     "inference/predictor.py": "its own scratch",

@@ -1,11 +1,11 @@
-"""What was measured of each case in earlier runs, kept in one file so that only cases that changed are read again.
+"""The measurements of each case in earlier runs, kept in one file so that only cases that changed are read again.
 
-Owns: `CaseCache`, `CaseEntry`, `ValuesEntry`, the form of their file.
-Does not own: the measurements (`measure_case.py`), when a file is the same (`file_state.py`), which cases are read
-(`extract.py`), where a check without a run folder keeps them (`planning/user_cache.py`).
+Owns: `CaseCache`, `CaseEntry`, `ValuesEntry`, `FileState`, the form of their file.
+Does not own: the measurements (`measure_case.py`), which cases are read (`extract.py`).
 
-A line a case: a digest of the line, and the case as JSON. The file is untrusted: what is damaged, of another form or of
-another declaration is passed over, and its case is read again. It is written whole, in place of the one before.
+A case counts as unchanged while its files have the same paths, sizes and times of change. The file has one line per
+case: a digest of the line, and the case as JSON. It is untrusted: lines that are damaged, of another form or of another
+declaration are ignored, and their cases are read again. It is always written whole, in place of the one before.
 """
 
 import base64
@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -24,7 +24,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from autoseg.datasets.labels import MAX_VALUE
 from autoseg.errors import Problem
 from autoseg.planning.fingerprint.case_statistics import MAX_SAMPLE_PER_CASE, CaseStatistics
-from autoseg.planning.fingerprint.file_state import FileState
 from autoseg.planning.fingerprint.measure_case import CaseScanResult
 from autoseg.system.atomic_files import write_bytes
 
@@ -37,6 +36,21 @@ log = logging.getLogger("autoseg")
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class FileState(NamedTuple):
+    """Size in bytes and time of change of a file, by which it counts as unchanged."""
+
+    num_bytes: int
+    mtime_ns: int
+
+
+def find_states(paths: Iterable[Path]) -> tuple[FileState, ...] | None:
+    """Return the state of files; None where one cannot be found."""
+    try:
+        return tuple(FileState(stat.st_size, stat.st_mtime_ns) for stat in (path.stat() for path in paths))
+    except OSError:
+        return None
 
 
 class KeptProblem(_Strict):
@@ -92,7 +106,7 @@ class ValuesEntry(_Strict):
 
     Attributes:
         form: Of this line.
-        name: The file, as messages name it.
+        name: A digest of the path of the file.
         file: As it was when it was read.
         values: As `list_label_values` gave them.
     """
@@ -122,11 +136,6 @@ def make_entry(result: CaseScanResult, *, recipe: str, files: tuple[FileState, .
     )
 
 
-def make_values_entry(name: str, *, file: FileState, values: Iterable[int]) -> ValuesEntry | None:
-    """Make an entry of the values of a label map; None for a name that is no Unicode."""
-    return ValuesEntry(name=name, file=file, values=tuple(values)) if _is_unicode(name) else None
-
-
 def _is_unicode(text: str) -> bool:
     return text.encode(errors="replace").decode() == text
 
@@ -139,15 +148,13 @@ def cache_name(dataset: str | None) -> str:
 class CaseCache:
     """The entries of one dataset."""
 
-    def __init__(self, path: Path | None, *, is_optional: bool = False) -> None:
-        """Read what is there.
+    def __init__(self, path: Path | None) -> None:
+        """Read the entries.
 
         Args:
-            path: Of the file; None keeps nothing.
-            is_optional: Whether a file that cannot be written is no error.
+            path: The file; None keeps nothing.
         """
         self._path = path
-        self._is_optional = is_optional
         self._entries, self._values = ({}, {}) if path is None else _read(path)
         self.fresh: set[str] = set()  # cases that other ranks have measured in this run
         self._asked: set[str] = set()  # names of label maps
@@ -189,10 +196,8 @@ class CaseCache:
     def take(self, path: Path) -> None:
         """Keep what another rank wrote of its share."""
         for case_id, entry in _read(path)[0].items():
-            before = self._entries.get(case_id)
-            if before is None or not _is_of_the_same_bytes(before, entry):
+            if self._entries.get(case_id) != entry:
                 self.fresh.add(case_id)
-            if before != entry:
                 self.keep(entry)
 
     def forget_others(self, case_ids: Iterable[str]) -> None:
@@ -208,27 +213,15 @@ class CaseCache:
         """Write the file, if anything changed since it was read.
 
         Raises:
-            OSError: It cannot be written, and is not optional.
+            OSError: It cannot be written.
         """
         self._saved = time.monotonic()
         if self._path is None or not self._is_changed:
             return
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            entries: list[CaseEntry | ValuesEntry] = [*self._values.values(), *self._entries.values()]
-            write_bytes(self._path, b"".join(map(_to_line, entries)))
-        except OSError as error:
-            if not self._is_optional:
-                raise
-            log.info("the next check reads all scans again, since no cache can be written: %s.", error.strerror)
-            self._path = None
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        entries: list[CaseEntry | ValuesEntry] = [*self._values.values(), *self._entries.values()]
+        write_bytes(self._path, b"".join(map(_to_line, entries)))
         self._is_changed = False
-
-
-def _is_of_the_same_bytes(one: CaseEntry, other: CaseEntry) -> bool:
-    """Say whether two entries differ, at most, in when somebody looked at the files."""
-    digests = [[file.digest for file in entry.files] for entry in (one, other)]
-    return digests[0] == digests[1] and one.model_copy(update={"files": other.files}) == other
 
 
 def _to_line(entry: CaseEntry | ValuesEntry) -> bytes:

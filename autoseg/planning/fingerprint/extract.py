@@ -1,4 +1,4 @@
-"""All cases of a dataset read and measured, but for those that an earlier run has measured.
+"""Reads and measures all cases of a dataset, except for those that an earlier run has measured.
 
 Owns: `scan_cases`, `list_values_once`, and what beside its files decides whether a case must be read again.
 Does not own: one case (`measure_case.py`), what is kept (`case_cache.py`), worker processes (`system/process_pool.py`).
@@ -15,8 +15,13 @@ from autoseg import __version__
 from autoseg.datasets.dataset import CaseFiles, Dataset
 from autoseg.datasets.labels import list_label_values
 from autoseg.errors import Problem
-from autoseg.planning.fingerprint.case_cache import CaseCache, CaseEntry, make_entry, make_values_entry
-from autoseg.planning.fingerprint.file_state import are_unchanged, note_again, note_files
+from autoseg.planning.fingerprint.case_cache import (
+    CaseCache,
+    CaseEntry,
+    ValuesEntry,
+    find_states,
+    make_entry,
+)
 from autoseg.planning.fingerprint.measure_case import CaseScanResult, scan_case
 from autoseg.system.process_pool import WorkerFailure, map_cases
 
@@ -24,21 +29,11 @@ log = logging.getLogger("autoseg")
 
 
 @dataclass(frozen=True)
-class _Looked:
-    """What came of it: the result, what is to be kept of it, and whether its files hold the same bytes as before."""
-
-    result: CaseScanResult
-    entry: CaseEntry | None
-    is_same: bool
-
-
-@dataclass(frozen=True)
-class _Due:
-    """A case that size and times of its files do not vouch for, with what was kept of it."""
+class _DueCase:
+    """A case that must be read, with the recipe of its measurements."""
 
     case: CaseFiles
     recipe: str
-    entry: CaseEntry | None
 
     @property
     def case_id(self) -> str:
@@ -59,7 +54,7 @@ def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache, is_share
         A result for each case, in the order of the cases.
 
     Raises:
-        OSError: The cache cannot be written, and is not optional.
+        OSError: The cache cannot be written.
     """
     results: dict[str, CaseScanResult] = {}
     due = []
@@ -68,22 +63,22 @@ def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache, is_share
         recipe = _recipe(case, declared)
         entry = cache.find(case.case_id, recipe=recipe)
         result = None if entry is None else _result(entry, case, dataset=dataset)
-        if entry is not None and result is not None and are_unchanged(entry.files, _paths(case)):
+        if entry is not None and result is not None and entry.files == find_states(_paths(case)):
             results[case.case_id] = result
         else:
-            due.append(_Due(case, recipe, None if result is None else entry))
+            due.append(_DueCase(case, recipe))
     num_same = len(results.keys() - cache.fresh)
     try:
-        look = partial(_look, dataset=dataset)
-        for item, looked in map_cases(look, due, num_workers=num_workers, what="reading scans"):
-            if isinstance(looked, WorkerFailure):
-                problem = Problem(item.case_id, looked.message)
+        for item, scanned in map_cases(
+            partial(_scan, dataset=dataset), due, num_workers=num_workers, what="reading scans"
+        ):
+            if isinstance(scanned, WorkerFailure):
+                problem = Problem(item.case_id, scanned.message)
                 results[item.case_id] = CaseScanResult(item.case_id, None, (problem,))
                 continue
-            results[item.case_id] = looked.result
-            num_same += looked.is_same and item.case_id not in cache.fresh
-            if looked.entry is not None:
-                cache.keep(looked.entry)
+            results[item.case_id], entry = scanned
+            if entry is not None:
+                cache.keep(entry)
         cache.forget_others(results)
     finally:
         cache.save()
@@ -98,38 +93,25 @@ def list_values_once(path: Path, *, cache: CaseCache) -> Sequence[int]:
     Raises:
         ScanFileError: It cannot be read.
     """
-    name = "/".join(path.parts[-2:])
+    name = _digest(str(path.absolute()))
+    before = find_states([path])
     entry = cache.find_values(name)
-    if entry is not None and (same := note_again([entry.file], [path])) is not None:
-        if same != (entry.file,):
-            cache.keep_values(entry.model_copy(update={"file": same[0]}))
+    if entry is not None and before == (entry.file,):
         return entry.values
-    files = note_files([path])
     values = list_label_values(path)
-    if files is not None and note_again(files, [path]) is not None:
-        new = make_values_entry(name, file=files[0], values=values)
-        if new is not None:
-            cache.keep_values(new)
+    if before is not None and before == find_states([path]):
+        cache.keep_values(ValuesEntry(name=name, file=before[0], values=tuple(values)))
     return values
 
 
-def _look(due: _Due, *, dataset: Dataset) -> _Looked:
-    """Compare the bytes with those of an earlier run, and read the case if they differ; runs in a worker.
-
-    There is no entry where a file changed while it was read.
-    """
+def _scan(due: _DueCase, *, dataset: Dataset) -> tuple[CaseScanResult, CaseEntry | None]:
+    """Read a case, in a worker; there is no entry where a file changed while it was read."""
     paths = _paths(due.case)
-    same = None if due.entry is None else note_again(due.entry.files, paths)
-    if due.entry is not None and same is not None:
-        entry = due.entry.model_copy(update={"files": same})
-        result = _result(entry, due.case, dataset=dataset)
-        assert result is not None
-        return _Looked(result, entry, is_same=True)
-    files = note_files(paths)
+    before = find_states(paths)
     result = scan_case(due.case, dataset=dataset)
-    if files is None or note_again(files, paths) is None:
-        return _Looked(result, None, is_same=False)
-    return _Looked(result, make_entry(result, recipe=due.recipe, files=files), is_same=False)
+    if before is None or before != find_states(paths):
+        return result, None
+    return result, make_entry(result, recipe=due.recipe, files=before)
 
 
 def _result(entry: CaseEntry, case: CaseFiles, *, dataset: Dataset) -> CaseScanResult | None:
@@ -147,9 +129,14 @@ def _describe(dataset: Dataset) -> str:
 
 def _recipe(case: CaseFiles, declared: str) -> str:
     """Digest what decides, beside the content of its files, what is measured of a case and said about it."""
-    names = ["/".join(path.parts[-2:]) for path in _paths(case)]  # as messages name them
+    names = [str(path.absolute()) for path in _paths(case)]
     recipe = repr((declared, case.case_id, names, case.volumes))
-    return hashlib.blake2b(recipe.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return _digest(recipe)
+
+
+def _digest(text: str) -> str:
+    """Return a digest of text, so that the cache contains no path of this machine."""
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def _paths(case: CaseFiles) -> Sequence[Path]:

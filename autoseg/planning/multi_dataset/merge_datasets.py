@@ -48,7 +48,7 @@ def check_datasets(
     Raises:
         DatasetError: Nothing of a dataset is usable, or they do not go together; carries all problems.
         UsageError: A folder is given twice, or the mapping of labels is damaged.
-        OSError: A cache cannot be written, and is not optional.
+        OSError: A cache cannot be written.
     """
     if len(roots) == 1:
         return check_dataset(roots[0], num_workers=num_workers, cache=open_cache(roots[0], None))
