@@ -111,7 +111,6 @@ OF_TORCHRUN = {
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     local = [link for link in links if not re.match(r"https?:", link)]
-    assert local
     for link in local:
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
@@ -137,7 +136,27 @@ def test_plans_have_the_fields_that_are_named(page):
             assert is_field(field) or "PlanError" in code, code
 
 
-def test_options_and_fields_are_named_at_all():
+def test_nobody_is_told_to_install_the_project_of_another():
+    texts = [
+        path for folder in ("autoseg", "dataset_conversion", "docs", "tools") for path in (ROOT / folder).rglob("*")
+    ]
+    texts = [path for path in (*ROOT.glob("*.*"), *texts) if path.suffix in (".py", ".md", ".toml", ".html")]
+    assert len(texts) > 200
+    wrong = r"pip3? install[^\n]*(?<![\w./-])autoseg(?![\w./-])"
+    assert re.search(wrong, "pip install -U 'autoseg[dicom]'") and not re.search(
+        wrong, "pip install . && .venv/bin/autoseg_demo"
+    )
+    assert [path.name for path in texts if re.search(wrong, path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_readme_fits_on_a_few_screens():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8")) <= 7000
+
+
+def test_options_fields_and_links_are_named_at_all():
+    assert (
+        len([link for page in PAGES for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))]) > 80
+    )
     calls = [name for page in PAGES for code in code_of(page) for name, _ in calls_of(code)]
     assert len(calls) > 50 and set(calls) == set(COMMANDS)
     assert is_field("data.channels.0") and not is_field("network.bakcbone")

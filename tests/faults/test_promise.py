@@ -1,10 +1,11 @@
-"""README's promise: each sentence is linked to files that are there, and to tests that can be run."""
+"""The promises in the guide: each sentence is linked to files that are there, and to tests that can be run."""
 
 import ast
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "guides" / "promises_and_exit_codes.md"
 SENTENCES = (
     "Every output is complete or absent.",
     "Any run can be killed at any moment and repeated with the same command.",
@@ -17,8 +18,7 @@ SENTENCES = (
 
 
 def rows():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## What it promises")[1].split("\n## ")[0]
+    section = GUIDE.read_text(encoding="utf-8").split("## What it promises")[1].split("\n## ")[0]
     return dict(re.findall(r"^\| ([A-Z][^|]+?\.) \| (.+) \|$", section, flags=re.MULTILINE))
 
 
@@ -27,12 +27,12 @@ def test_the_promise_stands_word_by_word_and_each_sentence_is_linked_to_its_test
     assert tuple(found) == SENTENCES
     for sentence, held_by in found.items():
         links = re.findall(r"\]\(([^)]+)\)", held_by)
-        assert [link for link in links if not (ROOT / link).is_file()] == []
+        assert [link for link in links if not (GUIDE.parent / link).is_file()] == []
         tests = [
             node.name
             for link in links
             if link.endswith(".py")
-            for node in ast.walk(ast.parse((ROOT / link).read_text(encoding="utf-8")))
+            for node in ast.walk(ast.parse((GUIDE.parent / link).read_text(encoding="utf-8")))
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
         ]
         assert tests, sentence
