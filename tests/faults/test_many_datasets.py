@@ -224,9 +224,8 @@ def test_a_dataset_that_comes_and_goes_leaves_the_edits_and_the_plan_as_they_wer
     assert command("plan", a, b, "-o", run, *PLAN).code == 0
     before = {name: read_json(run / name) for name in ("plans.json", "label_mapping.json", "splits.json")}
     outcome = command("plan", a, b, c, "-o", run, *PLAN)
-    assert (
-        outcome.code == 0 and "liver with liver tumour = liver + liver tumour  <- data: liver; data_2" in outcome.text
-    )
+    assert outcome.code == 0 and "liver  <- data: liver; data_2: liver; c: liver" in outcome.text
+    assert "data: liver -> liver with liver tumour" in outcome.text
     assert "(background)  <- data_2: stent" in outcome.text
     outcome = command("plan", a, b, "-o", run, *PLAN)
     assert outcome.code == 0 and "keeps what it says of datasets that are not planned now: c" in outcome.text
