@@ -19,6 +19,7 @@ from autoseg.errors import DatasetError, Problem, UsageError, format_problems
 from autoseg.organs.custom_texts import read_own_descriptions, use_own_descriptions
 from autoseg.organs.llm_texts import Server
 from autoseg.organs.organ_sentences import describe_organs
+from autoseg.pipelines.plan_ranks import help_to_preprocess, open_cache, read_shares, tell_work
 from autoseg.pipelines.preprocess import preprocess_dataset
 from autoseg.planning.checks import DatasetCheck, check_names, shorten_paths
 from autoseg.planning.describe_unknown_organs import add_descriptions
@@ -29,7 +30,6 @@ from autoseg.planning.multi_dataset.dataset_names import refuse_the_same
 from autoseg.planning.multi_dataset.merge_datasets import check_datasets
 from autoseg.planning.pin_weights import pin_weights
 from autoseg.planning.planner import NO_RULES, make_plans
-from autoseg.planning.rank_work import help_to_preprocess, open_cache, read_shares, tell_work
 from autoseg.planning.report import JSON_NAME, write_report
 from autoseg.planning.resolve import Rule
 from autoseg.planning.run_folder import earlier_plans, own_folder, write_plans_if_new, write_splits_if_new

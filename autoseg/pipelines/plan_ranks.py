@@ -1,10 +1,12 @@
-"""Planning on several ranks: reading and preprocessing are shared out, all else is done by the first one.
+"""Plans on several ranks: they divide reading and preprocessing, and the main rank does everything else.
 
-Owns: who reads which case, how what was measured reaches the first rank, and what the others do meanwhile.
-Does not own: what is measured (`fingerprint/extract.py`), the order of the steps (`command.py`), preprocessing itself.
+Owns: which rank reads which case, how measurements reach the main rank, and what the other ranks do meanwhile.
+Does not own: what is measured (`planning/fingerprint/`), the order of the steps (`plan.py`), preprocessing itself
+(`preprocess.py`).
 
-Each rank writes what it measured into a file of its own beside the cache of the dataset, since ranks may be on several
-machines; the first rank takes it into the cache, and then reads the dataset as if an earlier run had measured it all.
+Each rank writes its measurements into a file of its own beside the cache of the dataset. The main rank takes them into
+the cache, and then reads the dataset as if an earlier run had measured everything. So measurements survive a rank that
+is killed, and hundreds of megabytes need not pass through torch's store.
 """
 
 import contextlib
@@ -29,16 +31,16 @@ from autoseg.system.process_pool import default_num_workers
 def read_shares(
     roots: Sequence[Path], *, run_folder: Path, num_workers: int | None, ranks: Ranks
 ) -> dict[str | None, CaseCache]:
-    """Measure the cases of datasets, each case on one rank; all ranks call this.
+    """Measure the cases of datasets, each case on one rank; every rank calls this.
 
     Args:
-        roots: Folders of the datasets.
-        run_folder: Holds the caches; the first rank holds its lock.
-        num_workers: Processes of each rank; none: its share of the machine's cores.
-        ranks: At least two.
+        roots: The folders of the datasets.
+        run_folder: Contains the caches; the main rank holds its lock.
+        num_workers: The number of processes per rank; None divides the machine's cores among its ranks.
+        ranks: Two or more ranks.
 
     Returns:
-        The caches, by the dataset's name in the run, on the first rank with all that was measured.
+        The caches by the dataset's name in the run; on the main rank they contain all measurements.
     """
     names: Sequence[str | None] = [None] if len(roots) == 1 else name_datasets(roots)
     caches = {}
@@ -63,7 +65,7 @@ def read_shares(
 
 
 def tell_work(cases: Sequence[CaseFiles], *, plan: DataPlan, bytes_a_worker: float, ranks: Ranks) -> None:
-    """Tell the other ranks what is to be preprocessed."""
+    """Broadcast to the other ranks what is to be preprocessed."""
     ranks.broadcast(
         {
             "plan": plan.model_dump(mode="json"),
@@ -74,7 +76,7 @@ def tell_work(cases: Sequence[CaseFiles], *, plan: DataPlan, bytes_a_worker: flo
 
 
 def help_to_preprocess(store_folder: Path, *, num_workers: int | None, ranks: Ranks) -> list[Problem]:
-    """Preprocess a share of what the first rank tells of."""
+    """Preprocess this rank's shard of the cases that the main rank broadcasts."""
     told = ranks.broadcast(None)
     return preprocess_dataset(
         [_from_json(case) for case in told["cases"]],
@@ -86,9 +88,9 @@ def help_to_preprocess(store_folder: Path, *, num_workers: int | None, ranks: Ra
 
 
 def _read_together(root: Path, path: Path, cache: CaseCache, *, ranks: Ranks) -> Dataset | None:
-    """Read the layout of a dataset; the first rank, alone, all label maps where labels have no names.
+    """Read the layout of a dataset; only the main rank reads label maps where labels have no names.
 
-    None where nothing is usable, which is told when the first rank checks the dataset.
+    None where nothing is usable, which the main rank reports when it checks the dataset.
     """
     dataset = None
     if ranks.is_main:
@@ -108,7 +110,7 @@ def _share_path(path: Path, rank: int) -> Path:
 
 
 def open_cache(path: Path) -> CaseCache:
-    """Open the cache of a dataset, with what ranks measured of their shares, also in a run that was killed."""
+    """Open the cache of a dataset with the measurements of all ranks, also those of a run that was killed."""
     cache = CaseCache(path)
     shares = [share for share in path.parent.glob(f"{path.stem}.*{path.suffix}") if _is_share(share, path)]
     for share in shares:

@@ -11,9 +11,9 @@ from autoseg.datasets.layouts import CaseFiles
 from autoseg.distributed.ranks import Ranks
 from autoseg.errors import DatasetError
 from autoseg.pipelines import plan as plan_pipeline
+from autoseg.pipelines import plan_ranks
 from autoseg.pipelines import preprocess as preprocessing
 from autoseg.pipelines.plan import PlanRequest, run_plan
-from autoseg.planning import rank_work
 from autoseg.planning.fingerprint import extract
 from autoseg.planning.fingerprint.case_cache import CaseCache
 from autoseg.system.atomic_files import read_json
@@ -101,7 +101,7 @@ def test_ranks_again_read_and_preprocess_nothing(make_dataset, tmp_path, plan_to
 
 def test_what_a_killed_rank_had_read_is_taken_by_the_next_run(make_dataset, tmp_path, plan_together, monkeypatch):
     root, run = make_dataset(4), tmp_path / "run"
-    monkeypatch.setattr(rank_work, "open_cache", CaseCache)  # the first rank does not come to it
+    monkeypatch.setattr(plan_ranks, "open_cache", CaseCache)  # the first rank does not come to it
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
         patch.setattr(plan_pipeline, "_check", interrupt)
         plan_together(request_of(root, run))
@@ -134,4 +134,4 @@ def test_a_dataset_that_cannot_be_read_is_told_by_the_first(tmp_path, plan_toget
 
 def test_cases_are_told_with_all_that_they_are(tmp_path):
     case = CaseFiles("a\udcff", (tmp_path / "x", tmp_path / "x"), None, "anna", (0, 1), ("liver",), "one")
-    assert rank_work._from_json(rank_work._to_json(case)) == case
+    assert plan_ranks._from_json(plan_ranks._to_json(case)) == case
