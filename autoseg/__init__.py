@@ -1,36 +1,80 @@
-"""autoseg: text-guided SAM2 for CT and MRI that configures, trains and runs itself.
+"""autoseg segments CT and MRI scans with a text-guided SAM2 that configures, trains and runs itself.
 
-The verbs load what they need when they are called, since torch takes seconds to import:
+Functions:
+    plan(dataset, run)                          checks a dataset, plans, and preprocesses its scans
+    train(run, fold=..., max_minutes=...)       trains one fold, or all cases
+    predict_files(scans, run, output)           writes label maps, statistics and a report for many scans
+    predict(image, run)                         segments one image in memory
+    load_predictor(run)                         loads a model once, for many calls of `predict`
+    evaluate(predictions, references)           measures Dice, surface Dice and HD95
+    export_model(run, file)                     packs the models of a run into one file
 
-    import autoseg
-    autoseg.plan("dataset/", "run/")
-    autoseg.train("run/", max_minutes=10)
-    autoseg.predict_files("scans/", "run/", "predictions/")
-    autoseg.evaluate("predictions/", "references/")
+Example:
+    >>> import autoseg
+    >>> autoseg.plan("my_dataset", "my_run")
+    >>> autoseg.train("my_run", max_minutes=60)
+    >>> autoseg.predict_files("new_scans", "my_run", "predictions")
+    >>> prediction = autoseg.predict("scan.nii.gz", "my_run")
+    >>> prediction.labels, prediction.names, prediction.statistics
 
-and for one image in memory, nibabel's, SimpleITK's or an array with its affine:
+Classes: `Prediction`, what `predict` returns; `OrganPrompts`, points and a box for an organ; `Callback`, to look on
+while a fold trains; `CompoundLoss`, the default loss; `NetworkOutput`, what a network of your own returns.
 
-    prediction = autoseg.predict(image, "run/")
+Every error that you can do something about is an `AutosegError`, such as `DatasetError`, `UsageError` or
+`CheckpointError`; its message says what is wrong, where, and what to do.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from autoseg.errors import (
+    AutosegError,
+    CheckpointError,
+    DatasetError,
+    GeometryError,
+    LockedError,
+    OutputError,
+    PlanError,
+    RankLostError,
+    ScanFileError,
+    TrainingError,
+    UsageError,
+)
+
 if TYPE_CHECKING:
     from autoseg.evaluation import evaluate
-    from autoseg.inference.click_prompts import OrganClicks
+    from autoseg.inference.organ_prompts import OrganPrompts
     from autoseg.inference.predictor import load_predictor
+    from autoseg.network.build import build_network
+    from autoseg.network.model import NetworkOutput
     from autoseg.pipelines.export_model import export_model
     from autoseg.pipelines.plan import plan
     from autoseg.pipelines.predict import predict_files
     from autoseg.pipelines.predict_array import Prediction, predict
     from autoseg.pipelines.train import train
+    from autoseg.training.context import Callback
+    from autoseg.training.loss.compound_loss import CompoundLoss
 
 __version__ = "0.1.0"
 __all__ = [
-    "OrganClicks",
+    "AutosegError",
+    "Callback",
+    "CheckpointError",
+    "CompoundLoss",
+    "DatasetError",
+    "GeometryError",
+    "LockedError",
+    "NetworkOutput",
+    "OrganPrompts",
+    "OutputError",
+    "PlanError",
     "Prediction",
+    "RankLostError",
+    "ScanFileError",
+    "TrainingError",
+    "UsageError",
     "__version__",
+    "build_network",
     "evaluate",
     "export_model",
     "load_predictor",
@@ -40,13 +84,18 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
-    "OrganClicks": "autoseg.inference.click_prompts",
-    "evaluate": "autoseg.evaluation",
-    "plan": "autoseg.pipelines.plan",
+# loaded when they are first asked for, since torch takes seconds to import
+_MODULES = {
+    "Callback": "autoseg.training.context",
+    "CompoundLoss": "autoseg.training.loss.compound_loss",
+    "NetworkOutput": "autoseg.network.model",
+    "OrganPrompts": "autoseg.inference.organ_prompts",
     "Prediction": "autoseg.pipelines.predict_array",
+    "build_network": "autoseg.network.build",
+    "evaluate": "autoseg.evaluation",
     "export_model": "autoseg.pipelines.export_model",
     "load_predictor": "autoseg.inference.predictor",
+    "plan": "autoseg.pipelines.plan",
     "predict": "autoseg.pipelines.predict_array",
     "predict_files": "autoseg.pipelines.predict",
     "train": "autoseg.pipelines.train",
@@ -54,7 +103,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a verb when it is first asked for."""
-    if name not in _HOMES:
+    """Load a name when it is first asked for."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'autoseg' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
+

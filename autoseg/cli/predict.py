@@ -28,26 +28,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the label maps")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda (default: auto)")
-    parser.add_argument("--labels", nargs="+", default=[], metavar="NAME", help="only these organs (default: all)")
+    parser.add_argument("--organs", nargs="+", default=[], metavar="NAME", help="only these organs (default: all)")
     parser.add_argument(
-        "--organ",
+        "--new-organ",
         nargs="+",
         default=[],
+        action="extend",
         metavar="NAME=TEXT",
-        dest="organs",
-        help='also organs that the model was not trained on, by a description, such as --organ "thymus=It lies ..."',
+        dest="new_organs",
+        help='organs that the model was not trained on, by a description, such as --new-organ "thymus=It lies ..."',
     )
     parser.add_argument(
-        "--modality", metavar="NAME", help="kind of all scans, for a model of several (default: by values)"
+        "--modality",
+        metavar="NAME",
+        help="modality of all scans, for a model of several (default: found by their values)",
     )
-    parser.add_argument("--fold", help="of a run folder, the model of one fold: all, 0, 1, ..")
+    parser.add_argument("--fold", help="the fold whose model of a run folder is used: all, 0, 1, ..")
     parser.add_argument(
         "--also",
         nargs="+",
         default=[],
         metavar="WHAT",
-        help="more files a case: uncertainty (a voxel, in per cent), probabilities (an organ), seg.nrrd (for 3D "
-        "Slicer), seg.dcm (DICOM, for series; needs highdicom), masks (one an organ)",
+        help="more files per case: uncertainty (per voxel, in per cent), probabilities (per organ), seg.nrrd (for 3D "
+        "Slicer), seg.dcm (DICOM, for series; needs highdicom), masks (one per organ)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="predict nothing: print time, memory and disk that each case would take"
@@ -75,8 +78,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.model,
         arguments.output,
         device=arguments.device,
-        labels=arguments.labels,
-        organs=_read_organs(arguments.organs),
+        organs=arguments.organs,
+        new_organs=_read_organs(arguments.new_organs),
         fold=arguments.fold,
         also=arguments.also,
         settings=arguments.settings,
@@ -107,18 +110,18 @@ def _estimate(arguments: argparse.Namespace) -> int:
     give_large_blocks_back()  # as when it predicts, or its peak would be another
     from autoseg.pipelines.dry_run import format_estimates
     from autoseg.pipelines.predict import estimate_files
+    from autoseg.pipelines.prediction_request import PredictionRequest
 
-    estimates = estimate_files(
-        arguments.input,
+    request = PredictionRequest(
         arguments.model,
-        device=arguments.device,
-        labels=arguments.labels,
-        organs=_read_organs(arguments.organs),
-        fold=arguments.fold,
-        settings=arguments.settings,
-        also=arguments.also,
-        modality=arguments.modality,
+        arguments.device,
+        arguments.organs,
+        _read_organs(arguments.new_organs),
+        arguments.fold,
+        arguments.settings,
+        arguments.modality,
     )
+    estimates = estimate_files(arguments.input, request, also=arguments.also)
     print(format_estimates(estimates))
     return EXIT_SOME_CASES_FAILED if any(one.fault for one in estimates) else EXIT_DONE
 

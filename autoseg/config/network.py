@@ -1,7 +1,7 @@
 """The part of a plan that decides the shapes of the network's weights.
 
 Owns: `NetworkPlan` with its text tower, and which window a scan gets.
-Does not own: building the network (`network/build.py`), how a value is chosen (`planning/rules/network.py`).
+Does not own: building the network (`network/build.py`), how a value is chosen (`rules/network.py`).
 """
 
 from typing import Annotated, Literal

@@ -141,7 +141,7 @@ class Plans(PlanPart):
         if self.network.point_prompts and self.training.augmentation.run_on == "device":
             raise ValueError(
                 "training.augmentation.run_on 'device' changes slices after they were made, and with "
-                "network.point_prompts clicks are drawn on changed ones; set training.augmentation.run_on to 'cpu'"
+                "network.point_prompts points are drawn on changed ones; set training.augmentation.run_on to 'cpu'"
             )
         return self
 

@@ -1,7 +1,7 @@
 """The part of a plan that decides a training run, given the network.
 
 Owns: `TrainingPlan` with the weights of the loss, augmentation and sampling.
-Does not own: training itself (`training/`), how a value is chosen (`planning/rules/training.py`).
+Does not own: training itself (`training/`), how a value is chosen (`rules/training.py`).
 """
 
 from typing import Literal
@@ -106,7 +106,7 @@ class TrainingPlan(PlanPart):
         (), max_length=4096, description="organs that slices are drawn for more or less often than for others"
     )
     point_prompt_fraction: float = Field(
-        0.5, ge=0, le=1, description="with point_prompts only: share of a slice's organs that are pointed at"
+        0.5, ge=0, le=1, description="with point_prompts only: share of a slice's organs that are encoded_prompts at"
     )
     organs_per_step: int = Field(16, ge=1, le=4096, description="organs asked for in one step")
     num_folds: int = Field(5, ge=1, le=20)

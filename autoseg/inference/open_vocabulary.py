@@ -51,7 +51,7 @@ def with_new_organs(predictor: Predictor, organs: Mapping[str, str], *, offline:
         if not state:
             raise CheckpointError(
                 "the model kept no text tower, so it cannot read about other organs than its own. "
-                "Leave out --organ, or train with another network.text."
+                "Leave out --new-organ, or train with another network.text."
             )
         told = [organ.sentences_of(number) for number in range(num_modalities) for organ in new]
         texts.append(read_new_text(plans.network.text, plans.data.text_rows, told, state=state, offline=offline))
@@ -78,20 +78,24 @@ def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
     planned = []
     for name, text in organs.items():
         if name in names:
-            raise UsageError(f"--organ {name}: the model was trained on it. Ask for it with --labels.")
+            raise UsageError(f"--new-organ {name}: the model was trained on it. Ask for it with --organs.")
         found, *more = (describe_organ(name, modality=modality, own_text=text) for modality in modalities)
         if not found.is_known:
-            raise UsageError(f'--organ {name}: autoseg has no description of it. Give one: --organ "{name}=It is ...".')
+            raise UsageError(
+                f'--new-organ {name}: autoseg has no description of it. Give one: --new-organ "{name}=It is ...".'
+            )
         value = next(free, None)
         if not name or value is None:
-            raise UsageError(f"--organ {name!r:.40}: it needs a name, and a free value up to {LARGEST_VALUE}. Name it.")
+            raise UsageError(
+                f"--new-organ {name!r:.40}: it needs a name, and a free value up to {LARGEST_VALUE}. Name it."
+            )
         try:
             others = tuple(one.sentences for one in more)
             planned.append(OrganPlan(name=name, value=value, sentences=found.sentences, additional_sentences=others))
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise UsageError(
-                f"--organ {name!r:.40}: {reason}. Give a shorter name, or fewer and shorter sentences."
+                f"--new-organ {name!r:.40}: {reason}. Give a shorter name, or fewer and shorter sentences."
             ) from None
     return planned
 
@@ -128,7 +132,7 @@ def _warn_of_unlike(new: Sequence[OrganPlan], text: NewText, network: nn.Module,
         if text.unknown_share[number] > MOST_NEW_WORDS:
             reasons.append(f"{text.unknown_share[number]:.0%} of its words are new to the model")
         if reasons:
-            log.warning("--organ %s: %s; what is found of it may be anything.", organ.name, "; ".join(reasons))
+            log.warning("--new-organ %s: %s; what is found of it may be anything.", organ.name, "; ".join(reasons))
 
 
 def _stored(network: nn.Module) -> StoredText:

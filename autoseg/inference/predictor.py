@@ -19,15 +19,15 @@ from torch import nn
 from autoseg.config.overrides import apply_settings
 from autoseg.config.plans import Plans
 from autoseg.errors import CheckpointError, UsageError
-from autoseg.inference.click_prompts import OrganClicks, PlacedClicks, place_clicks
 from autoseg.inference.connected_components import clean_labels
 from autoseg.inference.cpu_threads import side_by_side
 from autoseg.inference.expected_dice import no_confidence
 from autoseg.inference.modality import choose_modality, find_modality_number
+from autoseg.inference.organ_prompts import OrganPrompts, PlacedPointPrompts, place_point_prompts
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import Scan
-from autoseg.network.weights.model_file import MODEL_FILE_NAME, load_models, most_validated
+from autoseg.network.weights.model_file import MODEL_FILE_NAME, BuildNetwork, load_models, most_validated
 from autoseg.preprocessing.inverse import undo_preprocessing
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
 from autoseg.system.out_of_memory import is_out_of_memory
@@ -66,38 +66,42 @@ class Predictor:
         """Channels of a case, in order."""
         return [channel.name for channel in self.plans.data.channels]
 
-    def check_clicks(self, clicks: Mapping[str, OrganClicks]) -> None:
-        """Check what can be told of clicks before a scan is read.
+    def check_point_prompts(self, point_prompts: Mapping[str, OrganPrompts]) -> None:
+        """Check what can be told of points before a scan is read.
 
         Raises:
             UsageError: The model takes none, or one is on no organ asked for.
         """
-        if clicks and not self.plans.network.point_prompts:
-            raise UsageError("clicks: this model takes none. Plan with network.point_prompts=true, and train it.")
+        if point_prompts and not self.plans.network.point_prompts:
+            raise UsageError(
+                "point_prompts: this model takes none. Plan with network.point_prompts=true, and train it."
+            )
         names = list(self.names.values())
-        unknown = [name for name in clicks if name not in names]
+        unknown = [name for name in point_prompts if name not in names]
         if unknown:
-            raise UsageError(f"clicks: {unknown[0]!r} is not among the organs asked for: {', '.join(names)}. Name one.")
+            raise UsageError(
+                f"point_prompts: {unknown[0]!r} is not among the organs asked for: {', '.join(names)}. Name one."
+            )
 
     def predict_scans(
         self,
         channels: Sequence[Scan],
         *,
-        clicks: Mapping[str, OrganClicks] | None = None,
+        point_prompts: Mapping[str, OrganPrompts] | None = None,
         with_uncertainty: bool = False,
     ) -> "PredictedCase":
         """Segment one case: `find_labels`, then `finish`.
 
         Args:
-            channels: One scan a channel, on one grid, in the plan's order.
-            clicks: What a user points at, by the organ's name; for models whose plan has `network.point_prompts`.
-            with_uncertainty: Also say how unsure each voxel is.
+            channels: One scan per channel, on one grid, in the plan's order.
+            point_prompts: Points and a box by the organ's name, for models whose plan has `network.point_prompts`.
+            with_uncertainty: Also return how unsure each voxel is.
 
         Raises:
-            UsageError: The model takes no clicks, or a click is on no organ asked for or outside the scan.
+            UsageError: The model takes no points, or a click is on no organ asked for or outside the scan.
             torch.OutOfMemoryError: Not even a slice at a time found room.
         """
-        return self.finish(self.find_labels(channels, clicks=clicks, with_uncertainty=with_uncertainty))
+        return self.finish(self.find_labels(channels, point_prompts=point_prompts, with_uncertainty=with_uncertainty))
 
     def finish(self, case: "PredictedCase") -> "PredictedCase":
         """Remove specks from a case that `find_labels` gave, in place; the network is not needed, nor its device."""
@@ -108,7 +112,7 @@ class Predictor:
         self,
         channels: Sequence[Scan],
         *,
-        clicks: Mapping[str, OrganClicks] | None = None,
+        point_prompts: Mapping[str, OrganPrompts] | None = None,
         with_uncertainty: bool = False,
         scratch: Path | None = None,
     ) -> "PredictedCase":
@@ -122,11 +126,11 @@ class Predictor:
         Raises:
             OSError: There is no room in `scratch`.
         """
-        self.check_clicks(clicks or {})
+        self.check_point_prompts(point_prompts or {})
         modality = choose_modality(channels, plan=self.plans.data, given=self.modality)
         image = prepare_slices(channels, plan=self.plans.data, modality=modality)
         names = list(self.names.values())
-        placed = place_clicks(clicks, names=names, transform=image.transform) if clicks else None
+        placed = place_point_prompts(point_prompts, names=names, transform=image.transform) if point_prompts else None
         message = ""
         for rung in self._ladder():
             if message:
@@ -136,7 +140,9 @@ class Predictor:
                     for network in rung.networks:
                         network.to(rung.device)
                 rung = replace(rung, modality=modality)
-                return rung._predict_slices(image, clicks=placed, with_uncertainty=with_uncertainty, scratch=scratch)
+                return rung._predict_slices(
+                    image, point_prompts=placed, with_uncertainty=with_uncertainty, scratch=scratch
+                )
             except RuntimeError as error:  # the parent of OutOfMemoryError, which torch raises on a GPU alone
                 if not is_out_of_memory(error):
                     raise
@@ -164,7 +170,12 @@ class Predictor:
             yield replace(self, device=torch.device("cpu"))
 
     def _predict_slices(
-        self, image: PreparedSlices, *, clicks: PlacedClicks | None, with_uncertainty: bool, scratch: Path | None
+        self,
+        image: PreparedSlices,
+        *,
+        point_prompts: PlacedPointPrompts | None,
+        with_uncertainty: bool,
+        scratch: Path | None,
     ) -> "PredictedCase":
         values = [self.plans.data.organs[k].value for k in self.organs]
         confidence = no_confidence(len(values), device=self.device)
@@ -178,7 +189,7 @@ class Predictor:
                 plans=self.plans,
                 organs=[self.plans.data.text_row(organ, self.modality or 0) for organ in self.organs],
                 device=self.device,
-                clicks=clicks,
+                point_prompts=point_prompts,
                 cores=cores,
             )
             labels = undo_preprocessing(
@@ -227,24 +238,32 @@ def _zeros_on_disk(shape: tuple[int, ...], *, folder: Path) -> np.ndarray:
 def load_predictor(
     model: Path | str,
     *,
-    labels: Sequence[str] = (),
+    organs: Sequence[str] | str = (),
     device: torch.device | str = "auto",
     fold: str | None = None,
     modality: str | None = None,
+    build_network: BuildNetwork | None = None,
 ) -> Predictor:
     """Load a model file, or the models of a run folder.
 
     Args:
         model: `model.safetensors`, a fold's folder, or a run folder: then the model trained on all cases, or where
             there is none the average of the folds.
-        labels: Names of the organs or regions asked for; none means all.
+        organs: The names of the organs or regions to find; none means all.
         device: Where to predict: auto, cpu or cuda.
         fold: Of a run folder: "all", "0", "1", ..; None as above.
-        modality: Kind of all scans, for a model that knows several: ct, mri, ..; None: told by each scan's values.
+        modality: The modality of all scans, for a model that knows several: ct, mri, ..; None: found by each scan's
+            values.
+        build_network: The function that built the model's network, if it was not autoseg's own.
 
     Raises:
         CheckpointError: There is no model there, or it is damaged.
-        UsageError: The model does not know a label, or the modality.
+        UsageError: The model does not know an organ, or the modality.
+
+    Example:
+        >>> predictor = autoseg.load_predictor("my_run", organs=["liver"])
+        >>> for path in paths:
+        ...     prediction = autoseg.predict(path, predictor)
     """
     model = Path(model)
     device = device if isinstance(device, torch.device) else choose_device(device)
@@ -252,14 +271,14 @@ def load_predictor(
     if len(paths) > 1:
         log.info("averaging %d folds", len(paths))
     try:
-        loaded = [load_models(path, device=device) for path in paths]
+        loaded = [load_models(path, device=device, build_network=build_network) for path in paths]
     except RuntimeError as error:
         if device.type == "cpu" or not is_out_of_memory(error):
             raise
         message = str(error).partition("\n")[0]
         log.warning("the memory of %s is too full for the model; predicting on the CPU (%s).", device, message)
         device = torch.device("cpu")
-        loaded = [load_models(path, device=device) for path in paths]
+        loaded = [load_models(path, device=device, build_network=build_network) for path in paths]
     plans = loaded[0][1]
     for _networks, other in loaded[1:]:
         if other.data != plans.data or other.network != plans.network:
@@ -267,15 +286,16 @@ def load_predictor(
     plans = most_validated([other for _, other in loaded])
     names = [organ.name for organ in plans.data.organs]
     regions = {region.name: region.organs for region in plans.data.regions}
-    labels = [organ for label in labels for organ in regions.get(label, (label,))]
-    unknown = [label for label in labels if label not in names]
+    asked = [organs] if isinstance(organs, str) else organs
+    asked = [organ for name in asked for organ in regions.get(name, (name,))]
+    unknown = [name for name in asked if name not in names]
     if unknown:
         known = ", ".join([*names, *regions])
-        raise UsageError(f"--labels: the model does not know {', '.join(unknown)}. It knows: {known}; name of these.")
-    organs = tuple(k for k, name in enumerate(names) if not labels or name in labels)
+        raise UsageError(f"--organs: the model does not know {', '.join(unknown)}. It knows: {known}; name of these.")
+    positions = tuple(k for k, name in enumerate(names) if not asked or name in asked)
     networks = tuple(network for part, _ in loaded for network in part)
     number = find_modality_number(plans.data, modality)
-    return Predictor(networks=networks, plans=plans, organs=organs, device=device, modality=number)
+    return Predictor(networks=networks, plans=plans, organs=positions, device=device, modality=number)
 
 
 def with_settings(predictor: Predictor, settings: Sequence[str]) -> Predictor:

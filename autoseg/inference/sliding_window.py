@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.config.plans import InferencePlan, Plans
-from autoseg.inference.click_prompts import PlacedClicks
 from autoseg.inference.cpu_threads import ONE_CORE, Cores
 from autoseg.inference.device_slices import bring_to
+from autoseg.inference.organ_prompts import PlacedPointPrompts
 from autoseg.inference.slice_order import order_slices
 from autoseg.inference.tiles import Corner, Tiles, gaussian_weight, tile
 from autoseg.network.context_slices import context_slice_numbers
 from autoseg.network.memory.memory_bank import MemoryBank
-from autoseg.network.point_prompts import Clicks
+from autoseg.network.point_prompts import PointPrompts
 from autoseg.preprocessing.slices import PreparedSlices
 from autoseg.system.torch_device import mixed_precision
 
@@ -43,7 +43,7 @@ def predict_slices(
     plans: Plans,
     organs: Sequence[int],
     device: torch.device,
-    clicks: PlacedClicks | None = None,
+    point_prompts: PlacedPointPrompts | None = None,
     cores: Cores = ONE_CORE,
 ) -> Iterator[Tensor]:
     """Predict a case, some slices at a time.
@@ -54,7 +54,7 @@ def predict_slices(
         plans: Window, overlap, mirroring, batch.
         organs: (K) rows of the networks' text, `plans.data.text_row`.
         device: Where the networks are.
-        clicks: On the organs asked for; None: text alone.
+        point_prompts: On the organs asked for; None: text alone.
         cores: Share the slices of a batch.
 
     Yields:
@@ -78,7 +78,7 @@ def predict_slices(
         for start in range(0, len(near.slab), size):
             numbers = order[start : start + size]
             images = tiles.pad(near.stack(numbers))
-            pointed = None if clicks is None else partial(clicks.in_window, numbers, tiles)
+            encoded_prompts = None if point_prompts is None else partial(point_prompts.in_window, numbers, tiles)
             predict = partial(
                 _predict_window,
                 networks,
@@ -87,7 +87,7 @@ def predict_slices(
                 positions=numbers,
                 banks=banks,
                 cores=cores,
-                pointed=pointed,
+                encoded_prompts=encoded_prompts,
             )
             maps.append(_blend(images, tiles, predict=predict, weight=weight))
         yield maps.pop() if len(maps) == 1 else _in_order(maps, order)
@@ -150,22 +150,22 @@ def _predict_window(
     positions: Sequence[int],
     banks: Banks,
     cores: Cores,
-    pointed: Callable[[Corner], Clicks] | None,
+    encoded_prompts: Callable[[Corner], PointPrompts] | None,
 ) -> Tensor:
     """Predict one window of some slices: (B, N * C, r, w) to (B, 1 + K, r, w).
 
     With a memory the slices take their turns, and `banks` is moved on; without one they are shared out over the cores.
     """
     predict = partial(_predict_part, networks, organs, plans=plans.inference)
-    clicks = None if pointed is None else pointed(corner).to(images.device)
+    point_prompts = None if encoded_prompts is None else encoded_prompts(corner).to(images.device)
     if not plans.network.memory_slices:
 
         def predict_part(part: slice) -> Tensor:
-            return predict(images[part], clicks=None if clicks is None else clicks.take(part))
+            return predict(images[part], point_prompts=None if point_prompts is None else point_prompts.take(part))
 
         return torch.cat(cores.map(predict_part, cores.parts(len(images))))
     turns = torch.tensor([list(positions)], device=images.device)  # (1, B)
-    return predict(images, clicks=clicks, positions=turns, banks=banks, corner=corner)
+    return predict(images, point_prompts=point_prompts, positions=turns, banks=banks, corner=corner)
 
 
 @torch.inference_mode()
@@ -175,7 +175,7 @@ def _predict_part(
     images: Tensor,
     *,
     plans: InferencePlan,
-    clicks: Clicks | None = None,
+    point_prompts: PointPrompts | None = None,
     positions: Tensor | None = None,
     banks: Banks | None = None,
     corner: Corner = (0, 0),
@@ -187,9 +187,11 @@ def _predict_part(
     for flip, (number, network) in itertools.product(flips, enumerate(networks)):
         key = (corner, flip, number)
         bank = None if banks is None else banks.get(key)
-        pointed = None if clicks is None else clicks.flip(flip, window=(images.shape[-2], images.shape[-1]))
+        encoded_prompts = (
+            None if point_prompts is None else point_prompts.flip(flip, window=(images.shape[-2], images.shape[-1]))
+        )
         with mixed_precision(images.device):
-            output = network(images.flip(flip), organs, clicks=pointed, positions=positions, bank=bank)
+            output = network(images.flip(flip), organs, point_prompts=encoded_prompts, positions=positions, bank=bank)
         if banks is not None:
             banks[key] = output.bank
         logits = output.logits

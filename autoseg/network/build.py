@@ -13,7 +13,7 @@ from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.mask_decoder import SemanticMaskDecoder
 from autoseg.network.memory.slice_memory import SliceMemory
 from autoseg.network.model import AutosegNetwork
-from autoseg.network.point_prompts import ClickEncoder
+from autoseg.network.point_prompts import PointPromptEncoder
 from autoseg.network.prompt_projector import PromptProjector
 from autoseg.network.refiner import Refiner
 from autoseg.network.sam2_modules import (
@@ -69,8 +69,8 @@ def build_network(
     hiera = build_hiera(network.backbone)
     neck = build_neck(network.backbone, feature_channels=channels)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
-    clicks = _build_click_encoder(network) if network.point_prompts else None
-    position = PositionEmbeddingRandom(channels // 2) if clicks is None else clicks.encoder.pe_layer
+    point_prompts = _build_click_encoder(network) if network.point_prompts else None
+    position = PositionEmbeddingRandom(channels // 2) if point_prompts is None else point_prompts.encoder.pe_layer
     memory = _build_memory(network) if network.memory_slices else None
     return AutosegNetwork(
         text=text,
@@ -90,7 +90,7 @@ def build_network(
             ),
         ),
         prompt_projector=PromptProjector(channels=channels, num_tokens=network.prompt_tokens),
-        click_encoder=clicks,
+        point_prompt_encoder=point_prompts,
         mask_decoder=SemanticMaskDecoder(decoder=decoder, channels=channels),
         semantic_decoder=SemanticAwareDecoder(transformer=build_two_way_transformer(channels), channels=channels)
         if network.semantic_decoder
@@ -127,8 +127,10 @@ def _build_towers(plans: Plans, *, offline: bool) -> tuple[nn.Module, "ClipImage
     return text, build_clip_image(network, clip) if network.interaction_image_encoder == "clip" else None
 
 
-def _build_click_encoder(network: NetworkPlan) -> ClickEncoder:
-    return ClickEncoder(build_prompt_encoder(feature_channels=network.feature_channels, side=network.image_size_px))
+def _build_click_encoder(network: NetworkPlan) -> PointPromptEncoder:
+    return PointPromptEncoder(
+        build_prompt_encoder(feature_channels=network.feature_channels, side=network.image_size_px)
+    )
 
 
 def _build_memory(network: NetworkPlan) -> SliceMemory:

@@ -21,7 +21,7 @@ from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.mask_decoder import DecodedMasks, SemanticMaskDecoder
 from autoseg.network.memory.memory_bank import MemoryBank
 from autoseg.network.memory.slice_memory import SliceMemory
-from autoseg.network.point_prompts import ClickEncoder, Clicks, PointedAt, no_clicks
+from autoseg.network.point_prompts import EncodedPrompts, PointPromptEncoder, PointPrompts, no_point_prompts
 from autoseg.network.prompt_projector import PromptProjector, Prompts
 from autoseg.network.refiner import RefinedMap, Refiner
 from autoseg.network.sam2_modules import PositionEmbeddingRandom
@@ -94,7 +94,7 @@ class AutosegNetwork(nn.Module):
         interaction: CrossModalInteraction,
         image_encoder: ImageEncoder,
         prompt_projector: PromptProjector,
-        click_encoder: ClickEncoder | None,
+        point_prompt_encoder: PointPromptEncoder | None,
         mask_decoder: SemanticMaskDecoder,
         semantic_decoder: SemanticAwareDecoder | None,
         memory: SliceMemory | None,
@@ -112,7 +112,7 @@ class AutosegNetwork(nn.Module):
             interaction: Makes the semantics.
             image_encoder: Hiera with injection.
             prompt_projector: Makes the prompts.
-            click_encoder: Makes more of them from points and boxes, or None.
+            point_prompt_encoder: Makes more of them from points and boxes, or None.
             mask_decoder: SAM's.
             semantic_decoder: SEG-SAM's, or None.
             memory: Of other slices of a volume, or None.
@@ -128,7 +128,7 @@ class AutosegNetwork(nn.Module):
         self.interaction = interaction
         self.image_encoder = image_encoder
         self.prompt_projector = prompt_projector
-        self.click_encoder = click_encoder
+        self.point_prompt_encoder = point_prompt_encoder
         self.mask_decoder = mask_decoder
         self.semantic_decoder = semantic_decoder
         self.memory = memory
@@ -144,7 +144,7 @@ class AutosegNetwork(nn.Module):
         images: Tensor,
         organs: Tensor,
         *,
-        clicks: Clicks | None = None,
+        point_prompts: PointPrompts | None = None,
         positions: Tensor | None = None,
         bank: MemoryBank | None = None,
         gradient_slices: int = 0,
@@ -154,11 +154,13 @@ class AutosegNetwork(nn.Module):
         Args:
             images: (B, N * C, R, W) normalized slices, each in the middle of its neighbors.
             organs: (K,) rows of the text: the positions of the organs in the plan, `plans.data.text_row`.
-            clicks: Points and boxes of B slices and these organs, for a network that takes them; None: text alone.
-            positions: (V, T) numbers in their volumes of the slices, which are visited in this order, the memory of
-                one at hand for the next; B = V * T, one volume after the other. None: each slice by itself.
-            bank: What is remembered of the V volumes; None at their beginning.
-            gradient_slices: Through so many of the slices visited last gradients flow in the memory.
+            point_prompts: Points and boxes of B slices and these organs, for a network that takes them; None: text
+                alone.
+            positions: (V, T) numbers of the slices in their volumes, in the order in which they are visited, with the
+                memory of one slice at hand for the next; B = V * T, one volume after the other. None: each slice by
+                itself.
+            bank: The memory of the V volumes; None at their beginning.
+            gradient_slices: The number of slices visited last through whose memory gradients flow.
         """
         vectors, is_sentence = self.text(organs)  # (K, S, D)
         small = self._to_square(self.stem(self._middle(images)))  # (B, 3, side, side)
@@ -166,15 +168,17 @@ class AutosegNetwork(nn.Module):
         seen = tokens if self.image_tower is None else self.image_tower(small)  # (B, H, W, C)
         semantics = self.interaction(seen, vectors, is_sentence)  # (B, K, D)
         pyramid = self.image_encoder(tokens, semantics)  # (B, D, h, w) at strides 4, 8, 16
-        pointed = self._encode_clicks(clicks, semantics, window=(images.shape[-2], images.shape[-1]))
+        encoded_prompts = self._encode_point_prompts(
+            point_prompts, semantics, window=(images.shape[-2], images.shape[-1])
+        )
         if positions is None or self.memory is None:
-            decoded = self._decode(pyramid, semantics, pointed)
+            decoded = self._decode(pyramid, semantics, encoded_prompts)
         else:
             decoded, bank = self._decode_in_turn(
-                pyramid, semantics, pointed, positions=positions, bank=bank, gradient_slices=gradient_slices
+                pyramid, semantics, encoded_prompts, positions=positions, bank=bank, gradient_slices=gradient_slices
             )
         mapped = decoded.mapped
-        refined = self._refine(images, decoded, semantics, pointed)
+        refined = self._refine(images, decoded, semantics, encoded_prompts)
         return NetworkOutput(
             logits=self._fuse(refined.logits, decoded.masks, mapped),
             coarse_logits=refined.coarse_logits,
@@ -187,7 +191,7 @@ class AutosegNetwork(nn.Module):
         )
 
     def _refine(
-        self, images: Tensor, decoded: DecodedSlices, semantics: Tensor, pointed: PointedAt | None
+        self, images: Tensor, decoded: DecodedSlices, semantics: Tensor, encoded_prompts: EncodedPrompts | None
     ) -> RefinedMap:
         if self.refiner is None:
             num_slices, num_organs, _ = semantics.shape
@@ -199,28 +203,32 @@ class AutosegNetwork(nn.Module):
                 fine=decoded.fine,
                 masks=decoded.probs,
                 organs=known,
-                clicks=None if pointed is None else pointed.picture,
+                point_prompts=None if encoded_prompts is None else encoded_prompts.picture,
             )
 
-    def _encode_clicks(self, clicks: Clicks | None, semantics: Tensor, *, window: tuple[int, int]) -> PointedAt | None:
-        """Encode clicks. A network that takes them sees, asked by text alone, clicks that are none, as in training."""
-        if self.click_encoder is None:
-            if clicks is not None:
-                raise ValueError("this network takes no clicks: network.point_prompts is off in its plan")
+    def _encode_point_prompts(
+        self, point_prompts: PointPrompts | None, semantics: Tensor, *, window: tuple[int, int]
+    ) -> EncodedPrompts | None:
+        """Encode points and boxes; without any, a network that takes them sees empty ones, as in training."""
+        if self.point_prompt_encoder is None:
+            if point_prompts is not None:
+                raise ValueError("this network takes no point_prompts: network.point_prompts is off in its plan")
             return None
-        if clicks is None:
+        if point_prompts is None:
             num_slices, num_organs, _ = semantics.shape
-            clicks = no_clicks(num_slices, num_organs).to(semantics.device)
-        return self.click_encoder(clicks, window=window)
+            point_prompts = no_point_prompts(num_slices, num_organs).to(semantics.device)
+        return self.point_prompt_encoder(point_prompts, window=window)
 
-    def _decode(self, pyramid: Sequence[Tensor], semantics: Tensor, pointed: PointedAt | None) -> DecodedSlices:
+    def _decode(
+        self, pyramid: Sequence[Tensor], semantics: Tensor, encoded_prompts: EncodedPrompts | None
+    ) -> DecodedSlices:
         """Make the prompts of slices and run both decoders."""
         prompts, fused = self.prompt_projector(pyramid, semantics)
-        if self.click_encoder is not None:
-            prompts = Prompts(prompts.sparse, prompts.dense + self.click_encoder.no_mask)
-        if pointed is not None:
-            sparse = torch.cat([prompts.sparse, pointed.tokens], dim=2)
-            prompts = Prompts(sparse, prompts.dense + pointed.dense)
+        if self.point_prompt_encoder is not None:
+            prompts = Prompts(prompts.sparse, prompts.dense + self.point_prompt_encoder.no_mask)
+        if encoded_prompts is not None:
+            sparse = torch.cat([prompts.sparse, encoded_prompts.tokens], dim=2)
+            prompts = Prompts(sparse, prompts.dense + encoded_prompts.dense)
         position = self.position(pyramid[-1].shape[-2:]).unsqueeze(0)  # (1, D, h, w)
         masks = self.mask_decoder(pyramid, prompts, position)
         mapped = self.semantic_decoder(fused, semantics, position) if self.semantic_decoder is not None else None
@@ -230,7 +238,7 @@ class AutosegNetwork(nn.Module):
         self,
         pyramid: Sequence[Tensor],
         semantics: Tensor,
-        pointed: PointedAt | None,
+        encoded_prompts: EncodedPrompts | None,
         *,
         positions: Tensor,
         bank: MemoryBank | None,
@@ -244,7 +252,9 @@ class AutosegNetwork(nn.Module):
             rows = torch.arange(num_volumes, device=positions.device) * num_turns + turn  # (V,)
             *finer, coarse = (level[rows] for level in pyramid)
             seen = self.memory.read(coarse, bank, positions[:, turn])  # (V, D, h, w)
-            one = self._decode([*finer, seen], semantics[rows], None if pointed is None else pointed.take(rows))
+            one = self._decode(
+                [*finer, seen], semantics[rows], None if encoded_prompts is None else encoded_prompts.take(rows)
+            )
             decoded.append(one)
             if self.training and turn == num_turns - 1:
                 break  # nobody reads what the last slice of a clip would leave

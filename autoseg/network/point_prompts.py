@@ -1,14 +1,14 @@
-"""Clicks and boxes beside the text: what a user points at, as tokens for SAM's decoder and as a picture.
+"""Points and boxes beside the text: what a user points at, as tokens for SAM's decoder and as a picture.
 
-Owns: `Clicks`, and `ClickEncoder` around SAM 2's prompt encoder.
-Does not own: where clicks come from (`data/simulated_clicks.py`, `inference/click_prompts.py`).
+Owns: `PointPrompts`, and `PointPromptEncoder` around SAM 2's prompt encoder.
+Does not own: where points come from (`data/simulated_prompts.py`, `inference/organ_prompts.py`).
 
 SAM learned from a billion masks what a token of a place means. A network trained from scratch does not learn it in
-hundreds of steps, so the clicks are drawn as well: a bump for each point, a filled box.
+hundreds of steps, so the points are drawn as well: a bump for each point, a filled box.
 
 Source: SEG-SAM, visual prompts beside text; SAM 2, section 4, prompt encoder.
 
-Legend: B slices, K organs, P clicks an organ, D channels, h x w the stride-16 grid, h4 x w4 at stride 4,
+Legend: B slices, K organs, P points an organ, D channels, h x w the stride-16 grid, h4 x w4 at stride 4,
 r x c the window.
 """
 
@@ -23,13 +23,13 @@ from autoseg.network.sam2_modules import PromptEncoder
 
 CELL_PX = 4  # of the square, a cell of the grid at stride 4
 BUMP_CELLS = 1.0  # deviation of a point's bump
-NUM_CLICKS = 5  # an organ's, at least: the corners of a box and three points; those that are not set are NOTHING
+NUM_POINTS = 5  # an organ's, at least: the corners of a box and three points; those that are not set are NOTHING
 NOTHING, OUTSIDE, INSIDE, BOX_FIRST, BOX_LAST = -1, 0, 1, 2, 3  # SAM's own numbers
 
 
 @dataclass(frozen=True)
-class Clicks:
-    """What is pointed at in each slice.
+class PointPrompts:
+    """What is encoded prompts at in each slice.
 
     Attributes:
         places: (B, K, P, 2) row and column in pixels of the window; 0 is the middle of the first pixel.
@@ -39,15 +39,15 @@ class Clicks:
     places: Tensor
     kinds: Tensor
 
-    def take(self, slices: slice | Tensor) -> "Clicks":
+    def take(self, slices: slice | Tensor) -> "PointPrompts":
         """Return those of some slices."""
-        return Clicks(self.places[slices], self.kinds[slices])
+        return PointPrompts(self.places[slices], self.kinds[slices])
 
-    def to(self, device: torch.device) -> "Clicks":
+    def to(self, device: torch.device) -> "PointPrompts":
         """Return them on a device."""
-        return Clicks(self.places.to(device, non_blocking=True), self.kinds.to(device, non_blocking=True))
+        return PointPrompts(self.places.to(device, non_blocking=True), self.kinds.to(device, non_blocking=True))
 
-    def flip(self, axes: Sequence[int], *, window: tuple[int, int]) -> "Clicks":
+    def flip(self, axes: Sequence[int], *, window: tuple[int, int]) -> "PointPrompts":
         """Mirror them as `Tensor.flip` mirrors (B, C, r, c) images: axis 2 are the rows, 3 the columns."""
         places, kinds = self.places.clone(), self.kinds
         for axis in axes:
@@ -55,13 +55,13 @@ class Clicks:
         first, last = kinds == BOX_FIRST, kinds == BOX_LAST
         if axes and first.any():  # the corner with the smaller numbers stays the first
             places = _swap_corners(places, first, last, axes=axes)
-        return Clicks(places, kinds)
+        return PointPrompts(places, kinds)
 
 
-def no_clicks(num_slices: int, num_organs: int, num_clicks: int = NUM_CLICKS) -> Clicks:
-    """Return (B, K, P) clicks that are all NOTHING."""
-    kinds = torch.full((num_slices, num_organs, num_clicks), NOTHING)
-    return Clicks(torch.zeros(*kinds.shape, 2), kinds)
+def no_point_prompts(num_slices: int, num_organs: int, num_points: int = NUM_POINTS) -> PointPrompts:
+    """Return (B, K, P) points that are all NOTHING."""
+    kinds = torch.full((num_slices, num_organs, num_points), NOTHING)
+    return PointPrompts(torch.zeros(*kinds.shape, 2), kinds)
 
 
 def _swap_corners(places: Tensor, first: Tensor, last: Tensor, *, axes: Sequence[int]) -> Tensor:
@@ -75,8 +75,8 @@ def _swap_corners(places: Tensor, first: Tensor, last: Tensor, *, axes: Sequence
 
 
 @dataclass(frozen=True)
-class PointedAt:
-    """What the clicks of B slices say of K organs.
+class EncodedPrompts:
+    """What the points of B slices say of K organs.
 
     Attributes:
         tokens: (B, K, P + 1, D) for SAM's decoder; the last is SAM's padding, a click that is none.
@@ -88,12 +88,12 @@ class PointedAt:
     picture: Tensor
     dense: Tensor
 
-    def take(self, slices: Tensor) -> "PointedAt":
+    def take(self, slices: Tensor) -> "EncodedPrompts":
         """Return what is said of some slices."""
-        return PointedAt(self.tokens[slices], self.picture[slices], self.dense[slices])
+        return EncodedPrompts(self.tokens[slices], self.picture[slices], self.dense[slices])
 
 
-class ClickEncoder(nn.Module):
+class PointPromptEncoder(nn.Module):
     """SAM 2's prompt encoder over all organs of all slices, and the picture."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
@@ -103,19 +103,21 @@ class ClickEncoder(nn.Module):
         self.dense = nn.Linear(2, encoder.embed_dim, bias=False)
         nn.init.zeros_(self.dense.weight)  # at first the dense prompt is what SAM's would be
 
-    def forward(self, clicks: Clicks, *, window: tuple[int, int]) -> PointedAt:
-        """Encode clicks in pixels of the window, (r, c), of which the image encoder sees a square."""
+    def forward(self, point_prompts: PointPrompts, *, window: tuple[int, int]) -> EncodedPrompts:
+        """Encode points in pixels of the window, (r, c), of which the image encoder sees a square."""
         rows, columns = self.encoder.input_image_size
-        scale = torch.tensor([rows / window[0], columns / window[1]], device=clicks.places.device)
-        middles = (clicks.places + 0.5) * scale  # in pixels of the square, from its corner
+        scale = torch.tensor([rows / window[0], columns / window[1]], device=point_prompts.places.device)
+        middles = (point_prompts.places + 0.5) * scale  # in pixels of the square, from its corner
         # SAM takes (x, y), and adds half a pixel of its own image to reach a pixel's middle
         points = (middles - 0.5).flip(-1).flatten(0, 1)  # (B * K, P, 2)
-        tokens, _ = self.encoder(points=(points, clicks.kinds.flatten(0, 1)), boxes=None, masks=None)
-        picture = draw_clicks(Clicks(middles / CELL_PX, clicks.kinds), grid=(rows // CELL_PX, columns // CELL_PX))
+        tokens, _ = self.encoder(points=(points, point_prompts.kinds.flatten(0, 1)), boxes=None, masks=None)
+        picture = paint_point_prompts(
+            PointPrompts(middles / CELL_PX, point_prompts.kinds), grid=(rows // CELL_PX, columns // CELL_PX)
+        )
         small = F.adaptive_max_pool2d(picture.flatten(0, 1), self.encoder.image_embedding_size)  # (B * K, 2, h, w)
         dense = self.dense(small.movedim(1, -1)).movedim(-1, 1)
-        shape = clicks.kinds.shape[:2]
-        return PointedAt(tokens.unflatten(0, shape), picture, dense.unflatten(0, shape))
+        shape = point_prompts.kinds.shape[:2]
+        return EncodedPrompts(tokens.unflatten(0, shape), picture, dense.unflatten(0, shape))
 
     @property
     def no_mask(self) -> Tensor:
@@ -123,23 +125,25 @@ class ClickEncoder(nn.Module):
         return self.encoder.no_mask_embed.weight.view(-1, 1, 1)
 
 
-def draw_clicks(clicks: Clicks, *, grid: tuple[int, int]) -> Tensor:
-    """Draw clicks as (B, K, 2, h4, w4): bumps of the points, 1 or -1 high, and filled boxes.
+def paint_point_prompts(point_prompts: PointPrompts, *, grid: tuple[int, int]) -> Tensor:
+    """Draw points as (B, K, 2, h4, w4): bumps of the points, 1 or -1 high, and filled boxes.
 
     Args:
-        clicks: In cells of the grid, 0 being the first one's edge.
+        point_prompts: In cells of the grid, 0 being the first one's edge.
         grid: (h4, w4).
     """
-    middles = [torch.arange(size, device=clicks.places.device) + 0.5 for size in grid]
-    away = [(m - clicks.places[..., axis, None]) / BUMP_CELLS for axis, m in enumerate(middles)]  # (B, K, P, h4 or w4)
+    middles = [torch.arange(size, device=point_prompts.places.device) + 0.5 for size in grid]
+    away = [
+        (m - point_prompts.places[..., axis, None]) / BUMP_CELLS for axis, m in enumerate(middles)
+    ]  # (B, K, P, h4 or w4)
     bumps = [torch.exp(-0.5 * distance**2) for distance in away]
-    sign = (clicks.kinds == INSIDE).float() - (clicks.kinds == OUTSIDE).float()  # (B, K, P)
+    sign = (point_prompts.kinds == INSIDE).float() - (point_prompts.kinds == OUTSIDE).float()  # (B, K, P)
     points = torch.einsum("bkp,bkph,bkpw->bkhw", sign, *bumps).clamp(-1, 1)
-    first, last = ((clicks.kinds == kind).float() for kind in (BOX_FIRST, BOX_LAST))
+    first, last = ((point_prompts.kinds == kind).float() for kind in (BOX_FIRST, BOX_LAST))
     inside = []
     for axis, m in enumerate(middles):
         low, high = (
-            (which * clicks.places[..., axis]).sum(dim=2, keepdim=True) for which in (first, last)
+            (which * point_prompts.places[..., axis]).sum(dim=2, keepdim=True) for which in (first, last)
         )  # (B, K, 1)
         inside.append((m + 0.5 > low) & (m - 0.5 < high))  # cells that the box touches
     box = inside[0].unsqueeze(3) & inside[1].unsqueeze(2) & first.any(dim=2)[..., None, None]  # (B, K, h4, w4)

@@ -1,4 +1,4 @@
-"""Semantic prompts in place of clicks: what SAM's decoder is told about each organ.
+"""Semantic prompts in place of point_prompts: what SAM's decoder is told about each organ.
 
 Owns: the fusion of the feature scales both ways, and the sparse and dense prompts made from it.
 

@@ -91,7 +91,7 @@ class Refiner(nn.Module):
             stage_channels: Width of each stage, finest first.
             stride: Of the finest stage. At 2, blocks of 2 x 2 pixels enter and leave as channels: no pixel is lost and
                 the stage costs a quarter.
-            point_prompts: Whether the picture of clicks is painted beside the masks.
+            point_prompts: Whether the picture of points is painted beside the masks.
         """
         super().__init__()
         widths = list(stage_channels)
@@ -113,7 +113,7 @@ class Refiner(nn.Module):
         self.kernels = nn.ModuleList(TextKernels(channels, width) for width in (self.to_pixels.channels, *widths[1:2]))
 
     def forward(
-        self, images: Tensor, *, fine: Tensor, masks: Tensor, organs: Tensor, clicks: Tensor | None = None
+        self, images: Tensor, *, fine: Tensor, masks: Tensor, organs: Tensor, point_prompts: Tensor | None = None
     ) -> RefinedMap:
         """Refine.
 
@@ -122,7 +122,7 @@ class Refiner(nn.Module):
             fine: (B, D, h4, w4) the finest features of the image encoder.
             masks: (B, K, h4, w4) probabilities of both decoders, fused.
             organs: (B, K, D) what is known of each organ: its semantics and mask token, summed.
-            clicks: (B, K, 2, h4, w4) picture of clicks, or None.
+            point_prompts: (B, K, 2, h4, w4) picture of points, or None.
         """
         organs = self.organ_norm(organs)
         skips = []
@@ -132,9 +132,9 @@ class Refiner(nn.Module):
             skips.append(x)
         # Masks of any number of organs enter as one map: each pixel is painted with the vectors of its organs.
         painted = torch.einsum("bkhw,bkd->bdhw", masks, self.paint(organs))  # (B, D, h4, w4)
-        if self.paint_clicks is not None and clicks is not None:
+        if self.paint_clicks is not None and point_prompts is not None:
             vectors = self.paint_clicks(organs).unflatten(2, (2, -1))  # (B, K, 2, D): of points, of boxes
-            painted = painted + torch.einsum("bkchw,bkcd->bdhw", clicks, vectors)
+            painted = painted + torch.einsum("bkchw,bkcd->bdhw", point_prompts, vectors)
         context = F.adaptive_avg_pool2d(self.context(torch.cat([fine, painted], dim=1)), (x.shape[-2], x.shape[-1]))
         x = self.bottleneck(torch.cat([x, context], dim=1))
         coarse = None

@@ -207,7 +207,7 @@ def _new_token(*shape: int) -> nn.Parameter:
 
 
 def build_prompt_encoder(*, feature_channels: int, side: int) -> PromptEncoder:
-    """Build what turns clicks and boxes into tokens; masks as prompts are not taken, so their layers are left out.
+    """Build SAM's prompt encoder for points and boxes; the layers for masks as prompts are left out.
 
     Args:
         feature_channels: D.

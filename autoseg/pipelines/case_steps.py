@@ -18,8 +18,8 @@ from autoseg.datasets.dataset import CaseFiles, read_channels
 from autoseg.errors import AutosegError, GeometryError, OutputError, printable
 from autoseg.export.case_files import remove_case, write_case
 from autoseg.export.run_files import CaseStatus
-from autoseg.inference.click_prompts import OrganClicks
 from autoseg.inference.modality import choose_modality, list_alike
+from autoseg.inference.organ_prompts import OrganPrompts
 from autoseg.inference.predictor import PredictedCase, Predictor
 from autoseg.io.geometry import grids_differ, small_shift
 from autoseg.io.image import Scan, read_header
@@ -48,7 +48,7 @@ class Job:
         predictor: The model.
         output: Folder for the files.
         recipe: All but the scans that decides these files, in words.
-        clicks: By case and organ.
+        point_prompts: By case and organ.
         also: Files of `ALSO` that are written too.
         journal: Of the folder.
     """
@@ -56,7 +56,7 @@ class Job:
     predictor: Predictor
     output: Path
     recipe: str
-    clicks: Mapping[str, Mapping[str, OrganClicks]]
+    point_prompts: Mapping[str, Mapping[str, OrganPrompts]]
     also: tuple[str, ...]
     journal: Journal
 
@@ -124,7 +124,7 @@ def _in_words(error: Exception) -> str:
 
 def _read(case: CaseFiles, *, job: Job) -> _Read:
     start = time.monotonic()
-    key = case_key(case, job.recipe, clicks=job.clicks.get(case.case_id))
+    key = case_key(case, job.recipe, point_prompts=job.point_prompts.get(case.case_id))
     earlier = job.journal.find(case.case_id, key=key)
     channels = read_case(case) if earlier is None else ()
     warnings = list_warnings(channels, predictor=job.predictor)
@@ -136,10 +136,10 @@ def _predict(case: CaseFiles, given: _Read, *, job: Job) -> tuple[_Read, Predict
     if given.earlier is not None:
         return given, None, 0.0
     start = time.monotonic()
-    clicks = job.clicks.get(case.case_id)
+    point_prompts = job.point_prompts.get(case.case_id)
     predicted = job.predictor.find_labels(
         given.channels,
-        clicks=clicks,
+        point_prompts=point_prompts,
         with_uncertainty="uncertainty" in job.also,
         scratch=job.output if "probabilities" in job.also else None,
     )

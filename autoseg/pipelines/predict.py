@@ -17,12 +17,14 @@ from autoseg.errors import DatasetError, OutputError, Problem, UsageError, print
 from autoseg.export.case_files import ALSO, FOLDERS, FOLDERS_OF_CASES, label_map_name
 from autoseg.export.label_tables import write_label_tables
 from autoseg.export.run_files import CaseStatus, PredictionRun, write_run
-from autoseg.inference.click_prompts import OrganClicks
-from autoseg.inference.predictor import Predictor, find_model_files, load_predictor, with_settings
+from autoseg.inference.organ_prompts import OrganPrompts
+from autoseg.inference.predictor import Predictor, find_model_files
 from autoseg.io.byte_stream import display_name
+from autoseg.network.weights.model_file import BuildNetwork
 from autoseg.pipelines.case_steps import Job, predict_cases
 from autoseg.pipelines.dry_run import Estimate, estimate_cases, tell_time_on_cpu, warn_if_disk_is_short
 from autoseg.pipelines.gather import gather
+from autoseg.pipelines.prediction_request import PredictionRequest
 from autoseg.pipelines.resume_log import JOURNAL_NAME, Journal
 from autoseg.system.atomic_files import explain_write_error, file_sha256, remove_leftovers
 from autoseg.system.file_lock import LOCK_NAME, hold_folder
@@ -34,13 +36,14 @@ def predict_files(
     output: Path | str,
     *,
     device: str = "auto",
-    labels: Sequence[str] = (),
-    organs: Mapping[str, str] | None = None,
-    fold: str | None = None,
-    settings: Sequence[str] = (),
-    clicks: Mapping[str, Mapping[str, OrganClicks]] | None = None,
-    also: Sequence[str] = (),
+    organs: Sequence[str] | str = (),
+    new_organs: Mapping[str, str] | None = None,
+    fold: str | int | None = None,
+    settings: Sequence[str] | str = (),
+    point_prompts: Mapping[str, Mapping[str, OrganPrompts]] | None = None,
+    also: Sequence[str] | str = (),
     modality: str | None = None,
+    build_network: BuildNetwork | None = None,
 ) -> PredictionRun:
     """Segment a scan or a folder of scans and write a label map for each.
 
@@ -53,39 +56,47 @@ def predict_files(
             `report.html` and `run.json`. Cases that an earlier run finished there, from the same scans, model and
             settings, are kept.
         device: auto, cpu or cuda.
-        labels: Names of the organs asked for; none means all.
-        organs: Descriptions by name of organs that the model was not trained on, asked for beside the others; an
-            empty one is looked up. There is a warning where one is unlike all that the model has read.
+        organs: The names of the organs to find; none means all.
+        new_organs: Descriptions by name of organs that the model was not trained on, found beside the others; an
+            empty one is looked up. A warning names one that is unlike all that the model has read.
         fold: Of a run folder, the model of one fold; by default the one trained on all cases, or else
             the folds' average.
         settings: Changes such as "inference.window_overlap=0.25"; only inference may be changed.
-        clicks: Points and boxes by case and organ; the other cases and organs go by their text alone.
+        point_prompts: Points and boxes by case and organ; the other cases and organs go by their text alone.
         also: More files for each case: "uncertainty" (how unsure each voxel is, in per cent), "probabilities" (of each
             organ, in per cent; on the way they take a byte a voxel and organ of the output's disk), "seg.nrrd" (a
             segmentation of 3D Slicer), "seg.dcm" (a DICOM segmentation, for DICOM series, needs highdicom),
             "masks" (a file an organ).
-        modality: Kind of all scans, for a model of several: ct, mri, ..; None: told by each scan's values.
+        modality: The modality of all scans, for a model of several: ct, mri, ..; None: found by each scan's values.
+        build_network: The function that built the model's network, if it was not autoseg's own.
 
     Raises:
         DatasetError: No case could be predicted; the cases' problems are in it.
         LockedError: Another run works on the folder.
         OutputError: The output's disk is full or broken; what was finished before stays.
         AutosegError: The model or an argument cannot be used.
+
+    Example:
+        >>> run = autoseg.predict_files("new_scans", "my_run", "predictions", organs=["liver", "spleen"])
+        >>> [case.case_id for case in run.failed]
+        []
     """
     model, output = Path(model), Path(output)
+    also = [also] if isinstance(also, str) else also
+    request = PredictionRequest(model, device, organs, new_organs, fold, settings, modality, build_network)
     unknown = [name for name in also if name not in ALSO]
     if unknown:
         raise UsageError(f"--also {unknown[0]!r:.40}: expected {', '.join(ALSO)}.")
-    digests = [file_sha256(path) for path in find_model_files(model, fold=fold)]  # before it is loaded: see `Journal`
-    predictor = _load(
-        model, labels=labels, organs=organs, device=device, fold=fold, settings=settings, modality=modality
-    )
+    digests = [
+        file_sha256(path) for path in find_model_files(model, fold=None if fold is None else str(fold))
+    ]  # before it is loaded: see `Journal`
+    predictor = request.load()
     paths = _as_paths(inputs)
     cases, problems = find_cases(paths, channel_names=predictor.channel_names)
     _refuse_output_over_input(cases, output)
     if "seg.dcm" in also:
         _refuse_what_is_no_series(cases)
-    _refuse_clicks_on_nothing(clicks or {}, cases, predictor)
+    _refuse_prompts_on_nothing(point_prompts or {}, cases, predictor)
     recipe = _describe_recipe(predictor, digests, also=also)
     with join_ranks() as ranks, _own_folder(output, ranks):
         with _writing(output):
@@ -97,7 +108,7 @@ def predict_files(
             warn_if_disk_is_short(predictor, cases, output, also=also)
             if device == "auto" and predictor.device.type == "cpu":
                 tell_time_on_cpu(predictor, cases)
-        job = Job(predictor, output, recipe, clicks or {}, tuple(also), journal)
+        job = Job(predictor, output, recipe, point_prompts or {}, tuple(also), journal)
         statuses = list(predict_cases(ranks.shard(cases), job))
         with _writing(output):
             statuses = gather(statuses, ranks, output=output)
@@ -116,47 +127,22 @@ def predict_files(
 
 
 def estimate_files(
-    inputs: Path | str | Sequence[Path | str],
-    model: Path | str,
-    *,
-    device: str = "auto",
-    labels: Sequence[str] = (),
-    organs: Mapping[str, str] | None = None,
-    fold: str | None = None,
-    settings: Sequence[str] = (),
-    also: Sequence[str] = (),
-    modality: str | None = None,
+    inputs: Path | str | Sequence[Path | str], request: PredictionRequest, *, also: Sequence[str] = ()
 ) -> list[Estimate]:
-    """Say what `predict_files` would take for each case, with the same arguments; nothing is written.
+    """Estimate what `predict_files` would take for each case; nothing is written.
+
+    Args:
+        inputs: As for `predict_files`.
+        request: The model, and what is asked of it.
+        also: More files for each case.
 
     Raises:
         AutosegError: As `predict_files`.
     """
-    predictor = _load(
-        model, labels=labels, organs=organs, device=device, fold=fold, settings=settings, modality=modality
-    )
+    predictor = request.load()
     cases, problems = find_cases(_as_paths(inputs), channel_names=predictor.channel_names)
     faults = [Estimate(case.case_id, fault=case.message) for case in _bad_cases(problems)]
     return [*estimate_cases(predictor, cases, also=also), *faults]
-
-
-def _load(
-    model: Path | str,
-    *,
-    labels: Sequence[str],
-    organs: Mapping[str, str] | None,
-    device: str,
-    fold: str | None,
-    settings: Sequence[str],
-    modality: str | None,
-) -> Predictor:
-    loaded = load_predictor(model, labels=labels, device=device, fold=fold, modality=modality)
-    predictor = with_settings(loaded, settings)
-    if not organs:
-        return predictor
-    from autoseg.inference.open_vocabulary import with_new_organs  # open_clip loads for a second
-
-    return with_new_organs(predictor, organs)
 
 
 def _as_paths(inputs: Path | str | Sequence[Path | str]) -> list[Path]:
@@ -211,17 +197,19 @@ def _refuse_what_is_no_series(cases: Sequence[CaseFiles]) -> None:
         )
 
 
-def _refuse_clicks_on_nothing(
-    clicks: Mapping[str, Mapping[str, OrganClicks]], cases: Sequence[CaseFiles], predictor: Predictor
+def _refuse_prompts_on_nothing(
+    point_prompts: Mapping[str, Mapping[str, OrganPrompts]], cases: Sequence[CaseFiles], predictor: Predictor
 ) -> None:
     known = [case.case_id for case in cases]
-    unknown = [case_id for case_id in clicks if case_id not in known]
+    unknown = [case_id for case_id in point_prompts if case_id not in known]
     if unknown:
-        raise UsageError(f"clicks: there is no case {unknown[0]!r}. Name one of {', '.join(known[:10])}.")
-    for case_id, own in clicks.items():
+        raise UsageError(f"point_prompts: there is no case {unknown[0]!r}. Name one of {', '.join(known[:10])}.")
+    for case_id, own in point_prompts.items():
         if not isinstance(own, Mapping):
-            raise UsageError(f"clicks: {case_id!r} has {own!r}; give organs by name, {{case: {{organ: OrganClicks}}}}.")
-        predictor.check_clicks(own)
+            raise UsageError(
+                f"point_prompts: {case_id!r} has {own!r}; give organs by name, {{case: {{organ: OrganPrompts}}}}."
+            )
+        predictor.check_point_prompts(own)
 
 
 @contextmanager

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from autoseg.errors import GeometryError, UsageError
+from autoseg.errors import GeometryError
 from autoseg.export.statistics import OrganStatistics, measure_organs
-from autoseg.inference.click_prompts import OrganClicks
-from autoseg.inference.modality import find_modality_number
-from autoseg.inference.predictor import Predictor, load_predictor, with_settings
+from autoseg.inference.organ_prompts import OrganPrompts
+from autoseg.inference.predictor import Predictor
 from autoseg.io.array_input import as_scan, in_order_of
 from autoseg.io.geometry import ImageGeometry, grids_differ, small_shift
 from autoseg.io.image import read_scan, write_label_map
+from autoseg.network.weights.model_file import BuildNetwork
 from autoseg.pipelines.case_steps import list_warnings
+from autoseg.pipelines.prediction_request import PredictionRequest
 from autoseg.preprocessing.inverse import UNSURE
 
 
@@ -61,12 +62,13 @@ def predict(
     model: Path | str | Predictor,
     *,
     device: str = "auto",
-    labels: Sequence[str] = (),
-    organs: Mapping[str, str] | None = None,
-    settings: Sequence[str] = (),
-    clicks: Mapping[str, OrganClicks] | None = None,
+    organs: Sequence[str] | str = (),
+    new_organs: Mapping[str, str] | None = None,
+    settings: Sequence[str] | str = (),
+    point_prompts: Mapping[str, OrganPrompts] | None = None,
     uncertainty: bool = False,
     modality: str | None = None,
+    build_network: BuildNetwork | None = None,
 ) -> Prediction:
     """Segment one image in memory.
 
@@ -75,27 +77,27 @@ def predict(
             scan; a list of them, one a channel, for models of several channels.
         model: A `model.safetensors` or a run folder; or a `Predictor`, which is not loaded again for each image.
         device: auto, cpu or cuda; counts for nothing where `model` is a `Predictor`.
-        labels: Names of the organs asked for; none means all. A `Predictor` is asked when it is loaded.
-        organs: Descriptions by name of organs that the model was not trained on, as for `predict_files`.
+        organs: The names of the organs to find; none means all. A `Predictor` is told when it is loaded.
+        new_organs: Descriptions by name of organs that the model was not trained on, as for `predict_files`.
         settings: Changes such as "inference.window_overlap=0.25".
-        clicks: Points and boxes by organ, voxels (i, j, k).
+        point_prompts: Points and boxes by organ, voxels (i, j, k).
         uncertainty: Also say how unsure the model is of each voxel.
-        modality: Kind of the image, for a model of several: ct, mri, ..; None: told by its values.
+        modality: The modality of the image, for a model of several: ct, mri, ..; None: found by its values.
+        build_network: The function that built the model's network, if it was not autoseg's own.
 
     Raises:
         AutosegError: The image, the model or an argument cannot be used.
+
+    Example:
+        >>> prediction = autoseg.predict(nibabel.load("scan.nii.gz"), "my_run")
+        >>> prediction.labels.shape, prediction.names
+        ((512, 512, 90), {1: 'liver', 2: 'spleen'})
     """
     images = list(image) if isinstance(image, list) else [image]
-    if labels and isinstance(model, Predictor):
-        raise UsageError("labels: this predictor knows already which organs are asked for. Load it with these labels.")
-    loaded = model if isinstance(model, Predictor) else load_predictor(model, labels=labels, device=device)
-    predictor = with_settings(loaded, settings)
-    if modality is not None:
-        predictor = replace(predictor, modality=find_modality_number(predictor.plans.data, modality))
-    if organs:
-        from autoseg.inference.open_vocabulary import with_new_organs  # open_clip loads for a second
-
-        predictor = with_new_organs(predictor, organs)
+    request = PredictionRequest(
+        model, device, organs, new_organs, settings=settings, modality=modality, build_network=build_network
+    )
+    predictor = request.load()
     channels = [
         read_scan(Path(one)) if isinstance(one, str | Path) else as_scan(one, name=f"channel {number}")
         for number, one in enumerate(images)
@@ -108,7 +110,7 @@ def predict(
         shift = small_shift(channels[0].geometry, channel.geometry, name=names[1])
         if shift is not None:
             channels[number] = replace(channel, warnings=(*channel.warnings, shift))
-    predicted = predictor.predict_scans(channels, clicks=clicks, with_uncertainty=uncertainty)
+    predicted = predictor.predict_scans(channels, point_prompts=point_prompts, with_uncertainty=uncertainty)
     statistics = measure_organs(
         predicted.labels_zyx,
         channels[0].array_zyx,

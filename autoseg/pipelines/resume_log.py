@@ -109,13 +109,13 @@ class Journal:
             self._cases[case.case_id] = case
 
 
-def case_key(case: CaseFiles, recipe: str, *, clicks: object = None) -> str:
-    """Return a digest of all that decides a case's label map: bytes of its scans, recipe, clicks.
+def case_key(case: CaseFiles, recipe: str, *, point_prompts: object = None) -> str:
+    """Return a digest of all that decides a case's label map: bytes of its scans, recipe, points.
 
     Raises:
         ScanFileError: A scan cannot be read.
     """
-    digest = hashlib.sha256(json.dumps([recipe, _plain(clicks), case.volumes]).encode())
+    digest = hashlib.sha256(json.dumps([recipe, _plain(point_prompts), case.volumes]).encode())
     for path in case.image_paths:
         try:
             digest.update(_sha256(path).encode())
@@ -126,7 +126,7 @@ def case_key(case: CaseFiles, recipe: str, *, clicks: object = None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Turn clicks into what JSON holds: arrays and tuples are lists, whole numbers of any type are numbers."""
+    """Turn points into what JSON holds: arrays and tuples are lists, whole numbers of any type are numbers."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):

@@ -31,7 +31,7 @@ NEW, ALSO_ASKED = "spine", "right kidney"
 
 def measure(model: Path, folder: Path, output: Path, *, organs: Mapping[str, str] | None = None) -> dict[str, float]:
     """Predict the unseen cases; mean Dice by organ. The values of the model are its own, so references follow them."""
-    autoseg.predict_files(folder / "all" / "unseen" / "images", model, output, device="cpu", organs=organs)
+    autoseg.predict_files(folder / "all" / "unseen" / "images", model, output, device="cpu", new_organs=organs)
     values: dict[str, int] = read_json(output / "labels.json")["labels"]
     references = output.with_name(output.name + "_references")
     for path in sorted((folder / "all" / "unseen" / "labels").glob("*.nii.gz")):

@@ -14,7 +14,6 @@ from autoseg.inference.predictor import load_predictor
 from autoseg.io.dicom import read_series, series_files
 from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import save_model
-from autoseg.pipelines import predict as predict_pipeline
 from autoseg.pipelines.predict import predict_files
 
 NAMES = {1: "liver", 4: "left kidney", 9: "my organ", 200: "spleen"}
@@ -82,7 +81,7 @@ def test_a_case_whose_segmentation_cannot_be_written_leaves_no_label_map(series,
         logits=torch.ones(len(images), 1 + len(organs), 32, 32).cumsum(dim=1)
     )
     predictor = replace(load_predictor(model, device="cpu"), networks=(bright,))
-    monkeypatch.setattr(predict_pipeline, "load_predictor", lambda *_args, **_facts: predictor)
+    monkeypatch.setattr("autoseg.pipelines.prediction_request.load_predictor", lambda *_args, **_facts: predictor)
     with pytest.raises(DatasetError, match="Frame Of Reference UID"):
         predict_files(series, model, tmp_path / "out", device="cpu", also=["seg.dcm"])
     assert not list((tmp_path / "out").glob("series*"))

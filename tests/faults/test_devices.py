@@ -111,7 +111,7 @@ def test_a_model_that_finds_no_room_is_loaded_on_the_cpu(make_dataset, model_fil
     """In the very first allocation: the device is full of somebody else's work."""
     real = autoseg.inference.predictor.load_models
 
-    def load_models(path, *, device):
+    def load_models(path, *, device, build_network):
         if device.type == "cuda":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB\nmore")
         return real(path, device=device)

@@ -51,7 +51,7 @@ def test_a_new_organ_with_the_words_of_a_known_one_is_that_one(model, plans, rng
 
 
 def test_the_predictor_that_was_given_stays_as_it_was(model, rng):
-    known = load_predictor(model, device="cpu", labels=["organ 0", "organ 2"])
+    known = load_predictor(model, device="cpu", organs=["organ 0", "organ 2"])
     scan = scan_of(rng)
     before = known.predict_scans([scan]).labels_zyx
     more = with_new_organs(known, {"liver": ""})
@@ -89,7 +89,7 @@ def test_what_is_unlike_all_that_was_read_is_warned_of(model, plans, caplog):
         assert not caplog.records
         with_new_organs(known, {"zebra": "Zebras gallop over vast savannas eating coarse grasses."})
     (record,) = caplog.records
-    assert "--organ zebra" in record.getMessage() and "of its words are new" in record.getMessage()
+    assert "--new-organ zebra" in record.getMessage() and "of its words are new" in record.getMessage()
 
 
 def test_texts_are_compared_from_the_middle_of_the_known_ones():
@@ -101,7 +101,7 @@ def test_texts_are_compared_from_the_middle_of_the_known_ones():
 @pytest.mark.parametrize(
     ("organs", "message"),
     [
-        ({"organ 1": "It is long."}, "organ 1: the model was trained on it. Ask for it with --labels"),
+        ({"organ 1": "It is long."}, "organ 1: the model was trained on it. Ask for it with --organs"),
         ({"no such thing": ""}, "no description of it. Give one"),
         ({"": "It is long."}, "it needs a name"),
         ({"n" * 201: "It is long."}, "Give a shorter name"),
@@ -151,21 +151,21 @@ def test_a_new_organ_is_told_in_each_modality_and_the_rows_of_the_others_move_al
     assert len(liver.additional_sentences) == 1 and liver.sentences != liver.additional_sentences[0]
     scan = scan_of(rng)
     for modality in ("mri", "ct"):
-        chosen = load_predictor(two_kinds, device="cpu", modality=modality, labels=["organ 2"])
+        chosen = load_predictor(two_kinds, device="cpu", modality=modality, organs=["organ 2"])
         asked = with_new_organs(chosen, {"liver": ""})
         assert asked.modality == chosen.modality == ["mri", "ct"].index(modality)
         assert set(np.unique(asked.predict_scans([scan]).labels_zyx)) <= {0, *asked.names}
 
 
 def test_a_region_is_no_new_organ(two_kinds):
-    with pytest.raises(UsageError, match=r"--organ pair: the model was trained on it\. Ask for it with --labels"):
+    with pytest.raises(UsageError, match=r"--new-organ pair: the model was trained on it\. Ask for it with --organs"):
         with_new_organs(load_predictor(two_kinds, device="cpu"), {"pair": "Two of them."})
 
 
 def test_labels_of_a_region_are_its_organs(two_kinds):
-    assert load_predictor(two_kinds, device="cpu", labels=["pair", "organ 1"]).organs == (0, 1)
+    assert load_predictor(two_kinds, device="cpu", organs=["pair", "organ 1"]).organs == (0, 1)
     with pytest.raises(UsageError, match=r"the model does not know pear\. It knows: organ 0, .*organ 3, pair; name of"):
-        load_predictor(two_kinds, device="cpu", labels=["pear"])
+        load_predictor(two_kinds, device="cpu", organs=["pear"])
 
 
 def test_a_modality_changes_the_text_and_nothing_else(two_kinds, rng, monkeypatch):
@@ -177,5 +177,5 @@ def test_a_modality_changes_the_text_and_nothing_else(two_kinds, rng, monkeypatc
     low = Scan(scan.array_zyx - 1000, scan.geometry)
     for modality, given in ((None, scan), (None, low), ("mri", low), ("ct", scan)):
         with pytest.raises(ZeroDivisionError):
-            load_predictor(two_kinds, device="cpu", modality=modality, labels=["organ 3"]).predict_scans([given])
+            load_predictor(two_kinds, device="cpu", modality=modality, organs=["organ 3"]).predict_scans([given])
     assert asked == [[3], [7], [3], [7]]

@@ -219,7 +219,7 @@ def test_a_model_that_finds_no_room_on_the_device_is_loaded_on_the_cpu(model, mo
     """The second message is of a driver without room for its own part, which has no class of errors."""
     asked = []
 
-    def load(path, *, device):
+    def load(path, *, device, build_network=None):
         asked.append(device.type)
         if device.type == "cuda":
             raise (torch.OutOfMemoryError if "Tried" in words else RuntimeError)(words)
@@ -232,7 +232,7 @@ def test_a_model_that_finds_no_room_on_the_device_is_loaded_on_the_cpu(model, mo
 
 
 def test_another_error_of_loading_is_raised(model, monkeypatch):
-    def load(path, *, device):
+    def load(path, *, device, build_network=None):
         raise RuntimeError("no kernel image")
 
     monkeypatch.setattr(autoseg.inference.predictor, "load_models", load)
@@ -251,13 +251,13 @@ def model(tiny_plans, tmp_path_factory):
 
 def test_load_predictor_knows_the_names_and_those_asked_for(model):
     assert load_predictor(model, device=CPU).names == {1: "organ 0", 3: "organ 1", 5: "organ 2"}
-    some = load_predictor(model, labels=("organ 2", "organ 0"), device=CPU)
+    some = load_predictor(model, organs=("organ 2", "organ 0"), device=CPU)
     assert some.organs == (0, 2) and some.names == {1: "organ 0", 5: "organ 2"}
 
 
 def test_load_predictor_an_unknown_label_is_named_with_those_that_are_known(model):
     with pytest.raises(UsageError, match=r"does not know pancreas\. It knows: organ 0, organ 1, organ 2"):
-        load_predictor(model, labels=("organ 1", "pancreas"), device=CPU)
+        load_predictor(model, organs=("organ 1", "pancreas"), device=CPU)
 
 
 def test_predictions_of_a_real_network_are_the_same_each_time(model, rng):

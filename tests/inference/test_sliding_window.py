@@ -157,7 +157,7 @@ def test_with_a_memory_the_maps_come_in_order_whatever_the_order_of_the_visits(t
     image += rng.normal(size=(1, 10, 1, 1)).astype(np.float32) * 0.1
     visits = []
 
-    def network(images, organs, *, clicks, positions, bank):
+    def network(images, organs, *, point_prompts, positions, bank):
         assert positions.shape == (1, len(images))
         assert torch.allclose(images[:, 1, 0, 0].round(), positions[0].float())
         seen = [*(bank or []), *positions[0].tolist()]
@@ -183,7 +183,7 @@ def test_every_mirrored_copy_and_fold_has_a_memory_of_its_own_which_ends_with_th
     banks = []
 
     def make(name):
-        def network(images, organs, *, clicks, positions, bank):
+        def network(images, organs, *, point_prompts, positions, bank):
             banks.append((name, bank))
             return SimpleNamespace(logits=torch.zeros(len(images), 2, 32, 32), bank=f"{name}{bank or ''}")
 

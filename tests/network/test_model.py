@@ -159,7 +159,7 @@ def test_backward_reaches_every_parameter(make_network, changes):
 
 
 def test_backward_of_larger_sizes_leaves_only_sams_other_mask_tokens_without_gradient(make_network):
-    """SAM's three masks for ambiguous clicks are kept so that its weights fit; an organ asked for by text needs one."""
+    """SAM's three masks for ambiguous points are kept so that its weights fit; text needs one."""
     network, plans = make_network(2, backbone="tiny", feature_channels=16)
     images, organs = inputs(plans, num_slices=1)
     labels = torch.randint(0, 3, (1, 32, 32))

@@ -8,9 +8,9 @@ from autoseg.network.point_prompts import (
     INSIDE,
     NOTHING,
     OUTSIDE,
-    ClickEncoder,
-    Clicks,
-    draw_clicks,
+    PointPromptEncoder,
+    PointPrompts,
+    paint_point_prompts,
 )
 from autoseg.network.sam2_modules import build_prompt_encoder
 
@@ -18,18 +18,18 @@ WINDOW = (16, 48)
 
 
 def make_clicks(*, kinds, places):
-    return Clicks(torch.tensor(places, dtype=torch.float32), torch.tensor(kinds))
+    return PointPrompts(torch.tensor(places, dtype=torch.float32), torch.tensor(kinds))
 
 
 @pytest.fixture
 def encoder():
-    return ClickEncoder(build_prompt_encoder(feature_channels=16, side=32)).eval()
+    return PointPromptEncoder(build_prompt_encoder(feature_channels=16, side=32)).eval()
 
 
 def test_a_token_is_sams_own_of_the_same_place_and_kind(encoder):
     """Window 16 x 48, square 32 x 32: the middle of row 3, 3.5 of 16, is 7 of 32; of column 11, 11.5 of 48, is 7.67."""
-    clicks = make_clicks(kinds=[[[INSIDE]]], places=[[[[3, 11]]]])
-    tokens = encoder(clicks, window=WINDOW).tokens
+    point_prompts = make_clicks(kinds=[[[INSIDE]]], places=[[[[3, 11]]]])
+    tokens = encoder(point_prompts, window=WINDOW).tokens
     assert tokens.shape == (1, 1, 2, 16)
     place = torch.tensor([[[11.5 / 48 * 32, 7.0]]])  # x, y in the middle of a pixel
     code = encoder.encoder.pe_layer.forward_with_coords(place, (32, 32))[0, 0]
@@ -38,70 +38,78 @@ def test_a_token_is_sams_own_of_the_same_place_and_kind(encoder):
 
 
 def test_nothing_is_sams_no_point_wherever_it_lies(encoder):
-    clicks = make_clicks(kinds=[[[NOTHING, NOTHING]]], places=[[[[0, 0], [5, 40]]]])
-    tokens = encoder(clicks, window=WINDOW).tokens[0, 0]
+    point_prompts = make_clicks(kinds=[[[NOTHING, NOTHING]]], places=[[[[0, 0], [5, 40]]]])
+    tokens = encoder(point_prompts, window=WINDOW).tokens[0, 0]
     torch.testing.assert_close(tokens, encoder.encoder.not_a_point_embed.weight.expand(3, -1))
 
 
 def test_flipping_mirrors_places_and_keeps_a_boxs_first_corner_the_smaller():
     kinds = [[[INSIDE, BOX_FIRST, BOX_LAST]], [[OUTSIDE, NOTHING, NOTHING]]]
     places = [[[[0, 1], [2, 10], [5, 20]]], [[[15, 47], [0, 0], [0, 0]]]]
-    clicks = make_clicks(kinds=kinds, places=places)
-    columns = clicks.flip((3,), window=WINDOW)
+    point_prompts = make_clicks(kinds=kinds, places=places)
+    columns = point_prompts.flip((3,), window=WINDOW)
     assert columns.places[0, 0].tolist() == [[0, 46], [2, 27], [5, 37]]
     assert columns.places[1, 0, 0].tolist() == [15, 0]
-    both = clicks.flip((2, 3), window=WINDOW)
+    both = point_prompts.flip((2, 3), window=WINDOW)
     assert both.places[0, 0].tolist() == [[15, 46], [10, 27], [13, 37]]
-    assert torch.equal(both.flip((2, 3), window=WINDOW).places[0], clicks.places[0])
-    assert torch.equal(clicks.flip((), window=WINDOW).places, clicks.places)
-    assert torch.equal(both.kinds, clicks.kinds)
+    assert torch.equal(both.flip((2, 3), window=WINDOW).places[0], point_prompts.places[0])
+    assert torch.equal(point_prompts.flip((), window=WINDOW).places, point_prompts.places)
+    assert torch.equal(both.kinds, point_prompts.kinds)
 
 
 def test_clicks_change_the_slice_and_organ_pointed_at_and_a_network_without_them_refuses(make_network):
     network, _ = make_network(2, point_prompts=True)
     images, organs = torch.randn(2, 3, 32, 32), torch.arange(2)
     kinds = torch.full((2, 2, 1), NOTHING)
-    none = Clicks(torch.zeros(2, 2, 1, 2), kinds)
-    pointed = Clicks(torch.full((2, 2, 1, 2), 9.0), kinds.clone())
-    pointed.kinds[1, 0] = INSIDE
+    none = PointPrompts(torch.zeros(2, 2, 1, 2), kinds)
+    encoded_prompts = PointPrompts(torch.full((2, 2, 1, 2), 9.0), kinds.clone())
+    encoded_prompts.kinds[1, 0] = INSIDE
     with torch.no_grad():
-        before, after = (network(images, organs, clicks=clicks) for clicks in (none, pointed))
-        elsewhere = network(images, organs, clicks=Clicks(pointed.places + 9, pointed.kinds))
+        before, after = (
+            network(images, organs, point_prompts=point_prompts) for point_prompts in (none, encoded_prompts)
+        )
+        elsewhere = network(
+            images, organs, point_prompts=PointPrompts(encoded_prompts.places + 9, encoded_prompts.kinds)
+        )
     torch.testing.assert_close(before.logits[0], after.logits[0])
     torch.testing.assert_close(before.mask_logits[1, 1], after.mask_logits[1, 1])
     assert not torch.allclose(before.mask_logits[1, 0], after.mask_logits[1, 0], atol=1e-3)
     assert not torch.allclose(before.logits[1], after.logits[1], atol=1e-4)
     assert not torch.allclose(elsewhere.mask_logits[1, 0], after.mask_logits[1, 0], atol=1e-3)
     without, _ = make_network(2)
-    with pytest.raises(ValueError, match="takes no clicks"):
-        without(images, organs, clicks=none)
+    with pytest.raises(ValueError, match="takes no point_prompts"):
+        without(images, organs, point_prompts=none)
 
 
 def test_permuting_organs_and_their_clicks_permutes_the_maps(make_network):
     network, _ = make_network(3, point_prompts=True, memory_slices=2)
     images = torch.randn(2, 3, 32, 32)
-    clicks = Clicks(30 * torch.rand(2, 3, 2, 2), torch.randint(-1, 2, (2, 3, 2)))
+    point_prompts = PointPrompts(30 * torch.rand(2, 3, 2, 2), torch.randint(-1, 2, (2, 3, 2)))
     order = [2, 0, 1]
-    permuted = Clicks(clicks.places[:, order], clicks.kinds[:, order])
+    permuted = PointPrompts(point_prompts.places[:, order], point_prompts.kinds[:, order])
     positions = torch.tensor([[0, 1]])
     with torch.no_grad():
-        one = network(images, torch.arange(3), clicks=clicks, positions=positions).logits
-        other = network(images, torch.tensor(order), clicks=permuted, positions=positions).logits
+        one = network(images, torch.arange(3), point_prompts=point_prompts, positions=positions).logits
+        other = network(images, torch.tensor(order), point_prompts=permuted, positions=positions).logits
     torch.testing.assert_close(other[:, 1:], one[:, 1:][:, order], atol=1e-4, rtol=1e-3)
 
 
 def test_gradients_reach_every_kind_of_click(make_network):
     network, plans = make_network(1, point_prompts=True)
     kinds = torch.tensor([[[OUTSIDE, INSIDE, BOX_FIRST, BOX_LAST]]])
-    output = network(torch.randn(1, 3, 32, 32), torch.arange(1), clicks=Clicks(30 * torch.rand(1, 1, 4, 2), kinds))
+    output = network(
+        torch.randn(1, 3, 32, 32), torch.arange(1), point_prompts=PointPrompts(30 * torch.rand(1, 1, 4, 2), kinds)
+    )
     compute_losses(output, torch.randint(0, 2, (1, 32, 32)), weights=plans.training.loss)["total"].backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.click_encoder.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.any() for parameter in network.point_prompt_encoder.parameters()
+    )
 
 
 def test_clicks_are_drawn_as_bumps_and_boxes_on_their_own_organ():
     kinds = [[[INSIDE, OUTSIDE, NOTHING], [BOX_FIRST, BOX_LAST, NOTHING]]]
     places = [[[[2.5, 1.5], [6.5, 5.5], [4.5, 4.5]], [[1.2, 2.0], [3.9, 4.0], [0.0, 0.0]]]]
-    picture = draw_clicks(make_clicks(kinds=kinds, places=places), grid=(8, 6))
+    picture = paint_point_prompts(make_clicks(kinds=kinds, places=places), grid=(8, 6))
     points, boxes = picture[0, :, 0], picture[0, :, 1]
     assert points[0, 2, 1] == pytest.approx(1, abs=1e-3) and points[0, 6, 5] == pytest.approx(-1, abs=1e-3)
     assert points[0, 2, 2] == pytest.approx(0.6065, abs=1e-3)  # one cell away, exp(-1/2)

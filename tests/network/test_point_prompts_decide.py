@@ -5,7 +5,7 @@ import torch
 from training_fixtures import compute_losses
 
 from autoseg.network.build import build_network
-from autoseg.network.point_prompts import INSIDE, Clicks
+from autoseg.network.point_prompts import INSIDE, PointPrompts
 
 SIDE = 32
 STEPS = 50
@@ -36,7 +36,7 @@ def draw_batch(generator, size):
     images = torch.cat([image for image, _, _ in pairs])
     masks = torch.stack([masks[which] for (_, masks, _), which in zip(pairs, asked, strict=True)])
     places = torch.stack([middles[which] for (_, _, middles), which in zip(pairs, asked, strict=True)])
-    return images, masks, Clicks(places.view(size, 1, 1, 2), torch.full((size, 1, 1), INSIDE))
+    return images, masks, PointPrompts(places.view(size, 1, 1, 2), torch.full((size, 1, 1), INSIDE))
 
 
 @pytest.mark.slow
@@ -47,13 +47,13 @@ def test_the_click_decides_between_two_that_look_alike(tiny_plans):
     network = build_network(plans).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(STEPS):
-        images, masks, clicks = draw_batch(generator, 8)
-        output = network(images, torch.arange(1), clicks=clicks)
+        images, masks, point_prompts = draw_batch(generator, 8)
+        output = network(images, torch.arange(1), point_prompts=point_prompts)
         compute_losses(output, masks.long(), weights=plans.training.loss)["total"].backward()
         optimizer.step()
         optimizer.zero_grad()
-    images, masks, clicks = draw_batch(generator, 16)
+    images, masks, point_prompts = draw_batch(generator, 16)
     with torch.no_grad():
-        found = network.eval()(images, torch.arange(1), clicks=clicks).logits.argmax(dim=1) == 1
+        found = network.eval()(images, torch.arange(1), point_prompts=point_prompts).logits.argmax(dim=1) == 1
     overlap = 2 * (found & masks).sum() / (found.sum() + masks.sum())
     assert overlap > 0.8  # of both blobs alike it would be two thirds

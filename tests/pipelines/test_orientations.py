@@ -17,7 +17,6 @@ import torch
 from autoseg.inference.predictor import Predictor
 from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import save_model
-from autoseg.pipelines import predict as predict_pipeline
 from autoseg.pipelines.predict import predict_files
 
 ORIENTATIONS = [
@@ -67,7 +66,7 @@ def folder(tmp_path_factory, tiny_plans):
     save_model(build_network(plans).eval(), plans, folder / "model.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         predictor = Predictor((brightness,), plans, (0,), torch.device("cpu"))
-        patch.setattr(predict_pipeline, "load_predictor", lambda *_args, **_facts: predictor)
+        patch.setattr("autoseg.pipelines.prediction_request.load_predictor", lambda *_args, **_facts: predictor)
         also = ("uncertainty", "probabilities", "seg.nrrd", "masks")
         run = predict_files(folder / "scans", folder / "model.safetensors", folder / "out", device="cpu", also=also)
     assert len(run.cases) == 48 and not run.failed

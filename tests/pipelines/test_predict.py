@@ -9,15 +9,14 @@ import pytest
 import torch
 from filelock import FileLock
 
-from autoseg import OrganClicks
+from autoseg import OrganPrompts
 from autoseg.errors import DatasetError, LockedError, OutputError, PlanError, UsageError
-from autoseg.inference.click_prompts import PlacedClicks, Span
+from autoseg.inference.organ_prompts import PlacedPointPrompts, Span
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.io.image import read_scan
 from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import save_model
-from autoseg.pipelines import predict as predict_pipeline
 from autoseg.pipelines.predict import predict_files
 from autoseg.pipelines.predict_array import predict
 from autoseg.system.atomic_files import read_json
@@ -113,7 +112,7 @@ def test_a_second_run_predicts_only_what_is_not_done(model, scans, tmp_path, mon
     assert (out / "two.nii.gz").read_bytes() == kept
 
 
-@pytest.mark.parametrize("change", [{"labels": ["organ 1"]}, {"settings": ["inference.window_overlap=0.25"]}])
+@pytest.mark.parametrize("change", [{"organs": ["organ 1"]}, {"settings": ["inference.window_overlap=0.25"]}])
 def test_other_organs_or_settings_make_every_case_due(model, scans, tmp_path, change):
     predict_files(scans, model, tmp_path / "out", device="cpu")
     run = predict_files(scans, model, tmp_path / "out", device="cpu", **change)
@@ -187,7 +186,7 @@ def test_a_single_file_is_a_case(model, scans, tmp_path):
 
 
 def test_one_label_asked_for_is_the_only_one_in_the_output(model, scans, tmp_path):
-    predict_files(scans / "one.nii.gz", model, tmp_path / "out", device="cpu", labels=["organ 1"])
+    predict_files(scans / "one.nii.gz", model, tmp_path / "out", device="cpu", organs=["organ 1"])
     assert read_json(tmp_path / "out" / "labels.json")["labels"] == {"organ 1": 3}
     assert set(np.unique(nib.load(tmp_path / "out" / "one.nii.gz").dataobj)) <= {0, 3}
 
@@ -323,22 +322,22 @@ def test_clicks_help_the_case_they_name_alone_and_are_refused_where_they_can_do_
     plans = tiny_plans(2, network={"point_prompts": True})
     taking = tmp_path / "taking.safetensors"
     save_model(build_network(plans).eval(), plans, taking)
-    clicks = {"one": {"organ 0": OrganClicks(inside=((5, 6, 2),), box=((2, 2, 0), (18, 15, 3)))}}
+    point_prompts = {"one": {"organ 0": OrganPrompts(inside=((5, 6, 2),), box=((2, 2, 0), (18, 15, 3)))}}
     predict_files(scans, taking, tmp_path / "text", device="cpu")
-    predict_files(scans, taking, tmp_path / "both", device="cpu", clicks=clicks)
+    predict_files(scans, taking, tmp_path / "both", device="cpu", point_prompts=point_prompts)
     one, two = (
         [np.asarray(nib.load(tmp_path / out / name).dataobj) for out in ("text", "both")]
         for name in ("one.nii.gz", "two.nii.gz")
     )
     assert np.array_equal(*two) and not np.array_equal(*one)
     with pytest.raises(UsageError, match="this model takes none"):
-        predict_files(scans, model, tmp_path / "none", device="cpu", clicks=clicks)
+        predict_files(scans, model, tmp_path / "none", device="cpu", point_prompts=point_prompts)
     with pytest.raises(UsageError, match="there is no case 'three'"):
-        predict_files(scans, taking, tmp_path / "none", device="cpu", clicks={"three": clicks["one"]})
+        predict_files(scans, taking, tmp_path / "none", device="cpu", point_prompts={"three": point_prompts["one"]})
     assert not (tmp_path / "none").exists()
-    for wrong in ({"one": {"heart": clicks["one"]["organ 0"]}}, {"one": clicks["one"]["organ 0"]}):
+    for wrong in ({"one": {"heart": point_prompts["one"]["organ 0"]}}, {"one": point_prompts["one"]["organ 0"]}):
         with pytest.raises(UsageError, match=r"'heart' is not among|give organs by name"):
-            predict_files(scans, taking, tmp_path / "none", device="cpu", clicks=wrong)
+            predict_files(scans, taking, tmp_path / "none", device="cpu", point_prompts=wrong)
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
@@ -349,23 +348,23 @@ def test_what_is_clicked_in_one_slice_leaves_the_others_alone_whatever_the_batch
     image = rng.normal(size=(1, 6, 32, 32)).astype(np.float32)
     points = tuple((Span((-0.5, row - 0.5, 7.5), (0.5, row + 0.5, 8.5)), 1) for row in (5, 9, 13))
 
-    def run(clicks):
+    def run(point_prompts):
         device = torch.device("cpu")
-        maps = predict_slices([network], image, plans=plans, organs=[0], device=device, clicks=clicks)
+        maps = predict_slices([network], image, plans=plans, organs=[0], device=device, point_prompts=point_prompts)
         return torch.cat(list(maps)).numpy()
 
-    text, clicked = run(None), run(PlacedClicks((points,), (None,)))
+    text, clicked = run(None), run(PlacedPointPrompts((points,), (None,)))
     assert np.allclose(text[1:], clicked[1:], atol=1e-5) and not np.allclose(text[0], clicked[0], atol=1e-3)
 
 
 def test_an_organ_by_its_description_is_in_every_output_and_makes_the_cases_due(model, scans, tmp_path):
     out = tmp_path / "out"
     predict_files(scans / "one.nii.gz", model, out, device="cpu")
-    run = predict_files(scans / "one.nii.gz", model, out, device="cpu", organs={"thymus": "It is soft."})
+    run = predict_files(scans / "one.nii.gz", model, out, device="cpu", new_organs={"thymus": "It is soft."})
     assert [case.was_done for case in run.cases] == [False]
     assert [organ.name for organ in run.cases[0].organs] == ["organ 0", "organ 1", "thymus"]
     assert '"thymus": 4' in (out / "labels.json").read_text().replace("\n", "")
-    again = predict_files(scans / "one.nii.gz", model, out, device="cpu", organs={"thymus": "It is hard."})
+    again = predict_files(scans / "one.nii.gz", model, out, device="cpu", new_organs={"thymus": "It is hard."})
     assert [case.was_done for case in again.cases] == [False]
 
 
@@ -384,7 +383,7 @@ def test_specks_are_removed_from_files_and_from_images_in_memory(model, tiny_pla
     cleaning = [{"organ": "organ 0", "min_fraction": 0.1}]
     plans = tiny_plans(1, data={"crop_to_nonzero": False}, inference={"component_filter": cleaning})
     predictor = Predictor((brightness,), plans, (0,), torch.device("cpu"))
-    monkeypatch.setattr(predict_pipeline, "load_predictor", lambda *_args, **_facts: predictor)
+    monkeypatch.setattr("autoseg.pipelines.prediction_request.load_predictor", lambda *_args, **_facts: predictor)
     predict_files(scan, model, tmp_path / "out", device="cpu")
     labels = np.asarray(nib.load(tmp_path / "out" / "one.nii.gz").dataobj).transpose()
     np.testing.assert_array_equal(labels > 0, expected)

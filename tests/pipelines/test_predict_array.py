@@ -62,12 +62,12 @@ def test_uncertainty_is_what_the_winner_leaves_to_the_others(model, scan):
 
 
 def test_one_predictor_serves_many_images_and_its_plan_stays(model, scan):
-    predictor = autoseg.load_predictor(model, labels=["organ 1"], device="cpu")
+    predictor = autoseg.load_predictor(model, organs=["organ 1"], device="cpu")
     prediction = autoseg.predict(scan, predictor, settings=["inference.window_overlap=0.25"])
     assert prediction.names == {3: "organ 1"} and set(np.unique(prediction.labels)) <= {0, 3}
     assert predictor.plans.inference.window_overlap == 0.5
-    with pytest.raises(UsageError, match="knows already which organs"):
-        autoseg.predict(scan, predictor, labels=["organ 0"])
+    with pytest.raises(UsageError, match="organs"):
+        autoseg.predict(scan, predictor, organs=["organ 0"])
     with pytest.raises(UsageError, match="only inference"):
         autoseg.predict(scan, predictor, settings=["network.refiner_stride=2"])
 

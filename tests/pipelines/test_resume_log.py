@@ -6,7 +6,7 @@ import pytest
 from autoseg.datasets.dataset import CaseFiles
 from autoseg.errors import ScanFileError
 from autoseg.export.statistics import OrganStatistics
-from autoseg.inference.click_prompts import OrganClicks
+from autoseg.inference.organ_prompts import OrganPrompts
 from autoseg.pipelines.resume_log import JOURNAL_NAME, FinishedCase, Journal, case_key
 from autoseg.system.atomic_files import file_sha256
 
@@ -67,7 +67,7 @@ def test_clicks_of_arrays_and_of_numbers_are_told_apart(tmp_path):
     moved = points.copy()
     moved[500, 1] += 1
     one, same, other = (
-        case_key(case, "r", clicks={"liver": OrganClicks(inside=inside)})
+        case_key(case, "r", point_prompts={"liver": OrganPrompts(inside=inside)})
         for inside in (points, [tuple(point) for point in points.tolist()], moved)
     )
     assert one == same != other
@@ -112,4 +112,6 @@ def test_the_key_goes_by_content_and_not_by_place(tmp_path):
     )
     assert case_key(one, "recipe") == case_key(same, "recipe")
     assert len({case_key(one, "recipe"), case_key(other, "recipe"), case_key(one, "another")}) == 3
-    assert case_key(one, "recipe", clicks={"liver": OrganClicks(inside=((1, 2, 3),))}) != case_key(one, "recipe")
+    assert case_key(one, "recipe", point_prompts={"liver": OrganPrompts(inside=((1, 2, 3),))}) != case_key(
+        one, "recipe"
+    )

@@ -114,7 +114,8 @@ def _header_is_as_written(path: Path) -> bool:
 def _without_places(plans: Plans) -> Plans:
     """Name a checkpoint that training began from by its file alone: prediction does not need it, and models are shared.
 
-    A folder's path holds names of users and machines. Those of `network.text.weights` stay: `--organ` reads that file.
+    A folder's path holds names of users and machines. Those of `network.text.weights` stay: `--new-organ` reads that
+    file.
     """
     weights = plans.network.weights
     if weights is None or weights.startswith(PREFIX) or Path(weights).name == weights:

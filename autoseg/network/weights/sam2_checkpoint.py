@@ -89,8 +89,8 @@ def shared_parts(network: AutosegNetwork) -> dict[str, nn.Module]:
         "sam_mask_decoder.": network.mask_decoder.decoder,
         "sam_prompt_encoder.pe_layer.": network.position,  # the decoder learned to read this very code
     }
-    if network.click_encoder is not None:
-        parts["sam_prompt_encoder."] = network.click_encoder.encoder  # which holds that code too
+    if network.point_prompt_encoder is not None:
+        parts["sam_prompt_encoder."] = network.point_prompt_encoder.encoder  # which holds that code too
         del parts["sam_prompt_encoder.pe_layer."]
     if network.memory is not None:
         parts["memory_attention."] = network.memory.attention

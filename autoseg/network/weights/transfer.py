@@ -32,7 +32,9 @@ REFINER_INPUT = "refiner.down.0.layers.0.weight"
 QUERIES = ("prompt_projector.queries.weight", "prompt_projector.queries.bias")
 TOWER_PATCHES, TOWER_PLACES = "image_tower.visual.conv1.weight", "image_tower.visual.positional_embedding"
 POSITION = "position.positional_encoding_gaussian_matrix"
-CLICK_POSITION = "click_encoder.encoder.pe_layer.positional_encoding_gaussian_matrix"  # the same tensor, if there
+CLICK_POSITION = (
+    "point_prompt_encoder.encoder.pe_layer.positional_encoding_gaussian_matrix"  # the same tensor, if there
+)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def choose_augmentation_place(
     if device.kind == "cpu":
         return Choice("cpu", "Training on a CPU: there is no other device.", {})
     if network.point_prompts:
-        return Choice("cpu", "Clicks are drawn on slices that are changed already.", {"point_prompts": True})
+        return Choice("cpu", "PointPrompts are drawn on slices that are changed already.", {"point_prompts": True})
     planes = batch_slices * num_channels * (2 * network.context_slices + 1)
     megapixels = planes * network.window_rows_px * network.window_columns_px / 1e6
     needed = CORE_MS_A_MEGAPIXEL * megapixels / CUDA_STEP_MS

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoseg.network.point_prompts import Clicks
+from autoseg.network.point_prompts import PointPrompts
 from autoseg.training.data.augmentation_draws import Changes
 from autoseg.training.loss.targets import LabelSets, Target, make_target
 
@@ -29,7 +29,7 @@ class Batch:
         case_ids: The case of each slice.
         positions: (V, T) numbers of the slices in their cases, in the order of a clip; the clips lie one after the
             other in `images`. None without a memory; (B, 1) where each slice is the first that is visited.
-        clicks: Points and boxes on some of the organs, where the network takes them; else None.
+        point_prompts: Points and boxes on some of the organs, where the network takes them; else None.
         sets: What the labels stand for, where not every one is an organ that was annotated in all slices' cases.
         changes: Random changes that are still to be made, where the plan has them made on the device.
     """
@@ -39,7 +39,7 @@ class Batch:
     organs: Tensor
     case_ids: tuple[str, ...]
     positions: Tensor | None = None
-    clicks: Clicks | None = None
+    point_prompts: PointPrompts | None = None
     sets: LabelSets | None = None
     changes: Changes | None = None
 
@@ -55,7 +55,7 @@ class Batch:
             value = getattr(self, one.name)
             if isinstance(value, Tensor):
                 moved[one.name] = value.to(device, non_blocking=True)
-            elif isinstance(value, Clicks | LabelSets):
+            elif isinstance(value, PointPrompts | LabelSets):
                 moved[one.name] = value.to(device)
         return replace(self, **moved)
 
@@ -77,7 +77,7 @@ class Batch:
 
     def network_inputs(self) -> dict[str, Any]:
         """Return the optional inputs of the network that this batch has."""
-        inputs = {"clicks": self.clicks, "positions": self.positions}
+        inputs = {"point_prompts": self.point_prompts, "positions": self.positions}
         return {name: value for name, value in inputs.items() if value is not None}
 
     def _take(self, first_clip: int, last_clip: int, length: int) -> "Batch":
@@ -88,7 +88,7 @@ class Batch:
             labels=self.labels[rows],
             case_ids=self.case_ids[rows],
             positions=None if self.positions is None else self.positions[clips],
-            clicks=None if self.clicks is None else self.clicks.take(rows),
+            point_prompts=None if self.point_prompts is None else self.point_prompts.take(rows),
             sets=None if self.sets is None else self.sets.take(rows),
             changes=None if self.changes is None else replace(self.changes, clips=self.changes.clips[clips]),
         )

@@ -19,7 +19,7 @@ from autoseg.config.plans import Plans
 from autoseg.datasets.partial_labels import region_table
 from autoseg.training.data.groups import CaseGroup
 
-FOR_ORGANS = 2  # last of the numbers that seed a draw; 1 is for clicks
+FOR_ORGANS = 2  # last of the numbers that seed a draw; 1 is for points
 
 
 @dataclass(frozen=True)

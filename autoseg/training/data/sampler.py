@@ -17,7 +17,7 @@ import torch
 from autoseg.config.plans import Plans
 from autoseg.datasets.partial_labels import ask_labels, class_table, region_table
 from autoseg.network.context_slices import context_slice_numbers
-from autoseg.network.point_prompts import Clicks
+from autoseg.network.point_prompts import PointPrompts
 from autoseg.training.data.augmentation import augment
 from autoseg.training.data.augmentation_draws import Changes, draw_changes
 from autoseg.training.data.batch import Batch
@@ -25,7 +25,7 @@ from autoseg.training.data.case_arrays import CaseArrays, Sliced
 from autoseg.training.data.crops import cut_slices, draw_range, pad_to, pick_target
 from autoseg.training.data.draws import StepDraws
 from autoseg.training.data.groups import group_cases
-from autoseg.training.data.simulated_clicks import draw_clicks
+from autoseg.training.data.simulated_prompts import draw_point_prompts
 from autoseg.training.loss.targets import IGNORE, LabelSets
 
 
@@ -112,7 +112,7 @@ class SliceSampler:
             organs=torch.from_numpy(organs + self.plans.data.text_row(0, group.modality)),
             case_ids=tuple(case_ids),
             positions=torch.from_numpy(np.stack(positions)) if self.plans.network.memory_slices else None,
-            clicks=self._draw_clicks(asked, num_organs=len(organs), step=step, numbers=numbers),
+            point_prompts=self._draw_point_prompts(asked, num_organs=len(organs), step=step, numbers=numbers),
             sets=sets,
             changes=Changes(tuple(changes), len(self.plans.data.channels)) if waits else None,
         )
@@ -127,13 +127,15 @@ class SliceSampler:
         asked = ask_labels(labels, tables=tables, regions=self._regions, organs=organs)
         return asked.labels, LabelSets(torch.from_numpy(asked.classes), torch.from_numpy(asked.regions))
 
-    def _draw_clicks(self, labels: np.ndarray, *, num_organs: int, step: int, numbers: Sequence[int]) -> Clicks | None:
-        """Draw the clicks of clips, each with random numbers of its own."""
+    def _draw_point_prompts(
+        self, labels: np.ndarray, *, num_organs: int, step: int, numbers: Sequence[int]
+    ) -> PointPrompts | None:
+        """Draw the points of clips, each with random numbers of its own."""
         training = self.plans.training
         if not self.plans.network.point_prompts:
             return None
         drawn = [
-            draw_clicks(
+            draw_point_prompts(
                 own,
                 num_organs=num_organs,
                 share=training.point_prompt_fraction,
@@ -142,7 +144,7 @@ class SliceSampler:
             for own, number in zip(np.split(labels, len(numbers)), numbers, strict=True)
         ]
         places, kinds = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*drawn, strict=True))
-        return Clicks(places, kinds)
+        return PointPrompts(places, kinds)
 
     def _cut_window(
         self, case_id: str, clip: np.ndarray, *, shape: tuple[int, int], rng: np.random.Generator

@@ -199,8 +199,8 @@ def test_prompt_tokens_refiner_stages_and_parts_that_differ_are_reported(finish,
     assert torch.equal(new.state_dict()[queries][:32], model.state_dict()[queries])
     assert torch.equal(new.state_dict()[queries][32:], before[queries][32:])
     assert {name.split(".")[0] for name in report.left_over} == {"memory", "refiner"}
-    assert "click_encoder.dense.weight" in report.new and "refiner.down.1.layers.0.weight" in report.new
-    code = "click_encoder.encoder.pe_layer.positional_encoding_gaussian_matrix"
+    assert "point_prompt_encoder.dense.weight" in report.new and "refiner.down.1.layers.0.weight" in report.new
+    code = "point_prompt_encoder.encoder.pe_layer.positional_encoding_gaussian_matrix"
     assert code in report.taken and torch.equal(
         new.state_dict()[code], model.position.positional_encoding_gaussian_matrix
     )

@@ -59,8 +59,8 @@ def test_the_gpu_changes_slices_where_the_cores_are_too_few(cores, batch, channe
     assert choice.value == ("device" if channels * 4.004 > (cores or 8) - 1 else "cpu") == place
     assert choice.facts["needed_cores"] == pytest.approx(channels * 4.004, abs=0.06)
     assert choose_augmentation_place(window, **given, device=CPU).value == "cpu"
-    clicks = window.model_copy(update={"point_prompts": True})
-    assert choose_augmentation_place(clicks, **given, device=cuda(24, 1)).value == "cpu"
+    point_prompts = window.model_copy(update={"point_prompts": True})
+    assert choose_augmentation_place(point_prompts, **given, device=cuda(24, 1)).value == "cpu"
 
 
 def test_learning_rate_is_higher_for_nano():

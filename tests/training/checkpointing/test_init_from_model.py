@@ -194,7 +194,7 @@ def test_a_run_with_another_organ_says_what_it_took_and_writes_it_down(tiny_plan
     assert "  organs: organ 0 known to it; thymus new" in caplog.text
     assert "tokens of the descriptions: 7 known to it, 4 new" in caplog.text  # thym-us, in, front
     assert "network.weights, sam2.pt, is not read: the model takes its place" in caplog.text
-    assert "more would fit" not in caplog.text  # without the clicks it would be less that is new, not more that fits
+    assert "more would fit" not in caplog.text  # without the points it would be less that is new, not more that fits
     assert "nano backbone (from model.safetensors)" in caplog.text
     assert record["organs"] == {"organ 0": "organ 0", "thymus": None} and record["parameters"] == []
     assert record["file"] == "model.safetensors" and record["sha256"] == file_sha256(model)

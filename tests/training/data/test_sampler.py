@@ -294,13 +294,13 @@ def test_clicks_are_drawn_on_the_slices_and_organs_of_the_batch_where_the_plan_t
     )
     sampler = make_sampler(plans, a=make_case())
     batch = sampler.make_batch(3)
-    assert batch.clicks.kinds.shape == (2, 3, 5) and batch.clicks.places.shape == (2, 3, 5, 2)
+    assert batch.point_prompts.kinds.shape == (2, 3, 5) and batch.point_prompts.places.shape == (2, 3, 5, 2)
     for number, organ in itertools.product(range(2), range(3)):
         is_there = bool((batch.labels[number] == organ + 1).any())
-        assert bool((batch.clicks.kinds[number, organ] > OUTSIDE).any()) == is_there
+        assert bool((batch.point_prompts.kinds[number, organ] > OUTSIDE).any()) == is_there
     parts = [sampler.make_batch(3, part=part) for part in (slice(0, 1), slice(1, 2))]
-    assert torch.equal(torch.cat([part.clicks.places for part in parts]), batch.clicks.places)
-    assert make_sampler(tiny_plans(3), a=make_case()).make_batch(3).clicks is None
+    assert torch.equal(torch.cat([part.point_prompts.places for part in parts]), batch.point_prompts.places)
+    assert make_sampler(tiny_plans(3), a=make_case()).make_batch(3).point_prompts is None
 
 
 def test_cases_in_which_an_organ_was_not_annotated_say_so(tiny_plans):

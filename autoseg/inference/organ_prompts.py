@@ -1,6 +1,6 @@
-"""Clicks and boxes of a user, from voxels of the scan to pixels of a window.
+"""Points and boxes of a user, from voxels of the scan to pixels of a window.
 
-Owns: `OrganClicks`, as a user gives them, and `PlacedClicks`, on the preprocessed grid.
+Owns: `OrganPrompts`, as a user gives them, and `PlacedPointPrompts`, on the preprocessed grid.
 Does not own: what the network makes of them (`network/point_prompts.py`).
 
 A point speaks of the slices that its voxel fills, a box of every slice that it spans; other slices hear of them through
@@ -15,7 +15,15 @@ import numpy as np
 
 from autoseg.errors import UsageError
 from autoseg.inference.tiles import Corner, Tiles
-from autoseg.network.point_prompts import BOX_FIRST, BOX_LAST, INSIDE, NUM_CLICKS, OUTSIDE, Clicks, no_clicks
+from autoseg.network.point_prompts import (
+    BOX_FIRST,
+    BOX_LAST,
+    INSIDE,
+    NUM_POINTS,
+    OUTSIDE,
+    PointPrompts,
+    no_point_prompts,
+)
 from autoseg.preprocessing.transform import CaseTransform, Place
 
 Voxel = tuple[int, int, int]
@@ -24,7 +32,7 @@ log = logging.getLogger("autoseg")
 
 
 @dataclass(frozen=True)
-class OrganClicks:
+class OrganPrompts:
     """What a user points at to help find one organ; voxels are (i, j, k), as nibabel's arrays are indexed.
 
     Attributes:
@@ -46,12 +54,12 @@ class OrganClicks:
         for name, voxels in (("inside", self.inside), ("outside", self.outside), ("box", self.box or ())):
             if not all(_is_voxel(voxel) for voxel in voxels):
                 raise UsageError(
-                    f"OrganClicks: {name}={voxels!r} is no list of voxels. Give three whole numbers each, such as "
+                    f"OrganPrompts: {name}={voxels!r} is no list of voxels. Give three whole numbers each, such as "
                     "inside=[(120, 200, 31)]."
                 )
         if self.box is not None and len(self.box) != 2:
             raise UsageError(
-                f"OrganClicks: box={self.box!r} is no box; expected two corners, "
+                f"OrganPrompts: box={self.box!r} is no box; expected two corners, "
                 "such as ((60, 110, 12), (210, 260, 58))."
             )
 
@@ -82,11 +90,11 @@ class Span:
 
 
 @dataclass(frozen=True)
-class PlacedClicks:
-    """Clicks on K organs, on the preprocessed grid.
+class PlacedPointPrompts:
+    """Points on K organs, on the preprocessed grid.
 
     Attributes:
-        points: For each organ the voxels that were pointed at, each with its kind.
+        points: For each organ the voxels that were set, each with its kind.
         boxes: For each organ its box, or None.
     """
 
@@ -94,12 +102,12 @@ class PlacedClicks:
     boxes: tuple[Span | None, ...]
 
     @property
-    def num_clicks(self) -> int:
+    def num_points(self) -> int:
         """P, the same for all slices of the case, so that none depends on what others are asked with."""
-        return max(NUM_CLICKS, *(2 + len(points) for points in self.points))
+        return max(NUM_POINTS, *(2 + len(points) for points in self.points))
 
-    def in_window(self, slices: Sequence[int], tiles: Tiles, corner: Corner) -> Clicks:
-        """Return what is pointed at in one window of some slices; the part of a box outside it is cut off.
+    def in_window(self, slices: Sequence[int], tiles: Tiles, corner: Corner) -> PointPrompts:
+        """Return what is encoded prompts at in one window of some slices; the part of a box outside it is cut off.
 
         Args:
             slices: (B) numbers in the case.
@@ -108,16 +116,19 @@ class PlacedClicks:
         """
         shift = np.array(tiles.before) - np.array(corner)
         last = np.array(tiles.window) - 1
-        clicks = no_clicks(len(slices), len(self.points), self.num_clicks)
+        point_prompts = no_point_prompts(len(slices), len(self.points), self.num_points)
         for b, number in enumerate(slices):
             for organ in range(len(self.points)):
                 for p, (pixel, kind) in enumerate(self._in_slice(organ, number, shift, last)):
-                    clicks.places[b, organ, p, 0], clicks.places[b, organ, p, 1] = float(pixel[0]), float(pixel[1])
-                    clicks.kinds[b, organ, p] = kind
-        return clicks
+                    point_prompts.places[b, organ, p, 0], point_prompts.places[b, organ, p, 1] = (
+                        float(pixel[0]),
+                        float(pixel[1]),
+                    )
+                    point_prompts.kinds[b, organ, p] = kind
+        return point_prompts
 
     def _in_slice(self, organ: int, number: int, shift: np.ndarray, last: np.ndarray) -> list[tuple[np.ndarray, int]]:
-        """Return the clicks on one organ in one slice: rows and columns of the window, with kinds."""
+        """Return the points on one organ in one slice: rows and columns of the window, with kinds."""
         found: list[tuple[np.ndarray, int]] = []
         box = self.boxes[organ]
         if box is not None and box.holds_slice(number):
@@ -131,11 +142,13 @@ class PlacedClicks:
         return found
 
 
-def place_clicks(clicks: Mapping[str, OrganClicks], *, names: Sequence[str], transform: CaseTransform) -> PlacedClicks:
-    """Bring a user's clicks to the preprocessed grid; one in the empty border that is cropped away is told and lost.
+def place_point_prompts(
+    point_prompts: Mapping[str, OrganPrompts], *, names: Sequence[str], transform: CaseTransform
+) -> PlacedPointPrompts:
+    """Bring a user's points and boxes to the preprocessed grid; a warning names one in the cropped border.
 
     Args:
-        clicks: By the organ's name, all of them asked for.
+        point_prompts: By the organ's name, all of them asked for.
         names: (K) of the organs asked for.
         transform: Of the case.
 
@@ -145,11 +158,11 @@ def place_clicks(clicks: Mapping[str, OrganClicks], *, names: Sequence[str], tra
     points: list[tuple[tuple[Span, int], ...]] = []
     boxes: list[Span | None] = []
     for name in names:
-        own = clicks.get(name, OrganClicks())
+        own = point_prompts.get(name, OrganPrompts())
         kinds = [*((voxel, INSIDE) for voxel in own.inside), *((voxel, OUTSIDE) for voxel in own.outside)]
         points.append(tuple((_place([voxel], name, transform), kind) for voxel, kind in kinds))
         boxes.append(None if own.box is None else _place(own.box, name, transform))
-    return PlacedClicks(tuple(points), tuple(boxes))
+    return PlacedPointPrompts(tuple(points), tuple(boxes))
 
 
 def _is_voxel(value: object) -> bool:
@@ -164,11 +177,13 @@ def _place(voxels: Sequence[Voxel], name: str, transform: CaseTransform) -> Span
     for voxel in voxels:
         if not all(0 <= index < size for index, size in zip(voxel, shape, strict=True)):
             raise UsageError(
-                f"clicks on {name!r}: voxel {tuple(voxel)} lies outside the scan, whose shape is {shape}. Check it."
+                f"point_prompts on {name!r}: voxel {tuple(voxel)} lies outside the scan of shape {shape}. Check it."
             )
     corners = np.array([transform.place((int(k), int(j), int(i))) for i, j, k in voxels])  # (n, 2, 3)
     low, high = corners.min(axis=(0, 1)).tolist(), corners.max(axis=(0, 1)).tolist()
     span = Span((low[0], low[1], low[2]), (high[0], high[1], high[2]))
     if not span.overlaps(transform.resampled_shape):
-        log.warning("clicks on %r: %s lies in the empty border of the scan and says nothing.", name, list(voxels))
+        log.warning(
+            "point_prompts on %r: %s lies in the empty border of the scan and says nothing.", name, list(voxels)
+        )
     return span

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from autoseg.network.point_prompts import BOX_FIRST, BOX_LAST, INSIDE, NOTHING, NUM_CLICKS, OUTSIDE
-from autoseg.training.data.simulated_clicks import OUTSIDE_SHARE, draw_clicks
+from autoseg.network.point_prompts import BOX_FIRST, BOX_LAST, INSIDE, NOTHING, NUM_POINTS, OUTSIDE
+from autoseg.training.data.simulated_prompts import OUTSIDE_SHARE, draw_point_prompts
 
 
 @pytest.fixture
@@ -17,13 +17,13 @@ def labels():
 
 def draw_often(labels, *, share=1.0, times=200):
     rng = np.random.default_rng(0)
-    return [draw_clicks(labels, num_organs=3, share=share, rng=rng) for _ in range(times)]
+    return [draw_point_prompts(labels, num_organs=3, share=share, rng=rng) for _ in range(times)]
 
 
 def test_points_lie_where_their_kind_says_and_boxes_around_the_organ(labels):
     seen = set()
     for places, kinds in draw_often(labels):
-        assert places.shape == (2, 3, NUM_CLICKS, 2) and kinds.shape == (2, 3, NUM_CLICKS)
+        assert places.shape == (2, 3, NUM_POINTS, 2) and kinds.shape == (2, 3, NUM_POINTS)
         for place, kind in zip(places[0, 1], kinds[0, 1], strict=True):
             seen.add(int(kind))
             if kind in (INSIDE, OUTSIDE):
@@ -38,14 +38,16 @@ def test_points_lie_where_their_kind_says_and_boxes_around_the_organ(labels):
 
 def test_present_organs_are_pointed_at_as_often_as_asked_and_beside_absent_ones_less_often(labels):
     drawn = draw_often(labels, share=0.25, times=1000)
-    pointed = np.mean([(kinds != NOTHING).any(axis=2) for _, kinds in drawn], axis=0)  # (B, K)
+    encoded_prompts = np.mean([(kinds != NOTHING).any(axis=2) for _, kinds in drawn], axis=0)  # (B, K)
     inside = np.mean([np.isin(kinds, (INSIDE, BOX_FIRST)).any(axis=2) for _, kinds in drawn], axis=0)
     assert inside[0, 0] == inside[0, 2] == inside[1, 1] == inside[1, 2] == 0
-    assert pointed[0, 0] == pytest.approx(0.25 * OUTSIDE_SHARE, abs=0.03)
-    assert pointed[1, 1] == pytest.approx(0.25 * OUTSIDE_SHARE / 2, abs=0.03)  # half of slice 1 is unknown
+    assert encoded_prompts[0, 0] == pytest.approx(0.25 * OUTSIDE_SHARE, abs=0.03)
+    assert encoded_prompts[1, 1] == pytest.approx(0.25 * OUTSIDE_SHARE / 2, abs=0.03)  # half of slice 1 is unknown
     for places, kinds in drawn:
         assert (places[1, 1][kinds[1, 1] == OUTSIDE][:, 0] < 10).all()
-    assert pointed[0, 1] == pytest.approx(0.25, abs=0.05) and pointed[1, 0] == pytest.approx(0.25, abs=0.05)
+    assert encoded_prompts[0, 1] == pytest.approx(0.25, abs=0.05) and encoded_prompts[1, 0] == pytest.approx(
+        0.25, abs=0.05
+    )
     assert not any((kinds != NOTHING).any() for _, kinds in draw_often(labels, share=0.0, times=5))
 
 

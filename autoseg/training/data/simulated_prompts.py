@@ -1,22 +1,22 @@
-"""Clicks and boxes as a user might set them, drawn from the reference.
+"""Draws points and boxes from the reference, as a user might set them.
 
-Owns: `draw_clicks`.
+Owns: `draw_point_prompts`.
 Does not own: what the network makes of them (`network/point_prompts.py`).
 
-Legend: B slices, K organs asked for, P = 5 clicks an organ (the corners of a box, three points), R x W the window.
+Legend: B slices, K organs asked for, P = 5 points per organ (the corners of a box, three points), R x W the window.
 """
 
 import numpy as np
 
-from autoseg.network.point_prompts import BOX_FIRST, BOX_LAST, INSIDE, NOTHING, NUM_CLICKS, OUTSIDE
+from autoseg.network.point_prompts import BOX_FIRST, BOX_LAST, INSIDE, NOTHING, NUM_POINTS, OUTSIDE
 
-MAX_POINTS = NUM_CLICKS - 2
+MAX_POINTS = NUM_POINTS - 2
 BOX_SHARE = 0.5
 OUTSIDE_SHARE = 0.3
 BOX_SLACK = 0.1  # of the organ's width and height, by which a corner may be off
 
 
-def draw_clicks(
+def draw_point_prompts(
     labels: np.ndarray, *, num_organs: int, share: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Point at some of the organs in some slices, and now and then beside an organ that is not there.
@@ -24,13 +24,13 @@ def draw_clicks(
     Args:
         labels: (B, R, W) 0, position among the organs asked for plus 1, or negative where unknown.
         num_organs: K.
-        share: Of the organs in a slice, how many are pointed at; of the absent ones OUTSIDE_SHARE as many.
+        share: Of the organs in a slice, how many are encoded prompts at; of the absent ones OUTSIDE_SHARE as many.
         rng: The source of all randomness.
 
     Returns:
-        (B, K, P, 2) float32 places and (B, K, P) int64 kinds, as in `Clicks`.
+        (B, K, P, 2) float32 places and (B, K, P) int64 kinds, as in `PointPrompts`.
     """
-    places = np.zeros((len(labels), num_organs, NUM_CLICKS, 2), np.float32)
+    places = np.zeros((len(labels), num_organs, NUM_POINTS, 2), np.float32)
     kinds = np.full(places.shape[:-1], NOTHING, np.int64)
     for number, slice_labels in enumerate(labels):
         for organ in range(num_organs):
@@ -45,7 +45,7 @@ def draw_clicks(
 
 
 def _point_at(mask: np.ndarray, places: np.ndarray, kinds: np.ndarray, *, rng: np.random.Generator) -> None:
-    """Fill the P clicks of one organ in one slice: a box, points, or both."""
+    """Fill the P points of one organ in one slice: a box, points, or both."""
     pixels = np.argwhere(mask)  # (N, 2)
     low, high = pixels.min(axis=0), pixels.max(axis=0)
     has_box = rng.random() < BOX_SHARE

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from autoseg.errors import UsageError
-from autoseg.inference.click_prompts import OrganClicks, PlacedClicks, Span, place_clicks
+from autoseg.inference.organ_prompts import OrganPrompts, PlacedPointPrompts, Span, place_point_prompts
 from autoseg.inference.tiles import Tiles
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import Scan
-from autoseg.network.point_prompts import BOX_FIRST, BOX_LAST, INSIDE, NOTHING, NUM_CLICKS, OUTSIDE
+from autoseg.network.point_prompts import BOX_FIRST, BOX_LAST, INSIDE, NOTHING, NUM_POINTS, OUTSIDE
 from autoseg.preprocessing.pipeline import preprocess_case
 
 # a slice of 20 x 10 in windows of 12 x 12: padded by 1 column before
@@ -23,21 +23,21 @@ def make_span(low, high=None):
 
 
 def make_placed(*, points=(), box=None):
-    return PlacedClicks(points=(tuple(points),), boxes=(box,))
+    return PlacedPointPrompts(points=(tuple(points),), boxes=(box,))
 
 
-def set_clicks(clicks):
+def set_clicks(point_prompts):
     """Return what is not NOTHING: for each slice the kinds and places of the one organ."""
     return [
         [(int(kind), place.tolist()) for kind, place in zip(kinds[0], places[0], strict=True) if kind != NOTHING]
-        for kinds, places in zip(clicks.kinds, clicks.places, strict=True)
+        for kinds, places in zip(point_prompts.kinds, point_prompts.places, strict=True)
     ]
 
 
 def test_a_point_is_in_its_slice_and_in_the_windows_that_hold_it():
     placed = make_placed(points=[(make_span((2, 9, 4)), INSIDE), (make_span((2, 1, 0)), OUTSIDE)])
     first = placed.in_window([1, 2], TILES, (0, 0))
-    assert first.kinds.shape == (2, 1, NUM_CLICKS)
+    assert first.kinds.shape == (2, 1, NUM_POINTS)
     assert set_clicks(first) == [[], [(INSIDE, [9, 5]), (OUTSIDE, [1, 1])]]
     assert set_clicks(placed.in_window([2], TILES, (8, 0))) == [[(INSIDE, [1, 5])]]
 
@@ -53,7 +53,7 @@ def test_a_box_is_in_every_slice_it_spans_and_is_cut_at_the_window():
 
 def test_the_number_of_clicks_is_that_of_the_case_whatever_slice_is_asked_for():
     many = make_placed(points=[(make_span((2, row, 4)), INSIDE) for row in range(7)])
-    assert many.num_clicks == 9
+    assert many.num_points == 9
     assert many.in_window([0], TILES, (0, 0)).kinds.shape == many.in_window([2], TILES, (0, 0)).kinds.shape == (1, 1, 9)
 
 
@@ -74,20 +74,20 @@ def test_a_span_holds_the_slices_whose_middle_it_has_or_the_nearest(low, high, s
 
 @pytest.fixture
 def placed_in(tiny_plans):
-    """Place clicks on a scan of 4 x 20 x 30 voxels (z, y, x), 3 x 2 x 0.5 mm, to a grid of 3 x 1 x 1 mm."""
+    """Place points on a scan of 4 x 20 x 30 voxels (z, y, x), 3 x 2 x 0.5 mm, to a grid of 3 x 1 x 1 mm."""
 
-    def place(clicks):
+    def place(point_prompts):
         geometry = ImageGeometry.from_affine((4, 20, 30), np.diag([-0.5, 2, 3, 1]))
         case = preprocess_case([Scan(np.ones((4, 20, 30), np.float32), geometry)], plan=tiny_plans(2).data)
         assert case.image.shape == (1, 4, 40, 15)
-        return place_clicks(clicks, names=["liver", "spleen"], transform=case.transform)
+        return place_point_prompts(point_prompts, names=["liver", "spleen"], transform=case.transform)
 
     return place
 
 
 def test_voxels_reach_the_preprocessed_grid(placed_in):
     """Voxel i = 3 of 30 runs to the left: from the other end it is 26; its middle, 26.5 of 30, is 13.25 of 15."""
-    placed = placed_in({"spleen": OrganClicks(inside=[(3, 5, 2)], outside=[(29, 0, 0)], box=((3, 5, 2), (5, 1, 1)))})
+    placed = placed_in({"spleen": OrganPrompts(inside=[(3, 5, 2)], outside=[(29, 0, 0)], box=((3, 5, 2), (5, 1, 1)))})
     assert placed.points[0] == () and placed.boxes[0] is None
     (inside, kind), (outside, other) = placed.points[1]
     assert (kind, other) == (INSIDE, OUTSIDE)
@@ -100,9 +100,9 @@ def test_voxels_reach_the_preprocessed_grid(placed_in):
 def test_clicks_outside_the_scan_are_refused(placed_in):
     for voxel in ((30, 0, 0), (0, -1, 0), (0, 0, 4)):
         with pytest.raises(
-            UsageError, match=r"clicks on 'liver': voxel .* outside the scan, whose shape is \(30, 20, 4"
+            UsageError, match=r"point_prompts on 'liver': voxel .* outside the scan of shape \(30, 20, 4"
         ):
-            placed_in({"liver": OrganClicks(inside=(voxel,))})
+            placed_in({"liver": OrganPrompts(inside=(voxel,))})
 
 
 def test_every_click_lies_on_the_voxel_that_it_names_whatever_the_orientation(tiny_plans):
@@ -116,15 +116,15 @@ def test_every_click_lies_on_the_voxel_that_it_names_whatever_the_orientation(ti
             array[1, 4, 2] = 9.0
             scan = Scan(array, ImageGeometry.from_affine((5, 6, 7), affine))
             case = preprocess_case([scan], plan=plan)
-            clicks = {"organ 0": OrganClicks(inside=((2, 4, 1),))}
-            placed = place_clicks(clicks, names=["organ 0"], transform=case.transform)
+            point_prompts = {"organ 0": OrganPrompts(inside=((2, 4, 1),))}
+            placed = place_point_prompts(point_prompts, names=["organ 0"], transform=case.transform)
             brightest = np.unravel_index(case.image[0].argmax(), case.image.shape[1:])
             assert [*placed.points[0][0][0].low] == pytest.approx([index - 0.5 for index in brightest])
 
 
 def test_tensors_are_what_the_network_takes():
-    clicks = make_placed(points=[(make_span((0, 1, 1)), INSIDE)]).in_window([0], TILES, (0, 0))
-    assert clicks.places.dtype == torch.float32 and clicks.kinds.dtype == torch.int64
+    point_prompts = make_placed(points=[(make_span((0, 1, 1)), INSIDE)]).in_window([0], TILES, (0, 0))
+    assert point_prompts.places.dtype == torch.float32 and point_prompts.kinds.dtype == torch.int64
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_tensors_are_what_the_network_takes():
     ids=str,
 )
 def test_what_is_no_voxel_or_no_box_is_refused_at_once(wrong):
-    with pytest.raises(UsageError, match=r"OrganClicks: (inside|outside|box)="):
-        OrganClicks(**wrong)
+    with pytest.raises(UsageError, match=r"OrganPrompts: (inside|outside|box)="):
+        OrganPrompts(**wrong)
 
 
 def test_a_click_in_the_border_that_is_cropped_away_is_told(tiny_plans, caplog):
@@ -150,7 +150,7 @@ def test_a_click_in_the_border_that_is_cropped_away_is_told(tiny_plans, caplog):
     case = preprocess_case(
         [Scan(array, ImageGeometry.from_affine((4, 20, 30), np.diag([1, 1, 3, 1])))], plan=tiny_plans(1).data
     )
-    place_clicks({"liver": OrganClicks(inside=[(12, 7, 1)])}, names=["liver"], transform=case.transform)
+    place_point_prompts({"liver": OrganPrompts(inside=[(12, 7, 1)])}, names=["liver"], transform=case.transform)
     assert caplog.text == ""
-    place_clicks({"liver": OrganClicks(inside=[(2, 7, 1)])}, names=["liver"], transform=case.transform)
-    assert "clicks on 'liver': [(2, 7, 1)] lies in the empty border" in caplog.text
+    place_point_prompts({"liver": OrganPrompts(inside=[(2, 7, 1)])}, names=["liver"], transform=case.transform)
+    assert "point_prompts on 'liver': [(2, 7, 1)] lies in the empty border" in caplog.text
