@@ -107,4 +107,3 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'autoseg' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
-
