@@ -73,14 +73,14 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="only look for problems; with -o RUN, write a report of them there"
     )
-    parser.add_argument("--explain", metavar="FIELD", help="why a planned RUN holds a value, such as network.backbone")
+    parser.add_argument("--explain", metavar="FIELD", help="show why a plan has a value, such as network.backbone")
     parser.add_argument(
         "--on-bad",
         choices=("fail", "skip"),
         default="fail",
         help="with bad cases: stop (default), or go on without them",
     )
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="number of processes (default: one per core)")
     parser.add_argument(
         "--descriptions",
         type=Path,

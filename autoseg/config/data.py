@@ -32,23 +32,23 @@ class PlanPart(BaseModel):
 
 
 class ChannelPlan(PlanPart):
-    """How the voxels of one channel become numbers near zero."""
+    """How the voxels of one channel are normalized."""
 
     name: str = Field(min_length=1, max_length=200, description="channel name from the dataset")
     normalization: Literal["ct", "zscore"] = Field(
-        description="ct: clip, then one mean for all; zscore: each scan by itself"
+        description="ct: clip, then one mean and std for all scans; zscore: mean and std of each scan"
     )
-    clip_low: float = Field(0.0, description="ct only: lower clip, in the scan's units (HU)")
-    clip_high: float = Field(1.0, description="ct only: upper clip, in the scan's units (HU)")
-    mean: float = Field(0.0, description="ct only: mean of the foreground over the dataset")
-    std: float = Field(1.0, gt=0, description="ct only: deviation of the foreground over the dataset")
-    nonzero_only: bool = Field(False, description="zscore only: statistics from non-zero voxels alone")
+    clip_low: float = Field(0.0, description="ct only: lower limit of the values, in HU")
+    clip_high: float = Field(1.0, description="ct only: upper limit of the values, in HU")
+    mean: float = Field(0.0, description="ct only: mean of the foreground over the dataset, in HU")
+    std: float = Field(1.0, gt=0, description="ct only: standard deviation of the foreground over the dataset, in HU")
+    nonzero_only: bool = Field(False, description="zscore only: whether only non-zero voxels count for mean and std")
 
 
 class ModalityPlan(PlanPart):
-    """A further kind of scans, beside that of `DataPlan.channels`."""
+    """A further modality, beside that of `DataPlan.channels`."""
 
-    name: str = Field(min_length=1, max_length=200, description="as prediction is told: ct, mri, or a channel's name")
+    name: str = Field(min_length=1, max_length=200, description="name for --modality: ct, mri, or a channel's name")
     channels: tuple[ChannelPlan, ...] = Field(min_length=1, max_length=32)
 
 
@@ -56,10 +56,10 @@ class OrganPlan(PlanPart):
     """One structure that is asked for by text; no voxel belongs to two of them."""
 
     name: str = Field(min_length=1, max_length=200, description="name as in the dataset")
-    value: int = Field(ge=1, le=65535, description="value in the label maps, read and written")
+    value: int = Field(ge=1, le=65535, description="value in label maps, both of references and of predictions")
     sentences: Sentences = Field(description="the description that the text encoder reads")
     additional_sentences: tuple[Sentences, ...] = Field(
-        (), max_length=16, description="the same for each of additional_modalities, in their order"
+        (), max_length=16, description="the description for each of additional_modalities, in their order"
     )
 
     def sentences_of(self, modality: int) -> Sentences:
@@ -79,35 +79,47 @@ class LabelPlan(PlanPart):
 
     value: int = Field(ge=1, le=65535, description="value in its label maps")
     name: str = Field(min_length=1, max_length=200, description="name in the dataset")
-    maps_to: Name | None = Field(description="name of an organ or region of the plan; none: background")
+    maps_to: Name | None = Field(description="organ or region of the plan that it is mapped to; null is the background")
 
 
 class DatasetPlan(PlanPart):
     """One of several datasets in a plan."""
 
-    name: str = Field(min_length=1, max_length=200, description="begins the ids of its cases")
+    name: str = Field(
+        min_length=1, max_length=200, description="name of the dataset, with which the ids of its cases begin"
+    )
     modality: str = Field(max_length=200, description="data.modality, or the name of one of data.additional_modalities")
-    labels: tuple[LabelPlan, ...] = Field(max_length=MAX_ORGANS, description="all its label values but 0")
-    ignore_value: LabelValue | None = Field(None, description="its label value that counts nowhere")
+    labels: tuple[LabelPlan, ...] = Field(max_length=MAX_ORGANS, description="all its labels except the background")
+    ignore_value: LabelValue | None = Field(
+        None, description="its label value that is ignored in training and evaluation"
+    )
 
 
 class DataPlan(PlanPart):
     """What preprocessing does; its hash is stamped on the store."""
 
     channels: tuple[ChannelPlan, ...] = Field(min_length=1, max_length=32)
-    modality: str = Field("", max_length=200, description="of scans with these channels: ct, mri, or a channel's name")
+    modality: str = Field(
+        "", max_length=200, description="modality of scans with these channels: ct, mri, or a channel's name"
+    )
     additional_modalities: tuple[ModalityPlan, ...] = Field(
-        (), max_length=16, description="other kinds of scans, as many channels each"
+        (), max_length=16, description="further modalities, each with as many channels"
     )
     organs: tuple[OrganPlan, ...] = Field(min_length=1, max_length=MAX_ORGANS)
-    regions: tuple[RegionPlan, ...] = Field((), max_length=MAX_ORGANS, description="unions of organs with names")
+    regions: tuple[RegionPlan, ...] = Field((), max_length=MAX_ORGANS, description="named unions of organs")
     datasets: tuple[DatasetPlan, ...] = Field(
-        (), max_length=1000, description="of a plan over several; none: label maps hold the organs' values"
+        (),
+        max_length=1000,
+        description="the datasets of a plan over several; empty where label maps contain the organs' own values",
     )
-    ignore_value: LabelValue | None = Field(None, description="label value that counts nowhere")
-    target_spacing_zyx_mm: tuple[PositiveMm, PositiveMm, PositiveMm] = Field(description="grid that the network sees")
-    slice_axis: Axis = Field(description="canonical axis that is cut into slices (z: inferior to superior)")
-    crop_to_nonzero: bool = Field(True, description="drop the border in which all channels are zero")
+    ignore_value: LabelValue | None = Field(None, description="label value that is ignored in training and evaluation")
+    target_spacing_zyx_mm: tuple[PositiveMm, PositiveMm, PositiveMm] = Field(
+        description="spacing of the grid that the network sees, in mm"
+    )
+    slice_axis: Axis = Field(
+        description="canonical axis along which a scan is cut into slices (z: inferior to superior)"
+    )
+    crop_to_nonzero: bool = Field(True, description="whether the border in which all channels are zero is removed")
 
     def hash(self) -> str:
         """Return a short digest of everything that decides the preprocessed voxels; descriptions do not."""

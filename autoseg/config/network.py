@@ -18,58 +18,77 @@ class TextPlan(PlanPart):
     """The text tower (open_clip's), either small and trained from scratch or pretrained and frozen."""
 
     model: str = Field(
-        "nano", max_length=200, description="'nano' (from scratch), 'learned' (a vector, no text), or open_clip's"
+        "nano",
+        max_length=200,
+        description="'nano' (small, from scratch), 'learned' (one vector per organ, no text), or open_clip's name",
     )
-    weights: str | None = Field(None, max_length=1000, description="open_clip tag or file; none: from scratch")
-    max_tokens: int = Field(64, ge=8, le=1024, description="length of a sentence in tokens; longer ones are cut")
+    weights: str | None = Field(
+        None, max_length=1000, description="open_clip tag or file of its weights; null trains from scratch"
+    )
+    max_tokens: int = Field(
+        64, ge=8, le=1024, description="maximum length of a sentence in tokens; longer ones are cut"
+    )
 
 
 class NetworkPlan(PlanPart):
-    """What decides the shapes of the weights."""
+    """The architecture: everything that decides the shapes of the weights."""
 
-    backbone: Backbone = Field(description="size of SAM2's Hiera")
+    backbone: Backbone = Field(description="size of SAM2's Hiera image encoder")
     weights: str | None = Field(
         None,
         max_length=1000,
-        description="SAM2 checkpoint: a file, hf://OWNER/REPO@REVISION/FILE or a name such as sam2.1_hiera_tiny; none: "
-        "from scratch",
+        description="SAM2 checkpoint: a file, hf://OWNER/REPO@REVISION/FILE or a name such as sam2.1_hiera_tiny; null "
+        "trains from scratch",
     )
     weights_sha256: str | None = Field(
         None,
         pattern=r"^[0-9a-f]{64}$",
-        description="SHA-256 that this file must have, 64 hexadecimal digits; autoseg_plan finds it for the hub's",
+        description="SHA-256 of this file, 64 hexadecimal digits; autoseg_plan finds it for files on the hub",
     )
     text: TextPlan = TextPlan()
-    image_size_px: int = Field(ge=32, le=2048, multiple_of=32, description="side of the square that the Hiera sees")
-    window_rows_px: WindowPx = Field(description="in-plane window at target spacing, rows")
-    window_columns_px: WindowPx = Field(description="in-plane window, columns")
-    small_windows_px: tuple[tuple[WindowPx, WindowPx], ...] = Field(
-        (), max_length=8, description="more windows, rows and columns, for scans whose slices they hold whole"
+    image_size_px: int = Field(
+        ge=32, le=2048, multiple_of=32, description="side of the square image that the Hiera sees, in pixels"
     )
-    feature_channels: int = Field(64, ge=16, le=1024, multiple_of=16, description="D, width of prompts and features")
-    interaction_levels: int = Field(2, ge=0, le=4, description="levels of text-image cross-attention")
+    window_rows_px: WindowPx = Field(description="rows of the in-plane window at target spacing, in pixels")
+    window_columns_px: WindowPx = Field(description="columns of the in-plane window, in pixels")
+    small_windows_px: tuple[tuple[WindowPx, WindowPx], ...] = Field(
+        (), max_length=8, description="further windows (rows, columns) for scans whose slices fit into them whole"
+    )
+    feature_channels: int = Field(
+        64, ge=16, le=1024, multiple_of=16, description="number of channels D of prompts and features"
+    )
+    interaction_levels: int = Field(2, ge=0, le=4, description="number of levels of text-image cross-attention")
     interaction_image_encoder: Literal["hiera", "clip"] = Field(
-        "hiera", description="whose patches the text looks at: Hiera's, or those of text.model's image tower"
+        "hiera", description="image tokens for the text: Hiera's, or those of text.model's CLIP image tower"
     )
     injection_stages: tuple[Annotated[int, Field(ge=0, le=3)], ...] = Field(
-        (0, 1, 2, 3), description="Hiera stages at which the semantics enter"
+        (0, 1, 2, 3), description="Hiera stages into which the text semantics are injected"
     )
-    prompt_tokens: int = Field(2, ge=1, le=16, description="sparse prompt tokens an organ")
-    point_prompts: bool = Field(False, description="whether points and boxes may help the text, in Python")
-    semantic_decoder: bool = Field(True, description="SEG-SAM's decoder beside SAM's")
+    prompt_tokens: int = Field(2, ge=1, le=16, description="sparse prompt tokens per organ")
+    point_prompts: bool = Field(
+        False, description="whether the network accepts points and boxes beside the text (from Python)"
+    )
+    semantic_decoder: bool = Field(
+        True, description="whether SEG-SAM's semantic decoder runs beside SAM's mask decoder"
+    )
     refiner_channels: tuple[Annotated[int, Field(ge=4, le=512, multiple_of=4)], ...] = Field(
         (16, 32, 64, 128),
         max_length=6,
-        description="width of each refinement stage, full resolution first; none: the decoders' maps as they are",
+        description="channels of each stage of the refiner, full resolution first; empty leaves the refiner out",
     )
-    context_slices: int = Field(1, ge=1, le=8, description="slices on each side that the refiner sees with a slice")
-    refiner_stride: Literal[1, 2, 4] = Field(1, description="stride of the finest refinement stage")
-    memory_slices: int = Field(0, ge=0, le=64, description="slices the memory bank holds; 0: each slice by itself")
+    context_slices: int = Field(1, ge=1, le=8, description="neighboring slices on each side that the refiner sees")
+    refiner_stride: Literal[1, 2, 4] = Field(1, description="stride of the finest stage of the refiner, in pixels")
+    memory_slices: int = Field(0, ge=0, le=64, description="slices in the memory bank; 0 segments each slice by itself")
     memory_mib: float = Field(
-        256.0, gt=0, le=1e6, description="most MiB that the bank of a volume takes; fewer slices where they are large"
+        256.0,
+        gt=0,
+        le=1e6,
+        description="maximum size of the memory bank of a volume in MiB; it holds fewer slices where they are large",
     )
-    memory_attended_slices: int = Field(4, ge=1, le=64, description="slices of the bank that a slice looks at")
-    memory_update: Literal["similarity", "fifo"] = Field("similarity", description="how a full bank makes room")
+    memory_attended_slices: int = Field(4, ge=1, le=64, description="slices of the memory bank that a slice attends to")
+    memory_update: Literal["similarity", "fifo"] = Field(
+        "similarity", description="which slice leaves a full memory bank"
+    )
 
     @property
     def refiner_step_px(self) -> int:

@@ -66,28 +66,26 @@ __all__ = [
 ]
 PLANS_VERSION: Literal[1] = 1
 MAX_ERRORS_SHOWN = 20  # of a plan
-SET_BY = "Set by"  # begins the reason of a value that a user chose
+SET_BY = "Set by"  # begins the reason of a value that the user sets
 
 
 class Reason(PlanPart):
     """Why the planner chose a value."""
 
-    rule: str = Field(max_length=2000, description="the rule, in a sentence")
-    facts: dict[str, Any] = Field({}, description="what the rule looked at")
+    rule: str = Field(max_length=2000, description="the rule in one or two sentences")
+    facts: dict[str, Any] = Field({}, description="the facts that the rule used")
 
 
 class Device(PlanPart):
-    """The machine that the plan is made for."""
+    """The device that the plan is made for."""
 
     kind: Literal["cpu", "cuda"]
     memory_gib: float = Field(gt=0, le=100000)
-    cores: int | None = Field(
-        None, ge=1, le=100000, description="of the processor beside a CUDA device; none: not known"
-    )
+    cores: int | None = Field(None, ge=1, le=100000, description="CPU cores beside a CUDA device; null if unknown")
 
 
 class Plans(PlanPart):
-    """A whole resolved plan."""
+    """A complete plan of a run."""
 
     version: Literal[1] = PLANS_VERSION
     dataset_name: str = Field(min_length=1, max_length=200)
@@ -96,16 +94,18 @@ class Plans(PlanPart):
     network: NetworkPlan
     training: TrainingPlan
     inference: InferencePlan
-    reasons: dict[str, Reason] = Field({}, description="field, such as network.backbone, to its reason")
-    overrides: tuple[str, ...] = Field((), description="overlays and --set, in the order they were applied")
+    reasons: dict[str, Reason] = Field({}, description="reason of each value, by field such as network.backbone")
+    overrides: tuple[str, ...] = Field(
+        (), description="overlays and --set words, in the order in which they were applied"
+    )
 
     @property
     def memory_clip_slices(self) -> int:
-        """Slices that a training step with clips takes together from one case: 1 without a memory."""
+        """Slices per clip in a training step with clips: 1 without a memory."""
         return self.training.memory_clip_slices if self.network.memory_slices else 1
 
     def clip_slices_of(self, step: int) -> int:
-        """Slices that this step takes together from one case."""
+        """Slices per clip in this step."""
         return self.memory_clip_slices if step % self.training.memory_clip_every == 0 else 1
 
     @property

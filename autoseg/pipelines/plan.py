@@ -68,7 +68,7 @@ class PlanOutcome:
 
     Attributes:
         plans: Written to `plans.json`.
-        check: What the dataset is like; None on a rank that does not lead.
+        check: The check of the dataset; None on ranks other than the main one.
         used: The cases that are preprocessed and in a fold.
         skipped: The cases that are left out, for errors that the report names.
     """
@@ -96,22 +96,22 @@ def plan(
 ) -> Plans:
     """Check, fingerprint, plan and preprocess a dataset, or several as one.
 
-    Under torchrun the processes share out the reading of scans and preprocessing, and the first one does the rest.
+    Under torchrun the ranks divide the reading of scans and preprocessing, and the main rank does the rest.
 
     Args:
-        dataset_roots: Folder of the dataset, or folders of several; never written to.
-        run_folder: Where everything goes; may hold an earlier run, which is continued.
-        device: What to plan for; "auto" takes CUDA where there is one.
-        memory_gib: Memory of the device; none: what is found here.
+        dataset_roots: The folder of a dataset, or the folders of several; nothing is written there.
+        run_folder: The folder that everything is written to; an earlier run in it is continued.
+        device: The device to plan for; "auto" chooses CUDA where a GPU is found.
+        memory_gib: Memory of the device in GiB; None uses that of this machine.
         overlays: Parts of plans: names such as "fast", or paths of JSON files.
         settings: Words such as "network.memory_slices=4"; they win over overlays.
         rules: Rules that replace autoseg's own, by the field of the plan that they choose; overlays and settings win
             over them.
-        on_bad: "fail" stops at bad cases, after all have been looked at; "skip" goes on with the good ones.
-        num_workers: Processes; none: one a core.
-        describe: Language model to ask for descriptions of organs that nothing is known of; none: nobody is asked.
+        on_bad: "fail" stops at bad cases, after all have been checked; "skip" goes on without them.
+        num_workers: The number of processes; None starts one per core.
+        describe: The language model to ask for descriptions of unknown organs; None asks nobody.
         descriptions: JSON file of {organ: text} or {organ: [sentence, ...]}; it wins over `dataset.json`.
-        offline: Ask no network; pretrained weights of the hub are looked up in its cache on this machine.
+        offline: Use no network; pretrained weights of the hub must be in its cache on this machine.
 
     Returns:
         The plans, as they were written.
@@ -145,7 +145,7 @@ def plan(
 
 
 def run_plan(request: PlanRequest) -> PlanOutcome:
-    """Do what `plan` says, and tell more about it."""
+    """Plan as `plan` does, and return more about it."""
     if request.offline and request.describe is not None:
         raise UsageError("--offline and --describe: give one of them, since a server is asked over the network.")
     with join_ranks() as ranks:
@@ -153,7 +153,7 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
 
 
 def _help(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
-    """Take a share of the reading and of the preprocessing, and wait for what the first rank makes of it."""
+    """Read and preprocess a shard of the cases, and wait for the results of the main rank."""
     ranks.barrier()  # until it holds the run folder
     read_shares(request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks)
     help_to_preprocess(request.run_folder / STORE_NAME, num_workers=request.num_workers, ranks=ranks)
@@ -196,7 +196,7 @@ def _lead(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
         _write_report(request, check=check, used=used, found=found)
         _stop_at_errors(failures, num_cases=check.num_cases, request=request)
         if not used:
-            raise DatasetError("no case could be preprocessed. Mend what is listed below.", problems=failures)
+            raise DatasetError("no case could be preprocessed. Correct the problems listed below.", problems=failures)
         write_splits_if_new(check.fingerprint, plans=plans, used=used, run_folder=request.run_folder)
     problems = tuple(problem for stage in found.values() for problem in stage)
     _show_problems(problems)

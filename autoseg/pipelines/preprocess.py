@@ -1,6 +1,6 @@
-"""All cases of a dataset into the store.
+"""Preprocesses all cases of a dataset into the store.
 
-Owns: which cases are preprocessed anew, and in how many processes.
+Owns: which cases are preprocessed again, and in how many processes.
 Does not own: the steps (`preprocessing/pipeline.py`), the files (`store.py`), worker processes
 (`system/process_pool.py`).
 """
@@ -33,10 +33,10 @@ def preprocess_dataset(
 
     Args:
         cases: The same ones, in the same order, on all ranks.
-        plan: What preprocessing does.
-        store_folder: Where it goes.
-        num_workers: Processes of this rank.
-        ranks: That take a share of the cases each.
+        plan: The data part of the plan.
+        store_folder: The folder of the store.
+        num_workers: The number of processes of this rank.
+        ranks: Each of them preprocesses a shard of the cases.
 
     Returns:
         One problem for each case that failed, in the order of the cases; the others are in the store. On all ranks.
@@ -48,8 +48,8 @@ def preprocess_dataset(
         CaseStore(store_folder).remove_leftovers()
     ranks.barrier()
     own = _preprocess_share(ranks.shard(cases), plan=plan, store_folder=store_folder, num_workers=num_workers)
-    told = ranks.all_gather([[problem.case_id, problem.message] for problem in own])
-    messages = {case_id: message for of_rank in told for case_id, message in of_rank}
+    of_ranks = ranks.all_gather([[problem.case_id, problem.message] for problem in own])
+    messages = {case_id: message for of_rank in of_ranks for case_id, message in of_rank}
     return [Problem(case.case_id, messages[case.case_id]) for case in cases if case.case_id in messages]
 
 

@@ -57,9 +57,9 @@ def check_dataset(
     """Read a dataset and everything in it; nothing is written but the cache.
 
     Args:
-        dataset_root: Its folder.
-        num_workers: Processes; none: one a core.
-        cache: Cases that it holds and whose files are the same are not read again; none: all are read.
+        dataset_root: The folder of the dataset.
+        num_workers: The number of processes; None starts one per core.
+        cache: The cases of earlier runs; those whose files did not change are not read again. None reads all.
 
     Raises:
         DatasetError: Nothing is usable; carries all problems.

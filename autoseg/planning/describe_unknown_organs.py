@@ -60,5 +60,7 @@ def _read(path: Path) -> dict[str, str]:
         return {}
     content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
-        raise UsageError(f"{path} holds more than names with their descriptions. Mend it, or delete it to ask again.")
+        raise UsageError(
+            f"{path} contains more than names with their descriptions. Correct it, or delete it to ask again."
+        )
     return content

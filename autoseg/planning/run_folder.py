@@ -72,7 +72,7 @@ def write_plans_if_new(plans: Plans, run_folder: Path) -> None:
         is_new = True
     if is_new:
         if path.exists():
-            log.info("the plan changed; plans.json and splits.json are written anew.")
+            log.info("the plan changed; plans.json and splits.json are written again.")
         (run_folder / "splits.json").unlink(missing_ok=True)
         write_plans(plans, path)
 

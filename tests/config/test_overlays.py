@@ -61,6 +61,12 @@ def test_overlays_for_users_are_found_by_name():
         assert read_overlay(name) == (name, overlay)
 
 
+def test_overlays_are_part_of_the_installed_package():
+    text = (PLANS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    [line] = [line for line in text.splitlines() if line.startswith("autoseg = [") and "py.typed" in line]
+    assert '"overlays/*.json"' in line and (PLANS.parent / "autoseg" / "overlays").samefile(PLANS / "overlays")
+
+
 def test_an_overlay_may_be_a_file(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text('{"training": {"epochs": 2}}')

@@ -163,7 +163,7 @@ def make_fingerprint(
     problems = [problem for result in results for problem in result.problems]
     cases = tuple(result.facts for result in results if result.facts is not None)
     if not cases:
-        headline = f"none of {len(results)} cases of {dataset.name} can be used. Mend what is listed below."
+        headline = f"none of {len(results)} cases of {dataset.name} can be used. Correct the problems listed below."
         raise DatasetError(headline, problems=[*dataset.problems, *problems])
     problems += check_duplicates(cases)
     annotated = {case.case_id: case.annotated for case in dataset.cases if case.annotated is not None}

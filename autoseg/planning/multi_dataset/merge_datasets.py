@@ -41,7 +41,7 @@ def check_datasets(
 
     Args:
         roots: Their folders, at least one.
-        num_workers: Processes; none: one a core.
+        num_workers: The number of processes; None starts one per core.
         open_cache: Opens what is kept of a dataset by its folder, and its name where there are several.
         run_folder: Holds the mapping of labels, which a user may have edited; none: it is found, and not written.
 
@@ -89,7 +89,9 @@ def join_checks(checks: Mapping[str, DatasetCheck], mapping: LabelMapping) -> Da
     bad = {problem.case_id for problem in long}
     for name, check in checks.items():
         if bad.issuperset(name_case(name, facts.case_id) for facts in check.fingerprint.cases):
-            raise DatasetError(f"no case of {name} can be used. Mend what is listed below.", problems=layout + long)
+            raise DatasetError(
+                f"no case of {name} can be used. Correct the problems listed below.", problems=layout + long
+            )
     fingerprint = _join_fingerprints(checks, mapping, bad=bad)
     duplicates = check_duplicates_across(fingerprint)
     cases = tuple(_rename_case(case, name) for name, check in checks.items() for case in check.dataset.cases)
