@@ -138,7 +138,7 @@ def _make_case(facts: dict[str, Any], *, number: int, slice_mm: float | None) ->
         spacing_zyx_mm=spacing,
         size_zyx=size,
         cropped_size_zyx=size,
-        removed_share=facts["removed_share"],
+        removed_fraction=facts["removed_fraction"],
         slice_correlation_zyx=(0.0, 0.0, 0.0),
         channels=(),
         organs=tuple(
@@ -165,7 +165,7 @@ def _make_ball(
         volume_ml=volume_ml,
         num_components=1,
         slices_zyx=(slices[0], slices[1], slices[2]),
-        slice_share_zyx=_triple([count / size for count, size in zip(slices, size_zyx, strict=True)]),
+        slice_fraction_zyx=_triple([count / size for count, size in zip(slices, size_zyx, strict=True)]),
         width_zyx_mm=_triple([2 * math.sqrt(area / math.pi) for area in areas]),
     )
 

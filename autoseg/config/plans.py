@@ -114,7 +114,7 @@ class Plans(PlanPart):
         return self.memory_clip_slices * max(1, self.training.batch_slices // self.memory_clip_slices)
 
     @model_validator(mode="after")
-    def _shares_are_of_known_names(self) -> "Plans":
+    def _sampled_names_are_known(self) -> "Plans":
         datasets, labels = [one.name for one in self.data.datasets], self.data.label_names
         for share in self.training.dataset_sampling_fractions:
             if share.dataset not in datasets:

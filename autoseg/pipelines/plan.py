@@ -19,7 +19,7 @@ from autoseg.errors import DatasetError, Problem, UsageError, format_problems
 from autoseg.organs.custom_texts import read_own_descriptions, use_own_descriptions
 from autoseg.organs.llm_texts import Server
 from autoseg.organs.organ_sentences import describe_organs
-from autoseg.pipelines.plan_ranks import help_to_preprocess, open_cache, read_shares, tell_work
+from autoseg.pipelines.plan_ranks import broadcast_work, open_cache, preprocess_shard, read_shards
 from autoseg.pipelines.preprocess import preprocess_dataset
 from autoseg.planning.checks import DatasetCheck, check_names, shorten_paths
 from autoseg.planning.describe_unknown_organs import add_descriptions
@@ -155,8 +155,8 @@ def run_plan(request: PlanRequest) -> PlanOutcome:
 def _help(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
     """Read and preprocess a shard of the cases, and wait for the results of the main rank."""
     ranks.barrier()  # until it holds the run folder
-    read_shares(request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks)
-    help_to_preprocess(request.run_folder / STORE_NAME, num_workers=request.num_workers, ranks=ranks)
+    read_shards(request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks)
+    preprocess_shard(request.run_folder / STORE_NAME, num_workers=request.num_workers, ranks=ranks)
     used, skipped = ranks.broadcast(None)
     return PlanOutcome(read_plans(request.run_folder / "plans.json"), None, tuple(used), tuple(skipped))
 
@@ -169,7 +169,7 @@ def _lead(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
         ranks.barrier()
         caches = {}
         if ranks.world_size > 1:
-            caches = read_shares(
+            caches = read_shards(
                 request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks
             )
         check = _check(request, caches)
@@ -286,7 +286,7 @@ def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest, rank
     warn_if_disk_is_short(store_folder, facts, plans.data)
     cases = [case for case in check.dataset.cases if case.case_id in usable]
     bytes_a_worker = bytes_to_preprocess(facts, plans.data)
-    tell_work(cases, plan=plans.data, bytes_a_worker=bytes_a_worker, ranks=ranks)
+    broadcast_work(cases, plan=plans.data, bytes_a_worker=bytes_a_worker, ranks=ranks)
     problems = preprocess_dataset(
         cases,
         plan=plans.data,

@@ -28,7 +28,7 @@ from autoseg.planning.multi_dataset.merge_datasets import name_datasets
 from autoseg.system.process_pool import default_num_workers
 
 
-def read_shares(
+def read_shards(
     roots: Sequence[Path], *, run_folder: Path, num_workers: int | None, ranks: Ranks
 ) -> dict[str | None, CaseCache]:
     """Measure the cases of datasets, each case on one rank; every rank calls this.
@@ -51,12 +51,12 @@ def read_shares(
         if dataset is None:
             continue
         own = ranks.shard(dataset.cases)
-        share = caches[name].share_for([case.case_id for case in own], _share_path(path, ranks.rank))
+        share = caches[name].shard_for([case.case_id for case in own], _shard_path(path, ranks.rank))
         scan_cases(
             replace(dataset, cases=tuple(own)),
             num_workers=num_workers or default_num_workers(bytes_to_scan(own)),
             cache=share,
-            is_share=True,
+            is_shard=True,
         )
         ranks.barrier()
         if ranks.is_main:
@@ -64,7 +64,7 @@ def read_shares(
     return caches
 
 
-def tell_work(cases: Sequence[CaseFiles], *, plan: DataPlan, bytes_a_worker: float, ranks: Ranks) -> None:
+def broadcast_work(cases: Sequence[CaseFiles], *, plan: DataPlan, bytes_a_worker: float, ranks: Ranks) -> None:
     """Broadcast to the other ranks what is to be preprocessed."""
     ranks.broadcast(
         {
@@ -75,7 +75,7 @@ def tell_work(cases: Sequence[CaseFiles], *, plan: DataPlan, bytes_a_worker: flo
     )
 
 
-def help_to_preprocess(store_folder: Path, *, num_workers: int | None, ranks: Ranks) -> list[Problem]:
+def preprocess_shard(store_folder: Path, *, num_workers: int | None, ranks: Ranks) -> list[Problem]:
     """Preprocess this rank's shard of the cases that the main rank broadcasts."""
     told = ranks.broadcast(None)
     return preprocess_dataset(
@@ -105,14 +105,14 @@ def _read_together(root: Path, path: Path, cache: CaseCache, *, ranks: Ranks) ->
     return replace(dataset, cases=tuple(case for case in dataset.cases if case.case_id not in bad))
 
 
-def _share_path(path: Path, rank: int) -> Path:
+def _shard_path(path: Path, rank: int) -> Path:
     return path.with_name(f"{path.stem}.{rank}{path.suffix}")
 
 
 def open_cache(path: Path) -> CaseCache:
     """Open the cache of a dataset with the measurements of all ranks, also those of a run that was killed."""
     cache = CaseCache(path)
-    shares = [share for share in path.parent.glob(f"{path.stem}.*{path.suffix}") if _is_share(share, path)]
+    shares = [share for share in path.parent.glob(f"{path.stem}.*{path.suffix}") if _is_shard(share, path)]
     for share in shares:
         cache.take(share)
     if shares:
@@ -122,7 +122,7 @@ def open_cache(path: Path) -> CaseCache:
     return cache
 
 
-def _is_share(share: Path, path: Path) -> bool:
+def _is_shard(share: Path, path: Path) -> bool:
     return share.is_file() and share.name[len(path.stem) + 1 : -len(path.suffix)].isdecimal()
 
 

@@ -46,12 +46,12 @@ def plan_data(
         for number, (name, names) in enumerate(list_modalities(fingerprint).items())
     )
     fraction_of = {one.dataset: one.fraction for one in fractions}
-    weights = weigh_cases([case.dataset for case in cases], shares=fraction_of)
+    weights = weigh_cases([case.dataset for case in cases], fractions=fraction_of)
     spacing = resolve(
         "data.target_spacing_zyx_mm",
         data_rules.choose_target_spacing(fingerprint.spacings_zyx_mm, cropped_sizes_zyx=sizes, weights=weights),
     )
-    removed = np.array([case.removed_share for case in cases])
+    removed = np.array([case.removed_fraction for case in cases])
     values = {
         "channels": first_channels,
         "modality": first,
@@ -87,7 +87,7 @@ def _plan_channels(
     """Choose the normalization of one modality."""
     datasets = [one for one in fingerprint.datasets if modality_name(one.channel_names) == modality]
     owners = {one.name for one in datasets}
-    removed = [case.removed_share for case in fingerprint.cases if case.dataset is None or case.dataset in owners]
+    removed = [case.removed_fraction for case in fingerprint.cases if case.dataset is None or case.dataset in owners]
     place = "data.channels" if is_first else f"data.additional_modalities.{modality}.channels"
     channels = []
     for number, name in enumerate(names):
@@ -96,7 +96,7 @@ def _plan_channels(
         choice = data_rules.choose_normalization(
             name,
             foreground=known[0] if len(known) == 1 else pool_intensities(known) if known else None,
-            median_removed_share=float(np.median(removed)),
+            median_removed_fraction=float(np.median(removed)),
         )
         channels.append(resolver.resolve(f"{place}.{number}", choice))
     return tuple(channels)

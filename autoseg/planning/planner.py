@@ -195,7 +195,7 @@ def _plan_inference(
 ) -> InferencePlan:
     resolve = resolver.resolve
     names = {organ.name for organ in data.organs}
-    pieces = {name: counts for name, counts in fingerprint.organ_pieces().items() if name in names}
+    pieces = {name: counts for name, counts in fingerprint.organ_components().items() if name in names}
     mirror_axes = training_rules.choose_inference_mirror_axes(training.augmentation.mirror_axes)
     batch = training_rules.choose_inference_batch(training.batch_slices, device=device)
     component_filter = training_rules.choose_component_filter(pieces)

@@ -29,7 +29,7 @@ class HasPatient(Protocol):
 def make_splits(
     cases: Sequence[HasPatient], *, organs_of_case: Mapping[str, Collection[str]], num_folds: int, seed: int
 ) -> list[dict[str, list[str]]]:
-    """Share the cases out to folds.
+    """Distribute the cases over folds.
 
     The patients with the rarest organ come first; each goes to the fold with the fewest cases of that organ, and
     among equal folds to the one with the fewest cases.
@@ -50,14 +50,16 @@ def make_splits(
     if num_folds < 2 or len(patients) < 2:
         log.warning("%d case(s) of one fold: training goes without validation.", len(everyone))
         return [{"train": everyone, "validation": []}]
-    folds = _share_out(patients, organs_of_case=organs_of_case, num_folds=min(num_folds, len(patients)), seed=seed)
+    folds = _assign_to_folds(
+        patients, organs_of_case=organs_of_case, num_folds=min(num_folds, len(patients)), seed=seed
+    )
     return [
         {"train": sorted(set(everyone) - fold), "validation": sorted(fold)}
         for fold in (set(cases_) for cases_ in folds)
     ]
 
 
-def _share_out(
+def _assign_to_folds(
     patients: Mapping[str, Sequence[str]], *, organs_of_case: Mapping[str, Collection[str]], num_folds: int, seed: int
 ) -> list[list[str]]:
     shuffled = sorted(patients)

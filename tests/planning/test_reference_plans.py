@@ -154,7 +154,7 @@ def test_ball_of_a_published_volume_is_like_a_measured_ball(tools):
     assert made.volume_ml == pytest.approx(4 / 3 * np.pi * 3**3, rel=0.02)  # cm3
     assert made.slices_zyx == pytest.approx(measured.slices_zyx, abs=1)
     assert made.width_zyx_mm == pytest.approx(measured.width_zyx_mm, rel=0.03)
-    assert made.slice_share_zyx == pytest.approx(measured.slice_share_zyx, rel=0.05)
+    assert made.slice_fraction_zyx == pytest.approx(measured.slice_fraction_zyx, rel=0.05)
 
 
 def test_chosen_cases_are_the_fewest_spread_over_all_sizes_that_keep_the_plan(tools):
@@ -165,7 +165,7 @@ def test_chosen_cases_are_the_fewest_spread_over_all_sizes_that_keep_the_plan(to
             spacing_zyx_mm=(1.0, 1.0, 1.0),
             size_zyx=(10, 10, 10 + number),
             cropped_size_zyx=(10, 10, 10 + number),
-            removed_share=0.123456789,
+            removed_fraction=0.123456789,
             slice_correlation_zyx=(0.5, 0.5, 0.5),
             channels=(),
             organs=(),
@@ -180,7 +180,7 @@ def test_chosen_cases_are_the_fewest_spread_over_all_sizes_that_keep_the_plan(to
     module = tools["reference_fingerprints"]
     short = module.shorten(fingerprint)
     assert [short.cases[number].patient_id for number in (0, 1, 5, 7)] == ["p", "p", "p5", "p5"]
-    assert {case.removed_share for case in short.cases} == {0.12346}
+    assert {case.removed_fraction for case in short.cases} == {0.12346}
     asked = []
 
     def plan_of(some: Fingerprint) -> bool:

@@ -187,7 +187,7 @@ class CaseCache:
         if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
             self.save()
 
-    def share_for(self, case_ids: Iterable[str], path: Path) -> "CaseCache":
+    def shard_for(self, case_ids: Iterable[str], path: Path) -> "CaseCache":
         """Open another file that holds, beside what is there, what is kept here of some cases."""
         share = CaseCache(path)
         share._entries = {**{name: self._entries[name] for name in case_ids if name in self._entries}, **share._entries}

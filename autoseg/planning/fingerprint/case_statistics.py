@@ -57,7 +57,7 @@ class OrganStatistics(Facts):
         volume_ml: Their volume.
         num_components: Connected parts (voxels that touch by a corner are connected).
         slices_zyx: Slices with the organ in them, cutting along z, y and x.
-        slice_share_zyx: These, as a share of the slices of the cropped case.
+        slice_fraction_zyx: These, as a share of the slices of the cropped case.
         width_zyx_mm: In-plane width when cutting along z, y and x: the diameter of the circle that has the area of the
             organ's mean slice.
     """
@@ -67,7 +67,7 @@ class OrganStatistics(Facts):
     volume_ml: float
     num_components: int
     slices_zyx: Size
-    slice_share_zyx: Triple
+    slice_fraction_zyx: Triple
     width_zyx_mm: Triple
 
 
@@ -80,7 +80,7 @@ class CaseStatistics(Facts):
         spacing_zyx_mm: Spacing of the voxels.
         size_zyx: Size of the whole scan.
         cropped_size_zyx: Size of the box that holds every voxel that is non-zero in any channel.
-        removed_share: Share of the voxels outside of that box.
+        removed_fraction: Share of the voxels outside of that box.
         slice_correlation_zyx: Mean correlation of neighboring slices, cutting along z, y and x; 0 for a single slice.
         channels: Intensities of each channel.
         organs: The organs that are there; absent ones are left out.
@@ -94,7 +94,7 @@ class CaseStatistics(Facts):
     spacing_zyx_mm: Triple
     size_zyx: Size
     cropped_size_zyx: Size
-    removed_share: float
+    removed_fraction: float
     slice_correlation_zyx: Triple
     channels: tuple[ChannelStatistics, ...]
     organs: tuple[OrganStatistics, ...]
@@ -212,7 +212,7 @@ def _measure_organ(
         volume_ml=num_voxels * voxel_mm3 / 1000.0,
         num_components=num_components,
         slices_zyx=slices,
-        slice_share_zyx=_triple([min(1.0, n / size) for n, size in zip(slices, cropped_size_zyx, strict=True)]),
+        slice_fraction_zyx=_triple([min(1.0, n / size) for n, size in zip(slices, cropped_size_zyx, strict=True)]),
         width_zyx_mm=_triple([float(np.sqrt(4.0 * area / np.pi)) for area in areas]),
     )
 

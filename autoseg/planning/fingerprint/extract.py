@@ -41,14 +41,14 @@ class _DueCase:
         return self.case.case_id
 
 
-def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache, is_share: bool = False) -> list[CaseScanResult]:
+def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache, is_shard: bool = False) -> list[CaseScanResult]:
     """Scan all cases in parallel, but for those that are kept and whose files are the same.
 
     Args:
         dataset: Its cases, channels and labels.
         num_workers: Processes.
         cache: What earlier runs measured; holds what this one did afterwards, also after an interruption.
-        is_share: Whether this is a rank's share of the dataset, of which no more is said.
+        is_shard: Whether this is a rank's share of the dataset, of which no more is said.
 
     Returns:
         A result for each case, in the order of the cases.
@@ -82,7 +82,7 @@ def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache, is_share
         cache.forget_others(results)
     finally:
         cache.save()
-    if num_same and not is_share:
+    if num_same and not is_shard:
         log.info("%d of %d cases did not change; they were not read again.", num_same, len(dataset.cases))
     return [results[case.case_id] for case in dataset.cases]
 

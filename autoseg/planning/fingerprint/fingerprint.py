@@ -113,7 +113,7 @@ class Fingerprint(Facts):
             lambda case: ((organ.name, organ.slices_zyx[number] * case.spacing_zyx_mm[number]) for organ in case.organs)
         )
 
-    def organ_pieces(self) -> dict[str, list[int]]:
+    def organ_components(self) -> dict[str, list[int]]:
         """Return for each organ the number of its connected pieces in every case that holds it."""
         found: dict[str, list[int]] = {organ.name: [] for organ in self.organs}
         for case in self.cases:

@@ -109,7 +109,7 @@ def _measure_case(opened: _OpenCase, *, dataset: Dataset) -> tuple[CaseStatistic
         spacing_zyx_mm=canonical.spacing_zyx_mm,
         size_zyx=canonical.shape_zyx,
         cropped_size_zyx=cropped_size,
-        removed_share=1.0 - float(np.prod(cropped_size) / np.prod(canonical.shape_zyx)),
+        removed_fraction=1.0 - float(np.prod(cropped_size) / np.prod(canonical.shape_zyx)),
         slice_correlation_zyx=(correlation_z, correlation_y, correlation_x),
         channels=tuple(
             ChannelStatistics(

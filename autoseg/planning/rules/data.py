@@ -25,14 +25,14 @@ AXES: tuple[Axis, Axis, Axis] = ("z", "y", "x")
 
 
 def choose_normalization(
-    channel_name: str, *, foreground: IntensityStatistics | None, median_removed_share: float
+    channel_name: str, *, foreground: IntensityStatistics | None, median_removed_fraction: float
 ) -> Choice[ChannelPlan]:
     """Choose how a channel becomes numbers near zero, by its name.
 
     Args:
         channel_name: From the dataset.
         foreground: Intensities of the organs' voxels over the dataset.
-        median_removed_share: Median share of voxels that cropping removes.
+        median_removed_fraction: Median share of voxels that cropping removes.
     """
     if find_modality([channel_name]) == "ct" and foreground is not None:
         plan = ChannelPlan(
@@ -48,14 +48,14 @@ def choose_normalization(
             "over the dataset, then one mean and standard deviation for all scans."
         )
         return Choice(plan, rule, {"channel": channel_name, "foreground": foreground.model_dump(mode="json")})
-    inside = median_removed_share > MASK_FROM_REMOVED_SHARE
+    inside = median_removed_fraction > MASK_FROM_REMOVED_SHARE
     where = (
         "inside the non-zero mask, since cropping removes over a quarter of a scan" if inside else "over the whole scan"
     )
     return Choice(
         ChannelPlan(name=channel_name, normalization="zscore", nonzero_only=inside),
         f"Not a CT, so its units differ from scan to scan: each scan to mean 0 and deviation 1, measured {where}.",
-        {"channel": channel_name, "median_removed_share": round(median_removed_share, 4)},
+        {"channel": channel_name, "median_removed_fraction": round(median_removed_fraction, 4)},
     )
 
 
@@ -112,11 +112,11 @@ def choose_slice_axis(target_spacing_zyx_mm: Sequence[float], *, cropped_sizes_z
     return Choice("z", "No axis is clearly (1.3x) coarser than the others: axial slices.", facts)
 
 
-def choose_crop(removed_shares: np.ndarray) -> Choice[bool]:
+def choose_crop(removed_fractions: np.ndarray) -> Choice[bool]:
     """Choose whether the border that is zero in all channels is dropped: always, since nothing is lost."""
     facts = {
-        "median_removed_share": round(float(np.median(removed_shares)), 4),
-        "largest_removed_share": round(float(removed_shares.max()), 4),
+        "median_removed_fraction": round(float(np.median(removed_fractions)), 4),
+        "largest_removed_fraction": round(float(removed_fractions.max()), 4),
     }
     return Choice(True, "Voxels outside the box of the non-zero ones cost time and tell nothing.", facts)
 

@@ -34,14 +34,14 @@ def choose_dataset_sampling_fractions(
     for name, root in roots.items():
         of_modality[modality_of[name]] = of_modality.get(modality_of[name], 0.0) + root
     raw = {name: root / math.sqrt(of_modality[modality_of[name]]) for name, root in roots.items()}
-    shares = {name: value / sum(raw.values()) for name, value in raw.items()}
+    fractions = {name: value / sum(raw.values()) for name, value in raw.items()}
     rule = (
         "Between as often as it has cases and as often as all others: the square root of its number of cases, and of "
         "the modalities the square root of what theirs add up to, so that neither many scans of one kind drown the "
         "others nor a few are seen over and over."
     )
     facts = {"cases": dict(num_cases), "modality": dict(modality_of)}
-    value = tuple(DatasetSamplingFraction(dataset=name, fraction=round(share, 4)) for name, share in shares.items())
+    value = tuple(DatasetSamplingFraction(dataset=name, fraction=round(share, 4)) for name, share in fractions.items())
     return Choice(value, rule, facts)
 
 
@@ -102,12 +102,12 @@ def _serves(larger: tuple[int, int], smaller: tuple[int, int]) -> bool:
     return holds and larger[0] * larger[1] < ALIKE_WINDOWS_RATIO * smaller[0] * smaller[1]
 
 
-def weigh_cases(datasets: Sequence[str | None], *, shares: Mapping[str, float]) -> np.ndarray | None:
+def weigh_cases(datasets: Sequence[str | None], *, fractions: Mapping[str, float]) -> np.ndarray | None:
     """Return (N,) what each case weighs, so that a dataset weighs its share; None where there are no datasets."""
-    if not shares:
+    if not fractions:
         return None
-    counts = {name: sum(dataset == name for dataset in datasets) for name in shares}
-    return np.array([shares[name or ""] / counts[name or ""] for name in datasets])
+    counts = {name: sum(dataset == name for dataset in datasets) for name in fractions}
+    return np.array([fractions[name or ""] / counts[name or ""] for name in datasets])
 
 
 def weighted_median(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:

@@ -193,7 +193,7 @@ def choose_component_filter(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple
         f"{ONE_PIECE_SHARE:.0%} of their reference label maps, of which there are at least {ONE_PIECE_LEAST_CASES}. "
         "Validation after training replaces it by what raises its Dice, if anything does."
     )
-    facts = {"share_in_one_piece": {name: round(share, 3) for name, share in shares.items()}}
+    facts = {"fraction_in_one_piece": {name: round(share, 3) for name, share in shares.items()}}
     return Choice(value, rule, facts)
 
 

@@ -72,7 +72,7 @@ def test_measure_organs_of_two_boxes_gives_volume_width_and_components():
     assert (organ.name, organ.num_voxels, organ.num_components) == ("liver", 81, 2)
     assert organ.volume_ml == pytest.approx(81 * 1.0 / 1000)
     assert organ.slices_zyx == (3, 5, 11)
-    assert organ.slice_share_zyx == pytest.approx((0.3, 0.25, 0.55))
+    assert organ.slice_fraction_zyx == pytest.approx((0.3, 0.25, 0.55))
     area_mm2 = 81 * 1.0 * 0.5 / 3  # voxels of a mean axial slice, each 1.0 x 0.5 mm
     assert np.pi * (organ.width_zyx_mm[0] / 2) ** 2 == pytest.approx(area_mm2)
 

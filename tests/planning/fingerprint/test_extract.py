@@ -133,7 +133,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(make_dataset, tmp_path
         lambda text: with_digest(text, b'"form":1', b'"form":2'),
         lambda text: with_digest(text, b'"case_id":"case_000","patient_id"', b'"case_id":"case_007","patient_id"'),
         lambda text: with_digest(text, b'"size_zyx":[6', b'"size_zyx":["6"'),
-        lambda text: with_digest(text, b'"removed_share":', b'"removed_share":1e999'),
+        lambda text: with_digest(text, b'"removed_fraction":', b'"removed_fraction":1e999'),
         lambda text: with_digest(text, b'"facts":{', b'"facts":{"extra":1,'),
         lambda text: with_digest(text, b'"sample":"', b'"sample":"!'),
         lambda text: with_digest(text, b'"sample":"', b'"sample":"AAAA'),

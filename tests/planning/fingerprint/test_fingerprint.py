@@ -28,7 +28,7 @@ def test_scan_case_measures_in_canonical_axes(make_dataset, save_nifti):
     assert facts.spacing_zyx_mm == pytest.approx((3.0, 0.5, 2.0))
     assert facts.size_zyx == (6, 12, 10)
     assert facts.cropped_size_zyx == (4, 6, 7)
-    assert facts.removed_share == pytest.approx(1 - 4 * 6 * 7 / 720)
+    assert facts.removed_fraction == pytest.approx(1 - 4 * 6 * 7 / 720)
     assert facts.channels[0].foreground.minimum == 101
     assert facts.channels[0].foreground.maximum == 168
     assert facts.organs[0].num_voxels == 68
@@ -125,10 +125,10 @@ def test_organ_widths_and_extents_are_medians_over_the_cases_with_the_organ(make
 
 
 def test_organ_pieces_has_one_number_for_each_case_with_the_organ(make_fingerprint_of):
-    assert make_fingerprint_of(num_cases=3).organ_pieces() == {"liver": [1, 1, 1]}
+    assert make_fingerprint_of(num_cases=3).organ_components() == {"liver": [1, 1, 1]}
     without = make_fingerprint_of(num_cases=2)
     without = without.model_copy(update={"cases": (without.cases[0].model_copy(update={"organs": ()}),)})
-    assert without.organ_pieces() == {"liver": []}
+    assert without.organ_components() == {"liver": []}
 
 
 def test_patient_groups_joins_patients_through_a_shared_scan(make_fingerprint_of):

@@ -48,7 +48,7 @@ def test_join_checks_gives_organs_new_values_and_keeps_what_each_dataset_wrote(m
     of_a, of_b = fingerprint.cases[0], fingerprint.cases[-1]
     assert [organ.name for organ in of_a.organs] == ["liver with liver tumour", "lien"]
     assert [organ.name for organ in of_b.organs] == ["liver", "liver tumour", "lien"]
-    assert fingerprint.organ_pieces()["liver"] == [1] * 10, "of A nobody knows"
+    assert fingerprint.organ_components()["liver"] == [1] * 10, "of A nobody knows"
 
 
 def test_join_checks_describes_an_organ_as_the_first_dataset_that_does(make_check):
@@ -63,7 +63,7 @@ def test_join_checks_puts_labels_of_a_case_together_that_mean_one_organ(make_che
     checks = {"A": make_check(("left kidney", "right kidney"), num_cases=3, width_mm=30.0)}
     both = LabelMapping(("kidneys",), (), {"A": {"left kidney": "kidneys", "right kidney": "kidneys"}})
     fingerprint = join_checks(checks, both).fingerprint
-    assert fingerprint.organ_pieces() == {"kidneys": [2, 2, 2]}
+    assert fingerprint.organ_components() == {"kidneys": [2, 2, 2]}
     (organ,) = fingerprint.cases[0].organs
     assert (organ.num_voxels, organ.volume_ml) == (2000, 2.0)
     assert organ.width_zyx_mm[0] == pytest.approx(30 * 2**0.5)

@@ -17,7 +17,7 @@ def sizes(*rows):
 
 def test_normalization_of_ct_takes_the_foreground_of_the_dataset():
     foreground = measure_intensities(np.arange(-100, 101, dtype=np.float64))
-    choice = choose_normalization("CT", foreground=foreground, median_removed_share=0.5)
+    choice = choose_normalization("CT", foreground=foreground, median_removed_fraction=0.5)
     assert (choice.value.normalization, choice.value.clip_low, choice.value.clip_high) == ("ct", -99.0, 99.0)
     assert choice.value.mean == 0.0
     assert choice.value.std == pytest.approx(np.sqrt((201**2 - 1) / 12))
@@ -26,13 +26,13 @@ def test_normalization_of_ct_takes_the_foreground_of_the_dataset():
 
 @pytest.mark.parametrize(("removed", "inside"), [(0.25, False), (0.26, True)])
 def test_normalization_of_mri_is_inside_the_mask_when_cropping_removed_over_a_quarter(removed, inside):
-    choice = choose_normalization("MRI", foreground=None, median_removed_share=removed)
+    choice = choose_normalization("MRI", foreground=None, median_removed_fraction=removed)
     assert (choice.value.normalization, choice.value.nonzero_only) == ("zscore", inside)
 
 
 def test_normalization_of_a_ct_with_constant_foreground_stays_finite():
     foreground = measure_intensities(np.full(5, 40.0))
-    assert choose_normalization("CT", foreground=foreground, median_removed_share=0).value.std > 0
+    assert choose_normalization("CT", foreground=foreground, median_removed_fraction=0).value.std > 0
 
 
 def test_target_spacing_is_the_median_of_each_axis():
@@ -83,7 +83,7 @@ def test_slice_axis_is_the_coarsest_or_axial(spacing, size, axis):
 def test_crop_tells_how_much_it_removes():
     choice = choose_crop(np.array([0.1, 0.5, 0.3]))
     assert choice.value is True
-    assert choice.facts == {"median_removed_share": 0.3, "largest_removed_share": 0.5}
+    assert choice.facts == {"median_removed_fraction": 0.3, "largest_removed_fraction": 0.5}
 
 
 @pytest.mark.parametrize(("axis", "order"), [("z", [1, 2, 3]), ("y", [2, 1, 3]), ("x", [3, 1, 2])])

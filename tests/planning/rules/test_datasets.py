@@ -68,9 +68,9 @@ def test_small_windows_are_at_most_eight():
 
 
 def test_weigh_cases_lets_a_dataset_weigh_its_share():
-    weights = weigh_cases(["A", "A", "B"], shares={"A": 0.4, "B": 0.6})
+    weights = weigh_cases(["A", "A", "B"], fractions={"A": 0.4, "B": 0.6})
     assert weights.tolist() == pytest.approx([0.2, 0.2, 0.6])
-    assert weigh_cases([None, None], shares={}) is None
+    assert weigh_cases([None, None], fractions={}) is None
 
 
 def test_weighted_median_is_where_half_of_the_weight_is_reached():

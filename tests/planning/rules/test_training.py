@@ -109,4 +109,4 @@ def test_organs_are_cleaned_that_are_in_one_piece_in_nine_of_ten_of_enough_cases
     choice = choose_component_filter(pieces)
     assert [cleaning.organ for cleaning in choice.value] == ["liver", "just enough"]
     assert {(cleaning.min_fraction, cleaning.min_volume_ml) for cleaning in choice.value} == {(0.1, 0.0)}
-    assert choice.facts["share_in_one_piece"] == {"liver": 0.9, "lesion": 0.8, "just enough": 1.0}
+    assert choice.facts["fraction_in_one_piece"] == {"liver": 0.9, "lesion": 0.8, "just enough": 1.0}
