@@ -43,10 +43,10 @@ from autoseg.errors import (
 
 if TYPE_CHECKING:
     from autoseg.evaluation import evaluate
+    from autoseg.inference.model_loading import load_predictor
     from autoseg.inference.organ_prompts import OrganPrompts
-    from autoseg.inference.predictor import load_predictor
     from autoseg.network.build import build_network
-    from autoseg.network.model import NetworkOutput
+    from autoseg.network.output import NetworkOutput
     from autoseg.pipelines.export_model import export_model
     from autoseg.pipelines.plan import plan
     from autoseg.pipelines.predict import predict_files
@@ -88,13 +88,13 @@ __all__ = [
 _MODULES = {
     "Callback": "autoseg.training.context",
     "CompoundLoss": "autoseg.training.loss.compound_loss",
-    "NetworkOutput": "autoseg.network.model",
+    "NetworkOutput": "autoseg.network.output",
     "OrganPrompts": "autoseg.inference.organ_prompts",
     "Prediction": "autoseg.pipelines.predict_array",
     "build_network": "autoseg.network.build",
     "evaluate": "autoseg.evaluation",
     "export_model": "autoseg.pipelines.export_model",
-    "load_predictor": "autoseg.inference.predictor",
+    "load_predictor": "autoseg.inference.model_loading",
     "plan": "autoseg.pipelines.plan",
     "predict": "autoseg.pipelines.predict_array",
     "predict_files": "autoseg.pipelines.predict",

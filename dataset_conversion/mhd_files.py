@@ -14,7 +14,7 @@ import numpy as np
 from autoseg.errors import ScanFileError
 from autoseg.io.byte_stream import ScanStream, display_name
 from autoseg.io.image import Scan
-from autoseg.io.nifti import StoredImage
+from autoseg.io.nifti_header import StoredImage
 from autoseg.io.nrrd import TEXT_HEADER_BYTES, parse_mha_header
 from autoseg.io.voxels import replace_not_finite, round_labels, scale_values
 

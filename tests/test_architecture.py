@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # a heavy dependency, and the only files or folders that import it
 DOORS: dict[str, tuple[str, ...]] = {
-    "nibabel": ("io/nifti.py",),
+    "nibabel": ("io/nifti_header.py", "io/nifti_geometry.py"),
     "highdicom": ("export/dicom_seg.py",),
     "pydicom": ("export/dicom_seg.py",),
     "SimpleITK": ("io/dicom.py", "io/array_input.py"),

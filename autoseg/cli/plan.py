@@ -142,10 +142,10 @@ def _check_alone(arguments: argparse.Namespace) -> int:
 
 def _look_at_dataset(arguments: argparse.Namespace) -> "tuple[DatasetCheck, tuple[Problem, ...]]":
     """Check the dataset; nothing is written, so every scan is read."""
-    from autoseg.organs.custom_texts import read_own_descriptions
     from autoseg.planning.checks import check_names
     from autoseg.planning.fingerprint.case_cache import CaseCache
     from autoseg.planning.multi_dataset.merge_datasets import check_datasets
+    from autoseg.planning.organ_texts.custom_texts import read_own_descriptions
 
     own = None if arguments.descriptions is None else read_own_descriptions(arguments.descriptions)
     check = check_datasets(

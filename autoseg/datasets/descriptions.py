@@ -1,7 +1,7 @@
 """A user's own descriptions of organs in `dataset.json`, and which organ each is of.
 
 Owns: the form of `descriptions`.
-Does not own: those of a file of their own (`organs/custom_texts.py`), labels (`labels.py`).
+Does not own: those of a file of their own (`organ_texts/custom_texts.py`), labels (`labels.py`).
 """
 
 import difflib

@@ -16,24 +16,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoseg.config.overrides import apply_settings
 from autoseg.config.plans import Plans
-from autoseg.errors import CheckpointError, UsageError
+from autoseg.errors import UsageError
 from autoseg.inference.connected_components import clean_labels
 from autoseg.inference.cpu_threads import side_by_side
 from autoseg.inference.expected_dice import no_confidence
-from autoseg.inference.modality import choose_modality, find_modality_number
+from autoseg.inference.modality import choose_modality
 from autoseg.inference.organ_prompts import OrganPrompts, PlacedPointPrompts, place_point_prompts
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import Scan
-from autoseg.network.weights.model_file import MODEL_FILE_NAME, BuildNetwork, load_models, most_validated
 from autoseg.preprocessing.inverse import undo_preprocessing
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
 from autoseg.system.out_of_memory import is_out_of_memory
-from autoseg.system.torch_device import choose_device
-
-MOST_FOLD_LETTERS = 20  # "all", or a number
 
 log = logging.getLogger("autoseg")
 
@@ -233,114 +228,3 @@ def _zeros_on_disk(shape: tuple[int, ...], *, folder: Path) -> np.ndarray:
         if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process
             os.posix_fallocate(file.fileno(), 0, math.prod(shape))
         return np.memmap(file, np.uint8, mode="r+", shape=shape)
-
-
-def load_predictor(
-    model: Path | str,
-    *,
-    organs: Sequence[str] | str = (),
-    device: torch.device | str = "auto",
-    fold: str | None = None,
-    modality: str | None = None,
-    build_network: BuildNetwork | None = None,
-) -> Predictor:
-    """Load a model file, or the models of a run folder.
-
-    Args:
-        model: `model.safetensors`, a fold's folder, or a run folder: then the model trained on all cases, or where
-            there is none the average of the folds.
-        organs: The names of the organs or regions to find; none means all.
-        device: Where to predict: auto, cpu or cuda.
-        fold: Of a run folder: "all", "0", "1", ..; None as above.
-        modality: The modality of all scans, for a model that knows several: ct, mri, ..; None: found by each scan's
-            values.
-        build_network: The function that built the model's network, if it was not autoseg's own.
-
-    Raises:
-        CheckpointError: There is no model there, or it is damaged.
-        UsageError: The model does not know an organ, or the modality.
-
-    Example:
-        >>> predictor = autoseg.load_predictor("my_run", organs=["liver"])
-        >>> for path in paths:
-        ...     prediction = autoseg.predict(path, predictor)
-    """
-    model = Path(model)
-    device = device if isinstance(device, torch.device) else choose_device(device)
-    paths = find_model_files(model, fold=fold)
-    if len(paths) > 1:
-        log.info("averaging %d folds", len(paths))
-    try:
-        loaded = [load_models(path, device=device, build_network=build_network) for path in paths]
-    except RuntimeError as error:
-        if device.type == "cpu" or not is_out_of_memory(error):
-            raise
-        message = str(error).partition("\n")[0]
-        log.warning("the memory of %s is too full for the model; predicting on the CPU (%s).", device, message)
-        device = torch.device("cpu")
-        loaded = [load_models(path, device=device, build_network=build_network) for path in paths]
-    plans = loaded[0][1]
-    for _networks, other in loaded[1:]:
-        if other.data != plans.data or other.network != plans.network:
-            raise CheckpointError(f"{model}: the folds were trained under different plans. Name one fold's model file.")
-    plans = most_validated([other for _, other in loaded])
-    names = [organ.name for organ in plans.data.organs]
-    regions = {region.name: region.organs for region in plans.data.regions}
-    asked = [organs] if isinstance(organs, str) else organs
-    asked = [organ for name in asked for organ in regions.get(name, (name,))]
-    unknown = [name for name in asked if name not in names]
-    if unknown:
-        known = ", ".join([*names, *regions])
-        raise UsageError(f"--organs: the model does not know {', '.join(unknown)}. It knows: {known}; name of these.")
-    positions = tuple(k for k, name in enumerate(names) if not asked or name in asked)
-    networks = tuple(network for part, _ in loaded for network in part)
-    number = find_modality_number(plans.data, modality)
-    return Predictor(networks=networks, plans=plans, organs=positions, device=device, modality=number)
-
-
-def with_settings(predictor: Predictor, settings: Sequence[str]) -> Predictor:
-    """Change the plan of a predictor.
-
-    Args:
-        predictor: As it was loaded.
-        settings: Such as "inference.window_overlap=0.25".
-
-    Raises:
-        UsageError: Another part of the plan than inference is named.
-        PlanError: A name or value is impossible.
-    """
-    for setting in settings:
-        if not setting.startswith("inference."):
-            raise UsageError(f"--set {setting}: at prediction only inference.* may be changed. Leave it out.")
-    return replace(predictor, plans=apply_settings(predictor.plans, settings))
-
-
-def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
-    """Find the model files that a path stands for.
-
-    Args:
-        model: A model file, a fold's folder or a run folder.
-        fold: Of a run folder, that one alone: "all", "0", ..
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    if fold is not None:
-        path = model / f"fold_{fold}" / MODEL_FILE_NAME
-        if len(fold) > MOST_FOLD_LETTERS or not path.is_file():
-            there = ", ".join(
-                path.parent.name.removeprefix("fold_") for path in sorted(model.glob(f"fold_*/{MODEL_FILE_NAME}"))
-            )
-            raise CheckpointError(
-                f"{model} has no trained fold {fold!r:.40}; it has: {there or 'none'}. Name one of these, or train it."
-            )
-        return [path]
-    if model.is_file():
-        return [model]
-    for folder in (model, model / "fold_all"):
-        if (folder / MODEL_FILE_NAME).is_file():
-            return [folder / MODEL_FILE_NAME]
-    folds = sorted(path for path in model.glob(f"fold_*/{MODEL_FILE_NAME}") if path.is_file())
-    if not folds:
-        raise CheckpointError(f"{model}: there is no {MODEL_FILE_NAME} here. Train first, with autoseg_train {model}.")
-    return folds

@@ -2,7 +2,7 @@
 
 Owns: refusal of what is no file (`file_fault`) or no scan, and `ScanStream`, which reads plain and gzipped files
 alike, told apart by their first bytes and never by their name, without holding more than asked for.
-Does not own: what the bytes mean (`nifti.py`, `image.py`).
+Does not own: what the bytes mean (`nifti_header.py`, `image.py`).
 """
 
 import os

@@ -17,8 +17,8 @@ from autoseg.io.array_input import from_simpleitk
 from autoseg.io.byte_stream import display_name, file_fault
 from autoseg.io.dicom_validation import check_dicom_file
 from autoseg.io.geometry import ImageGeometry
+from autoseg.io.grid_checks import check_extent, check_shear
 from autoseg.io.image import Scan
-from autoseg.io.nifti import check_extent, check_shear
 from autoseg.io.voxels import replace_not_finite
 from autoseg.system.atomic_files import file_sha256
 

@@ -1,7 +1,7 @@
 """Scan files in and out: the only module that opens them.
 
 Owns: `read_scan`, `read_labels`, `read_header`, `write_label_map`, `write_scan`, names of scan files.
-Does not own: the raw bytes (`byte_stream.py`), what the header (`nifti.py`, `nrrd.py`) and the values
+Does not own: the raw bytes (`byte_stream.py`), what the header (`nifti_header.py`, `nrrd.py`) and the values
 (`voxels.py`) mean, checks of one file against another (`fingerprint/fingerprint.py`).
 
 A file is read whole and verified to its last byte, or refused with a `ScanFileError` that names it, the fault and the
@@ -21,7 +21,7 @@ import numpy as np
 from autoseg.errors import GeometryError, ScanFileError, UsageError
 from autoseg.io.byte_stream import ScanStream, display_name, refuse_other_kinds, refuse_text
 from autoseg.io.geometry import ImageGeometry
-from autoseg.io.nifti import (
+from autoseg.io.nifti_header import (
     HEADER_BYTES,
     StoredImage,
     decode_names,

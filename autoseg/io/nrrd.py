@@ -1,6 +1,6 @@
 """What the header of an NRRD or MetaImage file says, both of which are lines of text before the voxels.
 
-Owns: `parse_nrrd_header` and `parse_mha_header`, bytes to `StoredImage`, as `nifti.py` does for NIfTI.
+Owns: `parse_nrrd_header` and `parse_mha_header`, bytes to `StoredImage`, as `nifti_header.py` does for NIfTI.
 Does not own: files and voxels (`image.py`).
 
 One file that holds header and voxels is read, raw or compressed by zlib; one volume of grey values. Space is LPS in
@@ -14,7 +14,8 @@ import numpy as np
 
 from autoseg.errors import GeometryError, ScanFileError
 from autoseg.io.geometry import ImageGeometry
-from autoseg.io.nifti import MAX_IMAGE_BYTES, StoredImage, check_extent, check_shear
+from autoseg.io.grid_checks import check_extent, check_shear
+from autoseg.io.nifti_header import MAX_IMAGE_BYTES, StoredImage
 
 TEXT_HEADER_BYTES = 1 << 16  # more than any header holds
 ZLIB, GZIP = 15, 31  # what zlib calls wbits

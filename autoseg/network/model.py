@@ -1,7 +1,7 @@
 """The whole network, in the order in which a slice flows through it.
 
-Owns: `AutosegNetwork.forward` and `NetworkOutput`.
-Does not own: how the parts are built (`build.py`), losses (`loss/losses.py`).
+Owns: `AutosegNetwork.forward`.
+Does not own: what comes out (`output.py`), how the parts are built (`build.py`), losses (`loss/losses.py`).
 
 Legend: B slices, of V volumes T each where the memory is used, K organs asked for, D channels, C image channels, N
 neighboring slices, R x W the window at target spacing, h4 x w4 the grid at stride 4 of the image encoder.
@@ -9,8 +9,6 @@ neighboring slices, R x W the window at target spacing, h4 x w4 the grid at stri
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,65 +19,13 @@ from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.mask_decoder import DecodedMasks, SemanticMaskDecoder
 from autoseg.network.memory.memory_bank import MemoryBank
 from autoseg.network.memory.slice_memory import SliceMemory
+from autoseg.network.output import DecodedSlices, NetworkOutput
 from autoseg.network.point_prompts import EncodedPrompts, PointPromptEncoder, PointPrompts, no_point_prompts
 from autoseg.network.prompt_projector import PromptProjector, Prompts
 from autoseg.network.refiner import RefinedMap, Refiner
 from autoseg.network.sam2_modules import PositionEmbeddingRandom
 from autoseg.network.semantic_decoder import SemanticAwareDecoder, SemanticMap
 from autoseg.system.torch_device import convolution_precision
-
-
-@dataclass(frozen=True)
-class NetworkOutput:
-    """Everything the losses and the predictor need.
-
-    A network of your own may give `logits` alone: the loss leaves out the terms of all outputs that are None.
-
-    Attributes:
-        logits: (B, 1 + K, R, W) the final map, background first.
-        coarse_logits: (B, 1 + K, R / 2, W / 2) or None: deep supervision of the refiner.
-        mask_logits: (B, K, h4, w4) of SAM's decoder.
-        map_logits: (B, 1 + K, h4, w4) of the semantic-aware decoder, or None where the plan leaves it out.
-        iou_predictions: (B, K) predicted IoU of `mask_logits`.
-        object_score_logits: (B, K) of SAM's decoder.
-        semantic_object_score_logits: (B, K) of the semantic-aware decoder, or None.
-        bank: What is remembered after these slices, in training but for the last; None where the memory was not used.
-    """
-
-    logits: Tensor
-    coarse_logits: Tensor | None = None
-    mask_logits: Tensor | None = None
-    map_logits: Tensor | None = None
-    iou_predictions: Tensor | None = None
-    object_score_logits: Tensor | None = None
-    semantic_object_score_logits: Tensor | None = None
-    bank: MemoryBank | None = None
-
-    def float(self) -> "NetworkOutput":
-        """Return everything in full precision, as losses need it after autocast."""
-        full: dict[str, Any] = {name: v.float() for name, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **full)
-
-
-@dataclass(frozen=True)
-class DecodedSlices:
-    """What both decoders say of some slices.
-
-    Attributes:
-        masks: Of SAM's decoder.
-        mapped: Of the semantic-aware decoder, or None.
-        fine: (B, D, h4, w4) fused features, for the refiner.
-    """
-
-    masks: DecodedMasks
-    mapped: SemanticMap | None
-    fine: Tensor
-
-    @property
-    def probs(self) -> Tensor:
-        """(B, K, h4, w4) probabilities, the mean of both decoders'."""
-        probs = self.masks.mask_logits.sigmoid()
-        return probs if self.mapped is None else 0.5 * (probs + self.mapped.map_logits.softmax(dim=1)[:, 1:])
 
 
 class AutosegNetwork(nn.Module):

@@ -1,7 +1,7 @@
 """Descriptions from a language model behind an OpenAI-compatible server: asked only where a user names the server.
 
 Owns: the question, the connection, and the checks that the answer passes before anybody reads it as a description.
-Does not own: which organs are asked for, and where answers are kept (`planning/describe_unknown_organs.py`).
+Does not own: which organs are asked for, and where answers are kept (`organ_texts/describe_unknown_organs.py`).
 
 Nothing but the organ's name and the kind of image is sent.
 """

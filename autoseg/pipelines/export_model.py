@@ -6,7 +6,7 @@ Owns: nothing but the way from a run folder to that file; its form is `weights/m
 from pathlib import Path
 
 from autoseg.errors import OutputError, UsageError
-from autoseg.inference.predictor import find_model_files
+from autoseg.inference.model_loading import find_model_files
 from autoseg.network.weights.model_file import pack_models
 from autoseg.system.atomic_files import explain_write_error, remove_leftovers_of
 

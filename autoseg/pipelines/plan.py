@@ -16,18 +16,18 @@ from typing import Literal
 from autoseg.config.plans import Plans, read_plans
 from autoseg.distributed.ranks import Ranks, join_ranks
 from autoseg.errors import DatasetError, Problem, UsageError, format_problems
-from autoseg.organs.custom_texts import read_own_descriptions, use_own_descriptions
 from autoseg.organs.llm_texts import Server
-from autoseg.organs.organ_sentences import describe_organs
 from autoseg.pipelines.plan_ranks import broadcast_work, open_cache, preprocess_shard, read_shards
 from autoseg.pipelines.preprocess import preprocess_dataset
 from autoseg.planning.checks import DatasetCheck, check_names, shorten_paths
-from autoseg.planning.describe_unknown_organs import add_descriptions
 from autoseg.planning.fingerprint.case_cache import CaseCache, cache_name
 from autoseg.planning.hardware import find_device
 from autoseg.planning.memory_and_disk import bytes_to_preprocess, warn_if_disk_is_short
 from autoseg.planning.multi_dataset.dataset_names import refuse_the_same
 from autoseg.planning.multi_dataset.merge_datasets import check_datasets
+from autoseg.planning.organ_texts.custom_texts import read_own_descriptions, use_own_descriptions
+from autoseg.planning.organ_texts.describe_unknown_organs import add_descriptions
+from autoseg.planning.organ_texts.organ_sentences import describe_organs
 from autoseg.planning.pin_weights import pin_weights
 from autoseg.planning.planner import NO_RULES, make_plans
 from autoseg.planning.report import JSON_NAME, write_report

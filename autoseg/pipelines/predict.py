@@ -17,8 +17,9 @@ from autoseg.errors import DatasetError, OutputError, Problem, UsageError, print
 from autoseg.export.case_files import ALSO, FOLDERS, FOLDERS_OF_CASES, label_map_name
 from autoseg.export.label_tables import write_label_tables
 from autoseg.export.run_files import CaseStatus, PredictionRun, write_run
+from autoseg.inference.model_loading import find_model_files
 from autoseg.inference.organ_prompts import OrganPrompts
-from autoseg.inference.predictor import Predictor, find_model_files
+from autoseg.inference.predictor import Predictor
 from autoseg.io.byte_stream import display_name
 from autoseg.network.weights.model_file import BuildNetwork
 from autoseg.pipelines.case_steps import Job, predict_cases
@@ -90,7 +91,7 @@ def predict_files(
     digests = [
         file_sha256(path) for path in find_model_files(model, fold=None if fold is None else str(fold))
     ]  # before it is loaded: see `Journal`
-    predictor = request.load()
+    predictor = request.load_predictor()
     paths = _as_paths(inputs)
     cases, problems = find_cases(paths, channel_names=predictor.channel_names)
     _refuse_output_over_input(cases, output)
@@ -139,7 +140,7 @@ def estimate_files(
     Raises:
         AutosegError: As `predict_files`.
     """
-    predictor = request.load()
+    predictor = request.load_predictor()
     cases, problems = find_cases(_as_paths(inputs), channel_names=predictor.channel_names)
     faults = [Estimate(case.case_id, fault=case.message) for case in _bad_cases(problems)]
     return [*estimate_cases(predictor, cases, also=also), *faults]

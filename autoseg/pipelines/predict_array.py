@@ -97,7 +97,7 @@ def predict(
     request = PredictionRequest(
         model, device, organs, new_organs, settings=settings, modality=modality, build_network=build_network
     )
-    predictor = request.load()
+    predictor = request.load_predictor()
     channels = [
         read_scan(Path(one)) if isinstance(one, str | Path) else as_scan(one, name=f"channel {number}")
         for number, one in enumerate(images)

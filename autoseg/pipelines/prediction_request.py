@@ -10,7 +10,8 @@ from pathlib import Path
 
 from autoseg.errors import UsageError
 from autoseg.inference.modality import find_modality_number
-from autoseg.inference.predictor import Predictor, load_predictor, with_settings
+from autoseg.inference.model_loading import load_predictor, with_settings
+from autoseg.inference.predictor import Predictor
 from autoseg.network.weights.model_file import BuildNetwork
 
 
@@ -38,7 +39,7 @@ class PredictionRequest:
     modality: str | None = None
     build_network: BuildNetwork | None = None
 
-    def load(self) -> Predictor:
+    def load_predictor(self) -> Predictor:
         """Load the model, or take the predictor, and set it up.
 
         Raises:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from autoseg.datasets.dataset import Dataset, read_dataset
 from autoseg.errors import DatasetError, Problem
-from autoseg.organs.custom_texts import OwnDescriptions, use_own_descriptions
-from autoseg.organs.organ_sentences import describe_organs
 from autoseg.planning.fingerprint.case_cache import CaseCache
 from autoseg.planning.fingerprint.extract import list_values_once
 from autoseg.planning.fingerprint.fingerprint import Fingerprint, make_fingerprint
 from autoseg.planning.memory_and_disk import bytes_to_scan
 from autoseg.planning.multi_dataset.label_mapping import LabelMapping
+from autoseg.planning.organ_texts.custom_texts import OwnDescriptions, use_own_descriptions
+from autoseg.planning.organ_texts.organ_sentences import describe_organs
 from autoseg.system.process_pool import default_num_workers
 
 

@@ -2,7 +2,7 @@
 
 Owns: `plan_data`, which calls its rules in order.
 Does not own: the rules (`rules/data.py`, `rules/datasets.py`), the other parts (`planner.py`), the organs' sentences
-(`organs/organ_sentences.py`).
+(`organ_texts/organ_sentences.py`).
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from autoseg.config.plans import (
     RegionPlan,
 )
 from autoseg.organs import find_modality
-from autoseg.organs.organ_sentences import describe_entry, describe_organs, list_modalities, modality_name
 from autoseg.planning.fingerprint.fingerprint import DatasetEntry, Fingerprint
 from autoseg.planning.multi_dataset.mapping_file import FILE_NAME as MAPPING_FILE_NAME
+from autoseg.planning.organ_texts.organ_sentences import describe_entry, describe_organs, list_modalities, modality_name
 from autoseg.planning.resolve import Resolver
 from autoseg.planning.rules import data as data_rules
 from autoseg.planning.rules.choice import Choice

@@ -2,7 +2,7 @@
 
 Owns: `make_plans`, which resolves every value in the order in which they depend on each other.
 Does not own: the rules (`rules/`), the user's value in place of a rule's (`resolve.py`), the data part
-(`data_planner.py`), the organs' sentences (`organs/organ_sentences.py`).
+(`data_planner.py`), the organs' sentences (`organ_texts/organ_sentences.py`).
 """
 
 from collections import Counter
@@ -25,9 +25,9 @@ from autoseg.config.plans import (
     TextPlan,
     TrainingPlan,
 )
-from autoseg.organs.organ_sentences import modality_name
 from autoseg.planning.data_planner import plan_data
 from autoseg.planning.fingerprint.fingerprint import AXIS_NUMBER, Fingerprint
+from autoseg.planning.organ_texts.organ_sentences import modality_name
 from autoseg.planning.resolve import Resolver, Rule
 from autoseg.planning.rules import data as data_rules
 from autoseg.planning.rules import network as network_rules

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from autoseg.errors import GeometryError
-from autoseg.io.nifti import MAX_IMAGE_BYTES
+from autoseg.io.nifti_header import MAX_IMAGE_BYTES
 from autoseg.preprocessing.transform import AXIS_NUMBER, CaseTransform
 
 STORE_VERSION = 3  # 1: without SHA-256; 2: without dataset and what was annotated

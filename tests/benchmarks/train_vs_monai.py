@@ -34,7 +34,7 @@ from autoseg.evaluation import Evaluation, evaluate
 from autoseg.inference.connected_components import clean_labels
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.io.image import read_scan, write_label_map
-from autoseg.network.model import NetworkOutput
+from autoseg.network.output import NetworkOutput
 from autoseg.pipelines.train import MIN_SLICES_PER_RANK
 from autoseg.preprocessing.inverse import undo_preprocessing
 from autoseg.preprocessing.pipeline import preprocess_case

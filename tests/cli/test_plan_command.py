@@ -141,7 +141,7 @@ def test_describe_puts_what_a_server_answers_into_the_plan(dataset, tmp_path, ca
         asked.append((name, modality, server.url, server.model, server.key))
         return "The gizmo is a part. It lies in the middle."
 
-    monkeypatch.setattr("autoseg.planning.describe_unknown_organs.ask_description", answer)
+    monkeypatch.setattr("autoseg.planning.organ_texts.describe_unknown_organs.ask_description", answer)
     key, run = tmp_path / "key.txt", tmp_path / "run"
     key.write_text("secret\n")
     server = ["--describe", "http://localhost:1/v1", "--describe-model", "small", "--describe-key-file", str(key)]

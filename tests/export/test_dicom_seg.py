@@ -10,7 +10,7 @@ import torch
 from autoseg.errors import DatasetError, ScanFileError, UsageError
 from autoseg.export import case_files
 from autoseg.export.dicom_seg import write_dicom_seg
-from autoseg.inference.predictor import load_predictor
+from autoseg.inference.model_loading import load_predictor
 from autoseg.io.dicom import read_series, series_files
 from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import save_model

@@ -14,7 +14,7 @@ import numpy as np
 from autoseg.errors import AutosegError
 from autoseg.io.geometry import canonical_axis_map, reorient
 from autoseg.io.image import count_volumes, read_all_volumes, read_header, read_label_names, read_labels, read_scan
-from autoseg.io.nifti import encode_header, parse_header
+from autoseg.io.nifti_header import encode_header, parse_header
 
 # A byte of a file may be a voxel, and one that is scaled takes four bytes in memory; twice that is what reading may
 # take. What it takes whatever the size, 2.1 MiB as measured: the chunk that is read, what is left of it, the chunk that

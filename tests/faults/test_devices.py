@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import autoseg.inference.model_loading
 import autoseg.inference.predictor
 from autoseg.cli import plan, predict, train
 from autoseg.io.image import read_labels
@@ -109,15 +110,15 @@ def test_a_case_that_never_finds_memory_is_named_and_the_others_are_predicted(
 @pytest.mark.fault("gpu-memory-full")
 def test_a_model_that_finds_no_room_is_loaded_on_the_cpu(make_dataset, model_file, command, tmp_path, monkeypatch):
     """In the very first allocation: the device is full of somebody else's work."""
-    real = autoseg.inference.predictor.load_models
+    real = autoseg.inference.model_loading.load_models
 
     def load_models(path, *, device, build_network):
         if device.type == "cuda":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB\nmore")
         return real(path, device=device)
 
-    monkeypatch.setattr(autoseg.inference.predictor, "load_models", load_models)
-    monkeypatch.setattr(autoseg.inference.predictor, "choose_device", lambda _name: torch.device("cuda"))
+    monkeypatch.setattr(autoseg.inference.model_loading, "load_models", load_models)
+    monkeypatch.setattr(autoseg.inference.model_loading, "choose_device", lambda _name: torch.device("cuda"))
     predicted = command("predict", "-m", model_file, "-i", make_dataset(1) / "imagesTr", "-o", tmp_path / "out")
     assert predicted.code == 0, predicted.text
     assert "cuda is too full for the model; predicting on the CPU (CUDA out of memory. Tried to a" in predicted.text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoseg.errors import ScanFileError
-from autoseg.inference.predictor import find_model_files
+from autoseg.inference.model_loading import find_model_files
 from autoseg.io.image import read_scan
 from autoseg.pipelines.resume_log import Journal
 from autoseg.training.logging.metrics_log import read_metrics

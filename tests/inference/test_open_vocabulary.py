@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from autoseg.errors import CheckpointError, UsageError
+from autoseg.inference.model_loading import load_predictor
 from autoseg.inference.open_vocabulary import compare_texts, with_new_organs
-from autoseg.inference.predictor import load_predictor
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import Scan
 from autoseg.network.build import build_network

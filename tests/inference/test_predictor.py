@@ -6,10 +6,12 @@ import pytest
 import torch
 from scipy import ndimage
 
+import autoseg.inference.model_loading
 import autoseg.inference.predictor
 from autoseg.config.plans import ComponentFilter
 from autoseg.errors import CheckpointError, UsageError
-from autoseg.inference.predictor import Predictor, find_model_files, load_predictor
+from autoseg.inference.model_loading import find_model_files, load_predictor
+from autoseg.inference.predictor import Predictor
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import Scan
 from autoseg.network.build import build_network
@@ -225,7 +227,7 @@ def test_a_model_that_finds_no_room_on_the_device_is_loaded_on_the_cpu(model, mo
             raise (torch.OutOfMemoryError if "Tried" in words else RuntimeError)(words)
         return load_models(path, device=device)
 
-    monkeypatch.setattr(autoseg.inference.predictor, "load_models", load)
+    monkeypatch.setattr(autoseg.inference.model_loading, "load_models", load)
     assert load_predictor(model, device=torch.device("cuda")).device == CPU
     assert asked == ["cuda", "cpu"]
     assert "too full for the model; predicting on the CPU (CUDA" in caplog.text and "more" not in caplog.text
@@ -235,7 +237,7 @@ def test_another_error_of_loading_is_raised(model, monkeypatch):
     def load(path, *, device, build_network=None):
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(autoseg.inference.predictor, "load_models", load)
+    monkeypatch.setattr(autoseg.inference.model_loading, "load_models", load)
     with pytest.raises(RuntimeError, match="no kernel image"):
         load_predictor(model, device=torch.device("cuda"))
 

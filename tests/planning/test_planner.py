@@ -2,7 +2,7 @@ import pytest
 
 from autoseg.config.plans import Device, parse_plans
 from autoseg.errors import PlanError
-from autoseg.organs.organ_sentences import describe_organs
+from autoseg.planning.organ_texts.organ_sentences import describe_organs
 from autoseg.planning.planner import make_plans
 
 CPU = Device(kind="cpu", memory_gib=8)

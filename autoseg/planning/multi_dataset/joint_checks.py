@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 from autoseg.datasets.layouts import MOST_ID_BYTES
 from autoseg.errors import DatasetError, Problem
-from autoseg.organs.organ_sentences import modality_name
 from autoseg.planning.checks import DatasetCheck
 from autoseg.planning.fingerprint.content_checks import check_duplicates
 from autoseg.planning.fingerprint.fingerprint import Fingerprint
 from autoseg.planning.multi_dataset.dataset_names import name_case
 from autoseg.planning.multi_dataset.label_mapping import LabelMapping
+from autoseg.planning.organ_texts.organ_sentences import modality_name
 
 
 def refuse_other_channels(checks: Mapping[str, DatasetCheck]) -> None:

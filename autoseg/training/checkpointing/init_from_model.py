@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoseg.config.plans import Plans
 from autoseg.errors import CheckpointError, UsageError
-from autoseg.inference.predictor import find_model_files
+from autoseg.inference.model_loading import find_model_files
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.weights.model_file import read_model_tensors
 from autoseg.network.weights.transfer import ModelWeights, load_model_weights

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from autoseg.config.plans import LossPlan
 from autoseg.distributed.ranks import ONE_RANK, Ranks
-from autoseg.network.model import NetworkOutput
+from autoseg.network.output import NetworkOutput
 from autoseg.training.loss.cross_entropy import binary_sums, cross_entropy_sums, focal_sums, mean_of
 from autoseg.training.loss.dice import dice_loss, dice_sums
 from autoseg.training.loss.iou_prediction import iou_sums

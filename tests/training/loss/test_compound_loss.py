@@ -5,7 +5,7 @@ import torch
 from training_fixtures import compute_losses
 
 from autoseg.config.plans import LossPlan
-from autoseg.network.model import NetworkOutput
+from autoseg.network.output import NetworkOutput
 from autoseg.training.loss.compound_loss import CompoundLoss
 from autoseg.training.loss.cross_entropy import cross_entropy_sums, focal_sums, mean_of
 from autoseg.training.loss.dice import SMOOTH, dice_loss, dice_sums

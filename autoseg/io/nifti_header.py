@@ -1,15 +1,9 @@
-"""What a NIfTI header says, checked before any voxel is read, and fresh headers that repeat a grid bit for bit.
+"""Checks NIfTI headers before any voxel is read, and writes headers that repeat a grid bit for bit.
 
-Owns: `parse_header` (bytes to `StoredImage`) and its inverse for outputs, `encode_header`; the rules for odd headers.
-Does not own: files and voxels (`image.py`).
+Owns: `parse_header` (bytes to `StoredImage`) and its inverse for outputs, `encode_header`; names of labels in a header.
+Does not own: the grid (`nifti_geometry.py`), files and voxels (`image.py`).
 
-Rules for what readers of NIfTI treat differently:
-    affine      the sform where it has a code, else the qform, else nibabel's default (x runs to the left, origin in the
-                center) with a warning. An sform and a qform that put a corner over half a voxel apart are an error,
-                over a tenth a warning.
-    units       metres and micrometres become millimeters; no unit means millimeters.
-    scaling     a slope of 0 or not finite means none, and then the intercept counts for nothing either.
-    sheared     axes are accepted while the nearest right-angled grid has every corner within half a voxel.
+Scaling: a slope of 0, or one that is not finite, means none, and then the intercept is ignored as well.
 """
 
 import json
@@ -22,24 +16,15 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from autoseg.errors import GeometryError, ScanFileError
-from autoseg.io.geometry import SAME_PLACE_VOXELS, ImageGeometry, corner_distance_mm
+from autoseg.errors import ScanFileError
+from autoseg.io.geometry import ImageGeometry
+from autoseg.io.nifti_geometry import read_geometry
 from autoseg.system.atomic_files import parse_json
 
 HEADER_BYTES = 540  # of NIfTI-2, the larger one
 MAX_IMAGE_BYTES = 8 << 30  # unpacked; a CT of 512 x 512 x 3000 voxels in int16 has 1.5 GiB
-MIN_SPACING_MM, MAX_SPACING_MM = 1e-4, 1000.0
-MAX_ORIGIN_MM = 1e6  # a kilometre from the scanner's center; float32 knows places there to 0.06 mm
-CONFLICT_VOXELS = 0.5  # how far a corner may move between sform and qform, or by shear
 COMMENT_CODE = 6  # NIfTI extension of plain text
 FLOAT128_CODE = 1536
-_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-_UNIT_NAMES = {1: "metres", 3: "micrometres"}
-_GRID_FIELDS = ("qform_code", "sform_code", "xyzt_units", "dim")
-_FIELDS_BY_CODE = {
-    "sform_code": ("srow_x", "srow_y", "srow_z"),
-    "qform_code": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +82,7 @@ def parse_header(head: bytes, *, name: str) -> StoredImage:
             f"{name}: the header claims {' x '.join(map(str, dims))} voxels of {dtype}, over the limit of "
             f"{MAX_IMAGE_BYTES >> 30} GiB. Crop or resample the scan, or repair its header."
         )
-    geometry = _read_geometry(header, dims, name=name, warnings=warnings)
+    geometry = read_geometry(header, dims, name=name, warnings=warnings)
     slope, intercept = _scaling(header, warnings)
     return StoredImage(
         geometry=geometry,
@@ -226,156 +211,6 @@ def _scaling(header: Any, warnings: list[str]) -> tuple[float | None, float]:
         warnings.append(f"scl_inter is {intercept}; 0 is taken instead.")
         intercept = 0.0
     return (None, 0.0) if slope == 1 and intercept == 0 else (slope, intercept)
-
-
-def _read_geometry(header: Any, dims: tuple[int, ...], *, name: str, warnings: list[str]) -> ImageGeometry:
-    shape_zyx = dims[2::-1]
-    kept = _geometry_fields(header).binaryblock
-    _check_spacing(header, dims, name=name, warnings=warnings)
-    unit_mm = _unit_mm(header, warnings)
-    affines = _coded_affines(header, name)
-    grids: dict[str, ImageGeometry] = {}
-    for source, affine in affines.items():
-        scaled = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ _with_third_axis(affine, dims)
-        try:
-            grids[source] = ImageGeometry.from_affine(shape_zyx, scaled, header=kept)
-        except GeometryError as error:
-            raise ScanFileError(f"{name}: in its {source}, {error} Export the file again.") from error
-        check_extent(grids[source], name=name)
-    if len(grids) == 2:
-        _check_conflict(grids["sform"], grids["qform"], name=name, warnings=warnings)
-    if "none" in grids:
-        warnings.append(
-            "the header has neither sform nor qform; x is taken to run from right to left (as nibabel does)."
-        )
-    geometry = next(iter(grids.values()))
-    spacing = geometry.spacing_zyx_mm
-    if "sform" in grids and "qform" not in grids:
-        sizes = tuple(float(size) * unit_mm for size in header["pixdim"][3:0:-1])
-        if not np.allclose(sizes, spacing, rtol=0.01):
-            warnings.append(f"pixdim gives spacing_zyx_mm {sizes}, the sform {spacing}; the sform is believed.")
-    check_shear(geometry, name=name, warnings=warnings)
-    return geometry
-
-
-def _check_conflict(sform: ImageGeometry, qform: ImageGeometry, *, name: str, warnings: list[str]) -> None:
-    """Refuse two grids that lie apart, since programs differ in which they believe; note what is less."""
-    distance = corner_distance_mm(sform, qform) / min(sform.spacing_zyx_mm)
-    if not distance <= CONFLICT_VOXELS:
-        raise ScanFileError(
-            f"{name}: its sform and qform put the same corner {distance:.3g} voxels apart; at most {CONFLICT_VOXELS} "
-            f"is accepted, since programs differ in which they believe. Set both to the true one."
-        )
-    if distance > SAME_PLACE_VOXELS:
-        warnings.append(f"sform and qform lie {distance:.2g} voxels apart; the sform is believed.")
-
-
-def _check_spacing(header: Any, dims: tuple[int, ...], *, name: str, warnings: list[str]) -> None:
-    """Refuse spacings that are not positive; a missing one across a single slice becomes 1."""
-    for axis in (1, 2, 3):
-        value = float(header["pixdim"][axis])
-        if math.isfinite(value) and value > 0:
-            continue
-        if axis == 3 and dims[2] == 1:
-            header["pixdim"][3] = 1.0
-            warnings.append("the only slice has no thickness; 1 is taken.")
-            continue
-        raise ScanFileError(
-            f"{name}: the spacing along {'xyz'[axis - 1]} is {value:g}; expected a positive number. Repair the header."
-        )
-    header["pixdim"][0] = -1.0 if header["pixdim"][0] < 0 else 1.0  # qfac; 0 means 1 by the standard
-
-
-def _unit_mm(header: Any, warnings: list[str]) -> float:
-    code = int(header["xyzt_units"]) & 7
-    if code not in _UNITS_MM:
-        warnings.append(f"the unit of length has the unknown code {code}; millimeters are taken.")
-    elif code in _UNIT_NAMES:
-        warnings.append(f"lengths are given in {_UNIT_NAMES[code]} and are converted to millimeters.")
-    return _UNITS_MM.get(code, 1.0)
-
-
-def _coded_affines(header: Any, name: str) -> dict[str, np.ndarray]:
-    """Give the affines that the header declares, the one to believe first."""
-    for field in ("sform_code", "qform_code"):
-        if not 0 <= int(header[field]) <= 5:
-            raise ScanFileError(f"{name}: {field} is {int(header[field])}; expected 0 to 5. The header is damaged.")
-    affines = {}
-    if int(header["sform_code"]) > 0:
-        affines["sform"] = header.get_sform()
-    if int(header["qform_code"]) > 0:
-        try:
-            affines["qform"] = header.get_qform()
-        except (HeaderDataError, ValueError) as error:
-            raise ScanFileError(f"{name}: its qform is no rotation ({error}). Repair the header.") from error
-    return affines or {"none": header.get_base_affine()}
-
-
-def _with_third_axis(affine: np.ndarray, dims: tuple[int, ...]) -> np.ndarray:
-    """Give a single slice an axis at right angles to it where the header has none."""
-    third = affine[:3, 2]
-    if dims[2] == 1 and not (np.isfinite(third).all() and third.any()):
-        normal = np.cross(affine[:3, 0], affine[:3, 1])
-        affine = affine.copy()
-        affine[:3, 2] = normal / (np.linalg.norm(normal) or 1.0)
-    return affine
-
-
-def check_extent(geometry: ImageGeometry, *, name: str) -> None:
-    """Refuse voxels that no scanner makes, and places where no patient lies.
-
-    Raises:
-        ScanFileError: A side is too small or too large, or the first voxel too far away.
-    """
-    spacing, origin = geometry.spacing_zyx_mm, geometry.origin_xyz_mm
-    if not (min(spacing) >= MIN_SPACING_MM and max(spacing) <= MAX_SPACING_MM):
-        raise ScanFileError(
-            f"{name}: spacing_zyx_mm is {spacing}; expected {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g}. "
-            f"Repair the header's spacing or its unit."
-        )
-    if max(map(abs, origin)) > MAX_ORIGIN_MM:
-        raise ScanFileError(
-            f"{name}: origin_xyz_mm is {origin}; expected at most {MAX_ORIGIN_MM:g} away from 0. Repair the header."
-        )
-
-
-def check_shear(geometry: ImageGeometry, *, name: str, warnings: list[str]) -> None:
-    """Refuse axes so far from right angles that a scan on a right-angled grid would lie elsewhere.
-
-    Raises:
-        ScanFileError: A corner would lie over half a voxel away.
-    """
-    direction = np.array(geometry.direction)
-    left, _, right = np.linalg.svd(direction)
-    moved = (left @ right - direction) * geometry.spacing_zyx_mm[::-1]  # (3, 3): mm a voxel step, columns x, y, z
-    half = (np.array(geometry.shape_zyx[::-1]) - 1) / 2
-    signs = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [1, -1, -1]])  # opposite corners move alike about the center
-    distance = np.linalg.norm((signs * half) @ moved.T, axis=1).max() / min(geometry.spacing_zyx_mm)
-    if not distance <= CONFLICT_VOXELS:
-        raise ScanFileError(
-            f"{name}: its axes are not at right angles; the nearest right-angled grid has a corner {distance:.3g} "
-            f"voxels away, at most {CONFLICT_VOXELS} is accepted. Resample the scan onto a right-angled grid."
-        )
-    if distance > 0.01:
-        warnings.append(f"the axes are not quite at right angles (a corner is {distance:.2g} voxels off).")
-
-
-def _geometry_fields(header: Any) -> Any:
-    """Copy nothing but the grid into a fresh little-endian header.
-
-    A field that does not count, such as the rows of an sform without a code, may hold anything, also a name.
-    """
-    fresh = type(header)(endianness="<")
-    coded = [field for code, fields in _FIELDS_BY_CODE.items() if header[code] > 0 for field in fields]
-    for field in (*_GRID_FIELDS, *coded):
-        fresh[field] = header[field]
-    num_used = 1 + max(3, int(header["dim"][0]))
-    fresh["pixdim"] = header["pixdim"]
-    for field in ("dim", "pixdim"):
-        unused = fresh[field][num_used:]
-        unused[~np.isin(unused, (0, 1))] = 1
-    fresh["magic"] = header.single_magic
-    return fresh
 
 
 def _header_for(geometry: ImageGeometry) -> Any:

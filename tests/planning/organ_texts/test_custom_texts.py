@@ -3,8 +3,8 @@ import json
 import pytest
 
 from autoseg.errors import UsageError
-from autoseg.organs.custom_texts import read_own_descriptions, use_own_descriptions
-from autoseg.organs.organ_sentences import describe_organs
+from autoseg.planning.organ_texts.custom_texts import read_own_descriptions, use_own_descriptions
+from autoseg.planning.organ_texts.organ_sentences import describe_organs
 
 
 @pytest.fixture

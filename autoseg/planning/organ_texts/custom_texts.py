@@ -2,7 +2,7 @@
 
 Owns: the form of the file, which of its names is which organ, and the warnings for names that are none.
 Does not own: descriptions in `dataset.json` (`datasets/labels.py`), answers of a language model
-(`planning/describe_unknown_organs.py`).
+(`organ_texts/describe_unknown_organs.py`).
 
 The file holds a JSON object of {name: text} or {name: [sentence, ...]}. One file may serve several datasets.
 """

@@ -1,10 +1,10 @@
 import pytest
 
 from autoseg.organs import describe_organ
-from autoseg.organs.custom_texts import OwnDescriptions, use_own_descriptions
-from autoseg.organs.organ_sentences import describe_organs, list_modalities, modality_name
 from autoseg.planning.multi_dataset.label_mapping import unify_labels
 from autoseg.planning.multi_dataset.merge_datasets import join_checks
+from autoseg.planning.organ_texts.custom_texts import OwnDescriptions, use_own_descriptions
+from autoseg.planning.organ_texts.organ_sentences import describe_organs, list_modalities, modality_name
 
 
 @pytest.fixture

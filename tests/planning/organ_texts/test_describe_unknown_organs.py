@@ -2,7 +2,7 @@ import pytest
 
 from autoseg.errors import UsageError
 from autoseg.organs.llm_texts import Server
-from autoseg.planning import describe_unknown_organs
+from autoseg.planning.organ_texts import describe_unknown_organs
 from autoseg.system.atomic_files import read_json, write_json
 
 SERVER = Server("http://127.0.0.1:9", "small")

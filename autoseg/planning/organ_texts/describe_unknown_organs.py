@@ -10,8 +10,8 @@ from pathlib import Path
 from autoseg.errors import UsageError, printable
 from autoseg.organs import describe_organ, find_modality
 from autoseg.organs.llm_texts import Server, ask_description
-from autoseg.organs.organ_sentences import list_modalities
 from autoseg.planning.fingerprint.fingerprint import Fingerprint
+from autoseg.planning.organ_texts.organ_sentences import list_modalities
 from autoseg.system.atomic_files import read_json, write_json
 from autoseg.system.progress import track
 

@@ -15,7 +15,7 @@ from autoseg.io.image import (
     read_scan,
     write_label_map,
 )
-from autoseg.io.nifti import parse_header
+from autoseg.io.nifti_header import parse_header
 
 Make = Callable[..., Any]
 SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x; the same as in conftest
@@ -146,7 +146,7 @@ def test_a_header_that_asks_for_more_than_is_there_gets_no_memory(nifti_bytes: M
 
 
 def test_a_comment_nested_without_end_is_another_programs(nifti_bytes: Make) -> None:
-    from autoseg.io.nifti import decode_names
+    from autoseg.io.nifti_header import decode_names
 
     text = b"[" * 200_000
     head = nifti_bytes()[:352]

@@ -2,7 +2,7 @@
 
 Owns: `describe_organs`, `list_modalities`.
 Does not own: organ knowledge and its lookup (`descriptions/`), own texts (`custom_texts.py`,
-`planning/describe_unknown_organs.py`).
+`organ_texts/describe_unknown_organs.py`).
 """
 
 from autoseg.config.plans import OrganPlan
