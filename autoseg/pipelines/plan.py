@@ -1,25 +1,26 @@
-"""The library call behind `autoseg_plan`: check, fingerprint, plan, preprocess, split.
+"""Runs `autoseg_plan`: it checks a dataset, measures it, plans, preprocesses, and splits it into folds.
 
-Owns: the order of the steps, what is written when, and what stops the run.
-Does not own: any of the steps themselves, the lock on the run folder (`run_folder.py`), the parser (`cli/plan.py`).
+Owns: the order of the steps, and what is written when.
+Does not own: any of the steps themselves, which problems stop a run (`planning/checks.py`), the lock on the run folder
+(`planning/run_folder.py`), the parser (`cli/plan.py`).
 
 Every file is complete or absent, and `splits.json` comes last: a run folder that has one is ready to train. The same
 command again reads only the cases whose files changed, and preprocesses only what is not there.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from autoseg.config.plans import Plans, read_plans
 from autoseg.distributed.ranks import Ranks, join_ranks
-from autoseg.errors import DatasetError, Problem, UsageError, format_problems
+from autoseg.errors import DatasetError, Problem, UsageError
 from autoseg.organs.llm_texts import Server
 from autoseg.pipelines.plan_ranks import broadcast_work, open_cache, preprocess_shard, read_shards
 from autoseg.pipelines.preprocess import preprocess_dataset
-from autoseg.planning.checks import DatasetCheck, check_names, shorten_paths
+from autoseg.planning.checks import DatasetCheck, check_names, shorten_paths, show_problems, stop_at_errors
 from autoseg.planning.fingerprint.case_cache import CaseCache, cache_name
 from autoseg.planning.hardware import find_device
 from autoseg.planning.memory_and_disk import bytes_to_preprocess, warn_if_disk_is_short
@@ -36,11 +37,8 @@ from autoseg.planning.run_folder import earlier_plans, own_folder, write_plans_i
 from autoseg.system.atomic_files import write_json
 from autoseg.system.process_pool import default_num_workers
 
-log = logging.getLogger("autoseg")
-
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 OnBad = Literal["fail", "skip"]
-MAX_PROBLEMS_SHOWN = 12
 STORE_NAME = "preprocessed"
 
 
@@ -97,6 +95,9 @@ def plan(
     """Check, fingerprint, plan and preprocess a dataset, or several as one.
 
     Under torchrun the ranks divide the reading of scans and preprocessing, and the main rank does the rest.
+
+    Example:
+        plans = autoseg.plan("data/liver", "runs/liver", settings=["training.epochs=20"])
 
     Args:
         dataset_roots: The folder of a dataset, or the folders of several; nothing is written there.
@@ -175,8 +176,10 @@ def _lead(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
         check = _check(request, caches)
         found = {"layout": check.layout, "contents": check.contents}
         usable = _usable(check)
+        report = request.run_folder / JSON_NAME
+        stop = partial(stop_at_errors, num_cases=check.num_cases, on_bad=request.on_bad, report=report)
         _write_report(request, check=check, used=usable, found=found)
-        _stop_at_errors(check.problems, num_cases=check.num_cases, request=request)
+        stop(check.problems)
         write_json(request.run_folder / "fingerprint.json", check.fingerprint.model_dump(mode="json"))
         fingerprint, unused = use_own_descriptions(check.fingerprint, own)
         fingerprint = add_descriptions(fingerprint, run_folder=request.run_folder, server=request.describe)
@@ -194,12 +197,12 @@ def _lead(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
         failed = {problem.case_id for problem in failures if problem.is_error}
         used = tuple(case_id for case_id in usable if case_id not in failed)
         _write_report(request, check=check, used=used, found=found)
-        _stop_at_errors(failures, num_cases=check.num_cases, request=request)
+        stop(failures)
         if not used:
             raise DatasetError("no case could be preprocessed. Correct the problems listed below.", problems=failures)
         write_splits_if_new(check.fingerprint, plans=plans, used=used, run_folder=request.run_folder)
     problems = tuple(problem for stage in found.values() for problem in stage)
-    _show_problems(problems)
+    show_problems(problems)
     skipped = tuple(sorted({p.case_id for p in problems if p.is_error}))
     ranks.broadcast([used, skipped])
     return PlanOutcome(plans, check, used, skipped)
@@ -257,27 +260,6 @@ def _write_report(
         used=used,
         problems=found,
     )
-
-
-def _stop_at_errors(problems: Sequence[Problem], *, num_cases: int, request: PlanRequest) -> None:
-    """Raise where errors stop the run: those of the dataset as a whole always, those of cases with `on_bad="fail"`."""
-    errors = [problem for problem in problems if problem.is_error]
-    of_dataset = [problem for problem in errors if not problem.case_id]
-    if not errors or (request.on_bad == "skip" and not of_dataset):
-        return
-    num_bad = len({problem.case_id for problem in errors if problem.case_id})
-    what = f"{num_bad} of {num_cases} cases" if num_bad else "the dataset"
-    remedy = " --on-bad skip goes on without the bad cases." if not of_dataset and num_bad < num_cases else ""
-    headline = f"{what} cannot be used ({request.run_folder / JSON_NAME} has this table).{remedy}"
-    raise DatasetError(headline, problems=problems)
-
-
-def _show_problems(problems: Sequence[Problem]) -> None:
-    errors_first = sorted(problems, key=lambda problem: not problem.is_error)
-    for line in format_problems(errors_first[:MAX_PROBLEMS_SHOWN]):
-        log.warning("%s", line)
-    if len(problems) > MAX_PROBLEMS_SHOWN:
-        log.warning("  and %d more in dataset_report.json", len(problems) - MAX_PROBLEMS_SHOWN)
 
 
 def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest, ranks: Ranks) -> tuple[Problem, ...]:

@@ -1,17 +1,19 @@
-"""Everything that is wrong with a dataset, and its fingerprint.
+"""Finds everything that is wrong with a dataset, and measures its fingerprint.
 
-Owns: `DatasetCheck`, `check_dataset`, `check_names`.
-Does not own: the layout (`datasets/dataset.py`), the measurements (`fingerprint/fingerprint.py`), what is kept of
-earlier runs (`fingerprint/case_cache.py`), what stops a run (`command.py`).
+Owns: `DatasetCheck`, `check_dataset`, `check_names`, and which problems stop a run.
+Does not own: the layout (`datasets/dataset.py`), the measurements (`fingerprint/fingerprint.py`), the cache of earlier
+runs (`fingerprint/case_cache.py`).
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from autoseg.datasets.dataset import Dataset, read_dataset
-from autoseg.errors import DatasetError, Problem
+from autoseg.errors import DatasetError, Problem, format_problems
 from autoseg.planning.fingerprint.case_cache import CaseCache
 from autoseg.planning.fingerprint.extract import list_values_once
 from autoseg.planning.fingerprint.fingerprint import Fingerprint, make_fingerprint
@@ -20,6 +22,10 @@ from autoseg.planning.multi_dataset.label_mapping import LabelMapping
 from autoseg.planning.organ_texts.custom_texts import OwnDescriptions, use_own_descriptions
 from autoseg.planning.organ_texts.organ_sentences import describe_organs
 from autoseg.system.process_pool import default_num_workers
+
+log = logging.getLogger("autoseg")
+
+MAX_PROBLEMS_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -95,3 +101,37 @@ def _shorten(text: str, *, root: Path) -> str:
     for folder in (root.resolve(), root.absolute()):
         text = text.replace(f"{folder}/", "")
     return text
+
+
+def stop_at_errors(
+    problems: Sequence[Problem], *, num_cases: int, on_bad: Literal["fail", "skip"], report: Path
+) -> None:
+    """Stop the run where there are errors of the dataset as a whole, or of cases with `on_bad="fail"`.
+
+    Args:
+        problems: All problems that were found.
+        num_cases: The number of cases of the dataset.
+        on_bad: Whether bad cases stop the run or are left out.
+        report: The file that lists all problems.
+
+    Raises:
+        DatasetError: The run cannot go on; carries all problems.
+    """
+    errors = [problem for problem in problems if problem.is_error]
+    of_dataset = [problem for problem in errors if not problem.case_id]
+    if not errors or (on_bad == "skip" and not of_dataset):
+        return
+    num_bad = len({problem.case_id for problem in errors if problem.case_id})
+    what = f"{num_bad} of {num_cases} cases" if num_bad else "the dataset"
+    remedy = " --on-bad skip goes on without the bad cases." if not of_dataset and num_bad < num_cases else ""
+    headline = f"{what} cannot be used ({report} has this table).{remedy}"
+    raise DatasetError(headline, problems=problems)
+
+
+def show_problems(problems: Sequence[Problem]) -> None:
+    """Log the first problems, errors before warnings."""
+    errors_first = sorted(problems, key=lambda problem: not problem.is_error)
+    for line in format_problems(errors_first[:MAX_PROBLEMS_SHOWN]):
+        log.warning("%s", line)
+    if len(problems) > MAX_PROBLEMS_SHOWN:
+        log.warning("  and %d more in dataset_report.json", len(problems) - MAX_PROBLEMS_SHOWN)
