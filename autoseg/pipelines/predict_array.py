@@ -1,7 +1,7 @@
 """`autoseg.predict`: one image in memory, and what the model says of it; nothing is written.
 
 Owns: `Prediction`.
-Does not own: files of scans in and label maps out (`command.py`).
+Does not own: files of scans in and label maps out (`pipelines/plan.py`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""Why a plan holds what it holds, as lines of text.
+"""Explains in lines of text why a plan has its values.
 
 Owns: `explain`, `find_reason`, `flatten`.
-Does not own: the rules and their reasons (`rules_*.py`), reasons of changed values (`overrides.py`), printing.
+Does not own: the rules and their reasons (`rules/`), reasons of changed values (`overrides.py`), printing.
 """
 
 import difflib

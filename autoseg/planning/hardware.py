@@ -1,7 +1,7 @@
 """The machine that a plan is made for, found without importing torch.
 
 Owns: `find_device`.
-Does not own: what follows from it (`rules_*.py`), which device a run then takes.
+Does not own: what follows from it (`rules/`), which device a run then takes.
 """
 
 import importlib.metadata

@@ -1,8 +1,8 @@
 """The dataset report: the state, the facts and every problem of every case, for programs (JSON) and people (a page).
 
-Owns: the form of `dataset_report.json`, and what the page beside it is told.
+Owns: the form of `dataset_report.json`, and the content of the page beside it.
 Does not own: finding problems (`fingerprint/fingerprint.py`, `datasets/dataset.py`), what follows from them
-(`command.py`), how the page looks (`dataset_report.html`, filled by `report_page.py`).
+(`pipelines/plan.py`), how the page looks (`dataset_report.html`, filled by `report_page.py`).
 
 The report has no time and no path of this machine in it: the same dataset gives the same bytes.
 """
@@ -17,7 +17,7 @@ from autoseg.planning.fingerprint.fingerprint import Fingerprint
 from autoseg.planning.report_page import format_page
 from autoseg.system.atomic_files import write_json, write_text
 
-REPORT_VERSION = 2
+REPORT_VERSION = 1
 JSON_NAME, PAGE_NAME = "dataset_report.json", "dataset_report.html"
 STAGES = ("layout", "contents", "plan", "preprocessing")
 
@@ -34,12 +34,12 @@ def write_report(
     """Write the report as JSON and as a page.
 
     Args:
-        folder: Of the run.
-        dataset_name: As declared.
-        case_ids: Those whose files are all there; cases that problems name are added.
-        fingerprint: What was measured; None where no case can be used.
+        folder: The run folder.
+        dataset_name: The name of the dataset.
+        case_ids: The cases whose files are all there; cases that problems name are added.
+        fingerprint: The measurements; None where no case can be used.
         used: The cases that the run uses.
-        problems: For each of `STAGES` what it found.
+        problems: The problems found in each of `STAGES`.
 
     Raises:
         OSError: It cannot be written.

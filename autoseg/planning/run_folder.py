@@ -1,7 +1,7 @@
 """The run folder while it is planned: held by one run, and its plan and folds written only where they changed.
 
 Owns: `own_folder`; when `plans.json` and `splits.json` stay as they are.
-Does not own: what stands in them (`planner.py`, `splits.py`), the order of the steps (`command.py`).
+Does not own: what stands in them (`planner.py`, `splits.py`), the order of the steps (`pipelines/plan.py`).
 """
 
 import logging

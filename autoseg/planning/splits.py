@@ -1,7 +1,7 @@
 """Folds for cross-validation: seeded, one patient in one fold, organs balanced.
 
 Owns: `make_splits`.
-Does not own: how many folds (`rules/training.py`), writing `splits.json` (`command.py`).
+Does not own: how many folds (`rules/training.py`), writing `splits.json` (`pipelines/plan.py`).
 """
 
 import logging

@@ -1,7 +1,7 @@
 """What is measured of one case: intensities, grid, organs, likeness of neighboring slices.
 
 Owns: `CaseStatistics` and its parts, and the functions that measure arrays.
-Does not own: reading files and judging them (`fingerprint.py`), choosing anything (`rules_*.py`).
+Does not own: reading files and judging them (`fingerprint.py`), choosing anything (`rules/`).
 
 Arrays are canonical zyx where an axis matters. Facts that depend on the slice axis are measured for all three axes,
 since the slice axis is chosen only once all cases are known.

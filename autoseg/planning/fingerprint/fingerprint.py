@@ -2,7 +2,7 @@
 
 Owns: `Fingerprint`, `make_fingerprint`.
 Does not own: how a case is read and measured (`measure_case.py`), what is kept of earlier runs (`case_cache.py`),
-decisions (`rules_*.py`).
+decisions (`rules/`).
 """
 
 from collections.abc import Callable, Iterable, Mapping

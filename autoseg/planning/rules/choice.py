@@ -1,4 +1,4 @@
-"""What a rule returns: a value with the sentence and the facts that led to it.
+"""Defines what a rule returns: a value with the sentence and the facts that led to it.
 
 Owns: `Choice`.
 """
@@ -16,9 +16,9 @@ class Choice(Generic[Value]):
     """A chosen value.
 
     Attributes:
-        value: What was chosen.
-        rule: Why, in a sentence or two.
-        facts: What the rule looked at; JSON values.
+        value: The chosen value.
+        rule: The reason, in a sentence or two.
+        facts: The facts that the rule used; JSON values.
     """
 
     value: Value

@@ -1,6 +1,6 @@
 """The rules for the data part of a plan: normalization, spacing, slice axis, crop.
 
-Owns: one pure function a rule; each returns a `Choice`.
+Owns: one pure function per rule; each returns a `Choice`.
 Does not own: putting the choices together (`planner.py`).
 
 The rules for spacing and normalization are nnU-Net's (Isensee et al. 2021, Nature Methods 18, supplement), which are

@@ -1,6 +1,6 @@
 """The rules for several datasets in one plan: how often each is seen, what their cases weigh, windows for small scans.
 
-Owns: one pure function a rule; each returns a `Choice`.
+Owns: one pure function per rule; each returns a `Choice`.
 Does not own: the rules that a single dataset has too (`data.py`, `network.py`, `training.py`).
 """
 

@@ -1,6 +1,6 @@
 """The rules for the network part of a plan: window, image size, backbone, refiner, memory slices.
 
-Owns: one pure function a rule; each returns a `Choice`.
+Owns: one pure function per rule; each returns a `Choice`.
 Does not own: the memory model (`gpu_memory.py`), putting the choices together (`planner.py`).
 """
 

@@ -1,6 +1,6 @@
 """The rules for the training and inference parts of a plan: batch, rate, mirroring, organs a step, folds.
 
-Owns: one pure function a rule; each returns a `Choice`.
+Owns: one pure function per rule; each returns a `Choice`.
 Does not own: the memory model (`gpu_memory.py`), putting the choices together (`planner.py`).
 """
 
