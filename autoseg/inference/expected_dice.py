@@ -1,11 +1,10 @@
 """How sure the network is of what it says, as the Dice that it expects of its own masks.
 
-Owns: `Confidence`, gathered while the maps of a case go by.
+Owns: `ExpectedDice`, gathered while the maps of a case go by.
 
 Legend: K organs, R x W a slice.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from autoseg.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Confidence:
+class ExpectedDice:
     """Sums over the pixels of a case, on the preprocessed grid; float64, on the maps' device.
 
     Attributes:
@@ -28,22 +27,24 @@ class Confidence:
     inside: Tensor
     everywhere: Tensor
 
-    def watch(self, maps: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pass maps (n, 1 + K, R, W) of probabilities on, and add them up.
+    @classmethod
+    def zeros(cls, num_organs: int, *, device: torch.device | str = "cpu") -> "ExpectedDice":
+        """Begin with no map seen."""
+        return cls(*torch.zeros(3, 1 + num_organs, dtype=torch.float64, device=device))
+
+    def add(self, probs: Tensor) -> None:
+        """Add maps (n, 1 + K, R, W) of probabilities.
 
         Raises:
-            CheckpointError: They are not finite. On a GPU, which is not waited for, only the end tells.
+            CheckpointError: They are not finite. On a GPU, which is not waited for, only `values` tells.
         """
-        for probs in maps:
-            if probs.is_cuda:
-                self._add(probs, slice(None), best=probs.amax(dim=1, keepdim=True))
-            else:  # one map after the other, which the cache holds
-                for one in probs.split(1):
-                    best = one.amax(dim=1, keepdim=True)
-                    for number in range(one.shape[1]):
-                        self._add(one, slice(number, number + 1), best=best)
-                self._check()
-            yield probs
+        if probs.is_cuda:
+            self._add(probs, slice(None), best=probs.amax(dim=1, keepdim=True))
+            return
+        for one in probs.split(1):  # one map after the other, which the cache holds
+            best = one.amax(dim=1, keepdim=True)
+            for number in range(one.shape[1]):
+                self._add(one, slice(number, number + 1), best=best)
         self._check()
 
     def _add(self, probs: Tensor, part: slice, *, best: Tensor) -> None:
@@ -53,13 +54,14 @@ class Confidence:
         self.inside[part] += torch.einsum("nkrw,nkrw->k", is_best, probs[:, part])
         self.everywhere[part] += probs[:, part].sum(dim=(0, 2, 3))
 
-    def expected_dice(self) -> list[float | None]:
+    def values(self) -> list[float | None]:
         """Return for each organ the Dice that is to be expected if every probability is right; None where it is absent.
 
         Of a pixel that truly belongs to the organ with probability p, 2 p is expected in the numerator 2 |A and B|, and
         p in the denominator |A| + |B|; the ratio of the expectations stands for the expectation of the ratio, from
         which it differs little where many pixels add up.
         """
+        self._check()
         dice = []
         for pixels, inside, everywhere in torch.stack([self.pixels, self.inside, self.everywhere]).T[1:].tolist():
             dice.append(2 * inside / (pixels + everywhere) if pixels else None)
@@ -71,8 +73,3 @@ class Confidence:
                 "the network's output is not finite: the model is damaged, or half precision is too narrow for it. "
                 "Copy the model again, or predict with --device cpu."
             )
-
-
-def no_confidence(num_organs: int, *, device: torch.device | str = "cpu") -> Confidence:
-    """Begin with nothing seen."""
-    return Confidence(*torch.zeros(3, 1 + num_organs, dtype=torch.float64, device=device))

@@ -20,13 +20,13 @@ from autoseg.config.plans import Plans
 from autoseg.errors import UsageError
 from autoseg.inference.connected_components import clean_labels
 from autoseg.inference.cpu_threads import side_by_side
-from autoseg.inference.expected_dice import no_confidence
+from autoseg.inference.expected_dice import ExpectedDice
 from autoseg.inference.modality import choose_modality
 from autoseg.inference.organ_prompts import OrganPrompts, PlacedPointPrompts, place_point_prompts
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import Scan
-from autoseg.preprocessing.inverse import undo_preprocessing
+from autoseg.preprocessing.inverse import LabelMapWriter
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
 from autoseg.system.out_of_memory import is_out_of_memory
 
@@ -173,10 +173,11 @@ class Predictor:
         scratch: Path | None,
     ) -> "PredictedCase":
         values = [self.plans.data.organs[k].value for k in self.organs]
-        confidence = no_confidence(len(values), device=self.device)
+        expected_dice = ExpectedDice.zeros(len(values), device=self.device)
         shape = image.transform.original.shape_zyx
         uncertainty = np.zeros(shape, np.uint8) if with_uncertainty else None
         percent = None if scratch is None else _zeros_on_disk((len(values), *shape), folder=scratch)
+        writer = LabelMapWriter(image.transform, organ_values=values, uncertainty_zyx=uncertainty, percent_kzyx=percent)
         with side_by_side(self.device) as cores:
             maps = predict_slices(
                 self.networks,
@@ -187,15 +188,11 @@ class Predictor:
                 point_prompts=point_prompts,
                 cores=cores,
             )
-            labels = undo_preprocessing(
-                confidence.watch(maps),
-                transform=image.transform,
-                organ_values=values,
-                uncertainty_zyx=uncertainty,
-                percent_kzyx=percent,
-            )
-        expected_dice = dict(zip(values, confidence.expected_dice(), strict=True))
-        return PredictedCase(labels, image.transform.original, expected_dice, uncertainty, percent)
+            for probs in maps:
+                expected_dice.add(probs)
+                writer.add(probs)
+        dice = dict(zip(values, expected_dice.values(), strict=True))
+        return PredictedCase(writer.finish(), image.transform.original, dice, uncertainty, percent)
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,10 @@ def _predict_window(
         def predict_part(part: slice) -> Tensor:
             return predict(images[part], point_prompts=None if point_prompts is None else point_prompts.take(part))
 
-        return torch.cat(cores.map(predict_part, cores.parts(len(images))))
+        parts = cores.parts(len(images))
+        if len(parts) == 1:
+            return predict(images, point_prompts=point_prompts)
+        return torch.cat(cores.map(predict_part, parts))
     turns = torch.tensor([list(positions)], device=images.device)  # (1, B)
     return predict(images, point_prompts=point_prompts, positions=turns, banks=banks, corner=corner)
 

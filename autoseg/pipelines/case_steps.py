@@ -1,13 +1,13 @@
-"""The way of a case through a run: read, predicted, written, each while its neighbors are at another step.
+"""Takes cases through a run: each is read, predicted and written, while its neighbors are at another step.
 
 Owns: `predict_cases`, and what happens to a case that cannot be predicted.
-Does not own: the threads (`prefetch.py`), what was done before (`resume_log.py`), the files (`outputs/`).
+Does not own: the threads (`prefetch.py`), what was done before (`resume_log.py`), the files (`export/`).
 """
 
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from autoseg.inference.predictor import PredictedCase, Predictor
 from autoseg.io.geometry import grids_differ, small_shift
 from autoseg.io.image import Scan, read_header
 from autoseg.io.voxels import describe_odd_values
-from autoseg.pipelines.prefetch import FAULTS_OF_AN_ITEM, overlap
+from autoseg.pipelines.prefetch import FAULTS_OF_AN_ITEM, Prefetch
 from autoseg.pipelines.resume_log import FinishedCase, Journal, case_key
 from autoseg.system.atomic_files import explain_write_error, fault_of, find_disk_fault
 from autoseg.system.process_pool import default_num_workers
@@ -80,36 +80,54 @@ class _Read:
     seconds: float
 
 
-def predict_cases(cases: Sequence[CaseFiles], job: Job) -> Iterator[CaseStatus]:
+def predict_cases(cases: Sequence[CaseFiles], job: Job) -> list[CaseStatus]:
     """Predict what an earlier run has not finished; each case is written down as it ends.
 
-    What is wrong with a case is its own affair, and so is a bug that it brings to light: its status says so, and the
-    others are predicted.
+    A case that cannot be predicted, even because of a bug that it brings to light, ends alone: its status says so, and
+    the others are predicted.
 
     Raises:
         OutputError: The disk is full or broken.
     """
-    steps = overlap(
+    statuses: list[CaseStatus] = []
+    with Prefetch(
         cases,
         read=partial(_read, job=job),
-        work=partial(_predict, job=job),
         write=partial(_write, job=job),
+        on_done=lambda case, done: statuses.append(_report(case, done)),
         threads=_threads(job.predictor.device),
         may_hold=_Room(job.predictor.device).is_enough,
         fatal=(OutputError,),
-    )
-    for case, done in track(steps, what="predicting", total=len(cases)):
-        if isinstance(done, Exception):
-            message = _in_words(done)
-            log.warning("%s: not predicted: %s", printable(case.case_id), printable(message))
-            yield CaseStatus(case.case_id, is_done=False, message=message)
-        else:
-            if not done.was_done:
-                found = sum(organ.num_voxels > 0 for organ in done.organs)
-                tell("%s: %d of %d organs in %.1f s", printable(case.case_id), found, len(done.organs), done.seconds)
-                if done.message:
-                    log.warning("%s: %s", printable(case.case_id), printable(done.message))
-            yield done
+    ) as prefetch:
+        for case, given in track(prefetch, what="predicting", total=len(cases)):
+            try:
+                start, predicted = time.monotonic(), None
+                if given.earlier is None:
+                    predicted = job.predictor.find_labels(
+                        given.channels,
+                        point_prompts=job.point_prompts.get(case.case_id),
+                        with_uncertainty="uncertainty" in job.also,
+                        scratch=job.output if "probabilities" in job.also else None,
+                    )
+                prefetch.write(case, (given, predicted, given.seconds + time.monotonic() - start))
+            except Exception as error:
+                prefetch.fail(case, error)
+            del given, predicted  # a scan must not outlive its turn
+    return statuses
+
+
+def _report(case: CaseFiles, done: CaseStatus | Exception) -> CaseStatus:
+    """Say what became of a case."""
+    if isinstance(done, Exception):
+        message = _in_words(done)
+        log.warning("%s: not predicted: %s", printable(case.case_id), printable(message))
+        return CaseStatus(case.case_id, is_done=False, message=message)
+    if not done.was_done:
+        found = sum(organ.num_voxels > 0 for organ in done.organs)
+        tell("%s: %d of %d organs in %.1f s", printable(case.case_id), found, len(done.organs), done.seconds)
+        if done.message:
+            log.warning("%s: %s", printable(case.case_id), printable(done.message))
+    return done
 
 
 def _in_words(error: Exception) -> str:
@@ -129,21 +147,6 @@ def _read(case: CaseFiles, *, job: Job) -> _Read:
     channels = read_case(case) if earlier is None else ()
     warnings = list_warnings(channels, predictor=job.predictor)
     return _Read(key, earlier, channels, warnings, time.monotonic() - start)
-
-
-def _predict(case: CaseFiles, given: _Read, *, job: Job) -> tuple[_Read, PredictedCase | None, float]:
-    """Predict a case that is not done; the number is the seconds until here."""
-    if given.earlier is not None:
-        return given, None, 0.0
-    start = time.monotonic()
-    point_prompts = job.point_prompts.get(case.case_id)
-    predicted = job.predictor.find_labels(
-        given.channels,
-        point_prompts=point_prompts,
-        with_uncertainty="uncertainty" in job.also,
-        scratch=job.output if "probabilities" in job.also else None,
-    )
-    return given, predicted, given.seconds + time.monotonic() - start
 
 
 def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, job: Job) -> CaseStatus:

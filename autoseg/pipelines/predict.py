@@ -110,7 +110,7 @@ def predict_files(
             if device == "auto" and predictor.device.type == "cpu":
                 tell_time_on_cpu(predictor, cases)
         job = Job(predictor, output, recipe, point_prompts or {}, tuple(also), journal)
-        statuses = list(predict_cases(ranks.shard(cases), job))
+        statuses = predict_cases(ranks.shard(cases), job)
         with _writing(output):
             statuses = gather(statuses, ranks, output=output)
             if ranks.is_main:

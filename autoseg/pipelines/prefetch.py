@@ -1,14 +1,13 @@
-"""Three things at once: the next items are read and the last ones written while one is worked on.
+"""Reads the next items and writes the last ones while one is worked on.
 
-Owns: `overlap`. Its threads read and write; the work stays in the caller's.
+Owns: `Prefetch`. Its threads read and write; the work stays in the caller's.
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -25,85 +24,114 @@ Made = TypeVar("Made")
 Written = TypeVar("Written")
 
 
-def overlap(
-    items: Sequence[Item],
-    *,
-    read: Callable[[Item], Read],
-    work: Callable[[Item, Read], Made],
-    write: Callable[[Item, Made], Written],
-    threads: int,
-    may_hold: Callable[[Sequence[Item]], bool],
-    fatal: tuple[type[Exception], ...] = (),
-) -> Iterator[tuple[Item, Written | Exception]]:
-    """Take every item through three steps.
+class Prefetch(Generic[Item, Read, Made, Written]):
+    """Reads the next items and writes the last ones in threads, while the caller works on one.
 
-    Args:
-        items: In the order in which they come out.
-        read: First step, in a thread of its own.
-        work: Second step.
-        write: Third step, in a thread of its own.
-        threads: So many items are read ahead at once, and so many written.
-        may_hold: Whether these items may be in memory together: read, worked on or being written. One alone always may.
-        fatal: Errors after which no other item would fare better.
-
-    Yields:
-        Each item with what `write` returned, or with the error of any step, which ends that item and no more. Fatal
-        errors are raised, as is what stops the whole process, after what was begun to be written is written.
+    Example:
+        with Prefetch(cases, read=read, write=write, on_done=report, threads=1, may_hold=fits) as prefetch:
+            for case, scan in prefetch:
+                prefetch.write(case, network(scan))
     """
-    attempt = partial(_attempt, fatal)
-    waiting = deque(items)
-    coming: deque[tuple[Item, Future[Any]]] = deque()
-    leaving: deque[tuple[Item, Future[Any]]] = deque()
-    with ThreadPoolExecutor(threads, "reading") as reading, ThreadPoolExecutor(threads, "writing") as writing:
 
-        def read_ahead(*at_work: Item) -> None:
-            while waiting and len(coming) < threads:
-                held = [*at_work, *(item for item, _ in leaving), *(item for item, _ in coming)]
-                if held and not may_hold([*held, waiting[0]]):
-                    return
-                coming.append((waiting[0], reading.submit(attempt, read, waiting[0])))
-                waiting.popleft()
+    def __init__(
+        self,
+        items: Sequence[Item],
+        *,
+        read: Callable[[Item], Read],
+        write: Callable[[Item, Made], Written],
+        on_done: Callable[[Item, Written | Exception], None],
+        threads: int,
+        may_hold: Callable[[Sequence[Item]], bool],
+        fatal: tuple[type[Exception], ...] = (),
+    ) -> None:
+        """Prepare the steps.
 
-        while waiting or coming:
-            while leaving and (len(leaving) >= threads or leaving[0][1].done()):
-                yield _result(leaving.popleft())
-            read_ahead()
-            if not coming:  # there is no room for the next one before the last one is written
-                yield _result(leaving.popleft())
+        Args:
+            items: The items, in the order in which they are read, and done.
+            read: The first step, in a thread of its own.
+            write: The last step, in a thread of its own.
+            on_done: Called with each item and what `write` returned, or the error of any step, which ends that item
+                alone.
+            threads: How many items are read ahead at once, and how many written.
+            may_hold: Whether these items may be in memory together: read, worked on or being written. One alone may.
+            fatal: Errors after which no other item would fare better; they are raised, after what was begun to be
+                written is written.
+        """
+        self._waiting = deque(items)
+        self._read, self._write, self._on_done = read, write, on_done
+        self._threads, self._may_hold, self._fatal = threads, may_hold, fatal
+        self._coming: deque[tuple[Item, Future[Any]]] = deque()
+        self._leaving: deque[tuple[Item, Future[Any]]] = deque()
+
+    def __enter__(self) -> "Prefetch[Item, Read, Made, Written]":
+        """Start the threads."""
+        self._reading = ThreadPoolExecutor(self._threads, "reading")
+        self._writing = ThreadPoolExecutor(self._threads, "writing")
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Wait for what is being read and written."""
+        self._reading.shutdown()
+        self._writing.shutdown()
+
+    def __iter__(self) -> Iterator[tuple[Item, Read]]:
+        """Yield the items that could be read, each with what `read` returned; all are done at the end."""
+        while self._waiting or self._coming:
+            while self._leaving and (len(self._leaving) >= self._threads or self._leaving[0][1].done()):
+                self._finish_first()
+            self._read_ahead()
+            if not self._coming:  # there is no room for the next one before the last one is written
+                self._finish_first()
                 continue
-            item, future = coming.popleft()
-            read_ahead(item)
+            item, future = self._coming.popleft()
+            self._read_ahead(item)
             found = future.result()
             del future
-            made = found if isinstance(found, Exception) else attempt(work, item, found)
-            if isinstance(made, Exception):
-                leaving.append((item, _done(made)))
+            if isinstance(found, Exception):
+                self.fail(item, found)
             else:
-                leaving.append((item, writing.submit(attempt, write, item, made)))
-            del found, made  # a scan must not outlive its turn
-        while leaving:
-            yield _result(leaving.popleft())
+                yield item, found
+            del found  # a scan must not outlive its turn
+        while self._leaving:
+            self._finish_first()
+
+    def write(self, item: Item, made: Made) -> None:
+        """Begin to write what was made of an item."""
+        self._leaving.append((item, self._writing.submit(self._attempt, self._write, item, made)))
+
+    def fail(self, item: Item, error: Exception) -> None:
+        """End an item by the error of the work on it, which is raised if it is fatal."""
+        if isinstance(error, self._fatal):
+            raise error
+        future: Future[Any] = Future()
+        future.set_result(_without_frames(error))
+        self._leaving.append((item, future))
+
+    def _read_ahead(self, *at_work: Item) -> None:
+        while self._waiting and len(self._coming) < self._threads:
+            held = [*at_work, *(item for item, _ in self._leaving), *(item for item, _ in self._coming)]
+            if held and not self._may_hold([*held, self._waiting[0]]):
+                return
+            item = self._waiting.popleft()
+            self._coming.append((item, self._reading.submit(self._attempt, self._read, item)))
+
+    def _finish_first(self) -> None:
+        item, future = self._leaving.popleft()
+        self._on_done(item, future.result())
+
+    def _attempt(self, step: Callable[..., Any], *values: Any) -> Any:
+        """Call a step; an error that is not fatal is its result."""
+        try:
+            return step(*values)
+        except self._fatal:
+            raise
+        except Exception as error:
+            return _without_frames(error)
 
 
-def _result(leaving: tuple[Item, Future[Any]]) -> tuple[Item, Any]:
-    item, future = leaving
-    return item, future.result()
-
-
-def _done(value: Any) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_result(value)
-    return future
-
-
-def _attempt(fatal: tuple[type[Exception], ...], step: Callable[..., Any], *values: Any) -> Any:
-    """Call a step; an error that is not fatal is its result, and one that is no fault of the item is in the log."""
-    try:
-        return step(*values)
-    except fatal:
-        raise
-    except Exception as error:
-        if not isinstance(error, FAULTS_OF_AN_ITEM):
-            log.error("a bug of autoseg; please report the lines below.", exc_info=error)
-        error.__traceback__ = error.__context__ = error.__cause__ = None  # their frames hold the scan
-        return error
+def _without_frames(error: Exception) -> Exception:
+    """Return an error without its frames, which hold the scan; one that is no fault of the item is in the log."""
+    if not isinstance(error, FAULTS_OF_AN_ITEM):
+        log.error("a bug of autoseg; please report the lines below.", exc_info=error)
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error

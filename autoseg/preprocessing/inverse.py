@@ -1,13 +1,13 @@
-"""The network's maps back to the scan's own grid, as a label map: the inverse of `pipeline.py`.
+"""Brings the network's maps back to the scan's own grid, as a label map: the inverse of `pipeline.py`.
 
-Owns: `undo_preprocessing`: which maps make which plane of the file, and the planes' way to the host.
+Owns: `LabelMapWriter` and `undo_preprocessing`: which maps make which plane of the file, and the way to the host.
 Does not own: the grid (`transform.py`), which map wins (`argmax.py`).
 
 Symbols: K organs, S slices, R rows, W columns of the preprocessed grid.
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -55,23 +55,85 @@ def undo_preprocessing(
     Raises:
         GeometryError: The number or the shape of the maps is not that of the preprocessed grid.
     """
-    values = np.array([0, *organ_values], np.uint8 if max(organ_values, default=0) <= 255 else np.uint16)
-    targets = _Targets(
-        None if uncertainty_zyx is None else transform.view(uncertainty_zyx),
-        None if percent_kzyx is None else [transform.view(one) for one in percent_kzyx],
+    writer = LabelMapWriter(
+        transform, organ_values=organ_values, uncertainty_zyx=uncertainty_zyx, percent_kzyx=percent_kzyx
     )
-    checked = _checked(maps, transform=transform, num_maps=len(values))
-    packed = _PackedPlanes(values, targets)
-    coming: list[Future[None]] = []
-    number = 0
-    with ThreadPoolExecutor(1, "packing") as packing:  # and waits for a GPU, while the next maps are asked for
-        for planes in _planes(checked, transform=transform, keep_maps=percent_kzyx is not None):
-            arriving = _bring(planes, with_uncertainty=uncertainty_zyx is not None)
-            coming.append(packing.submit(packed.add, arriving, number))
-            number += len(planes.winners)
-    for one in coming:
-        one.result()
-    return packed.lay_out(transform)
+    for some in maps:
+        writer.add(some)
+    return writer.finish()
+
+
+class LabelMapWriter:
+    """Takes the maps of preprocessed slices as they come, and makes the label map of the file from them."""
+
+    def __init__(
+        self,
+        transform: CaseTransform,
+        *,
+        organ_values: Sequence[int],
+        uncertainty_zyx: np.ndarray | None = None,
+        percent_kzyx: np.ndarray | None = None,
+    ) -> None:
+        """Begin without a map; arguments as `undo_preprocessing`."""
+        values = np.array([0, *organ_values], np.uint8 if max(organ_values, default=0) <= 255 else np.uint16)
+        targets = _Targets(
+            None if uncertainty_zyx is None else transform.view(uncertainty_zyx),
+            None if percent_kzyx is None else [transform.view(one) for one in percent_kzyx],
+        )
+        self._transform, self._num_maps = transform, len(values)
+        self._with_uncertainty, self._keep_maps = uncertainty_zyx is not None, percent_kzyx is not None
+        self._packed = _PackedPlanes(values, targets)
+        self._packing = ThreadPoolExecutor(1, "packing")  # and waits for a GPU, while the next maps are computed
+        self._coming: list[Future[None]] = []
+        self._along = linear_taps(transform.resampled_shape[0], transform.cropped_shape[0])
+        self._last: Tensor | None = None  # the slice before those at hand
+        self._num_slices = self._num_planes = 0  # that have come, and that are made
+
+    def add(self, maps: Tensor) -> None:
+        """Take the maps (n, 1 + K, R, W) of the next n slices, and make the planes of the file that lie before them.
+
+        Raises:
+            GeometryError: There are too many slices, or they have another shape than the preprocessed grid.
+        """
+        self._check(maps)
+        at_once = PLANES_ON_GPU if maps.is_cuda else PLANES_ON_CPU
+        start, along = self._num_slices, self._along
+        ready = int(np.searchsorted(along.indices[1], start + len(maps)))  # planes whose both sides have come
+        while self._num_planes < ready:
+            piece = slice(self._num_planes, min(self._num_planes + at_once, ready))
+            places = (along.indices[:, piece] - start).tolist()  # -1 is the last one of those before
+            last = self._last
+            below, above = ([maps[i] if i >= 0 or last is None else last for i in side] for side in places)
+            sides = Sides(below, above, shares=along.weights[1, piece])
+            planes = find_winners(sides, shape=self._transform.cropped_shape[1:], keep_maps=self._keep_maps)
+            arriving = _bring(planes, with_uncertainty=self._with_uncertainty)
+            self._coming.append(self._packing.submit(self._packed.add, arriving, self._num_planes))
+            self._num_planes = piece.stop
+        self._num_slices += len(maps)
+        self._last = maps[-1].clone()  # a copy, or it would keep all of them
+
+    def finish(self) -> np.ndarray:
+        """Return the label map, as `undo_preprocessing` does.
+
+        Raises:
+            GeometryError: Not all slices have come.
+        """
+        num_slices = self._transform.resampled_shape[0]
+        if self._num_slices != num_slices:
+            raise GeometryError(f"the prediction ended after {self._num_slices} of {num_slices} slices.")
+        self._packing.shutdown()
+        for one in self._coming:
+            one.result()
+        return self._packed.lay_out(self._transform)
+
+    def _check(self, maps: Tensor) -> None:
+        num_slices, rows, columns = self._transform.resampled_shape
+        expected, count = (self._num_maps, rows, columns), self._num_slices
+        if maps.shape[1:] != expected or count + len(maps) > num_slices:
+            raise GeometryError(
+                f"slices {count} to {count + len(maps) - 1} of the prediction have the shape {tuple(maps.shape[1:])}; "
+                f"expected {num_slices} slices {expected}."
+            )
 
 
 @dataclass(frozen=True)
@@ -120,43 +182,6 @@ def _bring(planes: Planes, *, with_uncertainty: bool) -> _Arriving:
     if done is not None:
         done.record()
     return _Arriving(winners, unsure, percent, done)
-
-
-def _planes(maps: Iterable[Tensor], *, transform: CaseTransform, keep_maps: bool) -> Iterator[Planes]:
-    """Give the slices of the file in order, each as soon as the maps around it have come."""
-    along = linear_taps(transform.resampled_shape[0], transform.cropped_shape[0])
-    num_planes, rows, columns = transform.cropped_shape
-    last: Tensor | None = None  # the slice before those at hand
-    start, done = 0, 0
-    for now in maps:
-        at_once = PLANES_ON_GPU if now.is_cuda else PLANES_ON_CPU
-        ready = int(np.searchsorted(along.indices[1], start + len(now)))  # planes whose both sides have come
-        while done < ready:
-            piece = slice(done, min(done + at_once, ready))
-            places = (along.indices[:, piece] - start).tolist()  # -1 is the last one of those before
-            below, above = ([now[i] if i >= 0 or last is None else last for i in side] for side in places)
-            sides = Sides(below, above, shares=along.weights[1, piece])
-            yield find_winners(sides, shape=(rows, columns), keep_maps=keep_maps)
-            done = piece.stop
-        start += len(now)
-        last = now[-1].clone()  # a copy, or it would keep all of them
-    assert done == num_planes
-
-
-def _checked(maps: Iterable[Tensor], *, transform: CaseTransform, num_maps: int) -> Iterator[Tensor]:
-    """Pass the maps on, and refuse a wrong shape or number of them."""
-    num_slices, rows, columns = transform.resampled_shape
-    expected, count = (num_maps, rows, columns), 0
-    for some in maps:
-        if some.shape[1:] != expected or count + len(some) > num_slices:
-            raise GeometryError(
-                f"slices {count} to {count + len(some) - 1} of the prediction have the shape {tuple(some.shape[1:])}; "
-                f"expected {num_slices} slices {expected}."
-            )
-        count += len(some)
-        yield some
-    if count != num_slices:
-        raise GeometryError(f"the prediction ended after {count} of {num_slices} slices.")
 
 
 def _as_bytes(shares: Tensor, *, whole: int) -> Tensor:

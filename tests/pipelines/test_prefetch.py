@@ -3,7 +3,20 @@ import threading
 import pytest
 
 from autoseg.errors import OutputError
-from autoseg.pipelines.prefetch import overlap
+from autoseg.pipelines.prefetch import Prefetch
+
+
+def overlap(items, *, read, work, write, threads, may_hold, fatal=()):
+    """Take items through three steps; returns each with its result or error, in order."""
+    results = []
+    steps = {"read": read, "write": write, "threads": threads, "may_hold": may_hold, "fatal": fatal}
+    with Prefetch(items, on_done=lambda *done: results.append(done), **steps) as prefetch:
+        for item, found in prefetch:
+            try:
+                prefetch.write(item, work(item, found))
+            except Exception as error:
+                prefetch.fail(item, error)
+    return results
 
 
 def always(_items):

@@ -124,7 +124,7 @@ POINTS = (
     Kill(
         "predict",
         "the network at work on the second scan",
-        Calling("autoseg.pipelines.case_steps:_predict", "before", 2),
+        Calling("autoseg.inference.predictor:Predictor.find_labels", "before", 2),
     ),
     Kill("predict", "a label map half written", Renaming("case_*.nii.gz", "half", 2)),
     Kill("predict", "a label map just named, its picture missing", Renaming("case_*.nii.gz", "renamed", 2)),
@@ -202,7 +202,7 @@ def in_fork(
             from autoseg.training.validation import periodic_validation
 
             trainer.SECONDS_BETWEEN_SAVES = 0.0  # every epoch, in place of every minute
-            periodic_validation.LOOKING_SHARE = float("inf")  # whatever the time that looking takes
+            periodic_validation.MAX_TIME_FRACTION = float("inf")  # whatever the time that validation takes
             if point is not None:
                 arm(point, folder=folder)
             code = main(list(arguments))

@@ -1,0 +1,42 @@
+"""The way from the command to the network in a prediction: short enough to be read in a debugger."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import autoseg
+from autoseg.cli import predict as predict_command
+from autoseg.network.build import build_network
+from autoseg.network.model import AutosegNetwork
+from autoseg.network.weights.model_file import save_model
+
+PACKAGE = str(Path(autoseg.__file__).parent)
+MAX_FRAMES = 12
+
+
+def frames_from_main():
+    """List the functions of autoseg from `main` to the caller; those of torch, which calls `forward`, do not count."""
+    frame, names = sys._getframe(1), []
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return names[::-1]
+
+
+def test_few_frames_lie_between_main_and_the_networks_forward(tiny_plans, save_scan, tmp_path, monkeypatch):
+    plans = tiny_plans(2)
+    save_model(build_network(plans), plans, tmp_path / "model.safetensors")
+    save_scan(tmp_path / "scan.nii.gz", np.random.default_rng(0).normal(size=(4, 32, 32)).astype(np.float32))
+    seen, real = [], AutosegNetwork.forward
+
+    def forward(self, *arguments, **named):
+        seen.append([*frames_from_main(), "forward"])
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(AutosegNetwork, "forward", forward)
+    words = ["-m", tmp_path / "model.safetensors", "-i", tmp_path / "scan.nii.gz", "-o", tmp_path / "out"]
+    assert predict_command.main([*map(str, words), "--device", "cpu"]) == 0
+    print(seen[0])
+    assert seen and all(names[0] == "main" and len(names) <= MAX_FRAMES for names in seen), seen[0]
