@@ -18,7 +18,8 @@ Example:
     >>> prediction.labels, prediction.names, prediction.statistics
 
 Classes: `Prediction`, what `predict` returns; `OrganPrompts`, points and a box for an organ; `Callback`, to look on
-while a fold trains; `CompoundLoss`, the default loss; `NetworkOutput`, what a network of your own returns.
+while a fold trains; `CompoundLoss`, the default loss; `NetworkOutput`, what a network of your own returns;
+`ConvolutionalBackbone`, an image backbone without attention, and an example for your own.
 
 Every error that you can do something about is an `AutosegError`, such as `DatasetError`, `UsageError` or
 `CheckpointError`; its message says what is wrong, where, and what to do.
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from autoseg.evaluation import evaluate
     from autoseg.inference.model_loading import load_predictor
     from autoseg.inference.organ_prompts import OrganPrompts
+    from autoseg.network.backbones.convolutional import ConvolutionalBackbone
     from autoseg.network.build import build_network
     from autoseg.network.output import NetworkOutput
     from autoseg.pipelines.export_model import export_model
@@ -61,6 +63,7 @@ __all__ = [
     "Callback",
     "CheckpointError",
     "CompoundLoss",
+    "ConvolutionalBackbone",
     "DatasetError",
     "GeometryError",
     "LockedError",
@@ -87,6 +90,7 @@ __all__ = [
 # loaded when they are first asked for, since torch takes seconds to import
 _MODULES = {
     "Callback": "autoseg.training.context",
+    "ConvolutionalBackbone": "autoseg.network.backbones.convolutional",
     "CompoundLoss": "autoseg.training.loss.compound_loss",
     "NetworkOutput": "autoseg.network.output",
     "OrganPrompts": "autoseg.inference.organ_prompts",

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from autoseg.config.plans import NetworkPlan, Plans
-from autoseg.network.image_encoder import ImageEncoder, SemanticInjection
+from autoseg.network.backbones.hiera import HieraBackbone
+from autoseg.network.backbones.protocol import ImageBackbone
+from autoseg.network.backbones.semantic_injection import SemanticInjection
 from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.mask_decoder import SemanticMaskDecoder
 from autoseg.network.memory.slice_memory import SliceMemory
@@ -44,15 +46,23 @@ def build_network(
     *,
     text: nn.Module | None = None,
     image_tower: "ClipImageTower | None" = None,
+    image_backbone: ImageBackbone | None = None,
     offline: bool = False,
 ) -> AutosegNetwork:
     """Build the network of a plan with new weights; `weights/sam2_checkpoint.py` loads those of a checkpoint.
+
+    Example:
+        >>> network = autoseg.build_network(plans)
+        >>> output = network(images, torch.arange(2))  # (B, N * C, R, W) slices, the first two organs of the plan
+        >>> output.logits.shape
+        torch.Size([4, 3, 128, 128])
 
     Args:
         plans: The resolved plan.
         text: What turns organ positions into sentence vectors; None builds the plan's text tower. A finished model
             brings its `StoredText`.
         image_tower: CLIP's, where the plan wants its tokens and `text` is given; otherwise it is built with the text's.
+        image_backbone: A module that encodes slices, in place of the plan's Hiera.
         offline: Ask no network for a text model of the hub; its cache has it, or it cannot be had.
 
     Raises:
@@ -60,14 +70,12 @@ def build_network(
     """
     network = plans.network
     channels = network.feature_channels
-    stages = HIERA_SIZES[network.backbone].stage_channels
     num_channels = len(plans.data.channels)
     encoder_channels = SLICES_TO_ENCODER * num_channels
     if text is None:
         text, image_tower = _build_towers(plans, offline=offline)
     assert (image_tower is not None) == (network.interaction_image_encoder == "clip")
-    hiera = build_hiera(network.backbone)
-    neck = build_neck(network.backbone, feature_channels=channels)
+    backbone = image_backbone or _build_hiera_backbone(network)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
     point_prompts = _build_click_encoder(network) if network.point_prompts else None
     position = PositionEmbeddingRandom(channels // 2) if point_prompts is None else point_prompts.encoder.pe_layer
@@ -77,18 +85,11 @@ def build_network(
         image_tower=image_tower,
         stem=nn.Identity() if encoder_channels == 3 else nn.Conv2d(encoder_channels, 3, kernel_size=1),
         interaction=CrossModalInteraction(
-            image_channels=image_tower.channels if image_tower else stages[0],
+            image_channels=image_tower.channels if image_tower else backbone.token_channels,
             channels=channels,
             num_levels=network.interaction_levels,
         ),
-        image_encoder=ImageEncoder(
-            hiera=hiera,
-            neck=neck,
-            injection=SemanticInjection(
-                channels=channels,
-                stage_channels={stage: stages[max(0, stage - 1)] for stage in network.injection_stages},
-            ),
-        ),
+        image_encoder=backbone,
         prompt_projector=PromptProjector(channels=channels, num_tokens=network.prompt_tokens),
         point_prompt_encoder=point_prompts,
         mask_decoder=SemanticMaskDecoder(decoder=decoder, channels=channels),
@@ -108,6 +109,19 @@ def build_network(
         position=position,
         image_size_px=network.image_size_px,
         encoder_channels=encoder_channels,
+    )
+
+
+def _build_hiera_backbone(network: NetworkPlan) -> HieraBackbone:
+    stages = HIERA_SIZES[network.backbone].stage_channels
+    return HieraBackbone(
+        hiera=build_hiera(network.backbone),
+        neck=build_neck(network.backbone, feature_channels=network.feature_channels),
+        injection=SemanticInjection(
+            channels=network.feature_channels,
+            stage_channels={stage: stages[max(0, stage - 1)] for stage in network.injection_stages},
+        ),
+        token_channels=stages[0],
     )
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.network.image_encoder import ImageEncoder
+from autoseg.network.backbones.protocol import ImageBackbone
 from autoseg.network.interaction import CrossModalInteraction
 from autoseg.network.mask_decoder import DecodedMasks, SemanticMaskDecoder
 from autoseg.network.memory.memory_bank import MemoryBank
@@ -38,7 +38,7 @@ class AutosegNetwork(nn.Module):
         image_tower: nn.Module | None,
         stem: nn.Module,
         interaction: CrossModalInteraction,
-        image_encoder: ImageEncoder,
+        image_encoder: ImageBackbone,
         prompt_projector: PromptProjector,
         point_prompt_encoder: PointPromptEncoder | None,
         mask_decoder: SemanticMaskDecoder,
@@ -56,7 +56,7 @@ class AutosegNetwork(nn.Module):
             image_tower: CLIP's, from Hiera's square to the tokens that the text looks at; None: Hiera's own patches.
             stem: From `encoder_channels` to the three that Hiera takes.
             interaction: Makes the semantics.
-            image_encoder: Hiera with injection.
+            image_encoder: The image backbone, a module.
             prompt_projector: Makes the prompts.
             point_prompt_encoder: Makes more of them from points and boxes, or None.
             mask_decoder: SAM's.

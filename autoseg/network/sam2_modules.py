@@ -1,7 +1,7 @@
 """The only door to the sam2 package: its modules, in the sizes that a plan can name.
 
 Owns: the table of backbone sizes, the building of Hiera, its neck, SAM's decoder, memory and click encoder.
-Does not own: what happens between the parts (`image_encoder.py`, `mask_decoder.py`, `model.py`), and their pretrained
+Does not own: what happens between the parts (`backbones/hiera.py`, `mask_decoder.py`, `model.py`), and their pretrained
 weights (`weights/sam2_checkpoint.py`).
 
 The parts keep sam2's own names inside, so Meta's weights fit key by key.

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoseg.errors import CheckpointError
+from autoseg.network.backbones.hiera import HieraBackbone
 from autoseg.network.model import AutosegNetwork
 from autoseg.network.weights.load_errors import explain_load_failure
 
@@ -83,9 +84,15 @@ def load_sam2_weights(network: AutosegNetwork, path: Path) -> WeightsReport:
 
 def shared_parts(network: AutosegNetwork) -> dict[str, nn.Module]:
     """Return the parts of a network that SAM2 has too, by the beginning of their tensors' names there."""
+    backbone = network.image_encoder
+    if not isinstance(backbone, HieraBackbone):
+        raise CheckpointError(
+            "SAM2's weights are those of a Hiera, and this network has another image backbone. Plan without "
+            "network.weights."
+        )
     parts: dict[str, nn.Module] = {
-        TRUNK: network.image_encoder.hiera,
-        "image_encoder.neck.": network.image_encoder.neck,
+        TRUNK: backbone.hiera,
+        "image_encoder.neck.": backbone.neck,
         "sam_mask_decoder.": network.mask_decoder.decoder,
         "sam_prompt_encoder.pe_layer.": network.position,  # the decoder learned to read this very code
     }
