@@ -32,8 +32,15 @@ def done(tmp_path_factory):
 
 
 def test_the_guide_has_an_example_of_each(done):
-    assert len(examples()) == 6
-    for name in ("tversky_loss", "PrintLoss", "build_small_network", "choose_batch", "read_npz"):
+    assert len(examples()) == 7
+    for name in (
+        "tversky_loss",
+        "PrintLoss",
+        "build_small_network",
+        "build_with_convolutions",
+        "choose_batch",
+        "read_npz",
+    ):
         assert name in done[1]
 
 
