@@ -102,7 +102,7 @@ class SourceDataset:
         read: Reads a case, in a worker process; None reads plain files (`case_files.read_files`).
         folder: Below OUT, where a source becomes several datasets.
         name: Of the dataset; empty for that of the origin.
-        settings: Whatever else decides what a case becomes, in the types of JSON; with another value it is made anew.
+        settings: Whatever else decides what a case becomes, in the types of JSON; with another value it is made again.
         more: Further entries of `dataset.json`.
     """
 

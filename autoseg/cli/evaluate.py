@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _is_evaluation(path: Path) -> bool:
-    """Say whether a file is what this command writes, so that it may be written anew."""
+    """Say whether a file is what this command writes, so that it may be written again."""
     from autoseg.system.atomic_files import read_json
 
     try:

@@ -80,7 +80,7 @@ def _tell_wrong_names(wrong: Mapping[str, Sequence[str]], known: Sequence[str], 
         problems.append(
             Problem(
                 "",
-                f"annotated_labels holds {len(wrong) - MOST_NAMES_TOLD} more names that are no label. Mend them too.",
+                f"annotated_labels holds {len(wrong) - MOST_NAMES_TOLD} more names that are no labels. Correct them.",
             )
         )
 

@@ -103,10 +103,10 @@ def read_dataset(root: Path, *, list_values: ListValues = list_label_values) -> 
     cases = tuple(replace(case, annotated=annotated.get(case.case_id)) for case in cases)
     where = display_name(root / "dataset.json")
     if any(problem.is_error and not problem.case_id for problem in problems):
-        raise DatasetError(f"the dataset cannot be used ({where}). Mend what is listed below.", problems=problems)
+        raise DatasetError(f"the dataset cannot be used ({where}). Correct what is listed below.", problems=problems)
     if not cases:
         raise DatasetError(
-            f"0 of {len(candidates)} cases can be used ({where}). Mend what is listed below.", problems=problems
+            f"0 of {len(candidates)} cases can be used ({where}). Correct what is listed below.", problems=problems
         )
     if not labels.organs:
         raise DatasetError(
@@ -168,7 +168,7 @@ def _refuse_broken_text(content: Mapping[str, Any], name: str) -> None:
             json.dumps(content.get(key), ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise DatasetError(
-                f"{name}: {key} holds half a character (a lone surrogate, such as \\ud800). Write the text anew."
+                f"{name}: {key} holds half a character (a lone surrogate, such as \\ud800). Write the text again."
             ) from None
 
 

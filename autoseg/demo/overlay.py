@@ -109,7 +109,7 @@ def choose_slice_axis(spacing_zyx_mm: Sequence[float]) -> int:
 def choose_slices(maps: Sequence[np.ndarray], *, axis: int, num_slices: int) -> list[int]:
     """Return at most `num_slices` indices that lie evenly among the slices that any label map marks.
 
-    The first and last marked slices, where organs are mere specks, are passed by where there are enough others.
+    The first and last marked slices, where organs are tiny, are passed by where there are enough others.
     """
     others = tuple(other for other in range(3) if other != axis)
     marked = np.flatnonzero(np.logical_or.reduce([(labels > 0).any(axis=others) for labels in maps]))

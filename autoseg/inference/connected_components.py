@@ -36,7 +36,7 @@ class Least:
 
 
 def clean_labels(labels_zyx: np.ndarray, *, plans: Plans, geometry: ImageGeometry) -> None:
-    """Remove what the plan takes for specks, in place."""
+    """Remove the components that the plan filters, in place."""
     values = {organ.name: organ.value for organ in plans.data.organs}
     voxel_ml = geometry.voxel_ml
     rules = {

@@ -99,7 +99,7 @@ class Predictor:
         return self.finish(self.find_labels(channels, point_prompts=point_prompts, with_uncertainty=with_uncertainty))
 
     def finish(self, case: "PredictedCase") -> "PredictedCase":
-        """Remove specks from a case that `find_labels` gave, in place; the network is not needed, nor its device."""
+        """Apply the component filter to a case that `find_labels` gave, in place, without the network."""
         clean_labels(case.labels_zyx, plans=self.plans, geometry=case.geometry)
         return case
 

@@ -120,7 +120,7 @@ def predict_files(
                 write_run(run, predictor, model=model.name)
     if ranks.is_main and not any(case.is_done for case in run.cases):
         raise DatasetError(
-            f"None of the {len(run.cases)} cases in {', '.join(map(display_name, paths))} could be predicted. Mend "
+            f"None of the {len(run.cases)} cases in {', '.join(map(display_name, paths))} could be predicted. Correct "
             "what is listed below.",
             problems=[Problem(case.case_id, case.message) for case in run.failed],
         )

@@ -83,7 +83,7 @@ class Journal:
         if case.key == key and not changed:
             return case
         if case.key == key:
-            log.warning("%s: %s has changed since it was written; it is made anew.", case_id, changed[0])
+            log.warning("%s: %s has changed since it was written; it is made again.", case_id, changed[0])
         for name in case.files:
             (self._path.parent / name).unlink(missing_ok=True)
         return None

@@ -1,6 +1,6 @@
 """Which map is the largest at each pixel of a plane that lies between two slices.
 
-Owns: `find_winners`, on the device where the maps are. A GPU does it in a few large steps for several planes; a CPU map
+Owns: `find_argmax`, on the device where the maps are. A GPU does it in a few large steps for several planes; a CPU map
 by map, for one.
 
 Legend: n planes, K organs, R x W a slice, r x w a plane.
@@ -35,18 +35,18 @@ class Planes:
     """Some slices of the file, cropped.
 
     Attributes:
-        winners: (n, r, w) uint8 or int32, which of the maps is the largest; a tie is won by the first, NaN by the
+        argmax: (n, r, w) uint8 or int32, which of the maps is the largest; a tie is won by the first, NaN by the
             background.
         largest: (n, r, w) its value.
         maps: (n, 1 + K, r, w) all of them, where they are wanted too, or None.
     """
 
-    winners: Tensor
+    argmax: Tensor
     largest: Tensor
     maps: Tensor | None = None
 
 
-def find_winners(sides: Sides, *, shape: tuple[int, int], keep_maps: bool = False) -> Planes:
+def find_argmax(sides: Sides, *, shape: tuple[int, int], keep_maps: bool = False) -> Planes:
     """Interpolate maps linearly between slices and to `shape` in-plane, and find the largest."""
     if len(sides.below) == 1 and not (sides.below[0].is_cuda or keep_maps):
         return find_one_by_one(sides, shape=shape)
@@ -61,15 +61,15 @@ def find_one_by_one(sides: Sides, *, shape: tuple[int, int]) -> Planes:
     """
     (first,), (second,), share = sides.below, sides.above, float(sides.shares[0])
     largest = _interpolate(first[:1], second[:1], shares=share, shape=shape)[0]
-    dtype = _winner_type(len(first))
-    winners = torch.zeros(shape, dtype=dtype)
+    dtype = _index_type(len(first))
+    argmax = torch.zeros(shape, dtype=dtype)
     for number in range(1, len(first)):
         pair = (first, second) if share > 0 else (first,)
         if any(bool((maps[number] > maps[0]).any()) for maps in pair):
             one = _interpolate(first[number, None], second[number, None], shares=share, shape=shape)[0]
-            winners = winners.maximum((one > largest) * torch.tensor(number, dtype=dtype))  # a later winner beat all
+            argmax = argmax.maximum((one > largest) * torch.tensor(number, dtype=dtype))  # a later winner beat all
             largest = largest.maximum(one)
-    return Planes(winners[None], largest[None])
+    return Planes(argmax[None], largest[None])
 
 
 def find_at_once(sides: Sides, *, shape: tuple[int, int]) -> Planes:
@@ -81,7 +81,7 @@ def find_at_once(sides: Sides, *, shape: tuple[int, int]) -> Planes:
         shares = torch.from_numpy(np.ascontiguousarray(sides.shares)).to(first.device)[:, None, None, None]
     maps = _interpolate(first, second, shares=0.0 if shares is None else shares, shape=shape)  # (n, 1 + K, r, w)
     largest = maps.amax(dim=1)
-    dtype = _winner_type(maps.shape[1])
+    dtype = _index_type(maps.shape[1])
     from_last = torch.arange(maps.shape[1], 0, -1, dtype=dtype, device=maps.device)  # the first of several wins
     place = ((maps == largest[:, None]) * from_last[:, None, None]).amax(dim=1)  # 0: not even the largest is, it is NaN
     return Planes(torch.where(place > 0, maps.shape[1] - place, 0).to(dtype), largest, maps)
@@ -98,5 +98,5 @@ def _interpolate(first: Tensor, second: Tensor, *, shares: float | Tensor, shape
     return F.interpolate(batch, size=shape, mode="bilinear", align_corners=False).view(*maps.shape[:-2], *shape)
 
 
-def _winner_type(num_maps: int) -> torch.dtype:
+def _index_type(num_maps: int) -> torch.dtype:
     return torch.uint8 if num_maps <= 255 else torch.int32

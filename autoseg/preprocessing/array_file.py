@@ -149,4 +149,4 @@ def _name_in_utf8(path: Path) -> Iterator[str]:
 
 
 def _remedy(path: Path) -> str:
-    return f"Delete the folder {path.parent.name} and run autoseg_plan again: it preprocesses this case anew."
+    return f"Delete the folder {path.parent.name} and run autoseg_plan again: it preprocesses this case again."

@@ -4,7 +4,7 @@ Owns: the form of `case.json`.
 Does not own: writing and finding it (`store.py`), the arrays (`array_file.py`).
 
 The store lies in a run folder, which may come from elsewhere, or from a disk that lost a byte. A record that is not of
-this form makes the case stale: it is preprocessed anew.
+this form makes the case stale: it is preprocessed again.
 """
 
 import math

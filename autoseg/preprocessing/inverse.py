@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from autoseg.errors import GeometryError
-from autoseg.preprocessing.argmax import Planes, Sides, find_winners
+from autoseg.preprocessing.argmax import Planes, Sides, find_argmax
 from autoseg.preprocessing.resampling import linear_taps
 from autoseg.preprocessing.transform import CaseTransform
 
@@ -105,7 +105,7 @@ class LabelMapWriter:
             last = self._last
             below, above = ([maps[i] if i >= 0 or last is None else last for i in side] for side in places)
             sides = Sides(below, above, shares=along.weights[1, piece])
-            planes = find_winners(sides, shape=self._transform.cropped_shape[1:], keep_maps=self._keep_maps)
+            planes = find_argmax(sides, shape=self._transform.cropped_shape[1:], keep_maps=self._keep_maps)
             arriving = _bring(planes, with_uncertainty=self._with_uncertainty)
             self._coming.append(self._packing.submit(self._packed.add, arriving, self._num_planes))
             self._num_planes = piece.stop
@@ -161,13 +161,13 @@ class _Arriving:
     """What of planes is on its way to the host.
 
     Attributes:
-        winners: Which of the maps.
+        argmax: Which of the maps.
         unsure: uint8, or None.
         percent: (n, K, rows, columns) uint8, or None.
         done: When all are there; None: they are.
     """
 
-    winners: Tensor
+    argmax: Tensor
     unsure: Tensor | None
     percent: Tensor | None
     done: torch.cuda.Event | None
@@ -177,11 +177,11 @@ def _bring(planes: Planes, *, with_uncertainty: bool) -> _Arriving:
     """Begin to bring to the host what is needed there."""
     unsure = _begin_copy(_as_bytes(1 - planes.largest, whole=UNSURE)) if with_uncertainty else None
     percent = None if planes.maps is None else _begin_copy(_as_bytes(planes.maps[:, 1:], whole=100))
-    winners = _begin_copy(planes.winners)
-    done = torch.cuda.Event() if winners is not planes.winners else None
+    argmax = _begin_copy(planes.argmax)
+    done = torch.cuda.Event() if argmax is not planes.argmax else None
     if done is not None:
         done.record()
-    return _Arriving(winners, unsure, percent, done)
+    return _Arriving(argmax, unsure, percent, done)
 
 
 def _as_bytes(shares: Tensor, *, whole: int) -> Tensor:
@@ -218,13 +218,13 @@ class _PackedPlanes:
         """Wait for planes, fill what is filled beside the labels, and pack these; `number` is the first one's."""
         if planes.done is not None:
             planes.done.synchronize()
-        targets = self._targets.part(number, number + len(planes.winners))
+        targets = self._targets.part(number, number + len(planes.argmax))
         if targets.unsure is not None and planes.unsure is not None:
             targets.unsure[...] = planes.unsure.numpy()
         if targets.percent is not None and planes.percent is not None:
             for organ, target in enumerate(targets.percent):
                 target[...] = planes.percent[:, organ].numpy()
-        for plane in planes.winners.numpy():
+        for plane in planes.argmax.numpy():
             self._block += zlib.compress(self._values[plane].tobytes(), PACKING_LEVEL)
             self._ends.append(len(self._block))
 

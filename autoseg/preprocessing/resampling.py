@@ -157,24 +157,24 @@ def resample_labels(labels: np.ndarray, shape: Shape) -> np.ndarray:
         around = np.stack(  # (8, pixels)
             [plane[y_taps.indices[j]][:, x_taps.indices[i]].ravel() for plane in planes for j, i in corners]
         )
-        winners = around[0].copy()
+        argmax = around[0].copy()
         mixed = np.flatnonzero((around[1:] != around[0]).any(axis=0))
         weights = np.concatenate([share * in_plane[:, mixed] for share in z_taps.weights[:, number]])  # (8, mixed)
-        winners[mixed] = _heaviest(around[:, mixed], weights)
-        result[number] = winners.reshape(shape[1:])
+        argmax[mixed] = _heaviest(around[:, mixed], weights)
+        result[number] = argmax.reshape(shape[1:])
     return result
 
 
 def _heaviest(candidates: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return for each column the value with the largest sum of weights; both are (8, n); the smaller value on a tie."""
-    winners = candidates[0].copy()
-    largest = np.full(winners.shape, -1, np.float32)
+    argmax = candidates[0].copy()
+    largest = np.full(argmax.shape, -1, np.float32)
     for candidate in candidates:
         total = (weights * (candidates == candidate)).sum(axis=0)
-        wins = (total > largest) | ((total == largest) & (candidate < winners))
+        wins = (total > largest) | ((total == largest) & (candidate < argmax))
         np.copyto(largest, total, where=wins)
-        np.copyto(winners, candidate, where=wins)
-    return winners
+        np.copyto(argmax, candidate, where=wins)
+    return argmax
 
 
 def _apply_to_block(block: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:

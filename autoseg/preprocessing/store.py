@@ -145,7 +145,7 @@ class CaseStore:
             yield from zip(case_ids, pool.map(self._is_damaged, case_ids), strict=True)
 
     def remove(self, case_id: str) -> None:
-        """Remove a case, so that it is made anew.
+        """Remove a case, so that it is made again.
 
         Raises:
             OSError: The folder cannot be written.
@@ -176,17 +176,17 @@ class CaseStore:
             try:
                 record = read_record(read_json(folder / "case.json"))
             except UsageError as error:
-                raise DatasetError(f"{error} Run autoseg_plan again: it preprocesses this case anew.") from error
+                raise DatasetError(f"{error} Run autoseg_plan again: it preprocesses this case again.") from error
             if record is None or not self._is_whole(case_id, record):
                 raise DatasetError(
                     f"the preprocessed case {case_id} in {self.folder} is damaged, or of another version. "
-                    "Run autoseg_plan again: it preprocesses this case anew."
+                    "Run autoseg_plan again: it preprocesses this case again."
                 )
             if self.data_hash is not None and record["data_hash"] != self.data_hash:
                 raise DatasetError(
                     f"the preprocessed case {case_id} in {self.folder} was made with another plan "
                     f"(hash {record['data_hash']:.40}, expected {self.data_hash}). "
-                    "Run autoseg_plan again: it preprocesses this case anew."
+                    "Run autoseg_plan again: it preprocesses this case again."
                 )
             self._records[case_id] = record
         return self._records[case_id]

@@ -69,7 +69,7 @@ def _names(part: object) -> tuple[str, ...] | None:
 
 
 def _error(path: Path, fault: str) -> UsageError:
-    return UsageError(f"{path}: {fault}. Mend it, or delete it and run autoseg_plan again, which makes the folds anew.")
+    return UsageError(f"{path}: {fault}. Correct it, or delete it and run autoseg_plan again.")
 
 
 def choose_fold(run_folder: Path, store: CaseStore, *, fold: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:

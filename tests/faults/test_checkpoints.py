@@ -80,7 +80,7 @@ def test_a_damaged_model_is_refused_and_the_same_command_writes_it_again(trained
     outcome = command("predict", "-m", fold.parent, "-i", scans, "-o", tmp_path / "out")
     assert outcome.code == 2
     assert f"{fold / 'model.safetensors'} is damaged" in outcome.text
-    assert "Give the same autoseg_train command again: it writes the model anew from resume.pt" in outcome.text
+    assert "Give the same autoseg_train command again: it writes the model again from resume.pt" in outcome.text
     monkeypatch.setattr(trainer, "train_step", None)  # nothing is trained for it
     assert command("train", fold.parent, "--epochs", 2).code == 0
     assert (fold / "model.safetensors").read_bytes() == model

@@ -129,7 +129,7 @@ def test_another_model_on_a_fold_that_has_begun_is_an_error_with_both_ways_on(pl
     for other in (new_model(planned, tmp_path / "other.safetensors", seed=2), fold / "model.safetensors"):
         outcome = command("train", planned, "--epochs", 2, "--from", other)
         assert outcome.code == 2 and f"--from {other}: {fold} has begun from another model" in outcome.text
-        assert f"Leave out --from to go on, or delete the folder {fold} to begin anew" in outcome.text
+        assert f"Leave out --from to go on, or delete the folder {fold} to start again" in outcome.text
     assert {path.name: path.read_bytes() for path in fold.iterdir() if path.is_file()} == kept
     assert "continuing at step 2" in command("train", planned, "--epochs", 2, "--from", model).text
 

@@ -79,7 +79,7 @@ def undo(slices, *, at_once=1, **facts) -> np.ndarray:
 
 @pytest.fixture(params=["one by one", "at once"])
 def either_way(request, monkeypatch) -> None:
-    """As a CPU finds the winners, and as a GPU does."""
+    """As a CPU finds the argmax, and as a GPU does."""
     if request.param == "at once":
         monkeypatch.setattr(argmax, "find_one_by_one", argmax.find_at_once)
         monkeypatch.setattr(inverse, "PLANES_ON_CPU", 3)

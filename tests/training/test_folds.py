@@ -15,5 +15,5 @@ def test_folds_are_read_as_they_stand(tmp_path: Path):
 @pytest.mark.parametrize("content", [{}, [], [1], [{"train": "ab", "validation": []}], [{"train": ["a"]}], "ab", [[]]])
 def test_another_form_is_refused(tmp_path: Path, content):
     write_json(tmp_path / "s.json", content)
-    with pytest.raises(UsageError, match=r"s\.json: .* Mend it, or delete it and run autoseg_plan again"):
+    with pytest.raises(UsageError, match=r"s\.json: .* Correct it, or delete it and run autoseg_plan again"):
         read_folds(tmp_path / "s.json", stored={"a", "b"})

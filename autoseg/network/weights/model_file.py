@@ -136,7 +136,7 @@ def pack_models(paths: Sequence[Path], packed: Path) -> None:
 
 
 def most_validated(plans: Sequence[Plans]) -> Plans:
-    """Return the plan whose choice of specks was made on the most cases; of equals the first.
+    """Return the plan whose component filter was chosen on the most cases; of equals the first.
 
     The plans of a run's folds agree in all that decides a network's output; what is a speck, each fold chose on its own
     validation and those before it.

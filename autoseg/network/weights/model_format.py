@@ -130,7 +130,7 @@ def _without_places(plans: Plans) -> Plans:
 def _get_again(path: Path) -> str:
     """Say how a damaged model is had again: a fold's own is in its training state."""
     if (path.parent / STATE_FILE_NAME).exists():
-        return f"Give the same autoseg_train command again: it writes the model anew from {STATE_FILE_NAME}."
+        return f"Give the same autoseg_train command again: it writes the model again from {STATE_FILE_NAME}."
     return "Copy it again."
 
 

@@ -146,7 +146,7 @@ def _fit_inputs(
     stem, stem_bias = (offered.get(name) for name in STEM)
     weight, bias = PATCHES + "weight", PATCHES + "bias"
     fitted: dict[str, Tensor] = {}
-    if weight in offered and bias in offered:  # an encoder that is new learns its stem anew as well
+    if weight in offered and bias in offered:  # an encoder that is new learns its stem as well
         if STEM[0] in wanted:
             fitted |= zip(STEM, fit_stem(channels, stem, stem_bias), strict=True)
         elif not channels.is_same:

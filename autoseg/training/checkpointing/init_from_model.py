@@ -137,7 +137,7 @@ def _refuse_another(model: Path, folder: Path, *, fold: str) -> None:
         CheckpointError: What it began from is not readable any more.
     """
     began = read_start(folder)
-    ways = f"Leave out --from to go on, or delete the folder {folder} to begin anew."
+    ways = f"Leave out --from to go on, or delete the folder {folder} to start again."
     if began is None:
         raise UsageError(f"--from {model}: {folder} has begun already, and not from a model. {ways}")
     try:

@@ -52,7 +52,7 @@ def advise(share: float | None, *, seconds: float, plans: Plans, device_type: st
     can_change = plans.training.augmentation.run_on == "cpu" and not plans.network.point_prompts
     if can_change:
         return (
-            f"{begin}Plan with --set training.augmentation.run_on=device and train anew: the GPU then makes the random "
+            f"{begin}Plan with --set training.augmentation.run_on=device and train again: the GPU then makes the "
             f"changes of the slices; or give training more than the {cores} cores that it has here."
         )
     return (

@@ -99,7 +99,7 @@ def _how_to_validate(data: TrainingContext) -> str:
 
 
 def _clean_as_validated(state: TrainState, data: TrainingContext, *, plans: Plans) -> Plans:
-    """Write the model once more with what all validations of the run so far say of specks; a user's own rules stay."""
+    """Write the model again with the filter that all validations of the run support; a user's own stays."""
     pieces = read_pieces(data.folder.parent, plans=plans)
     planned = plans.reasons.get("inference.component_filter")
     if not pieces or (planned is not None and planned.rule.startswith(SET_BY)):

@@ -114,7 +114,7 @@ def _with_enough_memory(work: Callable[[Plans], Result], plans: Plans, *, device
 
 
 def clean_validation_map(path: Path, *, plans: Plans) -> None:
-    """Remove from a label map that was written what the plan takes for specks."""
+    """Remove the components that the plan filters from a label map that was written."""
     scan = read_labels(path)
     labels = scan.array_zyx.copy()
     clean_labels(labels, plans=plans, geometry=scan.geometry)
