@@ -12,7 +12,6 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the commands do; torch reads it when it is loaded
 
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -34,20 +33,9 @@ from autoseg.distributed.ranks import LostConnectionError, Ranks
 SaveScan = Callable[..., Path]
 SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # z, y, x
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch then sums in one order, also in the processes that tests start
 pytest_plugins = ["planning_fixtures", "training_fixtures"]  # of tests/fixtures
 REAL_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Run torch, where a test has imported it, on one thread, so that sums come out the same."""
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch else 1
-    if torch:
-        torch.set_num_threads(1)
-    yield
-    if torch:
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture

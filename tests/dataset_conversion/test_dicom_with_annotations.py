@@ -81,7 +81,7 @@ def test_missing_is_unknown_says_what_was_drawn(source, tmp_path):
 
 def test_a_file_of_labels_chooses_and_renames(source, tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"abdomen": ["liver", "Spleen"]}))
-    assert main([str(source), str(tmp_path / "out"), "--organs", str(tmp_path / "labels.json")]) == 0
+    assert main([str(source), str(tmp_path / "out"), "--labels", str(tmp_path / "labels.json")]) == 0
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["labels"] == {"background": 0, "abdomen": 1}
     assert mask_of(tmp_path / "out", "anna", 1).sum() == 10
 

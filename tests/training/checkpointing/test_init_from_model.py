@@ -190,7 +190,7 @@ def test_a_run_with_another_organ_says_what_it_took_and_writes_it_down(tiny_plan
     count = {name: len(record[name]) for name in ("taken", "adapted", "new", "left_over")}
     assert f"beginning from model.safetensors (tiny): {count['taken']} tensors taken, 2 adapted, " in caplog.text
     assert f"{count['new']} new, 0 left over" in caplog.text and count["taken"] > 200
-    assert "  adapted: text 2" in caplog.text and "  new: click encoder 7, refiner 2" in caplog.text
+    assert "  adapted: text 2" in caplog.text and "  new: point prompt encoder 7, refiner 2" in caplog.text
     assert "  organs: organ 0 known to it; thymus new" in caplog.text
     assert "tokens of the descriptions: 7 known to it, 4 new" in caplog.text  # thym-us, in, front
     assert "network.weights, sam2.pt, is not read: the model takes its place" in caplog.text
