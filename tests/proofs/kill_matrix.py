@@ -112,7 +112,7 @@ POINTS = (
         "train", "the second training state just named, the model still the first", Renaming("resume.pt", "renamed", 2)
     ),
     Kill("train", "`model.safetensors` half written", Renaming("model.safetensors", "half", 2)),
-    Kill("train", "`model_best.safetensors` half written", Renaming("model_best.safetensors", "half", 2)),
+    Kill("train", "`model_best.safetensors` half written", Renaming("model_best.safetensors", "half")),
     Kill("train", "`progress.png` half written", Renaming("progress.png", "half")),
     Kill("train", "after the last step, before the model is written", Renaming("model.safetensors", "half", 4)),
     Kill("train", "validation: the second label map half written", Renaming("validation/*.nii.gz", "half", 2)),
