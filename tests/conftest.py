@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch then sums in one order, also in the processes that tests start
 pytest_plugins = ["planning_fixtures", "training_fixtures"]  # of tests/fixtures
 REAL_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Give torch one thread again after a test that chose another number."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture
