@@ -29,6 +29,7 @@ from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import bytes_in_memory, read_header
 from autoseg.preprocessing.slices import BLOCK_BYTES
 from autoseg.preprocessing.transform import make_transform
+from autoseg.system.out_of_memory import MEMORY_ERRORS, halve
 
 log = logging.getLogger("autoseg")
 
@@ -180,10 +181,8 @@ def _time_a_window(predictor: Predictor) -> float:
         image = np.random.default_rng(0).normal(size=(len(plans.data.channels), count, *window)).astype(np.float32)
         try:
             return min(_predict_seconds(predictor, image) for _ in range(2)) / count
-        except torch.OutOfMemoryError:
-            if count == 1:
-                raise
-            count //= 2
+        except MEMORY_ERRORS as error:
+            count = halve(count, error, device=predictor.device)
 
 
 def _predict_seconds(predictor: Predictor, image: np.ndarray) -> float:

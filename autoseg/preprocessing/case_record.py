@@ -14,7 +14,7 @@ from autoseg.errors import GeometryError
 from autoseg.io.nifti_header import MAX_IMAGE_BYTES
 from autoseg.preprocessing.transform import AXIS_NUMBER, CaseTransform
 
-STORE_VERSION = 3  # 1: without SHA-256; 2: without dataset and what was annotated
+STORE_VERSION = 1
 IMAGE, LABELS = "image.b2nd", "labels.b2nd"
 MOST_VOXELS = MAX_IMAGE_BYTES  # of a scan on its own grid, a byte each
 

@@ -38,5 +38,4 @@ def test_few_frames_lie_between_main_and_the_networks_forward(tiny_plans, save_s
     monkeypatch.setattr(AutosegNetwork, "forward", forward)
     words = ["-m", tmp_path / "model.safetensors", "-i", tmp_path / "scan.nii.gz", "-o", tmp_path / "out"]
     assert predict_command.main([*map(str, words), "--device", "cpu"]) == 0
-    print(seen[0])
     assert seen and all(names[0] == "main" and len(names) <= MAX_FRAMES for names in seen), seen[0]

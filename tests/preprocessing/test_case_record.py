@@ -7,7 +7,7 @@ from autoseg.preprocessing.transform import CaseTransform
 GEOMETRY = ImageGeometry.from_spacing((4, 5, 6), (3.0, 1.0, 1.0))
 TRANSFORM = CaseTransform(GEOMETRY, crop_box=((0, 4), (1, 5), (0, 6)), slice_axis="z", resampled_shape=(4, 8, 6))
 RECORD = {
-    "version": 3,
+    "version": 1,
     "data_hash": "abc",
     "sources": [],
     "bytes": {"image.b2nd": 10, "labels.b2nd": 5},
@@ -27,7 +27,7 @@ def test_a_record_of_its_form_is_read_as_it_is():
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 1},
+        {"version": 2},
         {"data_hash": None},
         {"shape": [1, 4, 8]},
         {"shape": [1, 4, 8, 6.0]},
