@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections import Counter
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK
 
+import autoseg
 from autoseg.errors import AutosegError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
@@ -224,7 +224,7 @@ def main() -> int:
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, numpy {np.__version__}, "
         f"nibabel {nib.__version__}, "
-        f"SimpleITK {SimpleITK.Version_VersionString()}, autoseg {version('autoseg')}",
+        f"SimpleITK {SimpleITK.Version_VersionString()}, autoseg {autoseg.__version__}",
     }
     print(json.dumps(content, indent=2))
     if arguments.output:
