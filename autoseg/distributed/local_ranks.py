@@ -10,16 +10,23 @@ each: a step of a small network consists of thousands of small operations, which
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
-from autoseg.distributed.ranks import TorchGroup
-from autoseg.errors import UsageError
+from autoseg.distributed.ranks import TorchGroup, ready_key
+from autoseg.errors import TrainingError, UsageError
 
 HOST = "127.0.0.1"
 ARRIVAL_TIMEOUT = timedelta(minutes=2)
+# Every rank searches modules in the same places, in the same order, as this process: the path of an installed package
+# in PYTHONPATH would come before the standard library, which some package there may hide.
+RUN_MODULE = """import sys
+sys.path[:] = sys.argv.pop(1).split("\\n")
+import runpy
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)"""
 
 
 @contextmanager
@@ -34,7 +41,8 @@ def start_local_ranks(arguments: Sequence[str], *, world_size: int) -> Iterator[
         What connects the ranks; None for a process that is alone.
 
     Raises:
-        UsageError: The processes cannot be started or connected.
+        UsageError: The processes cannot be started.
+        TrainingError: One ended before the training began.
     """
     if world_size == 1:
         yield None
@@ -49,10 +57,13 @@ def start_local_ranks(arguments: Sequence[str], *, world_size: int) -> Iterator[
     with ExitStack() as stack:
         stack.enter_context(_environment({**variables, "RANK": "0", "LOCAL_RANK": "0"}))
         stack.callback(torch.set_num_threads, threads)
+        processes = []
         for rank in range(1, world_size):
             process = _start(arguments, variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
             stack.callback(process.wait)
             stack.callback(process.kill)
+            processes.append(process)
+        _wait_until_ready(processes, store)
         torch.set_num_threads(1)
         group = TorchGroup(0, world_size, store=store)
         stack.callback(group.close)
@@ -60,14 +71,12 @@ def start_local_ranks(arguments: Sequence[str], *, world_size: int) -> Iterator[
 
 
 def _start(arguments: Sequence[str], variables: dict[str, str]) -> "subprocess.Popen[bytes]":
-    package_root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            [sys.executable, "-c", RUN_MODULE, "\n".join(sys.path), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, **variables, "AUTOSEG_LOCAL_RANK": "1", "PYTHONPATH": path},
+            env={**os.environ, **variables, "AUTOSEG_LOCAL_RANK": "1"},
             start_new_session=True,  # Ctrl-C is for rank 0, which then ends the others
         )
     except OSError as error:
@@ -75,6 +84,25 @@ def _start(arguments: Sequence[str], variables: dict[str, str]) -> "subprocess.P
             f"a training process cannot be started ({error.strerror}). Free memory or processes, or set "
             "OMP_NUM_THREADS=1 to train in one process."
         ) from error
+
+
+def _wait_until_ready(processes: Sequence["subprocess.Popen[bytes]"], store: Any) -> None:
+    """Wait until every rank has reached the store; torch would wait in vain for one that ended before.
+
+    Raises:
+        TrainingError: A rank has ended, or does not come.
+    """
+    keys = [ready_key(rank) for rank in range(1, 1 + len(processes))]
+    start = time.monotonic()
+    while not store.check(keys):
+        ended = [process.returncode for process in processes if process.poll() is not None]
+        if ended or time.monotonic() - start > ARRIVAL_TIMEOUT.total_seconds():
+            reason = f"ended with exit code {ended[0]}" if ended else "did not answer"
+            raise TrainingError(
+                f"a training process {reason} before the training began. Look for its own message, or set "
+                "OMP_NUM_THREADS=1 to train in one process."
+            )
+        time.sleep(0.05)
 
 
 @contextmanager

@@ -144,6 +144,8 @@ class TorchGroup:
         self._distributed, self._world_size = distributed, world_size
         if not distributed.is_initialized():  # a script may plan, train and predict
             store = store or next(distributed.rendezvous("env://", timeout=ARRIVAL_TIMEOUT))[0]
+            if is_local_rank():
+                store.set(ready_key(rank), "")
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if _has_own_gpu() else "gloo",
                 store=store,
@@ -262,6 +264,11 @@ def num_local_ranks() -> int:
 def is_local_rank() -> bool:
     """Return whether `local_ranks.py` started this process."""
     return os.environ.get("AUTOSEG_LOCAL_RANK") == "1"
+
+
+def ready_key(rank: int) -> str:
+    """Return the key under which a rank that `local_ranks.py` started says that it has reached the store."""
+    return f"autoseg/ready/{rank}"
 
 
 def report_to_torchrun(message: str) -> None:

@@ -240,7 +240,7 @@ def test_predict_keeps_what_is_finished(make_dataset, command, model_file, slow,
 
 def local_ranks_of(run):
     """Count the ranks that a training started; they have sessions of their own."""
-    mark = f"autoseg.cli.train\0{run}\0".encode()
+    mark = f"autoseg.cli.train\0{run}\0--fold".encode()
     return sum(mark in read_or_nothing(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
 
 
