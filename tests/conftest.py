@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -220,13 +221,13 @@ class ThreadGroup:
     def __init__(self, world_size: int) -> None:
         self.barrier = threading.Barrier(world_size, timeout=60)
         self.own = threading.local()
-        self.given: list[Any] = [None] * world_size
+        self.given = [b""] * world_size
 
     def all_gather(self, value: Any) -> list[Any]:
         try:
-            self.given[self.own.rank] = value
+            self.given[self.own.rank] = pickle.dumps(value)  # as torch does, so each rank gets a copy
             self.barrier.wait()
-            gathered = list(self.given)
+            gathered = [pickle.loads(content) for content in self.given]
             self.barrier.wait()
         except threading.BrokenBarrierError:
             raise LostConnectionError("another rank failed") from None

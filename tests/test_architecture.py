@@ -1,6 +1,7 @@
 """Imports go one way, and each heavy dependency has one door, as docs/architecture.md says."""
 
 import ast
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -95,6 +96,20 @@ def test_imports_go_down(file):
 def test_no_folder_holds_more_than_a_screen_of_modules():
     folders = Counter(str(Path(file).parent) for file in files_of_package())
     assert {folder: count for folder, count in folders.items() if count > 14} == {}
+
+
+def test_files_that_docstrings_name_exist():
+    """A path is relative to the file's own folder, or a part of one inside the project."""
+    root = PACKAGE.parent
+    folders = (PACKAGE, *(root / name for name in ("dataset_conversion", "plans", "tests", "tools", "docs")))
+    known = [f"/{path.relative_to(root)}" for folder in folders for path in (folder, *folder.rglob("*"))]
+    missing = []
+    for path in (*PACKAGE.rglob("*.py"), *(root / "tests").rglob("*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for named in re.findall(r"`([\w./]+(?:\.py|/))`", docstring):
+            if not any(one.endswith(f"/{named.rstrip('/')}") for one in known):
+                missing.append(f"{path.relative_to(root)}: {named}")
+    assert missing == []
 
 
 @pytest.mark.parametrize("file", files_of_package())

@@ -137,7 +137,7 @@ class Plans(PlanPart):
         return self
 
     @model_validator(mode="after")
-    def _clicks_are_drawn_on_changed_slices(self) -> "Plans":
+    def _points_are_drawn_on_augmented_slices(self) -> "Plans":
         if self.network.point_prompts and self.training.augmentation.run_on == "device":
             raise ValueError(
                 "training.augmentation.run_on 'device' changes slices after they were made, and with "

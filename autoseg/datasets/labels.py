@@ -2,7 +2,7 @@
 
 Owns: `Organ`, `LabelSet`; the forms in which `dataset.json` names labels and channels; labels found by looking.
 Does not own: which files belong to which case (`layouts.py`), the parts of regions (`regions.py`),
-descriptions of organs (`descriptions.py`, `descriptions/`).
+descriptions of organs (`organs/`).
 
 Two forms of labels are read: {"liver": 1} of nnU-Net, also with regions ({"liver": [1, 2], "tumour": 2}), and
 {"1": "liver"} of the Medical Segmentation Decathlon (MSD).

@@ -83,7 +83,7 @@ def run_tour(
     Args:
         folder: New, empty, or that of an earlier demo, which is continued.
         device: Where to train and predict; "auto" takes CUDA where there is one.
-        max_minutes: Of training, over all sittings; the rest takes about a minute on two cores.
+        max_minutes: Minutes of training, over all restarts; the rest takes about a minute on two cores.
         settings: Size of the demo.
 
     Raises:

@@ -4,7 +4,7 @@ Owns: `Cores`, a pool of threads in which every torch operation keeps to one cor
 
 Prediction shares the slices of a batch out this way. torch's own threads would share out each of a few thousand small
 operations, which gains little and falls to a crawl as soon as something else wants a core. Training, whose backward
-pass loses more to Python's lock, has processes (`training/core_processes.py`).
+pass loses more to Python's lock, has processes (`distributed/local_ranks.py`).
 """
 
 import itertools

@@ -80,7 +80,7 @@ def load_predictor(
     unknown = [name for name in asked if name not in names]
     if unknown:
         known = ", ".join([*names, *regions])
-        raise UsageError(f"--organs: the model does not know {', '.join(unknown)}. It knows: {known}; name of these.")
+        raise UsageError(f"--organs: the model does not know {', '.join(unknown)}. Choose from: {known}.")
     positions = tuple(k for k, name in enumerate(names) if not asked or name in asked)
     networks = tuple(network for part, _ in loaded for network in part)
     number = find_modality_number(plans.data, modality)

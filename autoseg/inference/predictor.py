@@ -1,7 +1,7 @@
-"""From the scans of one case to its label map on the very grid of the input.
+"""Predicts the label map of one case, on the grid of its scans.
 
-Owns: the way of a case through preprocessing, network and back.
-Does not own: reading and writing (`command.py`), the window (`sliding_window.py`).
+Owns: `Predictor` and `PredictedCase`: preprocessing, the network, and the inverse of preprocessing.
+Does not own: reading and writing (`pipelines/case_steps.py`), the window (`sliding_window.py`).
 """
 
 import logging
@@ -28,7 +28,7 @@ from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import Scan
 from autoseg.preprocessing.inverse import LabelMapWriter
 from autoseg.preprocessing.slices import PreparedSlices, prepare_slices
-from autoseg.system.out_of_memory import is_out_of_memory
+from autoseg.system.out_of_memory import free_memory
 
 log = logging.getLogger("autoseg")
 
@@ -93,7 +93,7 @@ class Predictor:
             with_uncertainty: Also return how unsure each voxel is.
 
         Raises:
-            UsageError: The model takes no points, or a click is on no organ asked for or outside the scan.
+            UsageError: The model takes no points, or a point is outside the scan or for an organ not asked for.
             torch.OutOfMemoryError: Not even a slice at a time found room.
         """
         return self.finish(self.find_labels(channels, point_prompts=point_prompts, with_uncertainty=with_uncertainty))
@@ -139,11 +139,7 @@ class Predictor:
                     image, point_prompts=placed, with_uncertainty=with_uncertainty, scratch=scratch
                 )
             except RuntimeError as error:  # the parent of OutOfMemoryError, which torch raises on a GPU alone
-                if not is_out_of_memory(error):
-                    raise
-                message = str(error).partition("\n")[0]  # not the error, whose frames hold what filled the memory
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+                message = free_memory(error, device=self.device)
         raise torch.OutOfMemoryError(f"{message} Even one slice at a time was too much; ask for fewer organs.")
 
     @property
@@ -202,9 +198,10 @@ class PredictedCase:
     Attributes:
         labels_zyx: The label map on the grid of the first scan, with the dataset's own values.
         geometry: That grid.
-        expected_dice: By label value, how good the network holds the organ's mask to be; None where it found none.
+        expected_dice: The Dice that the network expects of each mask, by label value; None where it found none.
         percent_kzyx: uint8, (K, ..) on the same grid, the organs' probabilities in per cent; None unless asked for.
-        uncertainty_zyx: On the same grid, uint8: 0 sure, 255 the winner has no probability left; None unless asked for.
+        uncertainty_zyx: uint8 on the same grid: 0 where the predicted class has probability 1, up to 255 where it
+            has none; None unless asked for.
     """
 
     labels_zyx: np.ndarray

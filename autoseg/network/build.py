@@ -77,7 +77,7 @@ def build_network(
     assert (image_tower is not None) == (network.interaction_image_encoder == "clip")
     backbone = image_backbone or _build_hiera_backbone(network)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
-    point_prompts = _build_click_encoder(network) if network.point_prompts else None
+    point_prompts = _build_point_prompt_encoder(network) if network.point_prompts else None
     position = PositionEmbeddingRandom(channels // 2) if point_prompts is None else point_prompts.encoder.pe_layer
     memory = _build_memory(network) if network.memory_slices else None
     return AutosegNetwork(
@@ -141,7 +141,7 @@ def _build_towers(plans: Plans, *, offline: bool) -> tuple[nn.Module, "ClipImage
     return text, build_clip_image(network, clip) if network.interaction_image_encoder == "clip" else None
 
 
-def _build_click_encoder(network: NetworkPlan) -> PointPromptEncoder:
+def _build_point_prompt_encoder(network: NetworkPlan) -> PointPromptEncoder:
     return PointPromptEncoder(
         build_prompt_encoder(feature_channels=network.feature_channels, side=network.image_size_px)
     )

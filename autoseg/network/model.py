@@ -1,7 +1,7 @@
 """The whole network, in the order in which a slice flows through it.
 
 Owns: `AutosegNetwork.forward`.
-Does not own: what comes out (`output.py`), how the parts are built (`build.py`), losses (`loss/losses.py`).
+Does not own: what comes out (`output.py`), how the parts are built (`build.py`), the loss (`training/loss/`).
 
 Legend: B slices, of V volumes T each where the memory is used, K organs asked for, D channels, C image channels, N
 neighboring slices, R x W the window at target spacing, h4 x w4 the grid at stride 4 of the image encoder.

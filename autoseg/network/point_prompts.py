@@ -79,7 +79,7 @@ class EncodedPrompts:
     """What the points of B slices say of K organs.
 
     Attributes:
-        tokens: (B, K, P + 1, D) for SAM's decoder; the last is SAM's padding, a click that is none.
+        tokens: (B, K, P + 1, D) for SAM's decoder; the last is SAM's padding, a point that is none.
         picture: (B, K, 2, h4, w4): points, 1 in the organ and -1 beside it, and boxes, 1 inside.
         dense: (B, K, D, h, w), the picture as a dense prompt.
     """

@@ -1,4 +1,4 @@
-"""Semantic prompts in place of point_prompts: what SAM's decoder is told about each organ.
+"""Derives the prompts of SAM's mask decoder from the semantics of each organ.
 
 Owns: the fusion of the feature scales both ways, and the sparse and dense prompts made from it.
 

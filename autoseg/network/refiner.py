@@ -108,7 +108,7 @@ class Refiner(nn.Module):
         self.up = nn.ModuleList(ConvBlock(2 * here, here) for here in widths[:-1])
         self.organ_norm = nn.LayerNorm(channels)
         self.paint = nn.Linear(channels, channels)
-        self.paint_clicks = nn.Linear(channels, 2 * channels) if point_prompts else None
+        self.paint_points = nn.Linear(channels, 2 * channels) if point_prompts else None
         self.to_pixels = PixelHead(widths[0], stride=stride)
         self.kernels = nn.ModuleList(TextKernels(channels, width) for width in (self.to_pixels.channels, *widths[1:2]))
 
@@ -132,8 +132,8 @@ class Refiner(nn.Module):
             skips.append(x)
         # Masks of any number of organs enter as one map: each pixel is painted with the vectors of its organs.
         painted = torch.einsum("bkhw,bkd->bdhw", masks, self.paint(organs))  # (B, D, h4, w4)
-        if self.paint_clicks is not None and point_prompts is not None:
-            vectors = self.paint_clicks(organs).unflatten(2, (2, -1))  # (B, K, 2, D): of points, of boxes
+        if self.paint_points is not None and point_prompts is not None:
+            vectors = self.paint_points(organs).unflatten(2, (2, -1))  # (B, K, 2, D): of points, of boxes
             painted = painted + torch.einsum("bkchw,bkcd->bdhw", point_prompts, vectors)
         context = F.adaptive_avg_pool2d(self.context(torch.cat([fine, painted], dim=1)), (x.shape[-2], x.shape[-1]))
         x = self.bottleneck(torch.cat([x, context], dim=1))

@@ -1,6 +1,6 @@
 """The only door to the sam2 package: its modules, in the sizes that a plan can name.
 
-Owns: the table of backbone sizes, the building of Hiera, its neck, SAM's decoder, memory and click encoder.
+Owns: the table of backbone sizes, the building of Hiera, its neck, SAM's decoder, memory and prompt encoder.
 Does not own: what happens between the parts (`backbones/hiera.py`, `mask_decoder.py`, `model.py`), and their pretrained
 weights (`weights/sam2_checkpoint.py`).
 

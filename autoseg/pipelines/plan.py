@@ -18,8 +18,7 @@ from autoseg.config.plans import Plans, read_plans
 from autoseg.distributed.ranks import Ranks, join_ranks
 from autoseg.errors import DatasetError, Problem, UsageError
 from autoseg.organs.llm_texts import Server
-from autoseg.pipelines.plan_ranks import broadcast_work, open_cache, preprocess_shard, read_shards
-from autoseg.pipelines.preprocess import preprocess_dataset
+from autoseg.pipelines.plan_ranks import PreprocessingWork, open_cache, preprocess_shard, read_shards
 from autoseg.planning.checks import DatasetCheck, check_names, shorten_paths, show_problems, stop_at_errors
 from autoseg.planning.fingerprint.case_cache import CaseCache, cache_name
 from autoseg.planning.hardware import find_device
@@ -35,7 +34,6 @@ from autoseg.planning.report import JSON_NAME, write_report
 from autoseg.planning.resolve import Rule
 from autoseg.planning.run_folder import earlier_plans, own_folder, write_plans_if_new, write_splits_if_new
 from autoseg.system.atomic_files import write_json
-from autoseg.system.process_pool import default_num_workers
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 OnBad = Literal["fail", "skip"]
@@ -157,7 +155,7 @@ def _help(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
     """Read and preprocess a shard of the cases, and wait for the results of the main rank."""
     ranks.barrier()  # until it holds the run folder
     read_shards(request.dataset_roots, run_folder=request.run_folder, num_workers=request.num_workers, ranks=ranks)
-    preprocess_shard(request.run_folder / STORE_NAME, num_workers=request.num_workers, ranks=ranks)
+    preprocess_shard(None, store_folder=request.run_folder / STORE_NAME, num_workers=request.num_workers, ranks=ranks)
     used, skipped = ranks.broadcast(None)
     return PlanOutcome(read_plans(request.run_folder / "plans.json"), None, tuple(used), tuple(skipped))
 
@@ -267,15 +265,8 @@ def _preprocess(check: DatasetCheck, *, plans: Plans, request: PlanRequest, rank
     usable, store_folder = {case.case_id for case in facts}, request.run_folder / STORE_NAME
     warn_if_disk_is_short(store_folder, facts, plans.data)
     cases = [case for case in check.dataset.cases if case.case_id in usable]
-    bytes_a_worker = bytes_to_preprocess(facts, plans.data)
-    broadcast_work(cases, plan=plans.data, bytes_a_worker=bytes_a_worker, ranks=ranks)
-    problems = preprocess_dataset(
-        cases,
-        plan=plans.data,
-        store_folder=store_folder,
-        num_workers=request.num_workers or default_num_workers(bytes_a_worker),
-        ranks=ranks,
-    )
+    work = PreprocessingWork(cases, plans.data, bytes_to_preprocess(facts, plans.data))
+    problems = preprocess_shard(work, store_folder=store_folder, num_workers=request.num_workers, ranks=ranks)
     for root in request.dataset_roots:
         problems = list(shorten_paths(problems, root=root))
     return tuple(problems)

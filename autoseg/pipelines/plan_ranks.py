@@ -6,15 +6,14 @@ Does not own: what is measured (`planning/fingerprint/`), the order of the steps
 
 Each rank writes its measurements into a file of its own beside the cache of the dataset. The main rank takes them into
 the cache, and then reads the dataset as if an earlier run had measured everything. So measurements survive a rank that
-is killed, and hundreds of megabytes need not pass through torch's store.
+is killed, and hundreds of megabytes need not pass between ranks.
 """
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from autoseg.config.plans import DataPlan
 from autoseg.datasets.dataset import CaseFiles, Dataset, read_dataset
@@ -47,7 +46,7 @@ def read_shards(
     for root, name in zip(roots, names, strict=True):
         path = run_folder / cache_name(name)
         caches[name] = open_cache(path) if ranks.is_main else CaseCache(path)
-        dataset = _read_together(root, path, caches[name], ranks=ranks)
+        dataset = _read_together(root, caches[name], ranks=ranks)
         if dataset is None:
             continue
         own = ranks.shard(dataset.cases)
@@ -64,43 +63,52 @@ def read_shards(
     return caches
 
 
-def broadcast_work(cases: Sequence[CaseFiles], *, plan: DataPlan, bytes_a_worker: float, ranks: Ranks) -> None:
-    """Broadcast to the other ranks what is to be preprocessed."""
-    ranks.broadcast(
-        {
-            "plan": plan.model_dump(mode="json"),
-            "cases": [_to_json(case) for case in cases],
-            "bytes_a_worker": bytes_a_worker,
-        }
-    )
+@dataclass(frozen=True)
+class PreprocessingWork:
+    """What all ranks preprocess together.
+
+    Attributes:
+        cases: The cases of all ranks.
+        plan: The data part of the plan.
+        bytes_per_worker: The memory that one process needs for the largest case.
+    """
+
+    cases: Sequence[CaseFiles]
+    plan: DataPlan
+    bytes_per_worker: float
 
 
-def preprocess_shard(store_folder: Path, *, num_workers: int | None, ranks: Ranks) -> list[Problem]:
-    """Preprocess this rank's shard of the cases that the main rank broadcasts."""
-    told = ranks.broadcast(None)
+def preprocess_shard(
+    work: PreprocessingWork | None, *, store_folder: Path, num_workers: int | None, ranks: Ranks
+) -> list[Problem]:
+    """Preprocess this rank's shard of the cases; the main rank gives the work, the others None.
+
+    Returns:
+        The problems of all ranks, as `preprocess_dataset`.
+    """
+    work = ranks.broadcast(work)
     return preprocess_dataset(
-        [_from_json(case) for case in told["cases"]],
-        plan=DataPlan.model_validate(told["plan"]),
+        work.cases,
+        plan=work.plan,
         store_folder=store_folder,
-        num_workers=num_workers or default_num_workers(told["bytes_a_worker"]),
+        num_workers=num_workers or default_num_workers(work.bytes_per_worker),
         ranks=ranks,
     )
 
 
-def _read_together(root: Path, path: Path, cache: CaseCache, *, ranks: Ranks) -> Dataset | None:
-    """Read the layout of a dataset; only the main rank reads label maps where labels have no names.
+def _read_together(root: Path, cache: CaseCache, *, ranks: Ranks) -> Dataset | None:
+    """Read the layout of a dataset on the main rank, for all.
 
     None where nothing is usable, which the main rank reports when it checks the dataset.
     """
-    dataset = None
+    dataset: Dataset | None = None
     if ranks.is_main:
         with contextlib.suppress(DatasetError):
             dataset = read_dataset(root, list_values=partial(list_values_once, cache=cache))
         cache.save()
-    if not ranks.broadcast(dataset is not None):
-        return None
+    dataset = ranks.broadcast(dataset)
     if dataset is None:
-        dataset = read_dataset(root, list_values=partial(list_values_once, cache=CaseCache(path)))
+        return None
     bad = {problem.case_id for problem in dataset.problems if problem.is_error}
     return replace(dataset, cases=tuple(case for case in dataset.cases if case.case_id not in bad))
 
@@ -124,27 +132,3 @@ def open_cache(path: Path) -> CaseCache:
 
 def _is_shard(share: Path, path: Path) -> bool:
     return share.is_file() and share.name[len(path.stem) + 1 : -len(path.suffix)].isdecimal()
-
-
-def _to_json(case: CaseFiles) -> dict[str, Any]:
-    return {
-        "case_id": case.case_id,
-        "image_paths": [str(path.absolute()) for path in case.image_paths],
-        "label_path": None if case.label_path is None else str(case.label_path.absolute()),
-        "patient_id": case.patient_id,
-        "volumes": list(case.volumes),
-        "annotated": None if case.annotated is None else list(case.annotated),
-        "dataset": case.dataset,
-    }
-
-
-def _from_json(content: dict[str, Any]) -> CaseFiles:
-    return CaseFiles(
-        **{
-            **content,
-            "image_paths": tuple(map(Path, content["image_paths"])),
-            "label_path": None if content["label_path"] is None else Path(content["label_path"]),
-            "volumes": tuple(content["volumes"]),
-            "annotated": None if content["annotated"] is None else tuple(content["annotated"]),
-        }
-    )

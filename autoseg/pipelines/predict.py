@@ -1,7 +1,7 @@
 """`autoseg.predict_files`, the library call behind `autoseg_predict`: many cases, one after the other.
 
 Owns: what is asked for and whether it can be done, the output folder, the end of the run.
-Does not own: the way of a case (`case_steps.py`), the files (`outputs/`).
+Does not own: reading, predicting and writing one case (`case_steps.py`), the files (`export/`).
 """
 
 import json
@@ -24,7 +24,6 @@ from autoseg.io.byte_stream import display_name
 from autoseg.network.weights.model_file import BuildNetwork
 from autoseg.pipelines.case_steps import Job, predict_cases
 from autoseg.pipelines.dry_run import Estimate, estimate_cases, tell_time_on_cpu, warn_if_disk_is_short
-from autoseg.pipelines.gather import gather
 from autoseg.pipelines.prediction_request import PredictionRequest
 from autoseg.pipelines.resume_log import JOURNAL_NAME, Journal
 from autoseg.system.atomic_files import explain_write_error, file_sha256, remove_leftovers
@@ -110,13 +109,12 @@ def predict_files(
             if device == "auto" and predictor.device.type == "cpu":
                 tell_time_on_cpu(predictor, cases)
         job = Job(predictor, output, recipe, point_prompts or {}, tuple(also), journal)
-        statuses = predict_cases(ranks.shard(cases), job)
-        with _writing(output):
-            statuses = gather(statuses, ranks, output=output)
-            if ranks.is_main:
-                statuses = [*_bad_cases(problems), *statuses]
-            run = PredictionRun(output=output, cases=tuple(statuses))
-            if ranks.is_main:
+        of_ranks = ranks.all_gather(predict_cases(ranks.shard(cases), job))
+        statuses = {status.case_id: status for of_rank in of_ranks for status in of_rank}
+        in_order = [statuses[case.case_id] for case in cases]
+        run = PredictionRun(output=output, cases=(*_bad_cases(problems), *in_order))
+        if ranks.is_main:
+            with _writing(output):
                 write_run(run, predictor, model=model.name)
     if ranks.is_main and not any(case.is_done for case in run.cases):
         raise DatasetError(

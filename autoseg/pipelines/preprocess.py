@@ -48,9 +48,8 @@ def preprocess_dataset(
         CaseStore(store_folder).remove_leftovers()
     ranks.barrier()
     own = _preprocess_share(ranks.shard(cases), plan=plan, store_folder=store_folder, num_workers=num_workers)
-    of_ranks = ranks.all_gather([[problem.case_id, problem.message] for problem in own])
-    messages = {case_id: message for of_rank in of_ranks for case_id, message in of_rank}
-    return [Problem(case.case_id, messages[case.case_id]) for case in cases if case.case_id in messages]
+    problems = {problem.case_id: problem for of_rank in ranks.all_gather(own) for problem in of_rank}
+    return [problems[case.case_id] for case in cases if case.case_id in problems]
 
 
 def _preprocess_share(

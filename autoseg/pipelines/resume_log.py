@@ -162,7 +162,7 @@ def _parse(line: bytes) -> FinishedCase | None:
 
 
 def _is_file_of(name: str, case_id: str) -> bool:
-    """Say whether a file's name, relative to the output folder, is one that a case of this name has: see `outputs/`."""
+    """Say whether a file's name, relative to the output folder, is one that a case of this name has: see `export/`."""
     *folders, last = name.split("/")
     is_own = folders[1:] == [case_id] or (len(folders) < 2 and last.startswith(f"{case_id}."))
     return is_own and all(part not in ("", ".", "..") and "\0" not in part for part in (*folders, last))

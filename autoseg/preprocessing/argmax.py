@@ -67,7 +67,9 @@ def find_one_by_one(sides: Sides, *, shape: tuple[int, int]) -> Planes:
         pair = (first, second) if share > 0 else (first,)
         if any(bool((maps[number] > maps[0]).any()) for maps in pair):
             one = _interpolate(first[number, None], second[number, None], shares=share, shape=shape)[0]
-            argmax = argmax.maximum((one > largest) * torch.tensor(number, dtype=dtype))  # a later winner beat all
+            argmax = argmax.maximum(
+                (one > largest) * torch.tensor(number, dtype=dtype)
+            )  # numbers rise, so the last one above wins
             largest = largest.maximum(one)
     return Planes(argmax[None], largest[None])
 

@@ -43,7 +43,7 @@ def undo_preprocessing(
         maps: (n, 1 + K, R, W) of the next n preprocessed slices, any n, background first; logits or probs, any float.
         transform: What `preprocess_case` did.
         organ_values: The K values of the organs in the dataset.
-        uncertainty_zyx: uint8 on the file grid, to be filled: 0 where the winner has the whole probability, up to 255
+        uncertainty_zyx: uint8 on the file grid, to be filled: 0 where the predicted class has probability 1, up to 255
             where it has none. Needs maps of probabilities.
         percent_kzyx: uint8, (K, ..) on the file grid, to be filled with the organs' probabilities in per cent; outside
             the crop box it stays as it is.

@@ -2,7 +2,7 @@
 
 Owns: the two schemes of `ChannelPlan`, as a measurement of the whole image (`measure_scaling`) and its use on any part
 of it (`scale`), and the mask of the body that z-scoring may be held to.
-Does not own: which scheme a channel takes (`planning/rules.py`).
+Does not own: which scheme a channel takes (`planning/rules/`).
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""Recognizes that a memory is full, a GPU's or the CPU's, and halves what is computed at once.
+"""Recognizes that a memory is full, a GPU's or the CPU's, frees it, and halves what is computed at once.
 
-Owns: `is_out_of_memory` and `halve`, which training, validation and prediction share.
+Owns: `halve` for training, validation and `--dry-run`; `free_memory` for prediction, which ends on the CPU.
 Does not own: what is computed again afterwards (`training/step.py`, `training/validation/`, `inference/predictor.py`).
 
 Example:
@@ -38,6 +38,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in FULL_MEMORY_MESSAGES)
 
 
+def free_memory(error: BaseException, *, device: torch.device) -> str:
+    """Free the memory that an error reports as full, and return the first line of its message.
+
+    Raises:
+        BaseException: The error itself, where it is not about memory.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    error.__traceback__ = None  # its frames hold what filled the memory
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return str(error).partition("\n")[0]
+
+
 def halve(size: int, error: BaseException, *, device: torch.device, least: int = 1) -> int:
     """Return half of the size that a memory was too small for, at least `least`, and free what is left over.
 
@@ -50,13 +65,7 @@ def halve(size: int, error: BaseException, *, device: torch.device, least: int =
     Raises:
         TrainingError: The memory is too small even for `least`.
     """
-    if not is_out_of_memory(error):
-        raise error
-    message = str(error).partition("\n")[0]
-    error.__traceback__ = None  # its frames hold what filled the memory
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    message = free_memory(error, device=device)
     if size <= least:
         what = "one slice" if least == 1 else f"one clip of {least} slices"
         raise TrainingError(explain_full_memory(device, message, what=f"{what} at a time")) from None

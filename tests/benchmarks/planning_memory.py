@@ -1,4 +1,4 @@
-"""Memory that measuring and preprocessing one case takes, by voxel: the figures in `autoseg/planning/resources.py`.
+"""Memory per voxel of measuring and preprocessing one case: the figures in `autoseg/planning/memory_and_disk.py`.
 
     python tests/benchmarks/planning_memory.py
 

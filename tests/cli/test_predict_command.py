@@ -75,7 +75,7 @@ def test_nothing_usable_exits_4(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--organs", "pancreas"], "does not know pancreas. It knows: organ 0, organ 1"),
+        (["--organs", "pancreas"], "does not know pancreas. Choose from: organ 0, organ 1"),
         (["--set", "training.epochs=1"], "only inference.* may be changed"),
         (["--set", "inference.overlap=1"], "Did you mean inference.window_overlap?"),
         (["--set", "inference.window_overlap=high"], "window_overlap"),

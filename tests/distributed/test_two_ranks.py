@@ -1,4 +1,4 @@
-"""Real ranks: two processes and gloo. What can be tested with less is in `test_sharing.py`."""
+"""Real ranks: two processes and gloo. What can be tested with less is in `test_ranks.py`."""
 
 import pytest
 import torch

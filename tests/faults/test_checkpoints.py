@@ -204,7 +204,7 @@ def test_a_model_that_finds_no_room_leaves_the_one_before_and_a_lost_record_stop
 
 
 @pytest.mark.fault("killed")
-def test_what_a_killed_save_left_is_removed_by_the_next_sitting(trained, command):
+def test_what_a_killed_save_left_is_removed_by_the_next_run(trained, command):
     fold, _ = trained
     shutil.copy(fold / "resume.pt", fold / ".writing-abc.pt")
     assert command("train", fold.parent, "--epochs", 2).code == 0

@@ -35,13 +35,12 @@ some = settings(
 changes = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=12)
 
 
-def read_within_bounds(tmp_path, content):
+def read_within_memory(tmp_path, content):
     path = tmp_path / "case.nii.gz"
     path.write_bytes(content)
     reading = read_in_every_way(path)
-    assert reading.result in RESULTS
     assert reading.peak_bytes <= memory_limit(VOXELS.nbytes)
-    return reading
+    return reading.result
 
 
 @pytest.mark.fault("not-nifti")
@@ -52,7 +51,7 @@ def test_a_damaged_nifti_header_is_an_error_of_ours_or_a_scan(tmp_path, name, ch
     content = bytearray(WHOLES[name])
     for place, byte in changes:
         content[place % HEADER_BYTES[name]] = byte
-    read_within_bounds(tmp_path, packed(bytes(content)) if is_packed else bytes(content))
+    assert read_within_memory(tmp_path, packed(bytes(content)) if is_packed else bytes(content)) in RESULTS
 
 
 @pytest.mark.fault("not-nifti")
@@ -67,14 +66,14 @@ def test_a_damaged_header_of_text_is_an_error_of_ours_or_a_scan(tmp_path, name, 
     head = bytearray(b"\n".join(lines) or b"\n")
     for place, byte in changes:
         head[place % len(head)] = byte
-    read_within_bounds(tmp_path, bytes(head) + content[length:])
+    assert read_within_memory(tmp_path, bytes(head) + content[length:]) in RESULTS
 
 
 @pytest.mark.fault("flipped-byte")
 @pytest.mark.parametrize("name", ["nifti1 packed", "nifti1 in members", "nrrd packed", "metaimage packed"])
 @some
 @given(data=st.data())
-def test_a_damaged_stream_is_an_error_of_ours_or_the_same_scan(tmp_path, name, data):
+def test_a_damaged_stream_is_an_error_of_ours_or_a_scan(tmp_path, name, data):
     plain = WHOLES["nifti1"]
     pieces = {"nifti1 packed": packed(plain), "nifti1 in members": packed(plain[:900]) + packed(plain[900:])}
     content = pieces.get(name) or WHOLES[name]
@@ -83,7 +82,7 @@ def test_a_damaged_stream_is_an_error_of_ours_or_the_same_scan(tmp_path, name, d
     inside = data.draw(
         st.sampled_from([b"", content[first:last] * 2, content[:first], b"\0" * 40]) | st.binary(max_size=30)
     )
-    read_within_bounds(tmp_path, content[:first] + inside + content[last:] or b"\0")
+    assert read_within_memory(tmp_path, content[:first] + inside + content[last:] or b"\0") in RESULTS
 
 
 values = st.recursive(

@@ -213,7 +213,7 @@ def test_plan_finds_the_same_patient_in_all_48_orders(orders, run_once, tmp_path
 
 @pytest.mark.fault("orientations")
 def test_predict_puts_every_label_map_on_its_scans_exact_grid(orders, run_once, make_model, tmp_path):
-    """Ten orders, oblique; `tests/prediction/test_orientations.py` goes through all 48 and all other outputs."""
+    """Ten orders, oblique; `tests/pipelines/test_orientations.py` goes through all 48 and all other outputs."""
     chosen = range(0, 48, 5)
     scans = [orders / "images" / f"{number:02d}.nii.gz" for number in chosen]
     outcome = run_once("predict", "-m", make_model(2), "-i", *scans, "-o", tmp_path / "out")

@@ -518,7 +518,7 @@ def test_hostile_json_is_refused_with_file_fault_and_remedy(command, trained, ru
 
 
 def re_remedy(text):
-    words = ("Repair", "Mend", "Correct", "Expected", "expected", "Did you mean", "Known here", "Add", "Set one")
+    words = ("Repair", "Correct", "Expected", "expected", "Did you mean", "Known here", "Add", "Set one")
     return any(word in text for word in words)
 
 

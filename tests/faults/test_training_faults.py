@@ -82,7 +82,7 @@ def test_when_it_happens_again_the_error_names_the_cases_and_the_last_good_state
         assert "had slices of good_" in outcome.text
         assert "Look at these scans; or plan again with a lower training.learning_rate" in outcome.text
         saved = assert_finite(run / "fold_all")
-        # saved when the run went back, after steps 6 to 9; the rate stays low in another sitting
+        # saved when the run went back, after steps 6 to 9; the rate stays low after a restart
         assert (saved["step"], saved["rate_factor"]) == (10, 0.3)
     outcome = command("train", run, "--epochs", 3)
     assert outcome.code == 0 and "continuing at step 10" in outcome.text

@@ -1,7 +1,7 @@
 """A whole way in a process of its own: a dataset full of names and markup is planned, trained, predicted, evaluated.
 
 Run as `python whole_way.py FOLDER` by the fixture `whole_way`. Whatever asks the network is stopped and written down in
-`network.txt`, in this process and, by `sitecustomize.py`, in every one that it starts.
+`network.txt`, in this process and, by a module `sitecustomize`, in every one that it starts.
 """
 
 import gzip

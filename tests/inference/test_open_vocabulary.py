@@ -164,7 +164,7 @@ def test_a_region_is_no_new_organ(two_kinds):
 
 def test_labels_of_a_region_are_its_organs(two_kinds):
     assert load_predictor(two_kinds, device="cpu", organs=["pair", "organ 1"]).organs == (0, 1)
-    with pytest.raises(UsageError, match=r"the model does not know pear\. It knows: organ 0, .*organ 3, pair; name of"):
+    with pytest.raises(UsageError, match=r"pear.*organ 0.*organ 3.*pair"):
         load_predictor(two_kinds, device="cpu", organs=["pear"])
 
 

@@ -26,7 +26,7 @@ def make_placed(*, points=(), box=None):
     return PlacedPointPrompts(points=(tuple(points),), boxes=(box,))
 
 
-def set_clicks(point_prompts):
+def set_points(point_prompts):
     """Return what is not NOTHING: for each slice the kinds and places of the one organ."""
     return [
         [(int(kind), place.tolist()) for kind, place in zip(kinds[0], places[0], strict=True) if kind != NOTHING]
@@ -38,20 +38,20 @@ def test_a_point_is_in_its_slice_and_in_the_windows_that_hold_it():
     placed = make_placed(points=[(make_span((2, 9, 4)), INSIDE), (make_span((2, 1, 0)), OUTSIDE)])
     first = placed.in_window([1, 2], TILES, (0, 0))
     assert first.kinds.shape == (2, 1, NUM_POINTS)
-    assert set_clicks(first) == [[], [(INSIDE, [9, 5]), (OUTSIDE, [1, 1])]]
-    assert set_clicks(placed.in_window([2], TILES, (8, 0))) == [[(INSIDE, [1, 5])]]
+    assert set_points(first) == [[], [(INSIDE, [9, 5]), (OUTSIDE, [1, 1])]]
+    assert set_points(placed.in_window([2], TILES, (8, 0))) == [[(INSIDE, [1, 5])]]
 
 
 def test_a_box_is_in_every_slice_it_spans_and_is_cut_at_the_window():
     placed = make_placed(box=make_span((1, 10, 2), (3, 15, 8)))
-    first = set_clicks(placed.in_window([0, 1, 2, 3, 4], TILES, (0, 0)))
+    first = set_points(placed.in_window([0, 1, 2, 3, 4], TILES, (0, 0)))
     assert first == [[], *[[(BOX_FIRST, [10, 3]), (BOX_LAST, [11, 9])]] * 3, []]
-    assert set_clicks(placed.in_window([2], TILES, (8, 0))) == [[(BOX_FIRST, [2, 3]), (BOX_LAST, [7, 9])]]
+    assert set_points(placed.in_window([2], TILES, (8, 0))) == [[(BOX_FIRST, [2, 3]), (BOX_LAST, [7, 9])]]
     above = make_placed(box=make_span((1, 0, 2), (3, 5, 8)))
-    assert set_clicks(above.in_window([2], TILES, (8, 0))) == [[]]
+    assert set_points(above.in_window([2], TILES, (8, 0))) == [[]]
 
 
-def test_the_number_of_clicks_is_that_of_the_case_whatever_slice_is_asked_for():
+def test_the_number_of_points_is_that_of_the_case_whatever_slice_is_asked_for():
     many = make_placed(points=[(make_span((2, row, 4)), INSIDE) for row in range(7)])
     assert many.num_points == 9
     assert many.in_window([0], TILES, (0, 0)).kinds.shape == many.in_window([2], TILES, (0, 0)).kinds.shape == (1, 1, 9)
@@ -97,7 +97,7 @@ def test_voxels_reach_the_preprocessed_grid(placed_in):
     assert box.low == pytest.approx((0.5, 1.5, 11.5)) and box.high == pytest.approx((2.5, 11.5, 13.0))
 
 
-def test_clicks_outside_the_scan_are_refused(placed_in):
+def test_points_outside_the_scan_are_refused(placed_in):
     for voxel in ((30, 0, 0), (0, -1, 0), (0, 0, 4)):
         with pytest.raises(
             UsageError, match=r"point_prompts on 'liver': voxel .* outside the scan of shape \(30, 20, 4"
@@ -105,8 +105,8 @@ def test_clicks_outside_the_scan_are_refused(placed_in):
             placed_in({"liver": OrganPrompts(inside=(voxel,))})
 
 
-def test_every_click_lies_on_the_voxel_that_it_names_whatever_the_orientation(tiny_plans):
-    """A scan with one bright voxel: on the preprocessed grid of the same spacing it is where the click is."""
+def test_every_point_lies_on_the_voxel_that_it_names_whatever_the_orientation(tiny_plans):
+    """A scan with one bright voxel: on the preprocessed grid of the same spacing it is where the point is."""
     plan = tiny_plans(1).data.model_copy(update={"target_spacing_zyx_mm": (1.0, 1.0, 1.0)})
     for axes in itertools.permutations(range(3)):
         for signs in itertools.product((1, -1), repeat=3):
@@ -144,7 +144,7 @@ def test_what_is_no_voxel_or_no_box_is_refused_at_once(wrong):
         OrganPrompts(**wrong)
 
 
-def test_a_click_in_the_border_that_is_cropped_away_is_told(tiny_plans, caplog):
+def test_a_point_in_the_border_that_is_cropped_away_is_told(tiny_plans, caplog):
     array = np.zeros((4, 20, 30), np.float32)
     array[:, 5:15, 10:20] = 1 + np.arange(10)
     case = preprocess_case(

@@ -17,7 +17,7 @@ from autoseg.network.sam2_modules import build_prompt_encoder
 WINDOW = (16, 48)
 
 
-def make_clicks(*, kinds, places):
+def make_points(*, kinds, places):
     return PointPrompts(torch.tensor(places, dtype=torch.float32), torch.tensor(kinds))
 
 
@@ -28,7 +28,7 @@ def encoder():
 
 def test_a_token_is_sams_own_of_the_same_place_and_kind(encoder):
     """Window 16 x 48, square 32 x 32: the middle of row 3, 3.5 of 16, is 7 of 32; of column 11, 11.5 of 48, is 7.67."""
-    point_prompts = make_clicks(kinds=[[[INSIDE]]], places=[[[[3, 11]]]])
+    point_prompts = make_points(kinds=[[[INSIDE]]], places=[[[[3, 11]]]])
     tokens = encoder(point_prompts, window=WINDOW).tokens
     assert tokens.shape == (1, 1, 2, 16)
     place = torch.tensor([[[11.5 / 48 * 32, 7.0]]])  # x, y in the middle of a pixel
@@ -38,7 +38,7 @@ def test_a_token_is_sams_own_of_the_same_place_and_kind(encoder):
 
 
 def test_nothing_is_sams_no_point_wherever_it_lies(encoder):
-    point_prompts = make_clicks(kinds=[[[NOTHING, NOTHING]]], places=[[[[0, 0], [5, 40]]]])
+    point_prompts = make_points(kinds=[[[NOTHING, NOTHING]]], places=[[[[0, 0], [5, 40]]]])
     tokens = encoder(point_prompts, window=WINDOW).tokens[0, 0]
     torch.testing.assert_close(tokens, encoder.encoder.not_a_point_embed.weight.expand(3, -1))
 
@@ -46,7 +46,7 @@ def test_nothing_is_sams_no_point_wherever_it_lies(encoder):
 def test_flipping_mirrors_places_and_keeps_a_boxs_first_corner_the_smaller():
     kinds = [[[INSIDE, BOX_FIRST, BOX_LAST]], [[OUTSIDE, NOTHING, NOTHING]]]
     places = [[[[0, 1], [2, 10], [5, 20]]], [[[15, 47], [0, 0], [0, 0]]]]
-    point_prompts = make_clicks(kinds=kinds, places=places)
+    point_prompts = make_points(kinds=kinds, places=places)
     columns = point_prompts.flip((3,), window=WINDOW)
     assert columns.places[0, 0].tolist() == [[0, 46], [2, 27], [5, 37]]
     assert columns.places[1, 0, 0].tolist() == [15, 0]
@@ -57,7 +57,7 @@ def test_flipping_mirrors_places_and_keeps_a_boxs_first_corner_the_smaller():
     assert torch.equal(both.kinds, point_prompts.kinds)
 
 
-def test_clicks_change_the_slice_and_organ_pointed_at_and_a_network_without_them_refuses(make_network):
+def test_points_change_the_slice_and_organ_pointed_at_and_a_network_without_them_refuses(make_network):
     network, _ = make_network(2, point_prompts=True)
     images, organs = torch.randn(2, 3, 32, 32), torch.arange(2)
     kinds = torch.full((2, 2, 1), NOTHING)
@@ -81,7 +81,7 @@ def test_clicks_change_the_slice_and_organ_pointed_at_and_a_network_without_them
         without(images, organs, point_prompts=none)
 
 
-def test_permuting_organs_and_their_clicks_permutes_the_maps(make_network):
+def test_permuting_organs_and_their_points_permutes_the_maps(make_network):
     network, _ = make_network(3, point_prompts=True, memory_slices=2)
     images = torch.randn(2, 3, 32, 32)
     point_prompts = PointPrompts(30 * torch.rand(2, 3, 2, 2), torch.randint(-1, 2, (2, 3, 2)))
@@ -94,7 +94,7 @@ def test_permuting_organs_and_their_clicks_permutes_the_maps(make_network):
     torch.testing.assert_close(other[:, 1:], one[:, 1:][:, order], atol=1e-4, rtol=1e-3)
 
 
-def test_gradients_reach_every_kind_of_click(make_network):
+def test_gradients_reach_every_kind_of_point(make_network):
     network, plans = make_network(1, point_prompts=True)
     kinds = torch.tensor([[[OUTSIDE, INSIDE, BOX_FIRST, BOX_LAST]]])
     output = network(
@@ -106,10 +106,10 @@ def test_gradients_reach_every_kind_of_click(make_network):
     )
 
 
-def test_clicks_are_drawn_as_bumps_and_boxes_on_their_own_organ():
+def test_points_are_drawn_as_bumps_and_boxes_on_their_own_organ():
     kinds = [[[INSIDE, OUTSIDE, NOTHING], [BOX_FIRST, BOX_LAST, NOTHING]]]
     places = [[[[2.5, 1.5], [6.5, 5.5], [4.5, 4.5]], [[1.2, 2.0], [3.9, 4.0], [0.0, 0.0]]]]
-    picture = paint_point_prompts(make_clicks(kinds=kinds, places=places), grid=(8, 6))
+    picture = paint_point_prompts(make_points(kinds=kinds, places=places), grid=(8, 6))
     points, boxes = picture[0, :, 0], picture[0, :, 1]
     assert points[0, 2, 1] == pytest.approx(1, abs=1e-3) and points[0, 6, 5] == pytest.approx(-1, abs=1e-3)
     assert points[0, 2, 2] == pytest.approx(0.6065, abs=1e-3)  # one cell away, exp(-1/2)

@@ -1,4 +1,4 @@
-"""Two blobs that look alike: after training, the click tells which of them is asked for, and the text cannot."""
+"""Two blobs that look alike: after training, the point says which of them is asked for, and the text cannot."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def draw_pair(generator):
 
 
 def draw_batch(generator, size):
-    """Draw slices; in each one of the two blobs is asked for by a click in its middle."""
+    """Draw slices; in each one of the two blobs is asked for by a point in its middle."""
     pairs = [draw_pair(generator) for _ in range(size)]
     asked = torch.randint(0, 2, (size,), generator=generator)
     images = torch.cat([image for image, _, _ in pairs])
@@ -40,7 +40,7 @@ def draw_batch(generator, size):
 
 
 @pytest.mark.slow
-def test_the_click_decides_between_two_that_look_alike(tiny_plans):
+def test_the_point_decides_between_two_that_look_alike(tiny_plans):
     plans = tiny_plans(1, network={"point_prompts": True})
     generator = torch.Generator().manual_seed(1)
     torch.manual_seed(0)

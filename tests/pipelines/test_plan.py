@@ -9,6 +9,7 @@ from filelock import FileLock
 from autoseg.config.plans import read_plans
 from autoseg.errors import DatasetError, LockedError, PlanError, UsageError
 from autoseg.pipelines import plan as plan_pipeline
+from autoseg.pipelines import plan_ranks
 from autoseg.pipelines.plan import PlanRequest, plan, run_plan
 from autoseg.planning.fingerprint import extract
 from autoseg.preprocessing.store import CaseStore
@@ -79,7 +80,7 @@ def test_plan_killed_while_preprocessing_continues_to_the_same_result(make_datas
     root, whole, run = make_dataset(3), tmp_path / "whole", tmp_path / "run"
     plan_quickly(root, whole)
     with monkeypatch.context() as patch:
-        patch.setattr(plan_pipeline, "preprocess_dataset", stop)
+        patch.setattr(plan_ranks, "preprocess_dataset", stop)
         with pytest.raises(KeyboardInterrupt):
             plan_quickly(root, run)
     assert not (run / "splits.json").exists()
@@ -90,7 +91,7 @@ def test_plan_killed_while_preprocessing_continues_to_the_same_result(make_datas
 def test_plan_changed_and_killed_leaves_no_splits_of_the_old_plan(make_dataset, tmp_path, monkeypatch):
     root, run = make_dataset(3), tmp_path / "run"
     plan_quickly(root, run)
-    monkeypatch.setattr(plan_pipeline, "preprocess_dataset", stop)
+    monkeypatch.setattr(plan_ranks, "preprocess_dataset", stop)
     with pytest.raises(KeyboardInterrupt):
         plan_quickly(root, run, settings=["training.seed=3"])
     assert not (run / "splits.json").exists()

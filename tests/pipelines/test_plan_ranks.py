@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 
-from autoseg.datasets.layouts import CaseFiles
 from autoseg.distributed.ranks import Ranks
 from autoseg.errors import DatasetError
 from autoseg.pipelines import plan as plan_pipeline
@@ -130,8 +129,3 @@ def test_a_dataset_that_cannot_be_read_is_told_by_the_first(tmp_path, plan_toget
     with pytest.raises(DatasetError):
         plan_together(request_of(tmp_path / "data", tmp_path / "run"))
     assert plan_together.done == {"read": [], "preprocessed": []}
-
-
-def test_cases_are_told_with_all_that_they_are(tmp_path):
-    case = CaseFiles("a\udcff", (tmp_path / "x", tmp_path / "x"), None, "anna", (0, 1), ("liver",), "one")
-    assert plan_ranks._from_json(plan_ranks._to_json(case)) == case

@@ -315,7 +315,7 @@ def test_a_case_that_needs_more_memory_than_there_is_fails_alone(model, scans, t
     assert (tmp_path / "out" / "two.nii.gz").is_file() and not (tmp_path / "out" / "one.nii.gz").exists()
 
 
-def test_clicks_help_the_case_they_name_alone_and_are_refused_where_they_can_do_nothing(
+def test_points_help_the_case_they_name_alone_and_are_refused_where_they_can_do_nothing(
     tiny_plans, model, scans, tmp_path
 ):
     torch.manual_seed(0)
@@ -341,7 +341,7 @@ def test_clicks_help_the_case_they_name_alone_and_are_refused_where_they_can_do_
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
-def test_what_is_clicked_in_one_slice_leaves_the_others_alone_whatever_the_batch(tiny_plans, rng, size):
+def test_points_in_one_slice_leave_the_others_alone_whatever_the_batch(tiny_plans, rng, size):
     plans = tiny_plans(1, network={"point_prompts": True}, inference={"slices_per_batch": size})
     torch.manual_seed(3)
     network = build_network(plans).eval()
@@ -353,8 +353,8 @@ def test_what_is_clicked_in_one_slice_leaves_the_others_alone_whatever_the_batch
         maps = predict_slices([network], image, plans=plans, organs=[0], device=device, point_prompts=point_prompts)
         return torch.cat(list(maps)).numpy()
 
-    text, clicked = run(None), run(PlacedPointPrompts((points,), (None,)))
-    assert np.allclose(text[1:], clicked[1:], atol=1e-5) and not np.allclose(text[0], clicked[0], atol=1e-3)
+    text, pointed = run(None), run(PlacedPointPrompts((points,), (None,)))
+    assert np.allclose(text[1:], pointed[1:], atol=1e-5) and not np.allclose(text[0], pointed[0], atol=1e-3)
 
 
 def test_an_organ_by_its_description_is_in_every_output_and_makes_the_cases_due(model, scans, tmp_path):

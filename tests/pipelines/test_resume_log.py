@@ -60,7 +60,7 @@ def test_a_journal_that_names_files_elsewhere_removes_none_of_them(finished, tmp
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_clicks_of_arrays_and_of_numbers_are_told_apart(tmp_path):
+def test_points_of_arrays_and_of_numbers_are_told_apart(tmp_path):
     (tmp_path / "x.nii").write_bytes(b"1")
     case = CaseFiles(case_id="c", image_paths=(tmp_path / "x.nii",), label_path=None, patient_id="c")
     points = np.arange(3000).reshape(-1, 3)

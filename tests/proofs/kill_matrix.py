@@ -47,7 +47,7 @@ SMALL = [
     *("training.batch_slices=2", "training.steps_per_epoch=4", "training.num_folds=2"),
 ]
 OTHER = ["data.target_spacing_zyx_mm=[2,2,2]"]  # what an earlier plan in the same folder was made with
-TIMES = {"seconds", "fraction_waiting_for_data", "was_done"}  # the last: whether an earlier sitting did it
+TIMES = {"seconds", "fraction_waiting_for_data", "was_done"}  # the last: whether an earlier run of the command did it
 UNCOMPARED = ("*.lock", ".lock*", "resume*.pt", "progress.png")  # of these only the wholeness is looked at
 
 

@@ -1,26 +1,13 @@
 """The way from the command to the network: short enough to be read in a debugger."""
 
-import sys
-from pathlib import Path
+from call_stack import frames_from_main
 
-import autoseg
 from autoseg.cli import train as train_command
 from autoseg.config.plans import write_plans
 from autoseg.network.model import AutosegNetwork
 from autoseg.system.atomic_files import write_json
 
-PACKAGE = str(Path(autoseg.__file__).parent)
 MAX_FRAMES = 10
-
-
-def frames_from_main():
-    """List the functions of autoseg from `main` to the caller; those of torch, which calls `forward`, do not count."""
-    frame, names = sys._getframe(1), []
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(PACKAGE):
-            names.append(frame.f_code.co_name)
-        frame = frame.f_back
-    return names[::-1]
 
 
 def test_few_frames_lie_between_main_and_the_networks_forward(tiny_plans, make_store, tmp_path, monkeypatch):

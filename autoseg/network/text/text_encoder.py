@@ -1,7 +1,7 @@
 """The text tower: sentences about organs become vectors.
 
 Owns: tokens, the tower (small and trained from scratch, or pretrained and frozen), the projection to D.
-Does not own: the sentences (`descriptions/`), open_clip's models (`open_clip_models.py`).
+Does not own: the sentences (`planning/organ_texts/`), open_clip's models (`open_clip_models.py`).
 
 Legend: K organs, S sentences an organ (padded), L tokens a sentence, D channels.
 """

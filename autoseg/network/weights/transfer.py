@@ -32,7 +32,7 @@ REFINER_INPUT = "refiner.down.0.layers.0.weight"
 QUERIES = ("prompt_projector.queries.weight", "prompt_projector.queries.bias")
 TOWER_PATCHES, TOWER_PLACES = "image_tower.visual.conv1.weight", "image_tower.visual.positional_embedding"
 POSITION = "position.positional_encoding_gaussian_matrix"
-CLICK_POSITION = (
+PROMPT_POSITION = (
     "point_prompt_encoder.encoder.pe_layer.positional_encoding_gaussian_matrix"  # the same tensor, if there
 )
 
@@ -90,8 +90,8 @@ def load_model_weights(network: AutosegNetwork, model: ModelWeights, plans: Plan
     everything = _by_our_names(model)
     offered = {name: value for name, value in everything.items() if _means_the_same(name, plans, model.plans)}
     wanted = {name: value for name, value in network.state_dict().items() if name not in NO_WEIGHTS}
-    if CLICK_POSITION in wanted and POSITION in offered:
-        offered |= {CLICK_POSITION: offered[POSITION]}
+    if PROMPT_POSITION in wanted and POSITION in offered:
+        offered |= {PROMPT_POSITION: offered[POSITION]}
     try:
         text = fit_text(network.text, offered, there=model.plans, rows=model.text_rows)
         fitted = {name: value for name, value in offered.items() if name not in ROWS} | text.tensors
@@ -186,8 +186,8 @@ def _report(
     fitting: Mapping[str, Tensor], *, wanted: Mapping[str, Tensor], everything: Mapping[str, Tensor], text: FittedText
 ) -> FittedWeights:
     same = {name for name, value in fitting.items() if name in everything and _equal(value, everything[name])}
-    if CLICK_POSITION in fitting:
-        same.add(CLICK_POSITION)
+    if PROMPT_POSITION in fitting:
+        same.add(PROMPT_POSITION)
     used = set(fitting)
     if PATCHES + "weight" in used - same:  # the stem is in it now
         used |= set(STEM)

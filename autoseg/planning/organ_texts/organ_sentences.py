@@ -1,7 +1,7 @@
 """The sentences of each organ of a plan, for each modality of its scans.
 
 Owns: `describe_organs`, `list_modalities`.
-Does not own: organ knowledge and its lookup (`descriptions/`), own texts (`custom_texts.py`,
+Does not own: what is known about organs, and its lookup (`organs/`), own texts (`custom_texts.py`,
 `organ_texts/describe_unknown_organs.py`).
 """
 

@@ -1,7 +1,7 @@
-"""The share of a training's time that went by waiting for data, and what would help where it is large.
+"""Measures the fraction of training time spent waiting for data, and advises where it is large.
 
 Owns: `measure_waiting`, `advise`.
-Does not own: the measuring (`trainer.py`), what makes batches (`data/loading.py`).
+Does not own: the measuring (`trainer.py`), what makes batches (`data/loader.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,20 +15,20 @@ LEAST_SECONDS = 60.0  # of training; before, the wait for the first batch counts
 
 
 def measure_waiting(records: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return the share of the time of all sittings; None where no record tells.
+    """Return the fraction of the whole training time, over all restarts; None without usable records.
 
     Args:
-        records: Of `metrics.jsonl`. Each has its own share, and `seconds` since the beginning.
+        records: The lines of `metrics.jsonl`. Each has its own fraction, and `seconds` since the beginning.
     """
-    before = waited = told = 0.0
+    before = waited = total = 0.0
     for record in records:
         share, seconds = record.get("fraction_waiting_for_data"), record.get("seconds")
         if not isinstance(share, int | float) or not isinstance(seconds, int | float):
             continue
         waited += share * (seconds - before)
-        told += seconds - before
+        total += seconds - before
         before = seconds
-    return waited / told if told > 0 else None
+    return waited / total if total > 0 else None
 
 
 def advise(share: float | None, *, seconds: float, plans: Plans, device_type: str) -> str | None:

@@ -1,7 +1,7 @@
 """What the reference says of each pixel: which classes it may be.
 
 Owns: `LabelSets` and `Target`, on the grid of the labels and on coarser ones.
-Does not own: which sets a case's labels stand for (`autoseg/label_sets.py`), the terms of the loss (`losses.py`).
+Does not own: which sets a case's labels stand for (`training/data/sampler.py`), the loss's terms (`compound_loss.py`).
 
 A pixel that was annotated as liver is liver. One that is background where nobody annotated the spleen is background
 *or* spleen; one that is "kidney" where other scans tell the left from the right is either. So each label stands for a

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from autoseg.config.plans import SET_BY, ComponentFilter, Plans
+from autoseg.config.plans import SET_BY, Plans
 from autoseg.network.weights.model_file import MODEL_FILE_NAME, save_model
 from autoseg.system.atomic_files import write_json
 from autoseg.system.progress import track
@@ -54,7 +54,7 @@ def validate_fold(state: TrainState, context: TrainingContext) -> CaseDice:
     if data.ranks.is_main:
         write_pieces(folder, pieces, plans=plans)
         plans = _clean_as_validated(state, data, plans=plans)
-    plans = _clean_as_first_rank(plans, data)
+    plans = data.ranks.broadcast(plans)  # the main rank alone has read what other folds found
     for case_id in own:
         clean_validation_map(folder / f"{case_id}.nii.gz", plans=plans)
     means = mean_dice(list(cases.values()))
@@ -76,18 +76,10 @@ def validate_fold(state: TrainState, context: TrainingContext) -> CaseDice:
 def _gather(
     own: Mapping[str, tuple[CaseDice, dict[str, OrganPieces]]], data: TrainingContext
 ) -> tuple[dict[str, CaseDice], dict[str, dict[str, OrganPieces]]]:
-    """Give all ranks what each found of its cases; in the order of the fold's cases."""
-    plain = {
-        case_id: [dice, {organ: piece.to_json() for organ, piece in pieces.items()}]
-        for case_id, (dice, pieces) in own.items()
-    }
-    found = {case_id: both for of_rank in data.ranks.all_gather(plain) for case_id, both in of_rank.items()}
-    dices = {case_id: found[case_id][0] for case_id in data.validation_cases}
-    pieces = {
-        case_id: {organ: OrganPieces.from_json(piece) for organ, piece in found[case_id][1].items()}
-        for case_id in data.validation_cases
-    }
-    return dices, pieces
+    """Return what all ranks found, in the order of the fold's cases."""
+    found = {case_id: both for of_rank in data.ranks.all_gather(own) for case_id, both in of_rank.items()}
+    cases = data.validation_cases
+    return {case_id: found[case_id][0] for case_id in cases}, {case_id: found[case_id][1] for case_id in cases}
 
 
 def _how_to_validate(data: TrainingContext) -> str:
@@ -111,10 +103,3 @@ def _clean_as_validated(state: TrainState, data: TrainingContext, *, plans: Plan
     plans = plans.model_copy(update={"inference": inference, "reasons": reasons})
     save_model(state.averaged, plans, data.folder / MODEL_FILE_NAME)
     return plans
-
-
-def _clean_as_first_rank(plans: Plans, data: TrainingContext) -> Plans:
-    """Take the rules that the first rank chose; it alone has read what other folds found."""
-    rules = data.ranks.broadcast([rule.model_dump(mode="json") for rule in plans.inference.component_filter])
-    chosen = tuple(ComponentFilter.model_validate(rule) for rule in rules)
-    return plans.model_copy(update={"inference": plans.inference.model_copy(update={"component_filter": chosen})})

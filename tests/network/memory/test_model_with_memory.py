@@ -14,7 +14,7 @@ def network_and_inputs(make_network):
     return network, images, torch.arange(2), plans
 
 
-def test_slices_visited_in_two_sittings_are_those_visited_in_one(network_and_inputs):
+def test_slices_visited_in_two_calls_are_those_visited_in_one(network_and_inputs):
     network, images, organs, _ = network_and_inputs
     positions = torch.tensor([[3, 4, 2, 5, 1, 0]])
     with torch.no_grad():

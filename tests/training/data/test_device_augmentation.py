@@ -250,7 +250,7 @@ def test_a_gpu_makes_the_changes_that_a_cpu_makes_and_its_own_noise_again_and_ag
     assert torch.equal(one, other) and 0.15 < (one.cpu() - images).std() < 0.25
 
 
-def test_clicks_are_drawn_on_a_cpu(tiny_plans):
+def test_points_are_drawn_on_a_cpu(tiny_plans):
     plans = tiny_plans(2, network={"point_prompts": True})
     with pytest.raises(PlanError, match=r"set training\.augmentation\.run_on to 'cpu'"):
         apply_settings(plans, ["training.augmentation.run_on=device"])

@@ -286,7 +286,7 @@ def test_single_slices_have_no_positions(tiny_plans):
     assert make_sampler(tiny_plans(3), a=make_case()).make_batch(0).positions is None
 
 
-def test_clicks_are_drawn_on_the_slices_and_organs_of_the_batch_where_the_plan_takes_them(tiny_plans):
+def test_points_are_drawn_on_the_slices_and_organs_of_the_batch_where_the_plan_takes_them(tiny_plans):
     plans = tiny_plans(
         3,
         network={"point_prompts": True},
