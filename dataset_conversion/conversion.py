@@ -34,7 +34,7 @@ from autoseg.system.atomic_files import explain_write_error, fault_of, remove_le
 from autoseg.system.file_lock import hold_folder
 from autoseg.system.process_pool import WorkerFailure, default_num_workers, map_cases
 from dataset_conversion.case_files import convert_case, target_names
-from dataset_conversion.journal import Journal
+from dataset_conversion.resume_log import ConversionLog
 from dataset_conversion.source import Origin, SourceCase, SourceDataset, describe
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -137,11 +137,11 @@ def _convert_held(
     num_workers: int | None,
 ) -> Conversion:
     """Convert the cases that are not done yet and describe the dataset."""
-    journal = Journal(out, name=dataset.name or origin.name)
-    problems += journal.report_gone(cases)
+    log_of_cases = ConversionLog(out, name=dataset.name or origin.name)
+    problems += log_of_cases.report_gone(cases)
     for folder in FOLDERS:
         remove_leftovers(out / folder)
-    done = {case.case_id: kept for case in cases if (kept := journal.find(case, dataset=dataset)) is not None}
+    done = {case.case_id: kept for case in cases if (kept := log_of_cases.find(case, dataset=dataset)) is not None}
     due = [case for case in cases if case.case_id not in done]
     num_kept = len(done)
     for case in due:
@@ -153,7 +153,7 @@ def _convert_held(
     work = partial(convert_case, dataset=dataset, out=out)
     for case, result in map_cases(work, due, num_workers=workers, what=f"converting {origin.name}"):
         if not isinstance(result, WorkerFailure):
-            journal.add(case, result, dataset=dataset)
+            log_of_cases.add(case, result, dataset=dataset)
             done[case.case_id] = result
         elif result.is_of_all:
             raise OutputError(result.message)

@@ -1,15 +1,11 @@
-"""`autoseg_evaluate`: predictions against references, as a table and as JSON.
-
-Owns: the command's arguments, what it prints and its exit code.
-Does not own: the evaluation (`autoseg.evaluation`).
-"""
+"""Defines the command `autoseg_evaluate`: its arguments, what it prints, and its exit code."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.cli.common import build_parser, run_command
-from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, OutputError, UsageError, printable
+from autoseg.errors import EXIT_DONE, EXIT_SOME_CASES_FAILED, printable
 
 DEFAULT_TOLERANCE_MM = 1.0
 
@@ -48,45 +44,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_evaluation(path: Path) -> bool:
-    """Say whether a file is what this command writes, so that it may be written again."""
-    from autoseg.system.atomic_files import read_json
-
-    try:
-        content = read_json(path)
-    except UsageError:
-        return False
-    return isinstance(content, dict) and {"rules", "tolerance_mm", "cases"} <= content.keys()
-
-
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from autoseg.evaluation import evaluate  # here, not above: --help must not wait for NumPy and SciPy
-    from autoseg.evaluation.label_names import read_dataset_labels
     from autoseg.evaluation.table import table_lines
-    from autoseg.system.atomic_files import explain_write_error, remove_leftovers_of, write_json
+    from autoseg.pipelines.evaluate import evaluate_files  # here, since --help must not wait for NumPy and SciPy
 
     output: Path | None = arguments.output
-    if output is not None and (output.is_dir() or output.suffix != ".json"):
-        raise UsageError(f"-o {printable(str(output))}: expected the name of a .json file, such as evaluation.json.")
-    if output is not None and output.exists() and not _is_evaluation(output):
-        raise UsageError(
-            f"-o {printable(str(output))}: there is a file that is no evaluation; it is not overwritten. Choose "
-            "another name."
-        )
-    labels = read_dataset_labels(arguments.names) if arguments.names is not None else None
-    evaluation = evaluate(
+    evaluation = evaluate_files(
         arguments.predictions,
         arguments.references,
-        names=labels,
+        names=arguments.names,
         tolerance_mm=arguments.tolerance_mm,
+        output=output,
     )
     print("\n".join(table_lines(evaluation)))
     if output is not None:
-        try:
-            remove_leftovers_of(output)
-            write_json(output, evaluation.to_json())
-        except OSError as error:
-            raise OutputError(explain_write_error(error, output)) from error
         print(f"\nwritten: {printable(str(output))}")
     return EXIT_SOME_CASES_FAILED if evaluation.has_errors else EXIT_DONE
 

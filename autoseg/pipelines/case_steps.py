@@ -25,7 +25,7 @@ from autoseg.io.geometry import grids_differ, small_shift
 from autoseg.io.image import Scan, read_header
 from autoseg.io.voxels import describe_odd_values
 from autoseg.pipelines.prefetch import FAULTS_OF_AN_ITEM, Prefetch
-from autoseg.pipelines.resume_log import FinishedCase, Journal, case_key
+from autoseg.pipelines.resume_log import FinishedCase, ResumeLog, case_key
 from autoseg.system.atomic_files import explain_write_error, fault_of, find_disk_fault
 from autoseg.system.process_pool import default_num_workers
 from autoseg.system.progress import tell, track
@@ -50,7 +50,7 @@ class Job:
         recipe: All but the scans that decides these files, in words.
         point_prompts: By case and organ.
         also: Files of `ALSO` that are written too.
-        journal: Of the folder.
+        resume_log: The finished cases of the folder.
     """
 
     predictor: Predictor
@@ -58,7 +58,7 @@ class Job:
     recipe: str
     point_prompts: Mapping[str, Mapping[str, OrganPrompts]]
     also: tuple[str, ...]
-    journal: Journal
+    resume_log: ResumeLog
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _in_words(error: Exception) -> str:
 def _read(case: CaseFiles, *, job: Job) -> _Read:
     start = time.monotonic()
     key = case_key(case, job.recipe, point_prompts=job.point_prompts.get(case.case_id))
-    earlier = job.journal.find(case.case_id, key=key)
+    earlier = job.resume_log.find(case.case_id, key=key)
     channels = read_case(case) if earlier is None else ()
     warnings = list_warnings(channels, predictor=job.predictor)
     return _Read(key, earlier, channels, warnings, time.monotonic() - start)
@@ -177,7 +177,7 @@ def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, 
 
 
 def _write_anew(case: CaseFiles, given: _Read, predicted: PredictedCase, *, seconds: float, job: Job) -> FinishedCase:
-    """Write a case's files and its line in the journal; where one of them fails, none stays."""
+    """Write a case's files and its line in the resume log; where one of them fails, none stays."""
     start = time.monotonic()
     files, organs = write_case(
         job.output,
@@ -192,7 +192,7 @@ def _write_anew(case: CaseFiles, given: _Read, predicted: PredictedCase, *, seco
     seconds += time.monotonic() - start
     done = FinishedCase(case.case_id, given.key, files, seconds, message, organs)
     try:
-        job.journal.add(done)
+        job.resume_log.add(done)
     except OSError:
         remove_case(job.output, files)
         raise

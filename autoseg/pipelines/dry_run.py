@@ -1,8 +1,10 @@
-"""What a prediction will take, before it is made: time, memory and disk of each case, from headers and one test batch.
+"""Estimates what a prediction will take before it is made: time, memory and disk space per case.
 
-Owns: `estimate_cases`, the table of `--dry-run`, and what a run says of it before it begins.
+Owns: `estimate_cases`, the table of `--dry-run`, and the warnings that a run gives before it begins.
+Does not own: the prediction itself (`predict.py`).
 
-The network is timed on noise; that a crop to the scan's content may save some of it is not known before a scan is read.
+Only headers are read, and the network is timed on one batch of noise. A crop to the content of a scan may make it
+faster, which only reading the scan would show.
 """
 
 import contextlib
@@ -25,7 +27,6 @@ from autoseg.inference.cpu_threads import side_by_side
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.inference.tiles import tile
-from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import bytes_in_memory, read_header
 from autoseg.preprocessing.slices import BLOCK_BYTES
 from autoseg.preprocessing.transform import make_transform
@@ -33,29 +34,28 @@ from autoseg.system.out_of_memory import MEMORY_ERRORS, halve
 
 log = logging.getLogger("autoseg")
 
-# Rough; on a CPU the network's time, which is measured, is nearly all. Of 600 slices of 512 x 512 px with label maps of
-# noise, the worst there is, this expects 1.3 GiB; 1.46 were taken.
-SECONDS_A_VOXEL = 6e-8  # reading, resampling, writing
-SECONDS_A_CASE = 0.3  # preview and report
-LABEL_BYTES = 1.0  # a voxel; two where values are over 255
-BLOCKS_HELD = 4  # of preprocessed slices, while one is made
-DISK_BYTES_A_VOXEL = 0.01  # packed label maps; noise would take more
-USUAL_BASE_BYTES = 1.3e9  # of a process that has loaded torch and predicted a window
-DISK_BYTES_A_CASE = 600_000  # preview and slices for the report
+# Rough values; on a CPU the network's time, which is measured, is nearly all. For 600 slices of 512 x 512 px with label
+# maps of noise, the worst case, the estimate is 1.3 GiB of memory, and 1.46 were used.
+SECONDS_PER_VOXEL = 6e-8  # reading, resampling, writing
+SECONDS_PER_CASE = 0.3  # preview and report
+BLOCKS_IN_MEMORY = 4  # of preprocessed slices
+DISK_BYTES_PER_VOXEL = 0.01  # of a compressed label map; noise would take more
+DISK_BYTES_PER_CASE = 600_000  # preview and slices for the report
+PROCESS_BYTES = 1.3e9  # of a process that has loaded torch and predicted a window, where the system does not say
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one case.
+    """The estimate for one case.
 
     Attributes:
-        case_id: Its name.
-        shape_zyx: Of the scan.
-        seconds: On this machine, as it is now.
-        memory_bytes: The process's largest resident size.
-        disk_bytes: Of all files of the case.
-        fault: Why it cannot be predicted, or "".
-        note: Why nothing is known of it, or "".
+        case_id: The name of the case.
+        shape_zyx: The shape of the scan.
+        seconds: The time on this machine as it is now.
+        memory_bytes: The largest resident size of the process.
+        disk_bytes: The size of all files written for the case.
+        fault: Why the case cannot be predicted, or "".
+        note: Why nothing is known of the case, or "".
     """
 
     case_id: str
@@ -72,27 +72,25 @@ def estimate_cases(predictor: Predictor, cases: Sequence[CaseFiles], *, also: Se
 
     Args:
         predictor: The model.
-        cases: To predict.
-        also: Files of `ALSO`; each file more counts as one more label map.
+        cases: The cases to predict.
+        also: The additional files per case, from `ALSO`.
     """
-    seconds_a_window = _time_a_window(predictor)
-    base = _peak_bytes()
+    seconds_per_window, process_bytes = _time_per_window(predictor), _peak_bytes()
     estimates = []
     for case in cases:
         try:
-            one = _estimate(predictor, case, seconds_a_window=seconds_a_window, base_bytes=base)
-            estimates.append(_with_more(one, also, num_organs=len(predictor.organs)) if also else one)
+            one = _estimate(predictor, case, also=also, seconds_per_window=seconds_per_window)
+            estimates.append(replace(one, memory_bytes=one.memory_bytes + process_bytes))
         except (AutosegError, OSError) as error:
             estimates.append(Estimate(case.case_id, fault=str(error)))
     return estimates
 
 
-def tell_time_on_cpu(predictor: Predictor, cases: Sequence[CaseFiles]) -> None:
-    """Say how long a prediction will take that nobody has asked a CPU for; a few slices are timed for it."""
+def log_time_on_cpu(predictor: Predictor, cases: Sequence[CaseFiles]) -> None:
+    """Log how long a prediction will take on a CPU that nobody asked for; a few slices are timed for it."""
     few = {"slices_per_batch": min(predictor.plans.inference.slices_per_batch, torch.get_num_threads())}
     plans = predictor.plans.model_copy(update={"inference": predictor.plans.inference.model_copy(update=few)})
-    estimates = estimate_cases(replace(predictor, plans=plans), cases)
-    known = [one for one in estimates if not (one.fault or one.note)]
+    known = [one for one in estimate_cases(replace(predictor, plans=plans), cases) if not (one.fault or one.note)]
     if known:
         minutes = sum(one.seconds for one in known) / 60
         log.info("predicting %d cases on this CPU will take about %.1f minutes.", len(known), minutes)
@@ -101,29 +99,25 @@ def tell_time_on_cpu(predictor: Predictor, cases: Sequence[CaseFiles]) -> None:
 def warn_if_disk_is_short(
     predictor: Predictor, cases: Sequence[CaseFiles], output: Path, *, also: Sequence[str] = ()
 ) -> None:
-    """Warn where the files of the cases that are not there yet will hardly find room.
-
-    No more than a warning: what a quota leaves, or a disk that grows, nobody can ask for.
-    """
+    """Warn where the free space of the disk is less than the files that are still to be written will take."""
     needed = 0.0
     for case in cases:
-        with contextlib.suppress(AutosegError, OSError):  # said when it is read
+        with contextlib.suppress(AutosegError, OSError):  # reported when the case is read
             if not (output / label_map_name(case.case_id)).exists():
-                one = _estimate(predictor, case, seconds_a_window=0.0, base_bytes=0.0)
-                needed += (_with_more(one, also, num_organs=len(predictor.organs)) if also else one).disk_bytes
-    try:
+                needed += _estimate(predictor, case, also=also).disk_bytes
+    with contextlib.suppress(OSError):
         free = shutil.disk_usage(output).free
-    except OSError:
-        return
-    if needed > free:
-        words = (_size(needed), _size(free))
-        log.warning(
-            "%s: the cases will take about %s, and %s are free. Free space, or choose another -o.", output, *words
-        )
+        if needed > free:
+            log.warning(
+                "%s: the cases will take about %s, and %s are free. Free space, or choose another -o.",
+                output,
+                _size(needed),
+                _size(free),
+            )
 
 
 def format_estimates(estimates: Sequence[Estimate]) -> str:
-    """Lay estimates out as a table, the sum and the largest last."""
+    """Return the estimates as a table; the last line has the sums, and the largest memory."""
     rows = [("case", "voxels (x, y, z)", "minutes", "memory", "disk")]
     for one in estimates:
         shape = " x ".join(str(size) for size in reversed(one.shape_zyx))
@@ -137,46 +131,34 @@ def format_estimates(estimates: Sequence[Estimate]) -> str:
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _estimate(predictor: Predictor, case: CaseFiles, *, seconds_a_window: float, base_bytes: float) -> Estimate:
-    path = case.image_paths[0]
-    if path.is_dir():
+def _estimate(
+    predictor: Predictor, case: CaseFiles, *, also: Sequence[str] = (), seconds_per_window: float = 0.0
+) -> Estimate:
+    """Estimate one case, without the memory that the process takes for itself."""
+    if case.image_paths[0].is_dir():
         return Estimate(case.case_id, note="a DICOM series; not known before it is read")
-    geometry = read_header(path)
-    voxels = math.prod(geometry.shape_zyx)
-    windows = _count_windows(predictor, geometry)
-    scan_bytes = sum(bytes_in_memory(one) for one in dict.fromkeys(case.image_paths))
-    label_bytes = voxels * LABEL_BYTES * (2 if max(predictor.names) > 255 else 1)
+    geometry = read_header(case.image_paths[0])
+    shape = make_transform(geometry, filled=None, plan=predictor.plans.data).resampled_shape
+    num_windows = shape[0] * len(tile(shape[1:], plans=predictor.plans).corners)
+    voxels, num_organs = math.prod(geometry.shape_zyx), len(predictor.organs)
+    scan_bytes = sum(bytes_in_memory(path) for path in dict.fromkeys(case.image_paths))
+    label_bytes = voxels * (2 if max(predictor.names) > 255 else 1) + (voxels if "uncertainty" in also else 0)
+    num_files = 1 + sum(num_organs if name in ("masks", "probabilities") else 1 for name in also)
+    uncompressed = voxels * num_organs if "probabilities" in also else 0  # until the case is finished
     return Estimate(
         case.case_id,
         geometry.shape_zyx,
-        seconds=windows * seconds_a_window + voxels * SECONDS_A_VOXEL + SECONDS_A_CASE,
-        memory_bytes=base_bytes + scan_bytes + label_bytes + BLOCKS_HELD * BLOCK_BYTES,
-        disk_bytes=voxels * DISK_BYTES_A_VOXEL + DISK_BYTES_A_CASE,
+        seconds=num_windows * seconds_per_window + voxels * SECONDS_PER_VOXEL + SECONDS_PER_CASE,
+        memory_bytes=scan_bytes + label_bytes + BLOCKS_IN_MEMORY * BLOCK_BYTES,
+        disk_bytes=voxels * DISK_BYTES_PER_VOXEL * num_files + DISK_BYTES_PER_CASE + uncompressed,
     )
 
 
-def _with_more(one: Estimate, also: Sequence[str], *, num_organs: int) -> Estimate:
-    voxels = math.prod(one.shape_zyx)
-    unsure = voxels if "uncertainty" in also else 0
-    on_the_way = voxels * num_organs if "probabilities" in also else 0  # bytes, until they are packed
-    files = sum(num_organs if name in ("masks", "probabilities") else 1 for name in also)
-    return replace(
-        one,
-        memory_bytes=one.memory_bytes + unsure,
-        disk_bytes=one.disk_bytes + voxels * DISK_BYTES_A_VOXEL * files + on_the_way,
-    )
-
-
-def _count_windows(predictor: Predictor, geometry: ImageGeometry) -> int:
-    shape = make_transform(geometry, filled=None, plan=predictor.plans.data).resampled_shape
-    return shape[0] * len(tile(shape[1:], plans=predictor.plans).corners)
-
-
-def _time_a_window(predictor: Predictor) -> float:
-    """Predict noise twice, and take the quicker; fewer slices at once where the memory is full."""
+def _time_per_window(predictor: Predictor) -> float:
+    """Return the seconds per window, the better of two tries on noise; fewer slices where the memory is full."""
     plans = predictor.plans
-    window = (plans.network.window_rows_px, plans.network.window_columns_px)
     count = plans.inference.slices_per_batch
+    window = (plans.network.window_rows_px, plans.network.window_columns_px)
     while True:
         image = np.random.default_rng(0).normal(size=(len(plans.data.channels), count, *window)).astype(np.float32)
         try:
@@ -204,8 +186,8 @@ def _predict_seconds(predictor: Predictor, image: np.ndarray) -> float:
 def _peak_bytes() -> float:
     try:
         import resource
-    except ImportError:  # not on Windows
-        return USUAL_BASE_BYTES
+    except ImportError:  # on Windows
+        return PROCESS_BYTES
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) if sys.platform == "darwin" else 1024.0 * peak
 

@@ -18,7 +18,7 @@ from autoseg.config.plans import Plans, read_plans
 from autoseg.distributed.ranks import Ranks, join_ranks
 from autoseg.errors import DatasetError, Problem, UsageError
 from autoseg.organs.llm_texts import Server
-from autoseg.pipelines.plan_ranks import PreprocessingWork, open_cache, preprocess_shard, read_shards
+from autoseg.pipelines.plan_ranks import PreprocessingWork, preprocess_shard, read_shards
 from autoseg.planning.checks import DatasetCheck, check_names, shorten_paths, show_problems, stop_at_errors
 from autoseg.planning.fingerprint.case_cache import CaseCache, cache_name
 from autoseg.planning.hardware import find_device
@@ -233,7 +233,7 @@ def _check(request: PlanRequest, caches: Mapping[str | None, CaseCache]) -> Data
         return check_datasets(
             request.dataset_roots,
             num_workers=request.num_workers,
-            open_cache=lambda _root, name: caches.get(name) or open_cache(request.run_folder / cache_name(name)),
+            open_cache=lambda _root, name: caches.get(name) or CaseCache(request.run_folder / cache_name(name)),
             run_folder=request.run_folder,
         )
     except DatasetError as error:

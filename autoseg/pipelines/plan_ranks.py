@@ -1,12 +1,11 @@
 """Plans on several ranks: they divide reading and preprocessing, and the main rank does everything else.
 
-Owns: which rank reads which case, how measurements reach the main rank, and what the other ranks do meanwhile.
+Owns: which rank reads which case, and how measurements reach the main rank.
 Does not own: what is measured (`planning/fingerprint/`), the order of the steps (`plan.py`), preprocessing itself
 (`preprocess.py`).
 
-Each rank writes its measurements into a file of its own beside the cache of the dataset. The main rank takes them into
-the cache, and then reads the dataset as if an earlier run had measured everything. So measurements survive a rank that
-is killed, and hundreds of megabytes need not pass between ranks.
+The main rank adds the measurements of all ranks to the cache of the dataset, and then checks the dataset as if an
+earlier run had measured everything.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from autoseg.distributed.ranks import Ranks
 from autoseg.errors import DatasetError, Problem
 from autoseg.pipelines.preprocess import preprocess_dataset
 from autoseg.planning.fingerprint.case_cache import CaseCache, cache_name
-from autoseg.planning.fingerprint.extract import list_values_once, scan_cases
+from autoseg.planning.fingerprint.extract import find_changed, list_values_once, scan_cases
 from autoseg.planning.memory_and_disk import bytes_to_scan
 from autoseg.planning.multi_dataset.merge_datasets import name_datasets
 from autoseg.system.process_pool import default_num_workers
@@ -44,22 +43,15 @@ def read_shards(
     names: Sequence[str | None] = [None] if len(roots) == 1 else name_datasets(roots)
     caches = {}
     for root, name in zip(roots, names, strict=True):
-        path = run_folder / cache_name(name)
-        caches[name] = open_cache(path) if ranks.is_main else CaseCache(path)
-        dataset = _read_together(root, caches[name], ranks=ranks)
-        if dataset is None:
-            continue
-        own = ranks.shard(dataset.cases)
-        share = caches[name].shard_for([case.case_id for case in own], _shard_path(path, ranks.rank))
-        scan_cases(
-            replace(dataset, cases=tuple(own)),
-            num_workers=num_workers or default_num_workers(bytes_to_scan(own)),
-            cache=share,
-            is_shard=True,
-        )
-        ranks.barrier()
-        if ranks.is_main:
-            caches[name] = open_cache(path)
+        cache = caches[name] = CaseCache(run_folder / cache_name(name) if ranks.is_main else None)
+        dataset = _read_changed(root, cache, ranks=ranks)
+        own = CaseCache(None)
+        if dataset is not None:
+            shard = replace(dataset, cases=tuple(ranks.shard(dataset.cases)))
+            scan_cases(shard, num_workers=num_workers or default_num_workers(bytes_to_scan(shard.cases)), cache=own)
+        for entry in (entry for of_rank in ranks.all_gather(own.entries()) for entry in of_rank):
+            cache.keep(entry)
+        cache.save()
     return caches
 
 
@@ -96,8 +88,8 @@ def preprocess_shard(
     )
 
 
-def _read_together(root: Path, cache: CaseCache, *, ranks: Ranks) -> Dataset | None:
-    """Read the layout of a dataset on the main rank, for all.
+def _read_changed(root: Path, cache: CaseCache, *, ranks: Ranks) -> Dataset | None:
+    """Read the layout of a dataset on the main rank, and return on every rank the cases that must be measured.
 
     None where nothing is usable, which the main rank reports when it checks the dataset.
     """
@@ -105,30 +97,7 @@ def _read_together(root: Path, cache: CaseCache, *, ranks: Ranks) -> Dataset | N
     if ranks.is_main:
         with contextlib.suppress(DatasetError):
             dataset = read_dataset(root, list_values=partial(list_values_once, cache=cache))
-        cache.save()
-    dataset = ranks.broadcast(dataset)
-    if dataset is None:
-        return None
-    bad = {problem.case_id for problem in dataset.problems if problem.is_error}
-    return replace(dataset, cases=tuple(case for case in dataset.cases if case.case_id not in bad))
-
-
-def _shard_path(path: Path, rank: int) -> Path:
-    return path.with_name(f"{path.stem}.{rank}{path.suffix}")
-
-
-def open_cache(path: Path) -> CaseCache:
-    """Open the cache of a dataset with the measurements of all ranks, also those of a run that was killed."""
-    cache = CaseCache(path)
-    shares = [share for share in path.parent.glob(f"{path.stem}.*{path.suffix}") if _is_shard(share, path)]
-    for share in shares:
-        cache.take(share)
-    if shares:
-        cache.save()
-    for share in shares:
-        share.unlink(missing_ok=True)
-    return cache
-
-
-def _is_shard(share: Path, path: Path) -> bool:
-    return share.is_file() and share.name[len(path.stem) + 1 : -len(path.suffix)].isdecimal()
+            bad = {problem.case_id for problem in dataset.problems if problem.is_error}
+            cases = [case for case in find_changed(dataset, cache=cache) if case.case_id not in bad]
+            dataset = replace(dataset, cases=tuple(cases))
+    return ranks.broadcast(dataset)

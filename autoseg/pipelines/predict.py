@@ -23,9 +23,9 @@ from autoseg.inference.predictor import Predictor
 from autoseg.io.byte_stream import display_name
 from autoseg.network.weights.model_file import BuildNetwork
 from autoseg.pipelines.case_steps import Job, predict_cases
-from autoseg.pipelines.dry_run import Estimate, estimate_cases, tell_time_on_cpu, warn_if_disk_is_short
+from autoseg.pipelines.dry_run import Estimate, estimate_cases, log_time_on_cpu, warn_if_disk_is_short
 from autoseg.pipelines.prediction_request import PredictionRequest
-from autoseg.pipelines.resume_log import JOURNAL_NAME, Journal
+from autoseg.pipelines.resume_log import LOG_NAME, ResumeLog
 from autoseg.system.atomic_files import explain_write_error, file_sha256, remove_leftovers
 from autoseg.system.file_lock import LOCK_NAME, hold_folder
 
@@ -89,7 +89,7 @@ def predict_files(
         raise UsageError(f"--also {unknown[0]!r:.40}: expected {', '.join(ALSO)}.")
     digests = [
         file_sha256(path) for path in find_model_files(model, fold=None if fold is None else str(fold))
-    ]  # before it is loaded: see `Journal`
+    ]  # before it is loaded: see `ResumeLog`
     predictor = request.load_predictor()
     paths = _as_paths(inputs)
     cases, problems = find_cases(paths, channel_names=predictor.channel_names)
@@ -103,12 +103,12 @@ def predict_files(
             if ranks.is_main:
                 # first: a folder that cannot be written shows itself
                 write_label_tables(output, predictor.names, plan=predictor.plans.data)
-            journal = Journal(output, rank=ranks.rank)
+            resume_log = ResumeLog(output, rank=ranks.rank)
         if ranks.is_main:
             warn_if_disk_is_short(predictor, cases, output, also=also)
             if device == "auto" and predictor.device.type == "cpu":
-                tell_time_on_cpu(predictor, cases)
-        job = Job(predictor, output, recipe, point_prompts or {}, tuple(also), journal)
+                log_time_on_cpu(predictor, cases)
+        job = Job(predictor, output, recipe, point_prompts or {}, tuple(also), resume_log)
         of_ranks = ranks.all_gather(predict_cases(ranks.shard(cases), job))
         statuses = {status.case_id: status for of_rank in of_ranks for status in of_rank}
         in_order = [statuses[case.case_id] for case in cases]
@@ -171,7 +171,7 @@ def _refuse_output_over_input(cases: Sequence[CaseFiles], output: Path) -> None:
     ours = {output.resolve() / name for name in (*FOLDERS, *FOLDERS_OF_CASES)}
     if output.resolve() in folders or any(not ours.isdisjoint(folder.parents) or folder in ours for folder in folders):
         raise UsageError(f"-o {output}: the scans lie there; inputs are never overwritten. Choose another folder.")
-    is_ours = (output / LOCK_NAME).exists() or (output / JOURNAL_NAME).exists()
+    is_ours = (output / LOCK_NAME).exists() or (output / LOG_NAME).exists()
     names = [] if is_ours else [label_map_name(case.case_id) for case in cases]
     there = [name for name in names if (output / name).is_file() and not (output / name).is_symlink()]
     if there:

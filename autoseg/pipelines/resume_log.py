@@ -1,15 +1,14 @@
-"""What is done in an output folder, so that the same command goes on where it stopped.
+"""Records which cases of an output folder are finished, so that the same command continues where it stopped.
 
-Owns: `Journal`, a line a finished case in `cases.jsonl`, and how such a case is known again: by what went into it and
-what came out of it, never by the mere existence of a file.
-Does not own: what a case's files are, or how they are made.
+Owns: `ResumeLog`, one line per finished case in `cases.jsonl`, and how a finished case is recognized: by digests of its
+inputs and outputs, never by the mere existence of a file.
+Does not own: which files a case has, or how they are made.
 """
 
 import dataclasses
 import hashlib
 import json
 import logging
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,24 +21,25 @@ from autoseg.datasets.dataset import CaseFiles
 from autoseg.errors import ScanFileError
 from autoseg.export.statistics import OrganStatistics
 from autoseg.io.byte_stream import display_name
-from autoseg.system.atomic_files import file_sha256, parse_json
+from autoseg.system.atomic_files import file_sha256
+from autoseg.system.json_lines import append_json_line, read_json_lines
 
-JOURNAL_NAME = "cases.jsonl"
+LOG_NAME = "cases.jsonl"
 
 log = logging.getLogger("autoseg")
 
 
 @dataclass(frozen=True)
 class FinishedCase:
-    """A case that was written whole.
+    """A case whose files were all written.
 
     Attributes:
-        case_id: Its name.
-        key: What went into it: scans, model, settings.
-        files: SHA-256 by file name in the output folder.
-        seconds: Time it took.
-        message: What was odd.
-        organs: What its label map says in numbers.
+        case_id: The name of the case.
+        key: A digest of its inputs: scans, model, settings.
+        files: The SHA-256 of each file, by its name in the output folder.
+        seconds: The time that the case took.
+        message: The warnings about the case.
+        organs: The statistics of its label map.
     """
 
     case_id: str
@@ -50,36 +50,29 @@ class FinishedCase:
     organs: tuple[OrganStatistics, ...]
 
 
-class Journal:
-    """The finished cases of an output folder; each rank that works on it writes a file of its own."""
+class ResumeLog:
+    """The finished cases of an output folder; each rank writes a file of its own."""
 
     def __init__(self, folder: Path, *, rank: int = 0) -> None:
-        """Read what earlier runs finished; a line that a kill cut off counts as not written."""
-        self._path = folder / (JOURNAL_NAME.replace(".", f".{rank}.", 1) if rank else JOURNAL_NAME)
+        """Read which cases earlier runs finished."""
+        self._path = folder / (LOG_NAME.replace(".", f".{rank}.", 1) if rank else LOG_NAME)
         self._cases: dict[str, FinishedCase] = {}
-        self._ends_in_line = True
-        self._one_at_a_time = threading.Lock()  # cases are written side by side
-        # Files alone: to read a pipe would be to wait for ever.
-        paths = [path for path in folder.glob(JOURNAL_NAME.replace(".", "*.", 1)) if path.is_file()]
-        for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):  # the latest word on a case counts
-            content = path.read_bytes()
-            for line in content.splitlines():
-                case = _parse(line)
-                if case is not None:
-                    self._cases[case.case_id] = case
-            if path == self._path:
-                self._ends_in_line = not content or content.endswith(b"\n")
+        self._lock = threading.Lock()  # cases are finished by several threads
+        paths = [path for path in folder.glob(LOG_NAME.replace(".", "*.", 1)) if path.is_file()]
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):  # the latest record of a case counts
+            cases = map(_parse, read_json_lines(path))
+            self._cases |= {case.case_id: case for case in cases if case is not None}
 
     def find(self, case_id: str, *, key: str) -> FinishedCase | None:
-        """Return the case if the same went into it and every file of it is still as it was written.
+        """Return the case if its inputs are the same and all of its files are still as they were written.
 
-        Else what an earlier run wrote of it is removed: old masks beside a new label map, or an old map of a case that
-        now fails, would be taken for results.
+        Otherwise, its files are removed: old masks next to a new label map, or the old label map of a case that now
+        fails, would be taken for results.
         """
         case = self._cases.get(case_id)
         if case is None:
             return None
-        changed = [name for name, digest in case.files.items() if not self._holds(name, digest)]
+        changed = [name for name, digest in case.files.items() if not self._is_unchanged(name, digest)]
         if case.key == key and not changed:
             return case
         if case.key == key:
@@ -88,29 +81,23 @@ class Journal:
             (self._path.parent / name).unlink(missing_ok=True)
         return None
 
-    def _holds(self, name: str, digest: str) -> bool:
+    def _is_unchanged(self, name: str, digest: str) -> bool:
         path = self._path.parent / name
         return path.is_file() and file_sha256(path) == digest
 
     def add(self, case: FinishedCase) -> None:
-        """Write a case down, on the disk before this returns.
+        """Add a finished case; it is on the disk before this returns.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
-        line = json.dumps(dataclasses.asdict(case), allow_nan=False)
-        with self._one_at_a_time:
-            begin, self._ends_in_line = b"" if self._ends_in_line else b"\n", False  # until the line is whole
-            with self._path.open("ab") as file:
-                file.write(begin + line.encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            self._ends_in_line = True
+        with self._lock:
+            append_json_line(self._path, dataclasses.asdict(case))
             self._cases[case.case_id] = case
 
 
 def case_key(case: CaseFiles, recipe: str, *, point_prompts: object = None) -> str:
-    """Return a digest of all that decides a case's label map: bytes of its scans, recipe, points.
+    """Return a digest of everything that a case's label map depends on: bytes of its scans, recipe, points.
 
     Raises:
         ScanFileError: A scan cannot be read.
@@ -126,7 +113,7 @@ def case_key(case: CaseFiles, recipe: str, *, point_prompts: object = None) -> s
 
 
 def _plain(value: Any) -> Any:
-    """Turn points into what JSON holds: arrays and tuples are lists, whole numbers of any type are numbers."""
+    """Convert points to JSON: arrays and tuples become lists, integers of any type become numbers."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
@@ -144,10 +131,9 @@ def _sha256(path: Path) -> str:
     return series_sha256(path)
 
 
-def _parse(line: bytes) -> FinishedCase | None:
-    """Read a line; the journal is a file like any other, so one that is not of its form is as good as none."""
+def _parse(content: Any) -> FinishedCase | None:
+    """Return the finished case that a line describes; None for a line that autoseg did not write."""
     try:
-        content = parse_json(line)
         content["organs"] = tuple(parse_organ(organ) for organ in content["organs"])
         case = FinishedCase(**content)
         texts = (case.case_id, case.key, case.message, *case.files, *case.files.values())
@@ -157,22 +143,22 @@ def _parse(line: bytes) -> FinishedCase | None:
             raise ValueError("files that are not of this case")
         return case
     except (ValueError, KeyError, TypeError, AttributeError):
-        log.debug("a line of %s cannot be read and is passed over", JOURNAL_NAME)
+        log.debug("a line of %s is not the record of a case and is skipped", LOG_NAME)
         return None
 
 
 def _is_file_of(name: str, case_id: str) -> bool:
-    """Say whether a file's name, relative to the output folder, is one that a case of this name has: see `export/`."""
+    """Return whether a file name, relative to the output folder, is one that `export/` gives to a file of this case."""
     *folders, last = name.split("/")
     is_own = folders[1:] == [case_id] or (len(folders) < 2 and last.startswith(f"{case_id}."))
     return is_own and all(part not in ("", ".", "..") and "\0" not in part for part in (*folders, last))
 
 
 def parse_organ(content: dict[str, Any]) -> OrganStatistics:
-    """Make the numbers of an organ from their plain values.
+    """Return the statistics of an organ from their JSON form.
 
     Raises:
-        ValueError, KeyError, TypeError: They are something else.
+        ValueError, KeyError, TypeError: The content has another form.
     """
     box = content["box_ijk"]
     content["box_ijk"] = None if box is None else tuple((first, last) for first, last in box)

@@ -25,7 +25,7 @@ from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import write_scan
 from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import save_model
-from autoseg.pipelines.resume_log import JOURNAL_NAME
+from autoseg.pipelines.resume_log import LOG_NAME
 from autoseg.system.atomic_files import file_sha256, read_json
 
 SHAPE_ZYX = (5, 32, 32)
@@ -63,7 +63,7 @@ def make_plans() -> Plans:
 
 def count_done(output: Path) -> int:
     """Count the cases that are written down as done."""
-    path = output / JOURNAL_NAME
+    path = output / LOG_NAME
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 

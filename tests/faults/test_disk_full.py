@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from autoseg.cli import evaluate, plan, train
-from autoseg.pipelines.resume_log import JOURNAL_NAME
+from autoseg.pipelines.resume_log import LOG_NAME
 
 pytestmark = pytest.mark.fault("disk-full")
 USAGE = namedtuple("USAGE", "total used free")
@@ -115,20 +115,22 @@ def test_predict_ends_whichever_file_finds_no_room_and_keeps_what_is_finished(
             assert "good_1: " in predicted.text
             assert sorted(path.name for path in out.glob("*/good_*")) == ["good_0.json", "good_0.png"]
             assert [path.name for path in out.glob("good_*")] == ["good_0.nii.gz"]
-            assert b"good_1" not in (out / JOURNAL_NAME).read_bytes()
+            assert b"good_1" not in (out / LOG_NAME).read_bytes()
     full_for(None)
     again = command(*arguments)
     assert again.code == 0 and "3 of 3 cases predicted (3 of them by an earlier run)" in again.text
 
 
-def test_predict_whose_journal_finds_no_room_claims_no_case(make_dataset, model_file, command, tmp_path, monkeypatch):
+def test_predict_whose_resume_log_finds_no_room_claims_nothing(
+    make_dataset, model_file, command, tmp_path, monkeypatch
+):
     """The error comes when the line is flushed to the disk, as a full network disk tells it."""
     scans, out = make_dataset() / "imagesTr", tmp_path / "out"
     arguments = ("predict", "-m", model_file, "-i", scans, "-o", out)
     real = os.fsync
 
     def fsync(handle):
-        if Path(f"/proc/self/fd/{handle}").readlink().name == JOURNAL_NAME:
+        if Path(f"/proc/self/fd/{handle}").readlink().name == LOG_NAME:
             os.truncate(handle, os.fstat(handle).st_size - 20)
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)

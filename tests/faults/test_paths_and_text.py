@@ -300,7 +300,7 @@ def test_a_link_in_the_place_of_an_output_is_replaced_and_not_followed(make_data
 
 
 @paths_outside
-def test_a_journal_makes_nobody_remove_what_is_no_file_of_its_case(make_dataset, command, model_file, tmp_path):
+def test_a_resume_log_makes_nobody_remove_what_is_no_file_of_its_case(make_dataset, command, model_file, tmp_path):
     scans, out = make_dataset(3) / "imagesTr", tmp_path / "out"
     out.mkdir()
     (tmp_path / "precious").write_text("mine")

@@ -9,7 +9,7 @@ import pytest
 from autoseg.errors import ScanFileError
 from autoseg.inference.model_loading import find_model_files
 from autoseg.io.image import read_scan
-from autoseg.pipelines.resume_log import Journal
+from autoseg.pipelines.resume_log import ResumeLog
 from autoseg.training.logging.metrics_log import read_metrics
 
 
@@ -98,7 +98,7 @@ def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(tmp_path):
     for name in ("cases.jsonl", "metrics.jsonl", "fold_0/model.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         os.mkfifo(tmp_path / name)
-    assert Journal(tmp_path).find("a", key="b") is None
+    assert ResumeLog(tmp_path).find("a", key="b") is None
     assert read_metrics(tmp_path / "metrics.jsonl") == []
     with pytest.raises(Exception, match="Train first"):
         find_model_files(tmp_path)

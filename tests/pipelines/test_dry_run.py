@@ -16,7 +16,7 @@ def predictor(tiny_plans):
 
 
 def test_an_estimate_counts_windows_and_bytes_by_hand(predictor, save_scan, tmp_path, monkeypatch):
-    monkeypatch.setattr(dry_run, "_time_a_window", lambda _predictor: 2.0)
+    monkeypatch.setattr(dry_run, "_time_per_window", lambda _predictor: 2.0)
     monkeypatch.setattr(dry_run, "_peak_bytes", lambda: 1000.0)
     # at the target spacing 4 slices of 48 x 32: two windows of 32 x 32 half over each other
     path = save_scan(tmp_path / "a.nii.gz", np.zeros((6, 24, 64), np.int16), spacing_zyx_mm=(2.0, 2.0, 0.5))

@@ -10,11 +10,9 @@ import pytest
 from autoseg.distributed.ranks import Ranks
 from autoseg.errors import DatasetError
 from autoseg.pipelines import plan as plan_pipeline
-from autoseg.pipelines import plan_ranks
 from autoseg.pipelines import preprocess as preprocessing
 from autoseg.pipelines.plan import PlanRequest, run_plan
 from autoseg.planning.fingerprint import extract
-from autoseg.planning.fingerprint.case_cache import CaseCache
 from autoseg.system.atomic_files import read_json
 
 FILES = ("dataset_report.json", "fingerprint.json", "plans.json", "splits.json")
@@ -98,16 +96,14 @@ def test_ranks_again_read_and_preprocess_nothing(make_dataset, tmp_path, plan_to
     assert "4 of 4 cases did not change; they were not read again." in caplog.text
 
 
-def test_what_a_killed_rank_had_read_is_taken_by_the_next_run(make_dataset, tmp_path, plan_together, monkeypatch):
+def test_a_run_that_stops_after_reading_does_not_read_again(make_dataset, tmp_path, plan_together, monkeypatch):
     root, run = make_dataset(4), tmp_path / "run"
-    monkeypatch.setattr(plan_ranks, "open_cache", CaseCache)  # the first rank does not come to it
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
         patch.setattr(plan_pipeline, "_check", interrupt)
         plan_together(request_of(root, run))
-    assert {path.name for path in run.glob("dataset_cache*")} >= {"dataset_cache.0.jsonl", "dataset_cache.1.jsonl"}
+    assert [path.name for path in run.glob("dataset_cache*")] == ["dataset_cache.jsonl"]
     plan_together(request_of(root, run), 1)
     assert plan_together.done["read"] == []
-    assert [path.name for path in run.glob("dataset_cache*")] == ["dataset_cache.jsonl"]
 
 
 def interrupt(*_args):

@@ -7,7 +7,7 @@ from autoseg.datasets.dataset import CaseFiles
 from autoseg.errors import ScanFileError
 from autoseg.export.statistics import OrganStatistics
 from autoseg.inference.organ_prompts import OrganPrompts
-from autoseg.pipelines.resume_log import JOURNAL_NAME, FinishedCase, Journal, case_key
+from autoseg.pipelines.resume_log import LOG_NAME, FinishedCase, ResumeLog, case_key
 from autoseg.system.atomic_files import file_sha256
 
 LIVER = OrganStatistics("liver", 1, 6, 0.006, 25.0, ((3, 3), (2, 4), (1, 2)), touches_border=False)
@@ -28,10 +28,10 @@ def finished(tmp_path):
 
 def test_a_finished_case_is_found_again_by_another_run(finished, tmp_path):
     for case_id in ("one", "two", "not utf-8 \udcff"):
-        Journal(tmp_path).add(finished(case_id))
+        ResumeLog(tmp_path).add(finished(case_id))
     for case_id in ("one", "two", "not utf-8 \udcff"):
-        assert Journal(tmp_path).find(case_id, key="key") == finished(case_id)
-    assert Journal(tmp_path).find("three", key="key") is None
+        assert ResumeLog(tmp_path).find(case_id, key="key") == finished(case_id)
+    assert ResumeLog(tmp_path).find("three", key="key") is None
 
 
 def test_a_scan_that_cannot_be_read_is_named_without_the_folders_above(tmp_path):
@@ -41,22 +41,22 @@ def test_a_scan_that_cannot_be_read_is_named_without_the_folders_above(tmp_path)
 
 
 def test_another_key_or_a_changed_or_missing_file_makes_a_case_due(finished, tmp_path):
-    Journal(tmp_path).add(finished())
-    assert Journal(tmp_path).find("two", key="key") is None and (tmp_path / "one.nii.gz").exists()
+    ResumeLog(tmp_path).add(finished())
+    assert ResumeLog(tmp_path).find("two", key="key") is None and (tmp_path / "one.nii.gz").exists()
     (tmp_path / "one.nii.gz").write_bytes(b"Labels")
-    assert Journal(tmp_path).find("one", key="key") is None
+    assert ResumeLog(tmp_path).find("one", key="key") is None
     assert not (tmp_path / "one.nii.gz").exists(), "what is made anew must not leave its old self behind if it fails"
-    assert Journal(tmp_path).find("one", key="key") is None
-    Journal(tmp_path).add(finished())
-    assert Journal(tmp_path).find("one", key="other") is None and not (tmp_path / "one.nii.gz").exists()
+    assert ResumeLog(tmp_path).find("one", key="key") is None
+    ResumeLog(tmp_path).add(finished())
+    assert ResumeLog(tmp_path).find("one", key="other") is None and not (tmp_path / "one.nii.gz").exists()
 
 
-def test_a_journal_that_names_files_elsewhere_removes_none_of_them(finished, tmp_path):
+def test_a_resume_log_that_names_files_elsewhere_removes_none_of_them(finished, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "mine.txt").write_text("mine")
     files = {"../mine.txt": "0", str(tmp_path / "mine.txt"): "0"}
-    Journal(tmp_path / "out").add(dataclasses.replace(finished(), files=files))
-    assert Journal(tmp_path / "out").find("one", key="other") is None
+    ResumeLog(tmp_path / "out").add(dataclasses.replace(finished(), files=files))
+    assert ResumeLog(tmp_path / "out").find("one", key="other") is None
     assert (tmp_path / "mine.txt").exists()
 
 
@@ -74,32 +74,32 @@ def test_points_of_arrays_and_of_numbers_are_told_apart(tmp_path):
 
 
 def test_the_last_record_of_a_case_counts(finished, tmp_path):
-    Journal(tmp_path).add(finished())
-    Journal(tmp_path).add(finished(content=b"later"))
-    assert Journal(tmp_path).find("one", key="key") == finished(content=b"later")
+    ResumeLog(tmp_path).add(finished())
+    ResumeLog(tmp_path).add(finished(content=b"later"))
+    assert ResumeLog(tmp_path).find("one", key="key") == finished(content=b"later")
 
 
 @pytest.mark.parametrize("kept", [0, 1, 20, -2, -1])
 def test_a_line_that_was_cut_off_costs_its_case_alone(finished, tmp_path, kept):
-    Journal(tmp_path).add(finished("one"))
-    path = tmp_path / JOURNAL_NAME
+    ResumeLog(tmp_path).add(finished("one"))
+    path = tmp_path / LOG_NAME
     whole = path.read_bytes()
-    Journal(tmp_path).add(finished("two"))
+    ResumeLog(tmp_path).add(finished("two"))
     path.write_bytes(whole + path.read_bytes()[len(whole) :][:kept])
-    journal = Journal(tmp_path)
-    assert journal.find("one", key="key") == finished("one")
+    log = ResumeLog(tmp_path)
+    assert log.find("one", key="key") == finished("one")
     is_whole = kept == -1  # all but the end of the line
-    assert (journal.find("two", key="key") is not None) == is_whole
-    journal.add(finished("three"))
+    assert (log.find("two", key="key") is not None) == is_whole
+    log.add(finished("three"))
     for case_id in ("one", "three"):
-        assert Journal(tmp_path).find(case_id, key="key") == finished(case_id)
+        assert ResumeLog(tmp_path).find(case_id, key="key") == finished(case_id)
 
 
 @pytest.mark.parametrize("line", [b"[]", b"1", b'{"organs": [], "more": 1}', b'{"organs": 3}', b"\xff"])
 def test_a_line_that_means_nothing_is_passed_over(finished, tmp_path, line):
-    (tmp_path / JOURNAL_NAME).write_bytes(line + b"\n")
-    Journal(tmp_path).add(finished())
-    assert Journal(tmp_path).find("one", key="key") == finished()
+    (tmp_path / LOG_NAME).write_bytes(line + b"\n")
+    ResumeLog(tmp_path).add(finished())
+    assert ResumeLog(tmp_path).find("one", key="key") == finished()
 
 
 def test_the_key_goes_by_content_and_not_by_place(tmp_path):

@@ -129,14 +129,16 @@ POINTS = (
     Kill("predict", "a label map half written", Renaming("case_*.nii.gz", "half", 2)),
     Kill("predict", "a label map just named, its picture missing", Renaming("case_*.nii.gz", "renamed", 2)),
     Kill("predict", "a picture half written", Renaming("preview/*.png", "half", 2)),
-    Kill("predict", "all files of a case written, not yet in the journal", Renaming("preview/*.json", "renamed", 2)),
+    Kill("predict", "all files of a case written, not yet in the resume log", Renaming("preview/*.json", "renamed", 2)),
     Kill(
         "predict",
-        "half a line of the journal written",
-        Appending("autoseg.pipelines.resume_log:Journal.add", "cases.jsonl", 2),
+        "half a line of the resume log written",
+        Appending("autoseg.pipelines.resume_log:ResumeLog.add", "cases.jsonl", 2),
     ),
     Kill(
-        "predict", "a line of the journal just written", Calling("autoseg.pipelines.resume_log:Journal.add", "after", 2)
+        "predict",
+        "a line of the resume log just written",
+        Calling("autoseg.pipelines.resume_log:ResumeLog.add", "after", 2),
     ),
     Kill("predict", "`statistics.csv` half written", Renaming("statistics.csv", "half")),
     Kill("predict", "`report.html` half written", Renaming("report.html", "half")),

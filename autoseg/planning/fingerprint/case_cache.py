@@ -156,7 +156,7 @@ class CaseCache:
         """
         self._path = path
         self._entries, self._values = ({}, {}) if path is None else _read(path)
-        self.fresh: set[str] = set()  # cases that other ranks have measured in this run
+        self.fresh: set[str] = set()  # the cases that were measured in this run
         self._asked: set[str] = set()  # names of label maps
         self._is_changed = False
         self._saved = time.monotonic()
@@ -183,22 +183,14 @@ class CaseCache:
             OSError: The file cannot be written.
         """
         self._entries[entry.case_id] = entry
+        self.fresh.add(entry.case_id)
         self._is_changed = True
         if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
             self.save()
 
-    def shard_for(self, case_ids: Iterable[str], path: Path) -> "CaseCache":
-        """Open another file that holds, beside what is there, what is kept here of some cases."""
-        share = CaseCache(path)
-        share._entries = {**{name: self._entries[name] for name in case_ids if name in self._entries}, **share._entries}
-        return share
-
-    def take(self, path: Path) -> None:
-        """Keep what another rank wrote of its share."""
-        for case_id, entry in _read(path)[0].items():
-            if self._entries.get(case_id) != entry:
-                self.fresh.add(case_id)
-                self.keep(entry)
+    def entries(self) -> list[CaseEntry]:
+        """Return the entries of all cases."""
+        return list(self._entries.values())
 
     def forget_others(self, case_ids: Iterable[str]) -> None:
         """Drop what is kept of all other cases, and of label maps that nobody asked for."""

@@ -41,32 +41,23 @@ class _DueCase:
         return self.case.case_id
 
 
-def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache, is_shard: bool = False) -> list[CaseScanResult]:
-    """Scan all cases in parallel, but for those that are kept and whose files are the same.
+def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache) -> list[CaseScanResult]:
+    """Scan all cases in parallel, except for those in the cache whose files did not change.
 
     Args:
-        dataset: Its cases, channels and labels.
-        num_workers: Processes.
-        cache: What earlier runs measured; holds what this one did afterwards, also after an interruption.
-        is_shard: Whether this is a rank's share of the dataset, of which no more is said.
+        dataset: The dataset.
+        num_workers: The number of processes.
+        cache: The measurements of earlier runs; those of this run are added to it, also after an interruption.
 
     Returns:
-        A result for each case, in the order of the cases.
+        The result of each case, in the order of the cases.
 
     Raises:
         OSError: The cache cannot be written.
     """
-    results: dict[str, CaseScanResult] = {}
-    due = []
     declared = _describe(dataset)
-    for case in dataset.cases:
-        recipe = _recipe(case, declared)
-        entry = cache.find(case.case_id, recipe=recipe)
-        result = None if entry is None else _result(entry, case, dataset=dataset)
-        if entry is not None and result is not None and entry.files == find_states(_paths(case)):
-            results[case.case_id] = result
-        else:
-            due.append(_DueCase(case, recipe))
+    results = _find_unchanged(dataset, cache=cache)
+    due = [_DueCase(case, _recipe(case, declared)) for case in dataset.cases if case.case_id not in results]
     num_same = len(results.keys() - cache.fresh)
     try:
         for item, scanned in map_cases(
@@ -82,9 +73,26 @@ def scan_cases(dataset: Dataset, *, num_workers: int, cache: CaseCache, is_shard
         cache.forget_others(results)
     finally:
         cache.save()
-    if num_same and not is_shard:
+    if num_same:
         log.info("%d of %d cases did not change; they were not read again.", num_same, len(dataset.cases))
     return [results[case.case_id] for case in dataset.cases]
+
+
+def find_changed(dataset: Dataset, *, cache: CaseCache) -> list[CaseFiles]:
+    """Return the cases whose files changed since the cache was written, or that it does not contain."""
+    unchanged = _find_unchanged(dataset, cache=cache)
+    return [case for case in dataset.cases if case.case_id not in unchanged]
+
+
+def _find_unchanged(dataset: Dataset, *, cache: CaseCache) -> dict[str, CaseScanResult]:
+    declared = _describe(dataset)
+    results = {}
+    for case in dataset.cases:
+        entry = cache.find(case.case_id, recipe=_recipe(case, declared))
+        result = None if entry is None else _result(entry, case, dataset=dataset)
+        if entry is not None and result is not None and entry.files == find_states(_paths(case)):
+            results[case.case_id] = result
+    return results
 
 
 def list_values_once(path: Path, *, cache: CaseCache) -> Sequence[int]:

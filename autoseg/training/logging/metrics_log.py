@@ -1,47 +1,26 @@
-"""`metrics.jsonl`: one line an epoch, appended, readable while the run goes on.
-
-Owns: writing and reading that file, forward beside inverse.
-"""
+"""Writes and reads `metrics.jsonl`: one line per epoch, appended, and readable while the run continues."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from autoseg.system.atomic_files import parse_json, write_text
+from autoseg.system.atomic_files import write_text
+from autoseg.system.json_lines import append_json_line, read_json_lines
 
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
-    """Append one epoch's record, whole or not at all.
+    """Append the record of one epoch, whole or not at all.
 
     Raises:
         OSError: The disk is full.
     """
-    line = (json.dumps(record, allow_nan=False) + "\n").encode("utf-8")
-    with path.open("ab", buffering=0) as file:
-        size = file.tell()
-        try:
-            while line:
-                line = line[file.write(line) :]
-        except OSError:
-            file.truncate(size)  # a part of a line would hide all lines that are appended later
-            raise
+    append_json_line(path, record)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read all records; a last line that was cut off by a kill is left out."""
-    if not path.is_file():  # a pipe would let us wait for ever
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = parse_json(line)
-        except ValueError:
-            break
-        is_record = isinstance(record, dict) and isinstance(record.get("step"), int)
-        if not is_record:  # a number can be what is left of a line
-            break
-        records.append(record)
-    return records
+    """Read all records; a line that was cut off by a kill is left out."""
+    lines = read_json_lines(path)
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
 
 def keep_until(path: Path, *, step: int) -> None:
