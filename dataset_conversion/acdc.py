@@ -66,7 +66,7 @@ def find(source: Path) -> list[SourceDataset]:
 
 
 def report_frames(folder: Path, found: Sequence[str]) -> list[Problem]:
-    """Give a problem for each patient without the frames that its Info.cfg names, "ED: 1" and "ES: 12"."""
+    """Return a problem for each patient without the frames that its Info.cfg names, "ED: 1" and "ES: 12"."""
     problems = []
     for path in sorted(folder.glob("patient*/Info.cfg")):
         patient = path.parent.name

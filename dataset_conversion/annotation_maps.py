@@ -83,7 +83,7 @@ def _read_drawn(
 def _make_masks(
     drawn: _Drawn, choice: LabelChoice, *, grid: ImageGeometry, notes: list[str]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Give value and mask of each label that is there, one at a time; adds to `notes` what could not be drawn."""
+    """Return value and mask of each label that is there, one at a time; adds to `notes` what could not be drawn."""
     for value in choice.labels.values():
         mask = np.zeros(grid.shape_zyx, dtype=bool)
         for structure in drawn.structures.get(value, ()):

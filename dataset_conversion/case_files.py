@@ -40,7 +40,7 @@ class WrittenCase:
 
 
 def target_names(case: SourceCase, *, num_channels: int) -> list[str]:
-    """Give the files that a case becomes, below the dataset's folder."""
+    """Return the files that a case becomes, below the dataset's folder."""
     part = "Tr" if case.is_training else "Ts"
     names = [f"images{part}/{case.case_id}_{channel:04d}{ENDING}" for channel in range(num_channels)]
     return names if case.label is None else [*names, f"labels{part}/{case.case_id}{ENDING}"]
@@ -80,7 +80,7 @@ def read_image(path: Path, *, grid: ImageGeometry | None = None) -> list[Volume]
 
 
 def put_on_grid(scan: Scan, grid: ImageGeometry) -> Scan:
-    """Give a scan in the axis order and directions of a grid that holds the same points.
+    """Return a scan in the axis order and directions of a grid that holds the same points.
 
     Raises:
         ScanFileError: The grids differ by more than the order and direction of their axes.
@@ -146,7 +146,7 @@ def _check_channels(case: SourceCase, content: Content, names: Sequence[str]) ->
 
 
 def _renumber(labels: Volume, dataset: SourceDataset) -> Volume:
-    """Give the label map its new values; what none of them changes can stay the file it is."""
+    """Return the label map its new values; what none of them changes can stay the file it is."""
     array = labels.scan.array_zyx
     changes = {old: new for old, new in dataset.renumber.items() if old != new and (array == old).any()}
     if not changes:
@@ -158,7 +158,7 @@ def _renumber(labels: Volume, dataset: SourceDataset) -> Volume:
 
 
 def _check_labels(scan: Scan, case: SourceCase, dataset: SourceDataset) -> tuple[int, ...]:
-    """Give the values of a label map, all of which must have a name."""
+    """Return the values of a label map, all of which must have a name."""
     values = _values_of(scan.array_zyx)
     unknown = [value for value in values if value not in dataset.values]
     if unknown:

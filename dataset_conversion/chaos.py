@@ -148,7 +148,7 @@ def _label(grey: np.ndarray, greys: Mapping[int, tuple[int, int]], *, folder: Pa
 
 
 def _compare_orders(image: np.ndarray, labels: np.ndarray) -> list[str]:
-    """Give a note where the image is far more even inside of the first organ, if its slices came in opposite order."""
+    """Return a note if reversing the slices makes the image far more even inside of the first organ."""
     inside, inside_opposite = image[labels == 1], image[labels[::-1] == 1]
     if not len(inside):
         return []

@@ -170,7 +170,7 @@ def _convert_held(
 
 
 def _distinct(cases: Sequence[SourceCase], problems: list[Problem]) -> list[SourceCase]:
-    """Give the cases without those that share a name, each of which becomes a problem."""
+    """Return the cases without those that share a name, each of which becomes a problem."""
     counts = Counter(case.case_id for case in cases)
     problems += [
         Problem(name, f"stands there {count} times. Keep one, or rename the others.")
@@ -181,7 +181,7 @@ def _distinct(cases: Sequence[SourceCase], problems: list[Problem]) -> list[Sour
 
 
 def _report_absent(dataset: SourceDataset, *, found: set[int]) -> list[Problem]:
-    """Give a warning where labels occur in no case."""
+    """Return a warning where labels occur in no case."""
     absent = [f"{name} ({value})" for value, name in dataset.values.items() if value not in found]
     return [Problem("", f"no label map holds {', '.join(absent)}.", is_error=False)] if absent and found else []
 

@@ -159,7 +159,7 @@ def _place(content: Any) -> tuple[float, ...] | None:
 
 
 def _referenced_series(content: Any) -> Iterator[str]:
-    """Give the series that a SEG refers to in its own way, and an RTSTRUCT below frame and study."""
+    """Return the series that a SEG refers to in its own way, and an RTSTRUCT below frame and study."""
     for series in content.get("ReferencedSeriesSequence") or ():
         yield str(series.SeriesInstanceUID)
     for frame in content.get("ReferencedFrameOfReferenceSequence") or ():

@@ -79,7 +79,7 @@ def _read_headers(source: Path) -> tuple[list[DicomHeader], list[Problem]]:
 
 
 def _walk(source: Path) -> Iterator[Path]:
-    """Give the DICOM files of a tree, by name; hidden ones and the index of a disc are none."""
+    """Return the DICOM files of a tree, by name; hidden ones and the index of a disc are none."""
     for folder, names, files in os.walk(source):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in sorted(files):
@@ -91,7 +91,7 @@ def _walk(source: Path) -> Iterator[Path]:
 def _find_series(
     header: DicomHeader, series: Mapping[tuple[str, Path], Sequence[DicomHeader]]
 ) -> tuple[str, Path] | str:
-    """Give the series that an annotation is meant for, or say why there is none."""
+    """Return the series that an annotation is meant for, or say why there is none."""
     by_uid = [key for key in series if key[0] in header.referenced_series]
     by_frame = [key for key in series if series[key][0].frame_uid in set(header.referenced_frames) - {""}]
     both = [key for key in by_uid if key in by_frame]
@@ -109,7 +109,7 @@ def _report_bare_patients(
     series: Mapping[tuple[str, Path], Sequence[DicomHeader]],
     drawn: Mapping[tuple[str, Path], Sequence[DicomHeader]],
 ) -> list[Problem]:
-    """Give a problem for each patient of whom there are images and no annotation of any."""
+    """Return a problem for each patient of whom there are images and no annotation of any."""
     annotated = {_patient(folder, source) for _, folder in drawn}
     bare = sorted({_patient(folder, source) for _, folder in series} - annotated)
     message = "no contours and no segmentation refer to its images. Copy them into the source."

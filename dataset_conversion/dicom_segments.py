@@ -134,7 +134,7 @@ def _find_threshold(content: Any, name: str) -> float | None:
 
 
 def _group(frame: Any, shared: Any, keyword: str) -> Any:
-    """Give a functional group of a frame: its own one, or that of all frames."""
+    """Return a functional group of a frame: its own one, or that of all frames."""
     own = frame.get(keyword) or shared.get(keyword)
     if not own:
         raise AttributeError(keyword)
@@ -177,7 +177,7 @@ def _stack(frames: list[Any], shared: Any, *, shape: tuple[int, int], name: str)
 
 
 def _find_step(heights: np.ndarray, measures: Any) -> float:
-    """Give the distance of planes: as stated, or the smallest that there is, or the thickness of a single plane."""
+    """Return the distance of planes: as stated, or the smallest that there is, or the thickness of a single plane."""
     stated = measures.get("SpacingBetweenSlices")
     if stated:
         return abs(float(stated)) or 1.0

@@ -103,7 +103,7 @@ def _read_names(series: Sequence[AnnotatedSeries]) -> tuple[dict[str, list[tuple
 def _report_unusable(
     series: Sequence[AnnotatedSeries], names: Mapping[str, Sequence[Sequence[str]]], choice: LabelChoice
 ) -> list[Problem]:
-    """Give a problem for each case without a structure that is a label, or with a label in several files."""
+    """Return a problem for each case without a structure that is a label, or with a label in several files."""
     problems = []
     for one in series:
         holders: dict[str, list[str]] = {}

@@ -87,7 +87,7 @@ def find_cases(
 
 
 def find_paths(source: Path, template: str, *, case: str) -> dict[str, list[Path]]:
-    """Give all that a template names below a source, by the name of the case."""
+    """Return all that a template names below a source, by the name of the case."""
     found: dict[str, list[Path]] = {}
     is_scan = template.endswith(PACKED)
     for one in (template, template.removesuffix(PACKED) + PLAIN) if is_scan else (template,):
@@ -100,12 +100,12 @@ def find_paths(source: Path, template: str, *, case: str) -> dict[str, list[Path
 
 
 def names_seen(cases: Iterable[SourceCase], problems: Iterable[Problem]) -> list[str]:
-    """Give the names of the cases of which anything was found, whole or not."""
+    """Return the names of the cases of which anything was found, whole or not."""
     return [case.case_id for case in cases] + [problem.case_id for problem in problems]
 
 
 def report_missing(expected: Iterable[str], found: Iterable[str], *, origin: Origin) -> list[Problem]:
-    """Give one problem that names all cases of the published source that are not there; none where all are."""
+    """Return one problem that names all cases of the published source that are not there; none where all are."""
     expected, found = list(expected), set(found)
     missing = [name for name in expected if name not in found]
     if not missing:
@@ -115,7 +115,7 @@ def report_missing(expected: Iterable[str], found: Iterable[str], *, origin: Ori
 
 
 def report_count(what: str, *, expected: int, found: int, origin: Origin) -> list[Problem]:
-    """Give a problem where fewer cases are there than were published, of a source whose names follow no rule."""
+    """Return a problem where fewer cases are there than were published, of a source whose names follow no rule."""
     if found >= expected:
         return []
     return [Problem("", f"{found} {what} are there; expected {expected}. {origin.get_it}")]
@@ -134,7 +134,7 @@ def in_ranges(names: Sequence[str], *, among: Sequence[str]) -> str:
 
 
 def listed_cases(path: Path, *keys: str) -> list[str]:
-    """Give the cases that lists in a source's `dataset.json` name, in both of its forms: paths, and pairs of paths.
+    """Return the cases that lists in a source's `dataset.json` name, in both of its forms: paths, and pairs of paths.
 
     Raises:
         UsageError: The file cannot be read.

@@ -39,7 +39,7 @@ class LabelChoice:
         return {label: value for value, label in enumerate(self.sources, start=1)}
 
     def label_of(self, name: str) -> str | None:
-        """Give the label of a name of the source; None where it is left out."""
+        """Return the label of a name of the source; None where it is left out."""
         key = name_key(name)
         return next((label for label, keys in self.sources.items() if key in keys), None)
 
@@ -87,7 +87,7 @@ def join(choice: Path | None, names: Iterable[str]) -> LabelChoice:
 
 
 def match_names(choice: LabelChoice, names: Iterable[str]) -> tuple[dict[str, int], list[Problem]]:
-    """Give the label value of each name of the source, and say which labels and which names have no counterpart."""
+    """Return the label value of each name of the source, and say which labels and which names have no counterpart."""
     found = {name: choice.label_of(name) for name in sorted(set(names))}
     values = {name: choice.labels[label] for name, label in found.items() if label is not None}
     problems = [
@@ -111,7 +111,7 @@ def annotate(case: SourceCase, choice: LabelChoice, *, there: Collection[str | N
 
 
 def report_lacking(choice: LabelChoice, there: Mapping[str, Collection[str | None]]) -> list[Problem]:
-    """Give a warning for each label that some cases lack; `there` has the labels of each case."""
+    """Return a warning for each label that some cases lack; `there` has the labels of each case."""
     lacking = {label: sum(label not in one for one in there.values()) for label in choice.sources}
     return [
         Problem(

@@ -32,7 +32,7 @@ def labels_on_grid(labels_zyx: np.ndarray, geometry: ImageGeometry, *, target: I
 
 
 def holds_same_voxels(geometry: ImageGeometry, target: ImageGeometry) -> bool:
-    """Say whether every voxel of the one grid is, in size and place, a voxel of the other one, if it reached so far."""
+    """Return whether two grids have the same voxels where they overlap."""
     matrix, offset = _index_map(geometry, target)
     reach = matrix @ (np.array(target.shape_zyx) - 1.0)
     drift = np.abs(reach - matrix.round() @ (np.array(target.shape_zyx) - 1.0)).max()
@@ -41,13 +41,13 @@ def holds_same_voxels(geometry: ImageGeometry, target: ImageGeometry) -> bool:
 
 
 def _index_map(geometry: ImageGeometry, target: ImageGeometry) -> tuple[np.ndarray, np.ndarray]:
-    """Give matrix and offset that take an index zyx of the target to one of the grid."""
+    """Return matrix and offset that take an index zyx of the target to one of the grid."""
     both = np.linalg.inv(geometry.affine_array) @ target.affine_array  # xyz
     return both[:3, :3][::-1, ::-1], both[:3, 3][::-1]
 
 
 def turned_onto(labels: Scan, grid: ImageGeometry) -> tuple[np.ndarray, str | None]:
-    """Give a label map in the axis order and directions of an image's grid, by the headers of both.
+    """Return a label map in the axis order and directions of an image's grid, by the headers of both.
 
     Some sources publish label maps whose header lost its place but kept its directions: these decide then, and it is
     told.

@@ -13,7 +13,7 @@ from autoseg.system.atomic_files import TEMPORARY_PREFIX, atomic_path
 
 
 def link_or_copy(source: Path, target: Path) -> bool:
-    """Give a file a second name, or a copy where the file systems differ or know no links; complete or absent.
+    """Return a file a second name, or a copy where the file systems differ or know no links; complete or absent.
 
     Returns:
         Whether it is a link.

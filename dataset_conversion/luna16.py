@@ -97,7 +97,7 @@ def read_case(case: SourceCase) -> Content:
 
 
 def _check_sides(labels: Scan) -> list[str]:
-    """Give a note where the left lung does not lie to the left of the right one."""
+    """Return a note where the left lung does not lie to the left of the right one."""
     to_right = []
     for value in (LEFT, RIGHT):
         places = np.argwhere(labels.array_zyx == value)

@@ -129,7 +129,7 @@ def make_affine(spacing_mm: Sequence[float], axes: str) -> np.ndarray:
 
 
 def _read_masks(path: Path, *, shape_xyz: tuple[int, ...], num_labels: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Give value and mask (zyx) of each label that has voxels, one at a time."""
+    """Return value and mask (zyx) of each label that has voxels, one at a time."""
     name, num_voxels = display_name(path), int(np.prod(shape_xyz))
     parts = read_npz(path, ("indices", "indptr", "data", "shape"), most_bytes=BYTES_A_VOXEL * num_voxels + 4096)
     expected = (num_labels, num_voxels)
@@ -180,7 +180,7 @@ def _find_part(folder: Path, *, affine: np.ndarray, told: str, is_alone: bool) -
 
 
 def _list_path(folder: Path) -> Path:
-    """Give the list of cases of a part; of a folder that is none, a path that is not there."""
+    """Return the list of cases of a part; of a folder that is none, a path that is not there."""
     name = folder.resolve().name
     return folder / (f"{name}.json" if CODE.fullmatch(name) else "no part")
 
@@ -205,7 +205,7 @@ def _label_names(listed: Any, folder: Path) -> dict[int, str]:
 
 
 def _case_names(entries: Any, folder: Path) -> list[str]:
-    """Give the folders of the cases that a list names; of a path only the folder right above the file counts."""
+    """Return the folders of the cases that a list names; of a path only the folder right above the file counts."""
     names = []
     for entry in entries if isinstance(entries, list) else []:
         image = entry.get("image") if isinstance(entry, dict) else None

@@ -19,7 +19,7 @@ from dataset_conversion.source import Content, SourceCase, Volume
 
 
 def list_organs(case: SourceCase) -> dict[str, Path]:
-    """Give the mask files in the folder `case.label` by their names without endings; its image may lie there too."""
+    """Return the mask files in the folder `case.label` by their names without endings; its image may lie there too."""
     assert case.label is not None
     return {
         scan_stem(path): path
@@ -53,7 +53,7 @@ def read_organ_files(case: SourceCase, *, organs: Mapping[str, int], names: Mapp
 
 
 def _read_masks(files: Mapping[int, list[Path]], grid: ImageGeometry) -> Iterator[tuple[int, np.ndarray]]:
-    """Give value and mask of each organ; the files of one organ are one mask."""
+    """Return value and mask of each organ; the files of one organ are one mask."""
     for value in sorted(files):
         mask = _read_mask(files[value][0], grid)
         for path in files[value][1:]:

@@ -98,7 +98,7 @@ def read_case(case: SourceCase) -> Content:
 
 
 def _in_order(stored: np.ndarray, headers: Sequence[DicomHeader]) -> np.ndarray | None:
-    """Give the label map as the numbers of the slices have it; None where they have none."""
+    """Return the label map as the numbers of the slices have it; None where they have none."""
     numbers = [header.instance_number for header in headers]
     if None in numbers or len(set(numbers)) < len(numbers) or len(numbers) != len(stored):
         return None
@@ -121,7 +121,7 @@ def _compare_with_order(
 
 
 def _find(source: Path, form: re.Pattern[str], *, folders: bool) -> dict[int, Path]:
-    """Give the files of a form by number, and, where asked for, the folders."""
+    """Return the files of a form by number, and, where asked for, the folders."""
     found: dict[int, Path] = {}
     for depth in range(MOST_DEPTH + 1):
         for path in sorted(source.glob("*/" * depth + "*")):
@@ -133,7 +133,7 @@ def _find(source: Path, form: re.Pattern[str], *, folders: bool) -> dict[int, Pa
 
 
 def _series_folder(path: Path) -> Path | None:
-    """Give a scan file itself, or the one folder at or below a path with DICOM files; None if there is not just one."""
+    """Return a scan file, or the only folder at or below a path with DICOM files; None if there are more."""
     if path.is_file():
         return path
     folders = [one for one in [path, *path.rglob("*")] if one.is_dir() and any(map(is_dicom, one.iterdir()))]

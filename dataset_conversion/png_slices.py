@@ -19,7 +19,7 @@ from autoseg.io.byte_stream import display_name, file_fault
 
 
 def by_numbers(path: Path) -> tuple[tuple[int, ...], str]:
-    """Give a key that sorts "a_9" before "a_10"."""
+    """Return a key that sorts "a_9" before "a_10"."""
     return tuple(map(int, re.findall(r"\d{1,9}", path.name))), path.name
 
 

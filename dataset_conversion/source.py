@@ -129,12 +129,12 @@ class SourceDataset:
 
 
 def numbered(names: Iterable[str]) -> dict[str, int]:
-    """Give labels their values in the order of their names, from 1 on."""
+    """Return labels their values in the order of their names, from 1 on."""
     return {name: value for value, name in enumerate(names, start=1)}
 
 
 def describe(dataset: SourceDataset, origin: Origin, *, training: Iterable[str]) -> dict[str, Any]:
-    """Give the content of `dataset.json` for the cases to train on that were converted."""
+    """Return the content of `dataset.json` for the cases to train on that were converted."""
     done = set(training)
     patients = {case.case_id: case.patient for case in dataset.cases if case.patient and case.case_id in done}
     annotated = {

@@ -38,7 +38,7 @@ MOST_NAMES_SHOWN = 5
 
 
 def _sided(*names: str, first: str = "left") -> list[str]:
-    """Give a left and a right one of each name, in the order in which the class maps have them."""
+    """Return a left and a right one of each name, in the order in which the class maps have them."""
     order = SIDES if first == "left" else SIDES[::-1]
     return [f"{name}_{side}" for name in names for side in order]
 

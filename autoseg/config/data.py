@@ -1,11 +1,11 @@
-"""The part of a plan that decides the preprocessed voxels: channels, organs, regions, datasets, the grid.
+"""Defines the part of a plan that decides the preprocessed voxels: channels, organs, regions, datasets, the grid.
 
-Owns: `DataPlan` and its parts, and what must hold among them.
+Owns: `DataPlan` and its parts, and the conditions among them.
 Does not own: the other parts of a plan, and reading them (`plans.py`); how a value is chosen
 (`rules/data.py`).
 
-A label map on the preprocessed grid holds indices: 0 background, 1..K the organs in the plan's order, then K+1.. the
-regions, and the type's largest value where labels are ignored.
+A label map on the preprocessed grid contains indices: 0 background, 1..K the organs in the plan's order, then K+1..
+the regions, and the type's largest value where labels are ignored.
 """
 
 import hashlib
@@ -149,17 +149,17 @@ class DataPlan(PlanPart):
         )
 
     def text_row(self, organ: int, modality: int) -> int:
-        """Return the row of the network's text for an organ, by its position, in scans of a modality."""
+        """Return the row of the network's text for an organ, given by its position, in scans of a modality."""
         return organ + modality * len(self.organs)
 
     def modality_of(self, dataset: str | None) -> int:
-        """Return which of `modalities` the scans of a dataset are; of None, the first."""
+        """Return the position in `modalities` of the scans of a dataset; the first for None."""
         found = [one.modality for one in self.datasets if one.name == dataset]
         names = [modality.name for modality in self.modalities]
         return names.index(found[0]) if found and found[0] in names else 0
 
     def find_dataset(self, name: str | None) -> DatasetPlan | None:
-        """Return the dataset of a name, or None."""
+        """Return the dataset with a name, or None."""
         return next((dataset for dataset in self.datasets if dataset.name == name), None)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The part of a plan that may change at prediction without new weights.
+"""Defines the part of a plan that may change at prediction without new weights.
 
 Owns: `InferencePlan`, and which small connected components are removed.
 Does not own: prediction itself (`inference/`), how a value is chosen (`rules/training.py`).

@@ -1,4 +1,4 @@
-"""The part of a plan that decides the shapes of the network's weights.
+"""Defines the part of a plan that decides the shapes of the network's weights.
 
 Owns: `NetworkPlan` with its text tower, and which window a scan gets.
 Does not own: building the network (`network/build.py`), how a value is chosen (`rules/network.py`).
@@ -92,17 +92,17 @@ class NetworkPlan(PlanPart):
 
     @property
     def refiner_step_px(self) -> int:
-        """What the sides of windows must be multiples of: a pixel of the coarsest refinement stage."""
+        """Return the number that the sides of windows must be multiples of, a pixel of the coarsest refiner stage."""
         return self.refiner_stride * 2 ** max(0, len(self.refiner_channels) - 1)
 
     @property
     def windows_px(self) -> tuple[tuple[int, int], ...]:
-        """All windows, rows and columns, the smallest first and the one for everything last."""
+        """Return all windows (rows, columns) from the smallest to the largest."""
         small = sorted(self.small_windows_px, key=lambda window: window[0] * window[1])
         return (*small, (self.window_rows_px, self.window_columns_px))
 
     def window_of(self, slice_shape: tuple[int, int]) -> tuple[int, int]:
-        """Return the window for a scan by the rows and columns of its slices: the smallest that holds them whole."""
+        """Return the window for slices of this many rows and columns: the smallest that contains them completely."""
         rows, columns = slice_shape
         fitting = (window for window in self.windows_px if window[0] >= rows and window[1] >= columns)
         return next(fitting, self.windows_px[-1])

@@ -1,6 +1,6 @@
-"""Changes of a plan by its user: overlays, which are partial plans in JSON, and `--set` words.
+"""Applies a user's changes to a plan: overlays, which are partial plans in JSON, and `--set` words.
 
-Owns: reading overlays by name or path, the values that they and settings give, and applying them to a finished plan.
+Owns: reading overlays by name or path, collecting values from them and from settings, applying them to a plan.
 Does not own: the fields and their ranges (`plans.py`), rules that follow a changed value (`planning/resolve.py`).
 """
 
@@ -151,7 +151,7 @@ def _field_names(model: Any) -> dict[str, Any]:
 
 
 def is_part(annotation: Any) -> bool:
-    """Say whether a field holds a part of a plan with fields of its own."""
+    """Return whether a field holds a part of a plan with fields of its own."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 

@@ -1,6 +1,6 @@
-"""Everything that determines a run, as one frozen, strict object: `Plans`.
+"""Defines `Plans`, a frozen and strict object with everything that determines a run.
 
-Owns: `Plans`, what must hold among its parts, and reading and writing of `plans.json`.
+Owns: `Plans`, the conditions among its parts, and reading and writing of `plans.json`.
 Does not own: the fields of the parts (`data.py`, `network.py`, `training.py`, `inference.py`), changes by a user
 (`overrides.py`), how a value is chosen (`planning/rules/`).
 
@@ -101,16 +101,16 @@ class Plans(PlanPart):
 
     @property
     def memory_clip_slices(self) -> int:
-        """Slices per clip in a training step with clips: 1 without a memory."""
+        """Return the slices per clip in a training step with clips: 1 without a memory."""
         return self.training.memory_clip_slices if self.network.memory_slices else 1
 
     def clip_slices_of(self, step: int) -> int:
-        """Slices per clip in this step."""
+        """Return the slices per clip in this step."""
         return self.memory_clip_slices if step % self.training.memory_clip_every == 0 else 1
 
     @property
     def slices_per_step(self) -> int:
-        """Slices that a rank has in memory at once: whole clips in `training.batch_slices`, at least one."""
+        """Return the slices that a rank computes at once: whole clips in `training.batch_slices`, at least one."""
         return self.memory_clip_slices * max(1, self.training.batch_slices // self.memory_clip_slices)
 
     @model_validator(mode="after")

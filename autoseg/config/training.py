@@ -1,4 +1,4 @@
-"""The part of a plan that decides a training run, given the network.
+"""Defines the part of a plan that decides a training run, given the network.
 
 Owns: `TrainingPlan` with the weights of the loss, augmentation and sampling.
 Does not own: training itself (`training/`), how a value is chosen (`rules/training.py`).
@@ -54,7 +54,7 @@ class DatasetSamplingFraction(PlanPart):
 
 
 class OrganSamplingWeight(PlanPart):
-    """How often a slice is drawn for one organ, relative to the others of its dataset."""
+    """The frequency with which slices are drawn for one organ, relative to the others of its dataset."""
 
     organ: str = Field(min_length=1, max_length=200, description="name of the organ or region")
     weight: float = Field(ge=0, le=1e6, description="relative weight; organs that are not listed have 1")

@@ -1,11 +1,11 @@
-"""Which labels were annotated in which case, where `dataset.json` says that not all were.
+"""Reads which labels were annotated in which case, where `dataset.json` says that some were not.
 
 Owns: the form of `annotated_labels`.
-Does not own: labels (`labels.py`), what training makes of it (`partial_labels.py`).
+Does not own: labels (`labels.py`), how training uses partial annotation (`partial_labels.py`).
 
-{"annotated_labels": {"case_7": ["liver"]}} says that nobody looked for other organs in case_7: where its label map is
-0, it may be any of them. A list in place of the object speaks of all cases. Cases that are not named have all labels.
-A region stands for its parts.
+{"annotated_labels": {"case_7": ["liver"]}} means that nobody annotated other organs in case_7: where its label map is
+0, there may be any of them. A list in place of the object applies to all cases. Cases that are not named have all
+labels. A region stands for its parts.
 """
 
 import difflib
@@ -21,16 +21,16 @@ MOST_NAMES_TOLD = 20
 def parse_annotated(
     content: Any, *, labels: LabelSet, case_ids: Collection[str], problems: list[Problem]
 ) -> Mapping[str, tuple[str, ...]]:
-    """Read `annotated_labels`; what is wrong is added to `problems`.
+    """Read `annotated_labels`; faults are added to `problems`.
 
     Args:
         content: {case: [label names]}, [label names], or None; untrusted.
-        labels: Of the dataset; a region stands for all its parts.
+        labels: The labels of the dataset; a region stands for all its parts.
         case_ids: The cases of the dataset, usable or not.
-        problems: Grows.
+        problems: The list that problems are added to.
 
     Returns:
-        Names of the annotated organs, for the cases in which not all were.
+        The names of the annotated organs, for the cases in which some were not.
     """
     if content is None or content == {}:
         return {}
@@ -70,7 +70,7 @@ def parse_annotated(
 
 
 def _tell_wrong_names(wrong: Mapping[str, Sequence[str]], known: Sequence[str], problems: list[Problem]) -> None:
-    """Refuse names that are no label: of the dataset as a whole, or the cases would pass for less than they are."""
+    """Report names that are not labels as problems of the dataset, since no case can be blamed for them."""
     for name in sorted(wrong)[:MOST_NAMES_TOLD]:
         near = difflib.get_close_matches(name[:200], known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else "Name a label or a region of labels."
@@ -86,7 +86,7 @@ def _tell_wrong_names(wrong: Mapping[str, Sequence[str]], known: Sequence[str], 
 
 
 def _organs_of(labels: LabelSet) -> dict[str, Sequence[str]]:
-    """Give the organs that each name of a label stands for; names are compared without regard to case."""
+    """Return the organs that each name of a label stands for; names are compared without regard to case."""
     names = {organ.value: organ.name for organ in labels.organs}
     organs: dict[str, Sequence[str]] = {name.casefold(): (name,) for name in names.values()}
     for region in labels.regions:

@@ -1,12 +1,12 @@
-"""A dataset on disk: its cases, labels and channels, with every problem of its files found at once.
+"""Reads a dataset: its cases, labels and channels, and all problems of its files at once.
 
 Owns: `Dataset`, `read_dataset`, `read_channels`.
 Does not own: scans without labels (`prediction_inputs.py`), the layouts (`layouts.py`), names
 (`labels.py`), the content of scans (`fingerprint/fingerprint.py`).
 
-`dataset.json` may hold, all optional: `name`, `channel_names` (or `modality`), `labels`, `file_ending`, `training`
-(MSD), and of our own `patients` {case: patient}, `descriptions` {organ: text} and `annotated_labels` {case: [label,
-..]} where not all labels were annotated in all cases. Without it, `labels.json` may name the labels.
+`dataset.json` may contain `name`, `channel_names` (or `modality`), `labels`, `file_ending`, `training` (MSD), and
+autoseg's own `patients` {case: patient}, `descriptions` {organ: text} and `annotated_labels` {case: [label, ..]} where
+not all labels were annotated in all cases. All are optional. Without the file, `labels.json` may name the labels.
 """
 
 import json
@@ -51,12 +51,12 @@ class Dataset:
     """Scans with label maps.
 
     Attributes:
-        name: For people.
-        root: Its folder.
-        channel_names: In the order of `CaseFiles.image_paths`.
-        labels: What the label values mean.
-        cases: Those whose files are all there, by id.
-        problems: Everything found so far; cases with an error are not among `cases`.
+        name: The name for people.
+        root: The folder of the dataset.
+        channel_names: The names of the channels, in the order of `CaseFiles.image_paths`.
+        labels: The meaning of the label values.
+        cases: The cases whose files are complete, sorted by id.
+        problems: All problems found so far; cases with an error are not among `cases`.
     """
 
     name: str
@@ -68,15 +68,15 @@ class Dataset:
 
 
 def read_dataset(root: Path, *, list_values: ListValues = list_label_values) -> Dataset:
-    """Read which cases, labels and channels a dataset has; no image is opened but the headers of 4D files.
+    """Read which cases, labels and channels a dataset has; only the headers of 4D images are opened.
 
     Args:
-        root: Its folder.
-        list_values: Lists the values of a label map, where no file names the labels; may remember them.
+        root: The folder of the dataset.
+        list_values: A function that lists the values of a label map, used where no file names the labels.
 
     Raises:
-        DatasetError: Nothing can be used: no such folder, no layout, a damaged `dataset.json`, no labels, no cases. It
-            carries all problems.
+        DatasetError: Nothing can be used: no such folder, unknown layout, a damaged `dataset.json`, no labels, or no
+            cases. It lists all problems.
     """
     root = Path(root)
     problems: list[Problem] = []
@@ -116,10 +116,10 @@ def read_dataset(root: Path, *, list_values: ListValues = list_label_values) -> 
 
 
 def read_channels(case: CaseFiles) -> tuple[Scan, ...]:
-    """Read all channels of a case, whether they lie in files of their own or in one 4D file.
+    """Read all channels of a case, from separate files or from one 4D file.
 
     Raises:
-        ScanFileError: A file is damaged or does not hold the channel.
+        ScanFileError: A file is damaged or does not contain the channel.
     """
     if not case.volumes:
         return tuple(_read_one(path) for path in case.image_paths)
@@ -136,7 +136,7 @@ def _read_one(path: Path) -> Scan:
 
 
 def _read_description(root: Path) -> Mapping[str, Any]:
-    """Give the content of dataset.json, else of labels.json, else nothing."""
+    """Return the content of `dataset.json`, or else of `labels.json`, or else an empty object."""
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DatasetError(f"{display_name(root)} {what}. Expected a folder with {_LAYOUTS}.")
@@ -162,7 +162,7 @@ def _read_description(root: Path) -> Mapping[str, Any]:
 
 
 def _refuse_broken_text(content: Mapping[str, Any], name: str) -> None:
-    """Refuse names with half a character, as JSON's escapes can write it: no file could hold them. Paths may."""
+    """Refuse names with lone surrogates, which JSON escapes can express but no file can store; paths may have them."""
     for key in ("name", "labels", "channel_names", "modality", "descriptions"):
         try:
             json.dumps(content.get(key), ensure_ascii=False).encode()

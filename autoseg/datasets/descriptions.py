@@ -1,7 +1,7 @@
-"""A user's own descriptions of organs in `dataset.json`, and which organ each is of.
+"""Reads the descriptions of organs that a user wrote into `dataset.json`.
 
 Owns: the form of `descriptions`.
-Does not own: those of a file of their own (`organ_texts/custom_texts.py`), labels (`labels.py`).
+Does not own: descriptions in a separate file (`organ_texts/custom_texts.py`), labels (`labels.py`).
 """
 
 import difflib
@@ -16,16 +16,16 @@ MAX_NAME_COMPARED = 200  # letters; likeness takes their square
 def read_descriptions(
     content: Any, *, organs: Mapping[str, tuple[str, ...]], regions: Iterable[str], problems: list[Problem]
 ) -> dict[str, str]:
-    """Read which text is of which organ; upper and lower case make no difference.
+    """Assign texts to organs by name, ignoring case.
 
     Args:
         content: {name of an organ or region: text}, or None; untrusted.
-        organs: Each with the regions that tell what it is, where only they name it.
-        regions: All of them.
-        problems: Grows.
+        organs: The organs, each with the regions that define it where only regions have names.
+        regions: The names of all regions.
+        problems: The list that problems are added to.
 
     Returns:
-        The texts by organ; an organ without one of its own has that of the regions that it is a part of.
+        The texts by organ; an organ without a text of its own has those of the regions that it is part of.
     """
     if content is None:
         return {}
@@ -54,6 +54,6 @@ def read_descriptions(
 
 
 def part_text(name: str, regions: Iterable[str], texts: Mapping[str, str]) -> str | None:
-    """Describe a part that only regions name by their texts, {name in lower case: text}; None where there are none."""
+    """Describe a part by the texts of its regions, {name in lower case: text}; None where there are none."""
     found = [texts[region.casefold()] for region in regions if region.casefold() in texts]
     return f"{name}. {' '.join(found)}" if found else None

@@ -1,12 +1,12 @@
-"""What a dataset says about its organs and channels, as plain checked objects.
+"""Reads and checks what a dataset states about its organs and channels.
 
-Owns: `Organ`, `LabelSet`; the forms in which `dataset.json` names labels and channels; labels found by looking.
+Owns: `Organ`, `LabelSet`; the forms in which `dataset.json` names labels and channels; labels found in label maps.
 Does not own: which files belong to which case (`layouts.py`), the parts of regions (`regions.py`),
 descriptions of organs (`organs/`).
 
 Two forms of labels are read: {"liver": 1} of nnU-Net, also with regions ({"liver": [1, 2], "tumour": 2}), and
 {"1": "liver"} of the Medical Segmentation Decathlon (MSD).
-Every problem is collected, none is raised.
+Problems are collected instead of raised.
 """
 
 import re
@@ -36,10 +36,10 @@ class Organ:
     """One structure to segment.
 
     Attributes:
-        name: As the dataset writes it.
-        value: Its value in the label maps, 1 to 65535.
-        description: The user's own words; None where the built-in knowledge shall be used.
-        part_of: Regions that tell what it is, where it is a part that only they name.
+        name: The name as the dataset spells it.
+        value: The value in the label maps, 1 to 65535.
+        description: The user's description; None uses the built-in one.
+        part_of: The regions that define the organ, if it is a part that only regions name.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Organ:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """What the values of the label maps mean; 0 is the background.
+    """The meaning of the values of the label maps; 0 is the background.
 
     Attributes:
-        organs: In the order of their values; no voxel belongs to two.
-        ignore_value: Voxels of this value count nowhere; None where there is none.
+        organs: The organs in the order of their values; no voxel belongs to two.
+        ignore_value: The value of voxels that are ignored; None where there is none.
         regions: Named unions of organs.
     """
 
@@ -64,12 +64,12 @@ class LabelSet:
 
 
 def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> LabelSet:
-    """Read the `labels` and `descriptions` of a dataset file; what is wrong is added to `problems`.
+    """Read the `labels` and `descriptions` of a dataset file; faults are added to `problems`.
 
     Args:
         labels: {name: value} or {value: name}, or with regions {name: [value, ...]}; untrusted.
         descriptions: {organ name: text} or None; untrusted.
-        problems: Grows.
+        problems: The list that problems are added to.
     """
     if not isinstance(labels, Mapping):
         problems.append(Problem("", f'labels is {labels!r:.80}; expected an object such as {{"liver": 1}}.'))
@@ -109,10 +109,10 @@ def parse_labels(labels: Any, descriptions: Any, problems: list[Problem]) -> Lab
 
 
 def list_label_values(path: Path) -> list[int]:
-    """List the values of a label map that may be organs, by size.
+    """List the values of a label map that may be organs, in ascending order.
 
     Raises:
-        ScanFileError: It cannot be read.
+        ScanFileError: The file cannot be read.
     """
     labels = read_labels(path).array_zyx
     is_small = labels.dtype in (np.uint8, np.uint16)
@@ -123,7 +123,7 @@ def list_label_values(path: Path) -> list[int]:
 def discover_labels(label_paths: Iterable[Path], problems: list[Problem], *, list_values: ListValues) -> LabelSet:
     """Name the values that occur in label maps "label 1", "label 2"..., with a warning.
 
-    A file that cannot be read is passed over here; the scan of the cases reports it.
+    A file that cannot be read is skipped here and reported when the cases are read.
     """
     values: set[int] = set()
     for path in label_paths:
@@ -169,7 +169,7 @@ def parse_channel_names(content: Mapping[str, Any], problems: list[Problem]) -> 
 def _name_value_pairs(
     labels: Mapping[Any, Any], problems: list[Problem]
 ) -> tuple[list[tuple[str, int]], dict[str, tuple[int, ...]]]:
-    """Return names with their values, and names with two values or more."""
+    """Return the names with one value, and those with several."""
     is_by_value = bool(labels) and all(_integer(key) is not None for key in labels)
     is_by_value = is_by_value and not any(isinstance(value, int) for value in labels.values())
     pairs = []
@@ -238,7 +238,7 @@ def _check_distinct(organs: list[Organ], problems: list[Problem]) -> None:
 
 
 def _check_regions(regions: Iterable[Region], labels: Iterable[Organ], problems: list[Problem]) -> None:
-    """Refuse a region that is called as a label is, and one that holds the ignored value."""
+    """Refuse a region with the name of a label, and one that contains the ignored value."""
     names = {label.name.casefold() for label in labels}
     reserved = {"background", "ignore"}
     ignored = {label.value for label in labels if label.name.casefold() == "ignore"}

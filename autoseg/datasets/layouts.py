@@ -1,6 +1,6 @@
-"""Which files belong to which case, in the layouts that datasets come in.
+"""Finds which files belong to which case, in the layouts that are common for datasets.
 
-Owns: `CaseFiles`; finding images and labels by folder or by list; every problem that shows without opening a voxel.
+Owns: `CaseFiles`; finding images and labels by folder or by list; all problems that show without reading voxels.
 Does not own: names of labels and channels (`labels.py`), the content of files (`fingerprint/fingerprint.py`).
 
     nnU-Net   imagesTr/<case>_<channel, four digits>.nii.gz   labelsTr/<case>.nii.gz
@@ -29,13 +29,13 @@ class CaseFiles:
     """The files of one scan of one patient.
 
     Attributes:
-        case_id: Unique in its dataset, also without regard to upper and lower case.
-        image_paths: One path a channel; the same path again and again where the channels lie in one 4D file.
-        label_path: None where only a prediction is wanted.
-        patient_id: Cases of one patient never stand on both sides of a split.
-        volumes: For channels in 4D files, the volume of each channel; empty where every path is a file of its own.
-        annotated: Names of the labels that were annotated in it; None: all of its dataset.
-        dataset: Whose case it is, in a plan over several datasets.
+        case_id: The name of the case, unique in its dataset even if case is ignored.
+        image_paths: One path per channel; the same path repeatedly if the channels are in one 4D file.
+        label_path: The label map; None for a scan to predict.
+        patient_id: The patient; cases of one patient are never on both sides of a split.
+        volumes: The volume of each channel in a 4D file; empty if every channel has a file of its own.
+        annotated: The names of the labels that were annotated in the case; None means all of its dataset.
+        dataset: The name of its dataset in a plan over several datasets.
     """
 
     case_id: str
@@ -52,9 +52,9 @@ class Candidate:
     """Files that seem to belong to one case, before any check.
 
     Attributes:
-        images: Channel to the files found for it; the key None stands for a name without a channel number.
-        labels: Label maps of the case.
-        faults: What is already known to be wrong.
+        images: The files found for each channel; the key None stands for names without a channel number.
+        labels: The label maps of the case.
+        faults: The faults that are already known.
     """
 
     images: dict[int | None, list[Path]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Candidate:
 
 
 def list_scans(folder: Path, problems: list[Problem]) -> list[Path]:
-    """Give the scan files of a folder by name, sorted; other files are reported in one warning, hidden ones never."""
+    """Return the scan files of a folder, sorted by name; one warning names the other files, except hidden ones."""
     try:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
@@ -80,10 +80,10 @@ def list_scans(folder: Path, problems: list[Problem]) -> list[Path]:
 
 
 def group_images(paths: Iterable[Path], *, label_stems: Iterable[str] = (), has_suffixes: bool) -> dict[str, Candidate]:
-    """Put files of one case together.
+    """Group the files of each case.
 
-    A name such as "a_0001" is channel 1 of case "a", or the case "a_0001". The labels that exist decide, and where
-    they do not, `has_suffixes`.
+    A name such as "a_0001" is channel 1 of case "a", or the case "a_0001". The existing labels decide, and
+    `has_suffixes` where they do not.
     """
     stems = set(label_stems)
     candidates: dict[str, Candidate] = {}
@@ -105,11 +105,11 @@ def candidates_in_folders(
     """Find the cases of the nnU-Net and the plain layout.
 
     Args:
-        images: Folder of the images.
-        labels: Folder of the label maps; each is named as its case.
-        has_suffixes: Whether image names end in a channel number by the rules of the layout.
-        file_ending: Only such files are meant; None for all scans.
-        problems: Grows.
+        images: The folder of the images.
+        labels: The folder of the label maps, which have the names of their cases.
+        has_suffixes: Whether image names of this layout end in a channel number.
+        file_ending: The ending of the files to use; None uses all scans.
+        problems: The list that problems are added to.
     """
 
     def scans(folder: Path) -> list[Path]:
@@ -163,7 +163,7 @@ def finish_cases(
     patients: Mapping[str, str],
     problems: list[Problem],
 ) -> tuple[CaseFiles, ...]:
-    """Check every candidate; give those without a fault, by id, and add a problem for each fault of the others."""
+    """Return the candidates without a fault, sorted by id, and add a problem for each fault of the others."""
     spellings: dict[str, list[str]] = {}
     for case_id in candidates:
         spellings.setdefault(unicodedata.normalize("NFC", case_id).casefold(), []).append(case_id)
@@ -189,7 +189,7 @@ def finish_cases(
 
 
 def _check_images(candidate: Candidate, names: Sequence[str], faults: list[str]) -> tuple[list[Path], list[int]]:
-    """Give a path a channel, and volumes where they lie in one file."""
+    """Return one path per channel, and the volumes if the channels are in one file."""
     images = candidate.images
     if not images:
         if not candidate.faults:
@@ -244,7 +244,7 @@ def _check_label(candidate: Candidate, faults: list[str]) -> Path | None:
 
 
 def _leaves_folder(text: str) -> bool:
-    """Say whether a path of a dataset file is absolute or climbs out, by the rules of any system."""
+    """Return whether a path in a dataset file is absolute or leaves the folder, by the rules of any system."""
     parts = PurePosixPath(text.replace("\\", "/"))
     return parts.is_absolute() or ".." in parts.parts or bool(PureWindowsPath(text).drive) or "\0" in text
 
@@ -257,7 +257,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _with_channel_numbers(folder: Path, known: dict[Path, dict[str, list[Path]]]) -> dict[str, list[Path]]:
-    """Give the files of a folder whose names end in a channel number, by case; each folder is listed once."""
+    """Return the files of a folder whose names end in a channel number, by case; each folder is listed once."""
     if folder not in known:
         known[folder] = {}
         for path in list_scans(folder, []) if folder.is_dir() else []:

@@ -1,7 +1,7 @@
-"""What the indices of a preprocessed label map stand for, given what was annotated in its case.
+"""Resolves which classes a pixel of a preprocessed label map may have, given what was annotated in its case.
 
-Owns: tables from index to the classes that a pixel may be; indices of names and of a dataset's values.
-Does not own: the loss that uses them (`loss/targets.py`), which datasets name what (`multi_dataset/label_mapping.py`).
+Owns: tables from index to the classes that a pixel may have; indices of names and of a dataset's values.
+Does not own: the loss that uses them (`loss/targets.py`), how datasets map labels (`multi_dataset/label_mapping.py`).
 
 Indices are those of `config/data.py`: 0 background, 1..K organs, K+1..K+G regions. Classes are background and the K
 organs. In a case without the spleen annotated, a pixel of index 0 is background or spleen.
@@ -22,11 +22,11 @@ IGNORE = -1
 
 @dataclass(frozen=True)
 class AskedLabels:
-    """Labels of a batch and what they stand for, for the organs asked for.
+    """The labels of a batch with respect to the organs asked for.
 
     Attributes:
-        labels: As given, but positions in `classes`, or IGNORE.
-        classes: (B, P, 1 + A) True where a pixel of slice b with this label may be the class.
+        labels: The labels as positions in `classes`, or IGNORE.
+        classes: (B, P, 1 + A) True where a pixel of slice b with this label may have the class.
         regions: (G', 1 + A) True for the classes of each region whose organs are all asked for.
     """
 
@@ -45,11 +45,11 @@ def region_table(plan: DataPlan) -> np.ndarray:
 
 
 def class_table(plan: DataPlan, annotated: Collection[int] | None) -> np.ndarray:
-    """Return (L, 1 + K) True where a pixel with an index may be a class; a row of True says nothing.
+    """Return (L, 1 + K) True where a pixel with an index may have a class; a row of True means "unknown".
 
     Args:
-        plan: Its organs and regions.
-        annotated: Indices of the organs and regions that were annotated; None: all organs.
+        plan: The data part of the plan.
+        annotated: The indices of the organs and regions that were annotated; None means all organs.
 
     Raises:
         DatasetError: There is no such index.
@@ -73,7 +73,7 @@ def class_table(plan: DataPlan, annotated: Collection[int] | None) -> np.ndarray
 
 
 def index_of_values(plan: DataPlan, dataset: str | None) -> dict[int, int]:
-    """Return the index of each value in the label maps of a dataset, or of None: of the plan itself.
+    """Return the index of each value in the label maps of a dataset; None stands for the plan's own values.
 
     Raises:
         KeyError: The plan has no such dataset.
@@ -90,12 +90,12 @@ def index_of_values(plan: DataPlan, dataset: str | None) -> dict[int, int]:
 def annotated_indices(
     plan: DataPlan, dataset: str | None, labels: Collection[str] | None = None
 ) -> tuple[int, ...] | None:
-    """Return the indices of what was annotated in a case, ascending; None where it is all organs of the plan.
+    """Return the indices of what was annotated in a case, ascending; None if that is all organs of the plan.
 
     Args:
-        plan: Its organs, regions, datasets.
-        dataset: Whose case it is; None in a plan of one dataset.
-        labels: Names, as in the dataset, of the labels that were annotated in the case; None: all of its dataset.
+        plan: The data part of the plan.
+        dataset: The name of the dataset of the case; None in a plan of one dataset.
+        labels: The dataset's names of the labels that were annotated in the case; None means all of them.
     """
     found = plan.find_dataset(dataset)
     if found is None:
@@ -111,12 +111,12 @@ def annotated_indices(
 def ask_labels(
     labels: np.ndarray, *, tables: Sequence[np.ndarray], regions: np.ndarray, organs: np.ndarray
 ) -> AskedLabels:
-    """Say what labels mean for the organs asked for; a pixel of an organ that is not asked for is background.
+    """Convert labels for the organs asked for; pixels of other organs become background.
 
     Args:
         labels: (B, R, W) indices, or IGNORE.
-        tables: Of each slice's case, from `class_table`.
-        regions: From `region_table`.
+        tables: The result of `class_table` for the case of each slice.
+        regions: The result of `region_table`.
         organs: (A,) positions in the plan, ascending.
     """
     num_organs = regions.shape[1] - 1

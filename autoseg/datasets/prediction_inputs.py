@@ -1,7 +1,7 @@
-"""Scans that are to be predicted: a file, folders, several of them, or a table of their channels.
+"""Finds the scans to predict: a file, a folder, several of them, or a table of their channels.
 
 Owns: `find_cases`.
-Does not own: what makes a case whole (`layouts.py`), what is in its files (`io/image.py`, `io/dicom.py`).
+Does not own: the check that a case is complete (`layouts.py`), the content of files (`io/image.py`, `io/dicom.py`).
 """
 
 import csv
@@ -31,11 +31,11 @@ def find_cases(inputs: Path | Sequence[Path], *, channel_names: Sequence[str]) -
     """Find the scans to predict.
 
     Args:
-        inputs: One or several of these. A scan. A folder of scans (folders inside it are not looked at); names may end
-            in a channel number, "_0000" and so on, and with one channel any name will do; a 4D file may hold all
-            channels. A folder that is a DICOM series, or holds a folder for each. A `.csv` table with a column `case`
-            and one for each channel, by its name or its number from 0, of paths that count from the table's folder.
-        channel_names: Channels that the model expects.
+        inputs: One or several of: a scan; a folder of scans (not searched recursively), whose names end in a channel
+            number such as "_0000" unless there is one channel or a 4D file with all channels; a folder that is a
+            DICOM series or contains a folder per series; a `.csv` table with a column `case` and a column per channel
+            (its name, or its number from 0) of paths relative to the table.
+        channel_names: The channels that the model expects.
 
     Raises:
         DatasetError: A path does not exist, two cases have one name, or there is no scan at all.
@@ -85,7 +85,7 @@ def _find_in(path: Path, *, channel_names: Sequence[str]) -> Found:
 
 
 def _find_series(folder: Path) -> tuple[CaseFiles, ...]:
-    """Give each DICOM series of a folder, or the one that it is, as a case that has the name of its folder."""
+    """Return a case per DICOM series in a folder, or for the folder itself, named after its folder."""
     from autoseg.io.dicom import find_series
 
     names = {path: path.name if path != folder else path.resolve().name for path in find_series(folder)}
@@ -93,7 +93,7 @@ def _find_series(folder: Path) -> tuple[CaseFiles, ...]:
 
 
 def _with_other_channels(path: Path, *, num_channels: int) -> list[Path]:
-    """Give the file, with the other channels of its case that lie beside it."""
+    """Return the file and the other channels of its case in the same folder."""
     fault = file_fault(path)
     if fault:
         raise DatasetError(f"there is nothing to predict: {fault} Expected a scan or a folder of scans.")
@@ -107,7 +107,7 @@ def _with_other_channels(path: Path, *, num_channels: int) -> list[Path]:
 
 
 def _read_table(path: Path, *, channel_names: Sequence[str]) -> dict[str, Candidate]:
-    """Read a table of cases; every fault of its form is an error, before any scan is looked at."""
+    """Read a table of cases; every fault of its form is an error before any scan is opened."""
     fault = file_fault(path)
     if fault:
         raise DatasetError(f"there is nothing to predict: {fault} Expected a table of cases.")

@@ -1,13 +1,13 @@
-"""Labels that are unions of values: an organ with its tumour, or the nested parts of a tumour.
+"""Splits regions, which are labels that unite values such as an organ and its tumor, into parts without overlap.
 
-Owns: `Region`; from named sets of values, as nnU-Net writes regions, to parts that do not overlap and unions of them.
-Does not own: reading `dataset.json` (`labels.py`), what training makes of it (`partial_labels.py`).
+Owns: `Region`, and the conversion of named sets of values, as nnU-Net writes regions, to parts and unions of parts.
+Does not own: reading `dataset.json` (`labels.py`), how training uses regions (`partial_labels.py`).
 
 {"whole tumour": [1, 2, 3], "tumour core": [2, 3], "enhancing tumour": [3]} has the parts
 
     1  whole tumour without tumour core        2  tumour core without enhancing tumour        3  enhancing tumour
 
-and the regions whole tumour (1, 2, 3) and tumour core (2, 3). A part is what a voxel is; a region is what is asked for.
+and the regions whole tumour (1, 2, 3) and tumour core (2, 3). Each voxel belongs to one part; users ask for regions.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ class Region:
     """A named union of label values.
 
     Attributes:
-        name: As the dataset writes it.
-        values: Two or more, ascending.
+        name: The name as the dataset spells it.
+        values: Two or more values, ascending.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Part:
     """One value of a dataset with regions.
 
     Attributes:
-        value: In the label maps.
-        name: Its own, or made of those of the regions that it lies in and out of.
-        part_of: The smallest regions that hold it, which tell what it is where its own name does not.
+        value: The value in the label maps.
+        name: The name of its own, or one made of the regions that contain it and those that do not.
+        part_of: The smallest regions that contain it, which define it if it has no name of its own.
     """
 
     value: int
@@ -47,15 +47,15 @@ class Part:
 def split_regions(
     regions: Mapping[str, tuple[int, ...]], *, named: Mapping[int, str], problems: list[Problem]
 ) -> tuple[list[Part], tuple[Region, ...]]:
-    """Find the parts of overlapping sets of values, and give each a name.
+    """Find the parts of overlapping sets of values, and name each.
 
     Args:
-        regions: Name to two or more values, none of them 0.
-        named: Values that are labels of their own.
+        regions: The values of each region, two or more, none of them 0.
+        named: The values that are labels of their own.
         problems: Grows, where two regions are the same.
 
     Returns:
-        The parts that `named` does not name, by value, and the regions.
+        The parts without a name of their own, sorted by value, and the regions.
     """
     sets = {name: frozenset(values) for name, values in regions.items()}
     first_of: dict[frozenset[int], str] = {}

@@ -48,7 +48,7 @@ def draw_grid(rng: np.random.Generator) -> ImageGeometry:
 
 
 def voxel_centers_mm(geometry: ImageGeometry) -> np.ndarray:
-    """Give the (N, 3) centers of all voxels, in the order of a raveled zyx array, RAS+."""
+    """Return the (N, 3) centers of all voxels, in the order of a raveled zyx array, RAS+."""
     affine = geometry.affine_array.astype(np.float32)
     z, y, x = (np.arange(size, dtype=np.float32) for size in geometry.shape_zyx)
     centers = (x[None, None, :, None] * affine[:3, 0] + y[None, :, None, None] * affine[:3, 1]) + z[
@@ -132,13 +132,13 @@ def _draw_signal(rng: np.random.Generator) -> np.ndarray:
 
 
 def _grain(rng: np.random.Generator, shape: tuple[int, ...], *, sigma: float, deviation: float) -> np.ndarray:
-    """Give noise blurred by `sigma` voxels, scaled back to the given deviation."""
+    """Return noise blurred by `sigma` voxels, scaled back to the given deviation."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma)
     return noise * np.float32(deviation / max(float(noise.std()), 1e-6))
 
 
 def _shading(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
-    """Give the smooth factor, 0.75 to 1.25 about, by which coils of MRI see places differently."""
+    """Return the smooth factor, 0.75 to 1.25 about, by which coils of MRI see places differently."""
     coarse = rng.uniform(-0.25, 0.25, size=(3, 3, 3))
     zoom = [size / 3 for size in shape]
     return (1 + ndimage.zoom(coarse, zoom, order=2, mode="nearest", grid_mode=True)).astype(np.float32)

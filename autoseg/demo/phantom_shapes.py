@@ -92,7 +92,7 @@ class Ellipsoid:
         )
 
     def ratio(self, points: np.ndarray) -> np.ndarray:
-        """Give the distance of (N, 3) points from the middle as a share of the radius there: under 1 is inside.
+        """Return the distance of (N, 3) points from the middle as a share of the radius there: under 1 is inside.
 
         Points too far away to matter get infinity; the result is float32 of shape (N,).
         """
@@ -108,7 +108,7 @@ class Ellipsoid:
 
 
 def rotation_matrix(degrees_xyz: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Give the 3x3 matrix that turns about x, then y, then z."""
+    """Return the 3x3 matrix that turns about x, then y, then z."""
     x, y, z = np.deg2rad(degrees_xyz)
     about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
     about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])

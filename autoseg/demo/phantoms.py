@@ -93,7 +93,7 @@ def write_phantom_dataset(folder: Path, *, num_train: int, num_test: int, seed: 
 
 
 def stored_array(case: PhantomCase) -> np.ndarray:
-    """Give the image as a scanner would store it: int16 for CT, float32 for MRI."""
+    """Return the image as a scanner would store it: int16 for CT, float32 for MRI."""
     return case.image_zyx.astype(np.int16) if case.modality == "CT" else case.image_zyx
 
 

@@ -35,10 +35,10 @@ def start_local_ranks(arguments: Sequence[str], *, world_size: int) -> Iterator[
 
     Args:
         arguments: A module and its arguments, as after `python -m`, which all ranks run.
-        world_size: The number of ranks with this one; with 1 nothing is started.
+        world_size: The number of ranks including this one; with 1 nothing is started.
 
     Yields:
-        What connects the ranks; None for a process that is alone.
+        The process group of the ranks; None for a process that is alone.
 
     Raises:
         UsageError: The processes cannot be started.
@@ -87,10 +87,10 @@ def _start(arguments: Sequence[str], variables: dict[str, str]) -> "subprocess.P
 
 
 def _wait_until_ready(processes: Sequence["subprocess.Popen[bytes]"], store: Any) -> None:
-    """Wait until every rank has reached the store; torch would wait in vain for one that ended before.
+    """Wait until every rank has reached the store, since torch would wait forever for a rank that has ended.
 
     Raises:
-        TrainingError: A rank has ended, or does not come.
+        TrainingError: A rank has ended, or does not reach the store in time.
     """
     keys = [ready_key(rank) for rank in range(1, 1 + len(processes))]
     start = time.monotonic()
@@ -107,7 +107,7 @@ def _wait_until_ready(processes: Sequence["subprocess.Popen[bytes]"], store: Any
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables for as long as this lasts; what asks how many ranks share this machine reads them."""
+    """Set environment variables inside the block; `num_local_ranks` reads them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

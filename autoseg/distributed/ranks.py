@@ -2,7 +2,7 @@
 
 Owns: `join_ranks`, which makes torch's process group; `Ranks`, the collectives that autoseg uses; the only code that
 reads RANK, WORLD_SIZE and the other variables that torchrun sets; the error when a rank is lost.
-Does not own: the ranks that a CPU's cores get (`local_ranks.py`), what is exchanged (`training/step.py`).
+Does not own: starting ranks on the cores of a CPU (`local_ranks.py`), what is exchanged (`training/step.py`).
 
 A rank whose process dies closes its connections, so every collective of the others fails at once: they end with
 `RankLostError`, and the same command continues the run. A machine that is switched off is noticed by torchrun.
@@ -36,7 +36,7 @@ class LostConnectionError(Exception):
 
 
 class Group(Protocol):
-    """What connects the ranks: torch's process group, or a stand-in in tests."""
+    """A process group: torch's, or a stand-in in tests."""
 
     def all_gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, by rank."""
@@ -45,7 +45,7 @@ class Group(Protocol):
         """Add up a tensor over all ranks, in place."""
 
     def is_complete(self) -> bool:
-        """Return whether all ranks are still there; all that are must ask."""
+        """Return whether all ranks are still alive; all that are must call this."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Ranks:
 
     Attributes:
         rank: The number of this process, from 0.
-        world_size: The number of all.
-        is_local: Whether this command started the others itself, on the cores of this machine.
-        group: What connects them; None for a process that is alone.
+        world_size: The number of processes.
+        is_local: Whether this command itself started the others, on the cores of this machine.
+        group: The process group; None for a process that is alone.
     """
 
     rank: int = 0
@@ -66,11 +66,11 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes the files and speaks to the user."""
+        """Return whether this rank writes the files and the messages."""
         return self.rank == 0
 
     def shard(self, items: Sequence[Item]) -> list[Item]:
-        """Return the items of this rank: every n-th, so that neighbors in size go to different ranks."""
+        """Return the items of this rank: every n-th, so that items of similar size go to different ranks."""
         return list(items[self.rank :: self.world_size])
 
     def barrier(self) -> None:
@@ -82,7 +82,7 @@ class Ranks:
         return [value] if self.group is None else self.group.all_gather(value)
 
     def broadcast(self, value: Any) -> Any:
-        """Return the value that rank 0 gives; what the others give does not count."""
+        """Return the value of rank 0; the values of the others are ignored."""
         return self.all_gather(value if self.is_main else None)[0]
 
     def all_reduce(self, tensor: "Tensor") -> "Tensor":
@@ -92,10 +92,10 @@ class Ranks:
         return tensor
 
     def require_equal(self, facts: Mapping[str, Any]) -> None:
-        """Compare what the ranks are about to do.
+        """Check that all ranks are about to do the same.
 
         Args:
-            facts: Plain values, by what they are in words.
+            facts: Plain values, by their names for the message.
 
         Raises:
             UsageError: A rank has another value than rank 0. All ranks raise it.
@@ -112,12 +112,12 @@ class Ranks:
     def explain(self, error: BaseException, *, where: str = "") -> BaseException:
         """Return the error to end with: `RankLostError` if this rank ends because another one is gone.
 
-        torchrun sends SIGTERM to the ranks that are left when one dies, and to all when the whole run shall stop. The
-        ranks tell one from the other by calling each other once more.
+        torchrun sends SIGTERM to the remaining ranks when one dies, and to all when the run is stopped. The ranks find
+        out which by calling each other once more.
 
         Args:
             error: The error that ends this rank.
-            where: How far the work is, such as "at step 17".
+            where: The progress of the work, such as "at step 17".
         """
         is_stopped = isinstance(error, Stopped | KeyboardInterrupt)
         if self.group is None or not (is_stopped or isinstance(error, LostConnectionError)):
@@ -138,7 +138,7 @@ class TorchGroup:
     """torch's process group: gloo for values and CPU tensors, nccl for tensors on GPUs of their own."""
 
     def __init__(self, rank: int, world_size: int, *, store: Any = None) -> None:
-        """Connect to the other ranks, through torchrun's store or the one that is given."""
+        """Connect to the other ranks through torchrun's store, or the given one."""
         from torch import distributed
 
         self._distributed, self._world_size = distributed, world_size
@@ -168,7 +168,7 @@ class TorchGroup:
             self._distributed.all_reduce(tensor)
 
     def is_complete(self) -> bool:
-        """Return whether all ranks are still there; all that are must ask."""
+        """Return whether all ranks are still alive; all that are must call this."""
         try:
             self._distributed.monitored_barrier(self._farewell, timeout=FAREWELL_TIMEOUT / 2)
         except RuntimeError:  # torch has no class of its own for a connection that broke
@@ -185,10 +185,10 @@ def join_ranks(*, group: Group | None = None) -> Iterator[Ranks]:
     """Join the other ranks of this command; a process that was not started by torchrun is alone.
 
     Args:
-        group: What connects the ranks, where `local_ranks.py` has started them; None: torchrun's.
+        group: The process group, if `local_ranks.py` has started the ranks; None uses that of torchrun.
 
     Raises:
-        UsageError: The variables of torchrun are not valid, or the other ranks do not come.
+        UsageError: The variables of torchrun are not valid, or the other ranks do not appear.
         RankLostError: Another rank is gone.
     """
     rank, world_size = _read_number("RANK", 0), _read_number("WORLD_SIZE", 1)
@@ -223,7 +223,7 @@ def _connect(rank: int, world_size: int) -> TorchGroup:
 
 @contextmanager
 def _lost_connection() -> Iterator[None]:
-    """Turn torch's errors of a broken connection into one class."""
+    """Convert torch's errors about broken connections to `LostConnectionError`."""
     import torch
 
     try:
@@ -252,7 +252,7 @@ def rank_name() -> str:
 
 
 def local_rank() -> int:
-    """Return which of this machine's ranks this is; it takes the GPU of that number."""
+    """Return the number of this rank among those of this machine; it uses the GPU with that number."""
     return _read_number("LOCAL_RANK", 0)
 
 
@@ -267,7 +267,7 @@ def is_local_rank() -> bool:
 
 
 def ready_key(rank: int) -> str:
-    """Return the key under which a rank that `local_ranks.py` started says that it has reached the store."""
+    """Return the key that a rank started by `local_ranks.py` sets when it has reached the store."""
     return f"autoseg/ready/{rank}"
 
 

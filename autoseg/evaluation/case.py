@@ -126,7 +126,7 @@ def missed_case(
     organ_values: Iterable[int] | Mapping[int, Sequence[int]],
     ignore_value: int | None = None,
 ) -> dict[int, OrganMetrics]:
-    """Give the metrics of a case that has no prediction: a miss of every organ in its reference."""
+    """Return the metrics of a case that has no prediction: a miss of every organ in its reference."""
     return evaluate_case(
         np.zeros_like(reference_zyx),
         reference_zyx,

@@ -125,7 +125,7 @@ class Evaluation:
 
     @property
     def has_errors(self) -> bool:
-        """Say whether any case could not be compared."""
+        """Return whether any case could not be compared."""
         return any(problem.is_error for problem in self.problems)
 
     def to_json(self) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def label_name(value: int, names: Mapping[int, str]) -> str:
 
 
 def complete_names(cases: Sequence[CaseResult], names: Mapping[int, str]) -> dict[int, str]:
-    """Give every organ of the cases a name."""
+    """Name every organ of the cases."""
     values = {value for case in cases for value in case.organs}
     return {value: label_name(value, names) for value in sorted(values)}
 

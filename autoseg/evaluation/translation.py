@@ -27,7 +27,7 @@ def to_reference_values(
     labels: DatasetLabels,
     plan: PlanNames,
 ) -> tuple[np.ndarray, str | None]:
-    """Give a prediction the values of the reference, where it has others.
+    """Replace the values of a prediction by those of the reference, where they differ.
 
     Args:
         prediction_zyx: Label map.
@@ -68,7 +68,7 @@ def find_translation(
 
 
 def translate(prediction_zyx: np.ndarray, reference_zyx: np.ndarray, *, translation: Translation) -> np.ndarray:
-    """Give a prediction the values of the reference.
+    """Replace the values of a prediction by those of the reference.
 
     Where a predicted value may be several, it is the one that the reference has there, or else the first. Values
     without a translation become background.

@@ -31,7 +31,7 @@ def write_label_tables(folder: Path, names: Mapping[int, str], *, plan: DataPlan
 
 
 def name_labels(names: Mapping[int, str]) -> dict[str, dict[str, int | str]]:
-    """Give `{"labels": {name: value}, "colors": {name: "#rrggbb"}}`; `labels` is as in a `dataset.json`."""
+    """Return `{"labels": {name: value}, "colors": {name: "#rrggbb"}}`; `labels` is as in a `dataset.json`."""
     return {
         "labels": {name: value for value, name in sorted(names.items())},
         "colors": {names[value]: as_hex(organ_color(k)) for k, value in enumerate(sorted(names))},
@@ -39,14 +39,14 @@ def name_labels(names: Mapping[int, str]) -> dict[str, dict[str, int | str]]:
 
 
 def name_plan(plan: DataPlan) -> dict[str, Any]:
-    """Give `{"regions": {name: [organ, ..]}, "datasets": {name: {label: organ, region or null}}}`, what there is."""
+    """Return `{"regions": {name: [organ, ..]}, "datasets": {name: {label: organ, region or null}}}`, if any."""
     regions = {region.name: list(region.organs) for region in plan.regions}
     datasets = {dataset.name: {label.name: label.maps_to for label in dataset.labels} for dataset in plan.datasets}
     return {**({"regions": regions} if regions else {}), **({"datasets": datasets} if datasets else {})}
 
 
 def format_ctbl(names: Mapping[int, str]) -> str:
-    """Give a line "value name red green blue opacity" a label; Slicer shows an underscore in a name as a space."""
+    """Return one line "value name red green blue opacity" per label; Slicer shows an underscore as a space."""
     lines = ["# autoseg: value name red green blue opacity", "0 background 0 0 0 0"]
     for k, value in enumerate(sorted(names)):
         red, green, blue = as_bytes(organ_color(k))
@@ -55,6 +55,6 @@ def format_ctbl(names: Mapping[int, str]) -> str:
 
 
 def format_tsv(names: Mapping[int, str]) -> str:
-    """Give the table of a BIDS discrete segmentation: index, name, color."""
+    """Return the table of a BIDS discrete segmentation: index, name, color."""
     rows = [f"{value}\t{cell(names[value])}\t{as_hex(organ_color(k))}" for k, value in enumerate(sorted(names))]
     return "\n".join(["index\tname\tcolor", *rows]) + "\n"

@@ -42,7 +42,7 @@ def write_seg_nrrd(path: Path, labels_zyx: np.ndarray, *, geometry: ImageGeometr
 
 
 def format_header(labels_zyx: np.ndarray, *, geometry: ImageGeometry, names: Mapping[int, str]) -> str:
-    """Give the lines before the voxels, the empty one included."""
+    """Return the lines before the voxels, the empty one included."""
     affine = geometry.affine_array
     steps = (RAS_TO_LPS @ affine[:3, :3]).T  # a row an axis, x first
     lines = [

@@ -1,10 +1,10 @@
-"""Addresses of files on the Hugging Face hub, and Meta's names for SAM2's.
+"""Parses addresses of files on the Hugging Face hub, and Meta's names for SAM2's checkpoints.
 
 Owns: `HubFile`, `parse_address`, `SHORT_NAMES`.
-Does not own: what the hub says of a file, or the file (`download.py`).
+Does not own: asking the hub about a file, downloading it (`download.py`).
 
-An address is `hf://OWNER/REPO/FILE` or `hf://OWNER/REPO@REVISION/FILE`. It is *pinned* where the revision is a commit,
-40 hexadecimal digits: then the hub cannot change what it means.
+An address is `hf://OWNER/REPO/FILE` or `hf://OWNER/REPO@REVISION/FILE`. It is *pinned* if the revision is a commit of
+40 hexadecimal digits: then the file cannot change.
 """
 
 import re
@@ -31,8 +31,8 @@ class HubFile:
 
     Attributes:
         repo: OWNER/REPO.
-        revision: A commit, branch or tag; none: what the hub calls main.
-        name: Path of the file inside the repository.
+        revision: A commit, branch or tag; None means the main branch.
+        name: The path of the file inside the repository.
     """
 
     repo: str
@@ -41,7 +41,7 @@ class HubFile:
 
     @property
     def is_pinned(self) -> bool:
-        """Whether the revision is a whole commit."""
+        """Return whether the revision is a full commit."""
         return self.revision is not None and COMMIT.fullmatch(self.revision) is not None
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ def parse_address(weights: str) -> HubFile | None:
     """Return the file on the hub that an address or a short name means, or None for a path on this machine.
 
     Raises:
-        PlanError: It begins as an address and goes on as none.
+        PlanError: The address begins with hf:// and is not valid.
     """
     address = SHORT_NAMES.get(weights, weights)
     if not address.startswith(PREFIX):

@@ -1,10 +1,10 @@
-"""Weights on the Hugging Face hub: their commit and hash, the file itself. The only door to huggingface_hub.
+"""Downloads weights from the Hugging Face hub, and finds their commit and hash; only this module uses huggingface_hub.
 
-Owns: `pin` (once, when planning), `find_weights` (when training), `hub_access`, in which alone the hub is asked.
-Does not own: addresses (`address.py`), where a plan keeps the pin (`planning/pin_weights.py`), what is in a file
+Owns: `pin` (in planning), `find_weights` (in training), `hub_access`, around every request.
+Does not own: addresses (`address.py`), where a plan stores the pin (`planning/pin_weights.py`), the content of a file
 (`weights/sam2_checkpoint.py`).
 
-huggingface_hub is imported inside functions: planning rarely needs it, and it takes a tenth of a second.
+huggingface_hub is imported inside functions: planning rarely needs it, and the import takes a tenth of a second.
 """
 
 import re
@@ -25,16 +25,16 @@ def pin(file: HubFile, *, sha256: str | None = None, offline: bool = False) -> t
     """Find the commit that a file's revision means now, and the SHA-256 of the file.
 
     Args:
-        file: Asked for.
-        sha256: What the user says it is; where the revision is a commit too, nothing is left to ask.
-        offline: Take both from the hub's cache on this machine.
+        file: The file to pin.
+        sha256: The SHA-256 that the user gave; with a commit as revision, the hub is not asked.
+        offline: Whether to take both from the hub's cache on this machine.
 
     Returns:
         The file at its commit, and the 64 hexadecimal digits.
 
     Raises:
-        CheckpointError: The hub cannot be reached or has no such file, the cache does not have it either, or its
-            SHA-256 is not the one given.
+        CheckpointError: The hub cannot be reached or has no such file, the cache does not have it either, or the
+            SHA-256 differs from the given one.
     """
     if file.is_pinned and sha256 is not None:
         return file, sha256
@@ -52,17 +52,17 @@ def pin(file: HubFile, *, sha256: str | None = None, offline: bool = False) -> t
 
 
 def find_weights(weights: str, *, sha256: str | None = None, offline: bool = False) -> Path:
-    """Return the file that a plan's `network.weights` names; one on the hub is fetched unless its cache has it.
+    """Return the file that a plan's `network.weights` names; a file on the hub is downloaded unless it is in the cache.
 
     Args:
         weights: A path, or a pinned address.
-        sha256: That the file must have; needed for an address.
-        offline: Take files of the hub from its cache on this machine only.
+        sha256: The SHA-256 that the file must have; required for an address.
+        offline: Whether to use only the hub's cache on this machine.
 
     Raises:
-        CheckpointError: The file cannot be had, or its SHA-256 is another. A path that does not exist is left to
-            whoever opens it.
-        PlanError: The address is none.
+        CheckpointError: The file cannot be downloaded, or its SHA-256 differs. A path that does not exist is reported
+            when it is opened.
+        PlanError: The address is not valid.
     """
     file = parse_address(weights)
     if file is None:
@@ -82,9 +82,9 @@ def find_weights(weights: str, *, sha256: str | None = None, offline: bool = Fal
 
 @contextmanager
 def hub_access(*, offline: bool) -> Iterator[bool]:
-    """Have huggingface_hub, whoever calls it, keep off the network if asked to, and report nothing about this machine.
+    """Keep huggingface_hub off the network if asked to, also when other packages call it, and disable its telemetry.
 
-    Gives whether the hub may be asked; not so either where the user forbade it to huggingface_hub (HF_HUB_OFFLINE).
+    Yields whether the hub may be asked, which the user may also forbid with HF_HUB_OFFLINE.
     """
     from huggingface_hub import constants
 
@@ -98,9 +98,9 @@ def hub_access(*, offline: bool) -> Iterator[bool]:
 
 
 def explain_no_network() -> str | None:
-    """Ask the hub for its front page, once; return why that failed, or None where anything answered.
+    """Request the front page of the hub once; return why that failed, or None if there was an answer.
 
-    huggingface_hub itself tries a hub that is not there for minutes.
+    huggingface_hub itself would retry for minutes.
     """
     from huggingface_hub import constants, get_session
 
@@ -112,7 +112,7 @@ def explain_no_network() -> str | None:
 
 
 def is_absence(error: BaseException | None) -> bool:
-    """Say whether an error of whoever calls huggingface_hub goes back to a file that its cache does not have."""
+    """Return whether an error was caused by a file that is missing in the cache of huggingface_hub."""
     from huggingface_hub import errors
 
     while error is not None and not isinstance(error, errors.LocalEntryNotFoundError):
@@ -121,14 +121,14 @@ def is_absence(error: BaseException | None) -> bool:
 
 
 def cache_folder() -> Path:
-    """Return where huggingface_hub keeps what it fetched."""
+    """Return the folder in which huggingface_hub caches files."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def _ask(file: HubFile) -> tuple[HubFile, str]:
-    """Ask for commit and SHA-256. The hub knows it of large files; a small one, kept in git itself, is fetched."""
+    """Ask for commit and SHA-256; small files, whose SHA-256 the hub does not know, are downloaded."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     _require_network(file)
@@ -160,7 +160,7 @@ def _fetch(file: HubFile, *, may_ask: bool) -> Path:
 
 
 def _find_in_cache(file: HubFile) -> Path | None:
-    """Return the file in the hub's cache, or None. A broken link, where the bytes were deleted, is no file."""
+    """Return the file in the hub's cache, or None, also for a broken link whose target was deleted."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(file.repo, file.name, cache_dir=cache_folder(), revision=file.revision)

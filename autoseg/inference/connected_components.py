@@ -1,9 +1,10 @@
-"""Pieces of an organ that lie apart from the rest of it and are small.
+"""Removes small connected components of organs from label maps.
 
-Owns: the numbering of pieces, and their removal from a finished label map. What is small is the plan's affair.
+Owns: the labeling of components, and their removal from a finished label map.
+Does not own: which components are small, which the plan decides (`config/inference.py`).
 
-Pieces are numbered a slab of planes at a time and joined where slabs meet, so that no array of the scan's size is made
-beside the map itself.
+Components are labeled in slabs of planes and joined where slabs meet, so that no further array of the scan's size is
+allocated.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +25,11 @@ PARTS_PIECES = 1 << 20  # looked at together
 
 @dataclass(frozen=True)
 class Least:
-    """What a piece of an organ needs to stay.
+    """The smallest size of a component that stays.
 
     Attributes:
-        share: Of the voxels of the organ's largest piece.
-        voxels: Of any piece.
+        share: The fraction of the voxels of the organ's largest component.
+        voxels: The number of voxels.
     """
 
     share: float = 0.0
@@ -46,17 +47,17 @@ def clean_labels(labels_zyx: np.ndarray, *, plans: Plans, geometry: ImageGeometr
 
 
 def number_pieces(organs: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number the connected pieces of all organs of a label map: an array from 1, 0 for background; and their count."""
+    """Label the components of all organs of a label map: an array from 1, 0 for background; and their count."""
     numbers, count = cc3d.connected_components(organs, connectivity=FULL_CONNECTIVITY, return_N=True)
     return numbers, count
 
 
 def remove_specks(labels_zyx: np.ndarray, rules: Mapping[int, Least]) -> int:
-    """Turn small detached pieces of organs into background, in place.
+    """Set small components of organs to background, in place.
 
     Args:
-        labels_zyx: Label map; changed.
-        rules: What a piece needs to stay, by the organ's value; other organs are not looked at.
+        labels_zyx: The label map, which is changed.
+        rules: The smallest size of a component, by the organ's value; other organs are not filtered.
 
     Returns:
         The number of voxels that became background.
@@ -82,14 +83,14 @@ def remove_specks(labels_zyx: np.ndarray, rules: Mapping[int, Least]) -> int:
 
 @dataclass(frozen=True)
 class _Slab:
-    """Some planes of a label map with their pieces numbered.
+    """Some planes of a label map with their components.
 
     Attributes:
-        labels: A view of the map.
-        organs: The same, 0 where no organ is that is looked at.
-        numbers: The piece at each voxel, from 1; 0 where there is none.
-        count: Of the pieces.
-        first: Of the pieces in the slabs before; piece n of this one is number `first + n` of all.
+        labels: A view of the label map.
+        organs: The same values, 0 for organs that are not filtered.
+        numbers: The component at each voxel, from 1; 0 where there is none.
+        count: The number of components.
+        first: The number of components in the slabs before; component n of this one has the number `first + n`.
     """
 
     labels: np.ndarray
@@ -100,7 +101,7 @@ class _Slab:
 
 
 def _slabs(labels: np.ndarray, *, values: Sequence[int]) -> Iterator[_Slab]:
-    """Cut a map into slabs; the pieces have the same numbers in every pass."""
+    """Yield the slabs of a label map; components have the same numbers in every pass."""
     looked_at = np.zeros(np.iinfo(labels.dtype).max + 1, labels.dtype)
     looked_at[list(values)] = values
     step = max(1, SLAB_VOXELS // labels[0].size)
@@ -114,9 +115,9 @@ def _slabs(labels: np.ndarray, *, values: Sequence[int]) -> Iterator[_Slab]:
 
 
 def _find_small(labels: np.ndarray, rules: Mapping[int, Least]) -> np.ndarray:
-    """Say of each numbered piece whether it belongs to a whole that is small: (1 + pieces), the first one False.
+    """Return (1 + pieces), True for each piece that belongs to a small component; the first is False.
 
-    Noise has millions of pieces, so what is kept of each is a few bytes.
+    Noise has millions of pieces, so only a few bytes are kept for each.
     """
     sizes, organs, meetings = [np.zeros(1, np.uint32)], [np.zeros(1, labels.dtype)], [np.zeros((2, 0), np.int32)]
     before: _Slab | None = None
@@ -147,7 +148,7 @@ def _find_small(labels: np.ndarray, rules: Mapping[int, Least]) -> np.ndarray:
 
 
 def _add_up_wholes(size: np.ndarray, meetings: np.ndarray) -> None:
-    """Give each piece the size of the whole that it makes with those it touches, in place; `meetings` are (2, n)."""
+    """Set the size of each piece to that of all pieces connected to it, in place; `meetings` are (2, n)."""
     touching, places = np.unique(meetings, return_inverse=True)
     one, other = places.reshape(meetings.shape)
     graph = sparse.coo_array((np.ones(one.size, bool), (one, other)), shape=(touching.size, touching.size))
@@ -156,7 +157,7 @@ def _add_up_wholes(size: np.ndarray, meetings: np.ndarray) -> None:
 
 
 def _parts(count: int) -> Iterator[slice]:
-    """Cut many pieces into parts, whose intermediate numbers are of eight bytes."""
+    """Split many pieces into parts, whose intermediate numbers have eight bytes."""
     for start in range(0, count, PARTS_PIECES):
         yield slice(start, start + PARTS_PIECES)
 

@@ -1,10 +1,10 @@
-"""The cores of a CPU, each working on slices of its own.
+"""Runs the slices of a batch on the cores of a CPU, each core on its own slices.
 
-Owns: `Cores`, a pool of threads in which every torch operation keeps to one core.
+Owns: `Cores`, a pool of threads in which every torch operation runs on one core.
 
-Prediction shares the slices of a batch out this way. torch's own threads would share out each of a few thousand small
-operations, which gains little and falls to a crawl as soon as something else wants a core. Training, whose backward
-pass loses more to Python's lock, has processes (`distributed/local_ranks.py`).
+Prediction divides the slices of a batch among these threads. torch's own threads would divide each of a few thousand
+small operations, which gains little and becomes very slow when other programs use a core. Training, whose backward pass
+loses more to Python's lock, uses processes (`distributed/local_ranks.py`).
 """
 
 import itertools
@@ -22,10 +22,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cores:
-    """How many parts a batch may be cut into, and who works on them.
+    """The cores that work on a batch.
 
     Attributes:
-        num: Number of cores; 1 on a GPU, which wants its batch whole.
+        num: The number of cores; 1 on a GPU, where a batch is not divided.
         pool: The threads, or None with a single core.
     """
 
@@ -33,13 +33,13 @@ class Cores:
     pool: ThreadPoolExecutor | None
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Call the function for each item, side by side; the results come in the order of the items."""
+        """Call the function for each item in parallel; the results are in the order of the items."""
         if self.pool is None or len(items) < 2:
             return [function(item) for item in items]
         return list(self.pool.map(function, items))
 
     def parts(self, num_slices: int) -> list[slice]:
-        """Cut a batch into even parts, one a core; none is empty."""
+        """Divide a batch into even parts, at most one per core; none is empty."""
         count = max(1, min(self.num, num_slices))
         bounds = [round(i * num_slices / count) for i in range(count + 1)]
         return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
@@ -50,7 +50,7 @@ ONE_CORE = Cores(num=1, pool=None)
 
 @contextmanager
 def side_by_side(device: torch.device) -> Iterator[Cores]:
-    """Give the cores that torch may use; until the end each torch operation keeps to one of them."""
+    """Return the cores that torch may use; inside the block, each torch operation runs on one of them."""
     num = torch.get_num_threads()
     if device.type != "cpu" or num == 1:
         yield ONE_CORE

@@ -1,7 +1,7 @@
-"""The slices of a scan on the device where the network is.
+"""Brings the slices of a scan to the device of the network.
 
-Owns: `SlicesOnDevice`. On a CPU the slices are made as `PreparedSlices` makes them; a GPU scales and resamples them
-itself, from the voxels as they were read, since the host would take several times as long as the network.
+Owns: `SlicesOnDevice`. On a CPU, `PreparedSlices` makes the slices; a GPU scales and resamples them itself from the
+voxels of the file, since the CPU would take several times as long as the network.
 
 Symbols: C channels, S slices, R rows, W columns of the preprocessed grid.
 """
@@ -24,12 +24,12 @@ MOVED_AS_THEY_ARE = (np.uint8, np.int16, np.int32, np.float32)  # other types be
 
 @dataclass(frozen=True)
 class SlicesOnDevice:
-    """A preprocessed image (C, S, R, W) of which parts come to the device.
+    """A preprocessed image (C, S, R, W) whose slices are brought to the device.
 
     Attributes:
-        image: What `prepare_slices` gives, or an array on the preprocessed grid.
-        device: Where to.
-        is_made_there: Scale and resample on the device; for `PreparedSlices` alone.
+        image: The result of `prepare_slices`, or an array on the preprocessed grid.
+        device: The device of the network.
+        is_made_there: Whether to scale and resample on the device; only for `PreparedSlices`.
     """
 
     image: np.ndarray | PreparedSlices
@@ -37,7 +37,7 @@ class SlicesOnDevice:
     is_made_there: bool
 
     def read_ahead(self, spans: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
-        """Give (C, stop - start, R, W) for each (start, stop), the next one read while one is worked on."""
+        """Yield (C, stop - start, R, W) for each (start, stop); the next is read while one is processed."""
         with ThreadPoolExecutor(1, "slices") as reading:
             coming = [reading.submit(self.read, *span) for span in spans[:1]]
             for number in range(len(spans)):
@@ -68,7 +68,7 @@ class SlicesOnDevice:
 
     @cached_property
     def _in_plane(self) -> tuple[Tensor | None, Tensor | None]:
-        """(R, R') and (W, W'): what resampling does to rows and columns; None where they stay."""
+        """Return (R, R') and (W, W'), the matrices that resample rows and columns; None for an axis that stays."""
         assert isinstance(self.image, PreparedSlices)
         sizes = self.image.views[0].shape[1:]
         taps = self.image.taps[1:]
@@ -76,7 +76,7 @@ class SlicesOnDevice:
         return rows, columns
 
     def _operator(self, taps: Taps, n_in: int) -> Tensor:
-        """Write resampling down as the matrix (n_out, n_in) that it is: what it makes of each sample alone."""
+        """Return resampling as its matrix (n_out, n_in), from its result for each single sample."""
         return self._move(apply_taps(np.eye(n_in, dtype=np.float32), taps, axis=0))
 
     def _move(self, array: np.ndarray) -> Tensor:
@@ -87,7 +87,7 @@ class SlicesOnDevice:
 
 
 def bring_to(device: torch.device, image: np.ndarray | PreparedSlices) -> SlicesOnDevice:
-    """Choose where slices are made: on a GPU where it is one and they are not made already."""
+    """Choose where slices are made: on the device if it is a GPU and the image is not preprocessed yet."""
     return SlicesOnDevice(image, device, is_made_there=device.type == "cuda" and isinstance(image, PreparedSlices))
 
 

@@ -1,6 +1,6 @@
-"""How sure the network is of what it says, as the Dice that it expects of its own masks.
+"""Estimates the Dice of the network's own masks from its probabilities, as a measure of confidence.
 
-Owns: `ExpectedDice`, gathered while the maps of a case go by.
+Owns: `ExpectedDice`, which is updated with each map of a case.
 
 Legend: K organs, R x W a slice.
 """
@@ -18,8 +18,8 @@ class ExpectedDice:
     """Sums over the pixels of a case, on the preprocessed grid; float64, on the maps' device.
 
     Attributes:
-        pixels: (1 + K) where the organ, or background, is the most probable.
-        inside: (1 + K) its probability, summed over those.
+        pixels: (1 + K) the number of pixels where the organ, or background, is the most probable.
+        inside: (1 + K) its probability, summed over those pixels.
         everywhere: (1 + K) its probability, summed over all pixels.
     """
 
@@ -29,14 +29,14 @@ class ExpectedDice:
 
     @classmethod
     def zeros(cls, num_organs: int, *, device: torch.device | str = "cpu") -> "ExpectedDice":
-        """Begin with no map seen."""
+        """Return the sums before the first map."""
         return cls(*torch.zeros(3, 1 + num_organs, dtype=torch.float64, device=device))
 
     def add(self, probs: Tensor) -> None:
         """Add maps (n, 1 + K, R, W) of probabilities.
 
         Raises:
-            CheckpointError: They are not finite. On a GPU, which is not waited for, only `values` tells.
+            CheckpointError: The maps are not finite. On a GPU, `values` raises it, so that nothing waits here.
         """
         if probs.is_cuda:
             self._add(probs, slice(None), best=probs.amax(dim=1, keepdim=True))
@@ -55,11 +55,11 @@ class ExpectedDice:
         self.everywhere[part] += probs[:, part].sum(dim=(0, 2, 3))
 
     def values(self) -> list[float | None]:
-        """Return for each organ the Dice that is to be expected if every probability is right; None where it is absent.
+        """Return the expected Dice of each organ if every probability is right; None for an organ that is absent.
 
-        Of a pixel that truly belongs to the organ with probability p, 2 p is expected in the numerator 2 |A and B|, and
-        p in the denominator |A| + |B|; the ratio of the expectations stands for the expectation of the ratio, from
-        which it differs little where many pixels add up.
+        A pixel that belongs to the organ with probability p contributes an expected 2 p to the numerator 2 |A and B|,
+        and p to the denominator |A| + |B|. The ratio of the expectations approximates the expectation of the ratio,
+        from which it differs little for many pixels.
         """
         self._check()
         dice = []

@@ -1,7 +1,7 @@
-"""Which of a model's kinds of scans a case is: as the user says, or by its values.
+"""Chooses the modality of a case among those of the model: the user's choice, or by the intensities.
 
 Owns: `find_modality_number`, `choose_modality`, `list_alike`.
-Does not own: what follows from it, normalization (`preprocessing/`) and text (the rows of `plans.data.organs`).
+Does not own: normalization (`preprocessing/`) and text (the rows of `plans.data.organs`), which depend on it.
 """
 
 import re
@@ -16,7 +16,7 @@ AIR_HU = -500.0  # a CT scan of a body holds air around it or in it; other scans
 
 
 def find_modality_number(plan: DataPlan, name: str | None) -> int | None:
-    """Return which of the plan's modalities a name is, such as "MR" of mri; None for no name.
+    """Return the position in the plan's modalities of a name, such as "MR" for mri; None for no name.
 
     Raises:
         UsageError: The model knows no such modality.
@@ -35,15 +35,15 @@ def find_modality_number(plan: DataPlan, name: str | None) -> int | None:
 
 
 def choose_modality(channels: Sequence[Scan], *, plan: DataPlan, given: int | None = None) -> int:
-    """Choose the modality of a case: the given one, the only one, or by its values.
+    """Choose the modality of a case: the given one, the only one, or by the intensities.
 
     Args:
-        channels: Its scans.
-        plan: With at least one modality.
-        given: What the user says.
+        channels: The scans of the case.
+        plan: The data part of the plan.
+        given: The user's choice.
 
     Returns:
-        Position in `plan.modalities`.
+        The position in `plan.modalities`.
     """
     if given is not None:
         return given
@@ -55,7 +55,7 @@ def choose_modality(channels: Sequence[Scan], *, plan: DataPlan, given: int | No
 
 
 def list_alike(plan: DataPlan, modality: int) -> list[str]:
-    """Return the names of the modalities that a scan's values do not tell from this one, in the plan's order."""
+    """Return the names of the modalities that intensities cannot distinguish from this one, in the plan's order."""
     names = [one.name for one in plan.modalities]
     return [name for name in names if _is_ct(name) == _is_ct(names[modality])]
 

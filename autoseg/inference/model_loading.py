@@ -36,13 +36,12 @@ def load_predictor(
     """Load a model file, or the models of a run folder.
 
     Args:
-        model: `model.safetensors`, a fold's folder, or a run folder: then the model trained on all cases, or where
-            there is none the average of the folds.
+        model: A `model.safetensors`, a fold's folder, or a run folder, which means the model trained on all cases or
+            else the average of the folds.
         organs: The names of the organs or regions to find; none means all.
-        device: Where to predict: auto, cpu or cuda.
-        fold: Of a run folder: "all", "0", "1", ..; None as above.
-        modality: The modality of all scans, for a model that knows several: ct, mri, ..; None: found by each scan's
-            values.
+        device: The device to predict on: auto, cpu or cuda.
+        fold: The fold of a run folder: "all", "0", "1", ..; None as above.
+        modality: The modality of all scans, for a model of several: ct, mri, ..; None finds it by intensities.
         build_network: The function that built the model's network, if it was not autoseg's own.
 
     Raises:
@@ -91,12 +90,12 @@ def with_settings(predictor: Predictor, settings: Sequence[str]) -> Predictor:
     """Change the plan of a predictor.
 
     Args:
-        predictor: As it was loaded.
-        settings: Such as "inference.window_overlap=0.25".
+        predictor: The predictor.
+        settings: Words such as "inference.window_overlap=0.25".
 
     Raises:
-        UsageError: Another part of the plan than inference is named.
-        PlanError: A name or value is impossible.
+        UsageError: A setting is not in the inference part of the plan.
+        PlanError: A name or value is not valid.
     """
     for setting in settings:
         if not setting.startswith("inference."):
@@ -109,10 +108,10 @@ def find_model_files(model: Path, *, fold: str | None = None) -> list[Path]:
 
     Args:
         model: A model file, a fold's folder or a run folder.
-        fold: Of a run folder, that one alone: "all", "0", ..
+        fold: The only fold of a run folder to use: "all", "0", ..
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is no model.
     """
     if fold is not None:
         path = model / f"fold_{fold}" / MODEL_FILE_NAME

@@ -1,6 +1,6 @@
-"""Organs that a model was not trained on, asked for by a description alone.
+"""Adds organs that a model was not trained on, by their descriptions.
 
-Owns: `with_new_organs`, and the warning where a description is unlike all that the model has read.
+Owns: `with_new_organs`, and the warning if a description is unlike all descriptions of the model's training.
 
 Legend: K organs of the model, N new ones, S sentences, D channels.
 """
@@ -30,16 +30,16 @@ log = logging.getLogger("autoseg")
 
 
 def with_new_organs(predictor: Predictor, organs: Mapping[str, str], *, offline: bool = False) -> Predictor:
-    """Ask a loaded model for more organs; the predictor given stays as it is.
+    """Return a predictor that also finds new organs; the given one does not change.
 
     Args:
-        predictor: What `load_predictor` gave.
-        organs: Descriptions by name; an empty one is looked up among those that autoseg has.
-        offline: A pretrained text tower comes from the hub's cache, or cannot be had.
+        predictor: The result of `load_predictor`.
+        organs: Descriptions by name; for an empty one, the built-in description is used.
+        offline: Whether to load a pretrained text tower only from the hub's cache.
 
     Raises:
         UsageError: The model knows an organ already, or there is no description of one.
-        CheckpointError: The model keeps no text tower, or its pretrained tower cannot be had.
+        CheckpointError: The model file has no text tower, or its pretrained tower cannot be loaded.
     """
     plans = predictor.plans
     known = plans.data.organs
@@ -70,7 +70,7 @@ def with_new_organs(predictor: Predictor, organs: Mapping[str, str], *, offline:
 
 
 def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
-    """Describe each organ and give it a value that no other has."""
+    """Describe each organ and assign it a unique value."""
     names = plans.data.label_names
     used = {organ.value for organ in plans.data.organs} | {plans.data.ignore_value}
     free = (value for value in range(max(value for value in used if value) + 1, LARGEST_VALUE + 1) if value not in used)
@@ -101,7 +101,7 @@ def _plan_organs(organs: Mapping[str, str], plans: Plans) -> list[OrganPlan]:
 
 
 def _with_text(network: nn.Module, text: NewText, *, num_modalities: int) -> nn.Module:
-    """Return the network, with the same weights, that knows more text: after the known organs of each modality."""
+    """Return the network with the same weights and more text, which follows the known organs of each modality."""
     stored = _stored(network)
     more = copy.copy(network)
 
@@ -115,7 +115,7 @@ def _with_text(network: nn.Module, text: NewText, *, num_modalities: int) -> nn.
 
 
 def _warn_of_unlike(new: Sequence[OrganPlan], text: NewText, network: nn.Module, *, plans: Plans) -> None:
-    """Say of which organs the model has read nothing like."""
+    """Warn of organs whose descriptions are unlike all that the model was trained on."""
     names = [organ.name for organ in plans.data.organs]
     stored, count = _stored(network), len(names) + len(new)  # of the first modality
     similarity = compare_texts(
@@ -145,7 +145,7 @@ def _stored(network: nn.Module) -> StoredText:
 
 
 def compare_texts(vectors: Tensor, is_sentence: Tensor, *, num_known: int) -> Tensor:
-    """Correlate the mean vectors of all organs with those of the known ones, seen from these ones' middle.
+    """Return the cosine similarity of all organs to the known ones, after subtracting the known organs' mean vector.
 
     Args:
         vectors: (K + N, S, D).
@@ -153,7 +153,7 @@ def compare_texts(vectors: Tensor, is_sentence: Tensor, *, num_known: int) -> Te
         num_known: K.
 
     Returns:
-        (K + N, K), -1 to 1; an organ is not compared with itself (-1).
+        (K + N, K), -1 to 1; -1 for an organ and itself.
     """
     counts = is_sentence.sum(dim=1, keepdim=True).clamp(min=1)
     means = (vectors * is_sentence.unsqueeze(-1)).sum(dim=1) / counts

@@ -1,10 +1,10 @@
-"""Points and boxes of a user, from voxels of the scan to pixels of a window.
+"""Converts a user's points and boxes from voxels of the scan to pixels of a window.
 
-Owns: `OrganPrompts`, as a user gives them, and `PlacedPointPrompts`, on the preprocessed grid.
-Does not own: what the network makes of them (`network/point_prompts.py`).
+Owns: `OrganPrompts`, which a user gives, and `PlacedPointPrompts`, on the preprocessed grid.
+Does not own: how the network encodes them (`network/point_prompts.py`).
 
-A point speaks of the slices that its voxel fills, a box of every slice that it spans; other slices hear of them through
-the memory, where the plan has one.
+A point applies to the slices that its voxel covers, a box to every slice that it spans. Other slices are affected only
+through the memory, if the plan has one.
 """
 
 import logging
@@ -33,12 +33,16 @@ log = logging.getLogger("autoseg")
 
 @dataclass(frozen=True)
 class OrganPrompts:
-    """What a user points at to help find one organ; voxels are (i, j, k), as nibabel's arrays are indexed.
+    """Points and a box that help to find one organ; voxels are (i, j, k), as nibabel's arrays are indexed.
+
+    Example:
+        >>> prompts = {"liver": autoseg.OrganPrompts(inside=[(120, 80, 40)], outside=[(60, 80, 40)])}
+        >>> prediction = autoseg.predict("scan.nii.gz", "my_run", point_prompts=prompts)
 
     Attributes:
-        inside: Voxels of the organ.
-        outside: Voxels beside it.
-        box: Two opposite corners of a box around it.
+        inside: Voxels inside the organ.
+        outside: Voxels outside the organ.
+        box: Two opposite corners of a box around the organ.
     """
 
     inside: Sequence[Voxel] = ()
@@ -46,10 +50,10 @@ class OrganPrompts:
     box: tuple[Voxel, Voxel] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what are no voxels.
+        """Check the voxels.
 
         Raises:
-            UsageError: A voxel is not three whole numbers, or a box has not two corners.
+            UsageError: A voxel is not three integers, or a box does not have two corners.
         """
         for name, voxels in (("inside", self.inside), ("outside", self.outside), ("box", self.box or ())):
             if not all(_is_voxel(voxel) for voxel in voxels):
@@ -66,24 +70,24 @@ class OrganPrompts:
 
 @dataclass(frozen=True)
 class Span:
-    """A box on the preprocessed grid: corners in slices, rows and columns, the smaller numbers first."""
+    """A box on the preprocessed grid, given by its corners in (slice, row, column), the smaller numbers first."""
 
     low: Place
     high: Place
 
     def holds_slice(self, number: int) -> bool:
-        """Say whether the middle of a slice lies inside, or no other slice's middle is nearer to a thin span's."""
+        """Return whether the center of a slice is inside, or is the nearest one to the center of a thin span."""
         return self.low[0] <= number <= self.high[0] or number == round((self.low[0] + self.high[0]) / 2)
 
     @property
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Middles of the first and of the last pixel inside, rows and columns; of a small span its own middle twice."""
+        """Return the centers of the first and last pixel inside (row, column); the span's own center if it is small."""
         low, high = np.array(self.low[1:]) + 0.5, np.array(self.high[1:]) - 0.5
         middle = (low + high) / 2
         return np.minimum(low, middle), np.maximum(high, middle)
 
     def overlaps(self, sizes: Sequence[int]) -> bool:
-        """Say whether any of it lies on a grid of these slices, rows and columns."""
+        """Return whether any part is inside a grid of this many slices, rows and columns."""
         return all(
             high >= -0.5 and low <= size - 0.5 for low, high, size in zip(self.low, self.high, sizes, strict=True)
         )
@@ -94,8 +98,8 @@ class PlacedPointPrompts:
     """Points on K organs, on the preprocessed grid.
 
     Attributes:
-        points: For each organ the voxels that were set, each with its kind.
-        boxes: For each organ its box, or None.
+        points: The points on each organ, each with its kind.
+        boxes: The box of each organ, or None.
     """
 
     points: tuple[tuple[tuple[Span, int], ...], ...]
@@ -103,16 +107,16 @@ class PlacedPointPrompts:
 
     @property
     def num_points(self) -> int:
-        """P, the same for all slices of the case, so that none depends on what others are asked with."""
+        """Return P, which is the same for all slices of the case, so that slices do not depend on each other."""
         return max(NUM_POINTS, *(2 + len(points) for points in self.points))
 
     def in_window(self, slices: Sequence[int], tiles: Tiles, corner: Corner) -> PointPrompts:
-        """Return what is encoded prompts at in one window of some slices; the part of a box outside it is cut off.
+        """Return the prompts in one window of some slices; a box is cropped to the window.
 
         Args:
             slices: (B) numbers in the case.
-            tiles: The cover of a slice.
-            corner: First row and column of the window in the padded slice.
+            tiles: The windows of a slice.
+            corner: The first row and column of the window in the padded slice.
         """
         shift = np.array(tiles.before) - np.array(corner)
         last = np.array(tiles.window) - 1
@@ -128,7 +132,7 @@ class PlacedPointPrompts:
         return point_prompts
 
     def _in_slice(self, organ: int, number: int, shift: np.ndarray, last: np.ndarray) -> list[tuple[np.ndarray, int]]:
-        """Return the points on one organ in one slice: rows and columns of the window, with kinds."""
+        """Return the points on one organ in one slice, (row, column) in the window, with their kinds."""
         found: list[tuple[np.ndarray, int]] = []
         box = self.boxes[organ]
         if box is not None and box.holds_slice(number):
@@ -145,15 +149,15 @@ class PlacedPointPrompts:
 def place_point_prompts(
     point_prompts: Mapping[str, OrganPrompts], *, names: Sequence[str], transform: CaseTransform
 ) -> PlacedPointPrompts:
-    """Bring a user's points and boxes to the preprocessed grid; a warning names one in the cropped border.
+    """Convert a user's points and boxes to the preprocessed grid; a warning names those in the cropped border.
 
     Args:
-        point_prompts: By the organ's name, all of them asked for.
-        names: (K) of the organs asked for.
-        transform: Of the case.
+        point_prompts: The prompts by the names of organs, which must be among those asked for.
+        names: (K) names of the organs asked for.
+        transform: The transform of the case.
 
     Raises:
-        UsageError: A voxel does not lie in the scan.
+        UsageError: A voxel is outside of the scan.
     """
     points: list[tuple[tuple[Span, int], ...]] = []
     boxes: list[Span | None] = []
@@ -172,7 +176,7 @@ def _is_voxel(value: object) -> bool:
 
 
 def _place(voxels: Sequence[Voxel], name: str, transform: CaseTransform) -> Span:
-    """Return the span of one voxel, or of the box between two."""
+    """Return the span of one voxel, or of the box between two voxels."""
     shape = transform.original.shape_zyx[::-1]
     for voxel in voxels:
         if not all(0 <= index < size for index, size in zip(voxel, shape, strict=True)):

@@ -38,11 +38,11 @@ class Predictor:
     """A model ready to predict.
 
     Attributes:
-        networks: One, or one a fold, which are averaged.
-        plans: Of one of them; the others' agree in all that decides the outputs, but perhaps in what is a speck.
+        networks: One network, or one per fold, whose outputs are averaged.
+        plans: The plan; the folds differ at most in the component filter.
         organs: (K) positions in the plan of the organs asked for.
-        device: Where the networks are.
-        modality: Which of the plan's modalities all scans are; None: each is told by its values.
+        device: The device of the networks.
+        modality: The position of the modality of all scans; None finds it by intensities.
     """
 
     networks: tuple[nn.Module, ...]
@@ -53,19 +53,19 @@ class Predictor:
 
     @property
     def names(self) -> dict[int, str]:
-        """Value in the label maps to name, for the organs asked for."""
+        """Return the names by value in the label maps, for the organs asked for."""
         return {self.plans.data.organs[k].value: self.plans.data.organs[k].name for k in self.organs}
 
     @property
     def channel_names(self) -> list[str]:
-        """Channels of a case, in order."""
+        """Return the names of the channels of a case, in order."""
         return [channel.name for channel in self.plans.data.channels]
 
     def check_point_prompts(self, point_prompts: Mapping[str, OrganPrompts]) -> None:
-        """Check what can be told of points before a scan is read.
+        """Check points as far as possible before a scan is read.
 
         Raises:
-            UsageError: The model takes none, or one is on no organ asked for.
+            UsageError: The model does not take points, or an organ is not among those asked for.
         """
         if point_prompts and not self.plans.network.point_prompts:
             raise UsageError(
@@ -144,12 +144,12 @@ class Predictor:
 
     @property
     def effort(self) -> str:
-        """What is tried, in words."""
+        """Describe the device and batch that are tried."""
         count = self.plans.inference.slices_per_batch
         return f"{count} {'slice' if count == 1 else 'slices'} at a time on {self.device}"
 
     def _ladder(self) -> Iterator["Predictor"]:
-        """Give this predictor, then what needs less memory: half as many slices again and again, at last the CPU."""
+        """Yield this predictor, then ones that need less memory: half as many slices each time, and finally the CPU."""
         yield self
         rung = self
         while rung.plans.inference.slices_per_batch > 1:
@@ -193,15 +193,15 @@ class Predictor:
 
 @dataclass(frozen=True)
 class PredictedCase:
-    """What the network says of one case.
+    """The prediction of one case.
 
     Attributes:
         labels_zyx: The label map on the grid of the first scan, with the dataset's own values.
-        geometry: That grid.
-        expected_dice: The Dice that the network expects of each mask, by label value; None where it found none.
-        percent_kzyx: uint8, (K, ..) on the same grid, the organs' probabilities in per cent; None unless asked for.
-        uncertainty_zyx: uint8 on the same grid: 0 where the predicted class has probability 1, up to 255 where it
-            has none; None unless asked for.
+        geometry: The grid of the label map.
+        expected_dice: The expected Dice of each mask, by label value; None for organs that were not found.
+        percent_kzyx: uint8, (K, ..) on the same grid, the organs' probabilities in percent; None unless asked for.
+        uncertainty_zyx: uint8 on the same grid: 0 where the predicted class has probability 1, up to 255 for
+            probability 0; None unless asked for.
     """
 
     labels_zyx: np.ndarray
@@ -212,10 +212,10 @@ class PredictedCase:
 
 
 def _zeros_on_disk(shape: tuple[int, ...], *, folder: Path) -> np.ndarray:
-    """Make an array of bytes in a file that has no name and goes with the array.
+    """Make an array of bytes in an unnamed file that is deleted with the array.
 
     Raises:
-        OSError: There is no room for it.
+        OSError: The disk is full.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(math.prod(shape))

@@ -1,8 +1,8 @@
-"""The order in which the slices of a volume are visited, where the memory of one serves the next.
+"""Orders the slices of a volume for prediction with the memory, which passes from each slice to the next.
 
 Owns: `order_slices`. Slices are compared as small pictures, so that the order is known before any is encoded.
 
-Source: CRISP-SAM2, similarity-sorted slices; SAM 2 goes through frames as they come.
+Source: CRISP-SAM2, similarity-sorted slices; SAM 2 takes frames in their order.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ def order_slices(image: Tensor, slices: Sequence[int], *, order: SliceOrder) -> 
     """Order some slices of a case.
 
     Args:
-        image: (C, n, R, W) preprocessed, those slices alone.
+        image: (C, n, R, W), only these slices, preprocessed.
         slices: Their n numbers, ascending.
-        order: "ascending"; "outwards": from the slice most like all others to both sides in turn; "similarity": from
-            there always to the slice most like one that was visited.
+        order: "ascending"; "outwards" alternates to both sides of the slice most similar to all others; "similarity"
+            starts there too, and always continues with the slice most similar to one already decoded.
     """
     numbers = list(slices)
     if order == "ascending" or len(numbers) < 3:
@@ -41,7 +41,7 @@ def order_slices(image: Tensor, slices: Sequence[int], *, order: SliceOrder) -> 
 
 
 def compare_slices(image: Tensor) -> np.ndarray:
-    """Correlate all slices of (C, S, R, W) with each other as pictures of 16 x 16 px: (S, S), -1 to 1."""
+    """Return (S, S) correlations, -1 to 1, of all slices of (C, S, R, W), compared as pictures of 16 x 16 px."""
     pictures = F.adaptive_avg_pool2d(image.transpose(0, 1), PICTURE_PX).flatten(1)  # (S, C * 256)
     pictures = F.normalize(pictures - pictures.mean(dim=1, keepdim=True), dim=1)
     return (pictures @ pictures.T).cpu().numpy()

@@ -1,9 +1,9 @@
-"""Slices of a case through the network: batched, tiled in-plane where they exceed the window, mirrored and averaged.
+"""Predicts the slices of a case in batches, with a sliding window in-plane where they exceed it, and mirroring.
 
-Owns: `predict_slices`, one probability map a slice, in order, nothing of size (organs x scan); the memories of a case,
-which end with it.
-Does not own: how a scan becomes slices (`device_slices.py`) and maps a label map (`preprocessing/inverse.py`), which
-slice is visited next (`slice_order.py`).
+Owns: `predict_slices`, which yields probability maps in order and keeps nothing of size (organs x scan); the memories
+of a case.
+Does not own: how a scan becomes slices (`device_slices.py`), how maps become a label map (`preprocessing/inverse.py`),
+the order of slices with a memory (`slice_order.py`).
 
 Legend: S slices, B of them at once, C channels, N neighboring slices, K organs asked for, R x W a slice, r x w the
 window.
@@ -49,13 +49,13 @@ def predict_slices(
     """Predict a case, some slices at a time.
 
     Args:
-        networks: One, or the models of several folds, which are averaged.
+        networks: One network, or the networks of several folds, whose outputs are averaged.
         image: (C, S, R, W) preprocessed; read a few slices at a time, from first to last.
-        plans: Window, overlap, mirroring, batch.
+        plans: The plan, with window, overlap, mirroring and batch.
         organs: (K) rows of the networks' text, `plans.data.text_row`.
-        device: Where the networks are.
-        point_prompts: On the organs asked for; None: text alone.
-        cores: Share the slices of a batch.
+        device: The device of the networks.
+        point_prompts: Points and boxes on the organs asked for, or None.
+        cores: The cores that divide a batch.
 
     Yields:
         Maps (n, 1 + K, R, W) of probabilities of the next n slices, background first, float32, on the device.
@@ -94,14 +94,14 @@ def predict_slices(
 
 
 def _in_order(maps: list[Tensor], order: Sequence[int]) -> Tensor:
-    """Join maps of slices that were visited in some order, ascending; the list is emptied on the way."""
+    """Concatenate the maps of slices in ascending order; the list is emptied to free memory."""
     slices = [one for part in maps for one in part]
     maps.clear()
     return torch.stack([slices[place] for place in np.argsort(order)])
 
 
 def _slabs(image: np.ndarray | PreparedSlices, *, size: int, reach: int, device: torch.device) -> Iterator["_Near"]:
-    """Cut a case into slices whose maps are held together: a slab where the memory orders them freely, else a batch."""
+    """Split a case into slices whose maps are in memory together: a slab if they are reordered, else a batch."""
     num_slices = image.shape[1]
     slabs = [range(start, min(num_slices, start + size)) for start in range(0, num_slices, size)]
     spans = [(max(0, slab.start - reach), min(num_slices, slab.stop + reach)) for slab in slabs]
@@ -111,7 +111,7 @@ def _slabs(image: np.ndarray | PreparedSlices, *, size: int, reach: int, device:
 
 
 def _slices_at_once(tiles: Tiles, *, plans: Plans, num_organs: int, cores: Cores, device: torch.device) -> int:
-    """Return the plan's batch, or less where the maps of many organs would fill the memory; a slice a core at least."""
+    """Return the plan's batch, or less if the maps of many organs would fill the memory; at least one per core."""
     map_bytes = 4 * (1 + num_organs) * tiles.padded[0] * tiles.padded[1]
     return max(1, min(plans.inference.slices_per_batch, max(cores.num, MAPS_BYTES[device.type] // map_bytes)))
 

@@ -1,6 +1,6 @@
-"""How a slice that may be larger or smaller than the window is covered by windows.
+"""Places windows over a slice, which may be larger or smaller than the window.
 
-Owns: `Tiles`: padding, the places of the windows, and the weight of a window's pixels where windows overlap.
+Owns: `Tiles`: padding, the positions of the windows, and the weight of a window's pixels where windows overlap.
 
 Legend: B slices, R x W a slice, r x w the window.
 """
@@ -21,14 +21,14 @@ SIGMA_SHARE = 0.25  # of the window's side; the weight falls to 0.14 at the midd
 
 @dataclass(frozen=True)
 class Tiles:
-    """The cover of one slice; all in rows and columns.
+    """The windows of one slice; all sizes are (rows, columns).
 
     Attributes:
-        shape: Of the slice, (R, W).
-        window: (r, w).
-        padded: Size after padding, at least the window's.
-        before: Padding at the start; the rest of it is at the end.
-        corners: First row and column of each window, in the padded slice.
+        shape: The slice, (R, W).
+        window: The window, (r, w).
+        padded: The size after padding, at least that of the window.
+        before: The padding at the start; the rest is at the end.
+        corners: The first row and column of each window in the padded slice.
     """
 
     shape: tuple[int, int]
@@ -38,13 +38,13 @@ class Tiles:
     corners: tuple[Corner, ...]
 
     def pad(self, batch: Tensor) -> Tensor:
-        """Pad (B, N * C, R, W) with zeros to the padded size, the slice in the middle."""
+        """Pad (B, N * C, R, W) with zeros to the padded size, with the slice in the center."""
         padded: Tensor = pad_nd_image(batch, self.padded)
         return padded
 
 
 def tile(shape: Sequence[int], *, plans: Plans) -> Tiles:
-    """Cover (R, W) slices with the plan's window for them, overlapping as it says."""
+    """Place the plan's windows over (R, W) slices, with the plan's overlap."""
     rows, columns = shape
     window = plans.network.window_of((rows, columns))
     padded = (max(rows, window[0]), max(columns, window[1]))
@@ -55,7 +55,7 @@ def tile(shape: Sequence[int], *, plans: Plans) -> Tiles:
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Place windows over an axis: evenly, the first at 0 and the last at the end, overlapping at least as asked."""
+    """Place windows evenly along an axis, from its start to its end, with at least this overlap."""
     if size <= window:
         return [0]
     step = max(1, int(window * (1 - overlap)))
@@ -64,6 +64,6 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
 
 
 def gaussian_weight(window: tuple[int, int]) -> np.ndarray:
-    """Weigh the middle of a window more than its edge: (r, w), largest 1, nowhere zero."""
+    """Return Gaussian weights (r, w) that favor the center of a window: at most 1, nowhere zero."""
     profiles = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (SIGMA_SHARE * n)) ** 2) for n in window]
     return np.outer(*profiles).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Images that other programs hold in memory, as scans: nibabel's, SimpleITK's, or an array with its affine.
+"""Converts images in memory to scans: those of nibabel and SimpleITK, or an array with its affine.
 
-Owns: `as_scan`, and `in_order_of` for the way back.
+Owns: `as_scan`, and `in_order_of` for results.
 Does not own: files (`image.py`).
 """
 
@@ -18,7 +18,7 @@ EXPECTED = "Give a path, a nibabel image, a SimpleITK image, or (array, affine) 
 
 
 def as_scan(image: Any, *, name: str = "the image") -> Scan:
-    """Take an image from memory; its voxels are not copied where their type allows it.
+    """Convert an image in memory to a scan; its voxels are not copied where their type allows it.
 
     Args:
         image: A nibabel image, a SimpleITK image, or an array (i, j, k) with its 4x4 affine (RAS+, mm). A fourth axis
@@ -61,14 +61,14 @@ def as_scan(image: Any, *, name: str = "the image") -> Scan:
 
 
 def in_order_of(image: Any, array_zyx: np.ndarray) -> np.ndarray:
-    """Give an array in the order of axes of the image it belongs to: as numpy sees SimpleITK's, else i, j, k."""
+    """Return an array (z, y, x) in the axis order of its image: (k, j, i) for SimpleITK, else (i, j, k)."""
     if isinstance(image, Scan) or hasattr(image, "GetDirection"):
         return array_zyx
     return array_zyx.transpose(2, 1, 0)
 
 
 def from_simpleitk(image: Any, *, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Give the array (z, y, x) and the affine (RAS+) of a SimpleITK image.
+    """Return the array (z, y, x) and the affine (RAS+) of a SimpleITK image.
 
     Raises:
         UsageError: It has not three axes of grey values.

@@ -1,7 +1,7 @@
-"""The bytes of a scan file: is it a file at all, what does it really hold, and does it go on to its end?
+"""Reads the bytes of a scan file, plain or gzipped, and verifies that the file is whole and really a scan.
 
-Owns: refusal of what is no file (`file_fault`) or no scan, and `ScanStream`, which reads plain and gzipped files
-alike, told apart by their first bytes and never by their name, without holding more than asked for.
+Owns: `file_fault`, which refuses paths that are not regular files, and `ScanStream`, which recognizes gzip by the
+first bytes, never by the name, and keeps no more in memory than was asked for.
 Does not own: what the bytes mean (`nifti_header.py`, `image.py`).
 """
 
@@ -48,7 +48,7 @@ _KINDS_INSIDE_GZIP = (
 
 
 def display_name(path: Path) -> str:
-    """Name a file in messages: its folder and name, control characters made visible, no home folder."""
+    """Return the name of a file for messages: its folder and name, with control characters made visible."""
     return printable("/".join(Path(path).parts[-2:]))
 
 
@@ -56,9 +56,9 @@ class ScanStream:
     """The unpacked bytes of one scan file, read from front to end once; a context manager.
 
     Attributes:
-        name: The file in words, for messages.
-        is_gzip: Whether the bytes are unpacked on the way.
-        most_bytes: More than this the file cannot hold, unpacked.
+        name: The name of the file for messages.
+        is_gzip: Whether the bytes are decompressed.
+        most_bytes: The most bytes that the file can contain after decompression.
 
     Raises:
         ScanFileError: There is no such regular file, it is empty, of another kind, or its gzip data is damaged.
@@ -81,7 +81,7 @@ class ScanStream:
         self.most_bytes = size * MAX_DEFLATE_RATIO if self.is_gzip else size
 
     def __enter__(self) -> "ScanStream":
-        """Give the stream itself; leaving the block closes the file."""
+        """Return the stream itself; leaving the block closes the file."""
         return self
 
     def __exit__(
@@ -90,13 +90,13 @@ class ScanStream:
         self._file.close()
 
     def read(self, count: int, *, begin: bytes = b"") -> bytearray:
-        """Take the next bytes until there are `count`; fewer only where the file ends.
+        """Read the next bytes until there are `count`, or fewer where the file ends.
 
-        The result grows with what is really there: a header that asks for gigabytes of a small file gets no memory.
+        Memory grows with the bytes that are there: a header that claims gigabytes in a small file allocates nothing.
 
         Args:
-            count: Length of the result.
-            begin: What it begins with, taken before.
+            count: The length of the result.
+            begin: Bytes that were read before and begin the result.
         """
         buffer = bytearray(begin)
         while len(buffer) < count and (part := self._next(min(count - len(buffer), CHUNK_BYTES))):
@@ -104,26 +104,26 @@ class ScanStream:
         return buffer
 
     def skip(self, count: int) -> None:
-        """Pass over the next `count` bytes, or to the end where there are fewer."""
+        """Skip the next `count` bytes, or the rest of the file where there are fewer."""
         while count > 0 and (part := self._next(min(count, CHUNK_BYTES))):
             count -= len(part)
 
     def peek(self, count: int) -> bytes:
-        """Give the next bytes as they lie in the file and leave them there; at most a chunk's worth."""
+        """Return the next bytes without consuming them; at most one chunk."""
         return self._raw[:count]
 
     def begin_packed(self, wbits: int) -> None:
-        """Unpack from here on; the file itself is not packed, as in formats with a header of text.
+        """Decompress from here on; used for formats whose text header is not compressed.
 
         Args:
-            wbits: As zlib has it: 15 for its own format, 31 for gzip.
+            wbits: The format as zlib numbers it: 15 for zlib, 31 for gzip.
         """
         assert self._decoder is None
         self._decoder = zlib.decompressobj(wbits=wbits)
         self.most_bytes *= MAX_DEFLATE_RATIO
 
     def finish(self) -> int:
-        """Read on to the end, so that the checksum is verified; give the number of bytes that were left.
+        """Read to the end, so that the checksum is verified, and return the number of bytes that were left.
 
         Raises:
             ScanFileError: The gzip stream has no end or fails its checksum, or far too much is left.
@@ -141,7 +141,7 @@ class ScanStream:
         return extra + int(self._has_rubbish)
 
     def _next(self, limit: int) -> bytes:
-        """Give between 1 and `limit` bytes, or none at the end."""
+        """Return between 1 and `limit` bytes, or none at the end."""
         if self._decoder is not None:
             return self._inflate(limit)
         data = self._raw or self._read_file()
@@ -168,7 +168,7 @@ class ScanStream:
         return b""
 
     def _start_next_member(self) -> bool:
-        """Go on to the next gzip member, as pigz and bgzip write them; say whether there is one."""
+        """Continue with the next gzip member, as pigz and bgzip write them; return whether there is one."""
         assert self._decoder is not None
         rest = self._decoder.unused_data or self._raw or self._read_file()
         while rest and not rest.strip(b"\0"):  # padding, as on tapes
@@ -191,7 +191,7 @@ class ScanStream:
 
 
 def file_fault(path: Path) -> str | None:
-    """Say what keeps a path from being a regular file, without opening it: a pipe would wait for ever; or None."""
+    """Explain why a path is not a regular file, or return None; a pipe would block, so nothing is opened."""
     name = display_name(path)
     try:
         mode = Path(path).stat().st_mode
@@ -209,7 +209,7 @@ def file_fault(path: Path) -> str | None:
 
 
 def _open_scan(path: Path, name: str) -> tuple[BinaryIO, int]:
-    """Open a regular file that is not empty; gives its size too."""
+    """Open a regular file that is not empty, and return its size too."""
     fault = file_fault(path)
     if fault:
         raise ScanFileError(fault)
@@ -225,11 +225,11 @@ def _open_scan(path: Path, name: str) -> tuple[BinaryIO, int]:
 
 
 def refuse_other_kinds(first: bytes, *, name: str, is_unpacked: bool = False) -> None:
-    """Say what a file is that bears the name of a scan and is none, where that can be told.
+    """Refuse a file that has the name of a scan and is of another kind, where the kind can be recognized.
 
     Args:
         first: Its first bytes, 512 or more where there are so many.
-        name: The file, for messages.
+        name: The name of the file for messages.
         is_unpacked: Whether `first` was inside gzip.
 
     Raises:
@@ -247,7 +247,7 @@ def refuse_other_kinds(first: bytes, *, name: str, is_unpacked: bool = False) ->
 
 
 def refuse_text(first: bytes, *, name: str) -> None:
-    """Refuse a file of text, such as a server's message; its words stay out of the message.
+    """Refuse a text file, such as a server's error page; its words are not repeated in the message.
 
     Raises:
         ScanFileError: All of its first bytes are letters, digits, signs and white space.

@@ -1,8 +1,8 @@
-"""A folder of DICOM files that make one volume, as a scan.
+"""Reads a folder of DICOM files that form one volume.
 
-Owns: `read_series`, `read_slices`, `series_files`, `find_series`, and the checks that a series is whole. Nothing of a
-file but its voxels, its place and its modality is looked at, so that no text about the patient can reach an output.
-Does not own: other scan files (`image.py`).
+Owns: `read_series`, `read_slices`, `series_files`, `find_series`, and the checks that a series is complete. Only
+voxels, geometry and modality are read, so that no text about the patient can reach an output.
+Does not own: other scan files (`image.py`), the bytes of a DICOM file (`dicom_validation.py`).
 """
 
 import hashlib
@@ -33,7 +33,7 @@ TURNED = 1e-3  # a direction cosine may differ by as much within a series
 
 
 def is_dicom(path: Path) -> bool:
-    """Say whether a regular file begins as DICOM files do."""
+    """Return whether a regular file begins as DICOM files do."""
     try:
         if not path.is_file():
             return False
@@ -44,7 +44,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def find_series(folder: Path) -> list[Path]:
-    """Find the folder itself, if it holds DICOM files, or else those folders inside it that do."""
+    """Return the folder itself if it contains DICOM files, or else the folders inside it that do."""
     if _files(folder):
         return [folder]
     return [child for child in _list(folder) if child.is_dir() and _files(child)]
@@ -56,10 +56,10 @@ def series_sha256(folder: Path) -> str:
 
 
 def series_files(folder: Path) -> list[Path]:
-    """List the files of the one series of a folder, in the order of the planes that `read_series` gives.
+    """List the files of the only series of a folder, in the order of the slices that `read_series` returns.
 
     Raises:
-        ScanFileError: There is not exactly one series, or a file beside it.
+        ScanFileError: There is not exactly one series, or there are other files.
     """
     name = display_name(folder)
     try:
@@ -108,16 +108,16 @@ def read_series(folder: Path) -> tuple[Scan, str]:
 
 
 def read_slices(paths: Sequence[Path]) -> tuple[Scan, str]:
-    """Read files of one folder that make a volume, in Hounsfield units for CT, whatever else lies beside them.
+    """Read given files of a folder as one volume, in Hounsfield units for CT; other files are ignored.
 
     Args:
-        paths: A file a slice, from one end of the volume to the other, each of which `check_dicom_file` accepts.
+        paths: One file per slice, from one end of the volume to the other; `check_dicom_file` has accepted each.
 
     Returns:
         As `read_series`.
 
     Raises:
-        ScanFileError: They make no volume, a file is damaged, or a slice is missing.
+        ScanFileError: They form no volume, a file is damaged, or a slice is missing.
     """
     folder = paths[0].parent
     name = display_name(folder)
@@ -147,14 +147,14 @@ def read_slices(paths: Sequence[Path]) -> tuple[Scan, str]:
 
 
 def _unreadable(folder: Path, error: RuntimeError) -> ScanFileError:
-    """Tell what SimpleITK says, whose own and only error class this is, without the way to the folder."""
+    """Explain an error of SimpleITK, which has one class for all of them, without the path of the folder."""
     name = display_name(folder)
     reason = printable(str(error).strip().splitlines()[-1].replace(str(folder), name))
     return ScanFileError(f"{name}: the DICOM series cannot be read: {reason}. Export it again.")
 
 
 def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -> None:
-    """Refuse slices that do not lie behind each other at one distance, or not in one direction."""
+    """Refuse slices that are not parallel or not equally spaced."""
     try:
         turns = np.array([_numbers(_tag(reader, index, ORIENTATION)) for index in range(num_files)])
         places = np.array([_numbers(_tag(reader, index, POSITION)) for index in range(num_files)])
@@ -186,7 +186,7 @@ def _check_whole(reader: sitk.ImageSeriesReader, num_files: int, *, name: str) -
 
 
 def _was_dicom(path: Path) -> bool:
-    """Say whether a file that is not DICOM seems to have been: a slice at the end of a series leaves no gap."""
+    """Return whether a file that is not DICOM seems to have been: a slice at the end of a series leaves no gap."""
     try:
         return path.is_file() and (path.suffix.lower() in DICOM_ENDINGS or path.stat().st_size == 0)
     except OSError:
@@ -198,7 +198,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _list(folder: Path) -> list[Path]:
-    """List a folder; one that may not be read holds nothing for us."""
+    """List a folder; one without permission to read counts as empty."""
     try:
         return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     except OSError:

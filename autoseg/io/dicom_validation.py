@@ -1,9 +1,9 @@
-"""The elements of a DICOM file: does each one end inside the file, and does the picture fit in?
+"""Verifies the structure of a DICOM file: every element must end inside the file, and the pixels must fit in.
 
-Owns: `check_dicom_file`. Of a file only tags, lengths and the numbers of rows, columns and bits are looked at.
+Owns: `check_dicom_file`. Only tags, lengths, and the numbers of rows, columns and bits are read.
 Does not own: series and voxels (`dicom.py`).
 
-SimpleITK takes as much memory as a length in the file says: one flipped byte in a slice of 2 KB made it 9 GB.
+SimpleITK allocates as much memory as a length in the file says: one flipped byte in a slice of 2 KB made it 9 GB.
 """
 
 import math
@@ -26,14 +26,14 @@ IMPLICIT, BIG_ENDIAN, DEFLATED = (f"1.2.840.10008.1.2{end}" for end in ("", ".2"
 
 
 def check_dicom_file(path: Path, *, has_picture: bool = True) -> None:
-    """Refuse a file whose elements or picture claim more than it holds.
+    """Refuse a file whose elements or pixels claim more bytes than it contains.
 
     Args:
         path: A DICOM file.
-        has_picture: Whether it must hold a picture.
+        has_picture: Whether the file must contain pixels.
 
     Raises:
-        ScanFileError: They do, or the file cannot be read.
+        ScanFileError: The file is damaged or cannot be read.
     """
     name = display_name(path)
     try:
@@ -48,10 +48,10 @@ def check_dicom_file(path: Path, *, has_picture: bool = True) -> None:
 
 
 def _walk(data: mmap.mmap) -> "_Walk":
-    """Walk through the header, then through the data set in its own byte order.
+    """Go through the header, and then through the data set in its own byte order.
 
     Raises:
-        ValueError: Something does not fit; says what.
+        ValueError: An element does not fit; the message says which.
     """
     meta = _Walk(data, is_explicit=True)
     start = meta.run(FIRST_ELEMENT, len(data), only_group=0x0002)
@@ -78,10 +78,10 @@ def _check_picture(walk: "_Walk") -> None:
 
 
 class _Walk:
-    """One way through the elements of a file.
+    """One pass through the elements of a file.
 
     Attributes:
-        found: Where the value of an element outside of sequences begins, and its length, by tag.
+        found: The start and length of each value outside of sequences, by tag.
     """
 
     def __init__(self, data: mmap.mmap, *, is_explicit: bool, order: str = "little") -> None:
@@ -91,17 +91,17 @@ class _Walk:
     def run(
         self, start: int, stop: int, *, only_group: int | None = None, depth: int = 0, holds_pixels: bool = False
     ) -> int:
-        """Go from element to element, and into sequences.
+        """Go through the elements, and into sequences.
 
         Args:
-            start: Where the first one begins.
-            stop: Where the last one must have ended.
-            only_group: End before another group begins.
-            depth: In how many sequences and items this is.
-            holds_pixels: Whether items hold pieces of a compressed picture, not elements.
+            start: The position of the first element.
+            stop: The position at which the last element must have ended.
+            only_group: Whether to end before the next group begins.
+            depth: The number of sequences and items around these elements.
+            holds_pixels: Whether items contain fragments of compressed pixels instead of elements.
 
         Returns:
-            The place behind the last element, or behind the delimiter that ended them.
+            The position after the last element, or after the delimiter that ended them.
 
         Raises:
             ValueError: An element claims more bytes than there are, or delimiters do not match.
@@ -129,12 +129,12 @@ class _Walk:
         return place
 
     def number(self, tag: int) -> int:
-        """Read an element of two bytes; 0 where there is none."""
+        """Return the value of an element of two bytes; 0 where there is none."""
         begin, length = self.found.get(tag, (0, 0))
         return int.from_bytes(self.data[begin : begin + 2], self.order) if length >= 2 else 0  # type: ignore[arg-type]
 
     def _element(self, place: int) -> tuple[int, bytes, int, int]:
-        """Read tag, kind of value (b"" where none is given), length, and where the value begins."""
+        """Read the tag, value representation (b"" where none is given), length, and start of the value."""
         group, element = (self._integer(place + shift, 2) for shift in (0, 2))
         kind = self.data[place + 4 : place + 6]
         tag = group << 16 | element

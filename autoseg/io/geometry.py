@@ -1,4 +1,4 @@
-"""Where the voxels of a scan lie in space, and the way from the file's axes to canonical ones and back.
+"""Describes where the voxels of a scan lie in space, and converts between the file's axes and canonical ones.
 
 Owns: `ImageGeometry`, comparison of two grids, `AxisMap`, boxes.
 Does not own: files (`image.py`), interpolation (`preprocessing/`).
@@ -9,7 +9,7 @@ Vocabulary:
               x grows to the patient's right, y to the front, z to the head.
     canonical the file's voxels with axes permuted and flipped so that index x grows most to the right, y most to the
               front, z most to the head. No voxel value changes.
-    corner    center of a voxel at the end of every axis; a grid has eight.
+    corner    the center of a voxel at an end of every axis; a grid has eight corners.
 """
 
 import base64
@@ -33,16 +33,16 @@ SAME_PLACE_VOXELS = 0.1  # two grids whose corners are nearer than this share of
 
 @dataclass(frozen=True)
 class ImageGeometry:
-    """The grid of a scan: its size and the place of every voxel.
+    """The grid of a scan: its size and the position of every voxel.
 
     Attributes:
-        shape_zyx: Number of voxels of each array axis, all at least 1.
-        affine: 4x4 rows; takes the index (x, y, z) of a voxel to its center in RAS+ millimeters, as nibabel does.
-        header: The geometry of the file's NIfTI header, so that an output repeats it bit for bit;
-            b"" for grids of our own.
+        shape_zyx: The number of voxels along each array axis, at least 1.
+        affine: 4x4 rows; maps the index (x, y, z) of a voxel to its center in RAS+ millimeters, as in nibabel.
+        header: The geometry fields of the file's NIfTI header, so that an output repeats them bit for bit;
+            b"" for grids that autoseg made.
 
     Raises:
-        GeometryError: An axis without voxels, a value that is not finite, or axes that do not span space.
+        GeometryError: An axis has no voxels, a value is not finite, or the axes do not span space.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -63,7 +63,7 @@ class ImageGeometry:
 
     @classmethod
     def from_affine(cls, shape_zyx: Sequence[int], affine: np.ndarray, *, header: bytes = b"") -> "ImageGeometry":
-        """Make a geometry from a (4, 4) array that takes (x, y, z) indices to RAS+ millimeters."""
+        """Make a geometry from a (4, 4) array that maps (x, y, z) indices to RAS+ millimeters."""
         depth, height, width = (int(size) for size in shape_zyx)
         rows = tuple(tuple(float(value) for value in row) for row in np.asarray(affine, dtype=np.float64))
         return cls(shape_zyx=(depth, height, width), affine=rows, header=header)
@@ -108,7 +108,7 @@ class ImageGeometry:
         return tuple(tuple(float(value) for value in row) for row in matrix / np.linalg.norm(matrix, axis=0))
 
     def to_json(self) -> dict[str, Any]:
-        """Give the geometry as JSON content; `from_json` returns an equal one, the header included."""
+        """Return the geometry as JSON content; `from_json` returns an equal one, the header included."""
         return {
             "shape_zyx": list(self.shape_zyx),
             "affine": [list(row) for row in self.affine],
@@ -117,7 +117,7 @@ class ImageGeometry:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "ImageGeometry":
-        """Read what `to_json` gave.
+        """Return the geometry that `to_json` converted.
 
         Raises:
             GeometryError: The content is not a geometry.
@@ -130,7 +130,7 @@ class ImageGeometry:
 
 
 def corners_mm(geometry: ImageGeometry) -> np.ndarray:
-    """Give the eight corners in RAS+ millimeters, shape (8, 3); the x index changes slowest from row to row."""
+    """Return the eight corners in RAS+ millimeters, shape (8, 3); the x index changes slowest from row to row."""
     ends = [(0, size - 1) for size in reversed(geometry.shape_zyx)]
     indices = np.array(list(itertools.product(*ends)), dtype=np.float64)  # (8, 3) xyz
     matrix = geometry.affine_array
@@ -138,7 +138,7 @@ def corners_mm(geometry: ImageGeometry) -> np.ndarray:
 
 
 def corner_distance_mm(a: ImageGeometry, b: ImageGeometry) -> float:
-    """Give the largest distance between a corner of `a` and the same corner of `b`."""
+    """Return the largest distance between a corner of `a` and the same corner of `b`."""
     return float(np.linalg.norm(corners_mm(a) - corners_mm(b), axis=1).max())
 
 
@@ -149,13 +149,13 @@ def grids_differ(
     names: tuple[str, str] = ("image", "label"),
     voxels: float = SAME_PLACE_VOXELS,
 ) -> str | None:
-    """Explain how two grids that must be one differ, or give None where they agree.
+    """Explain how two grids that must be equal differ; return None if they agree.
 
     Args:
         a: One grid.
         b: The other grid.
-        names: What the grids belong to, for the sentence.
-        voxels: Corners may lie apart by this share of the smallest voxel side.
+        names: The names of their owners for the message.
+        voxels: The tolerated distance between corners, as a fraction of the smallest voxel side.
     """
     who = f"{names[0]} and {names[1]} differ in"
     if a.shape_zyx != b.shape_zyx:
@@ -183,7 +183,7 @@ def grids_differ(
 
 
 def small_shift(a: ImageGeometry, b: ImageGeometry, *, name: str) -> str | None:
-    """Tell by how much the grid `b` of that name lies off `a`, with which it counts as one; None for mere rounding."""
+    """Describe the shift between two grids that count as equal; return None if it is mere rounding."""
     distance_mm = corner_distance_mm(a, b)
     if distance_mm <= UNNOTICED_MM:
         return None
@@ -191,13 +191,13 @@ def small_shift(a: ImageGeometry, b: ImageGeometry, *, name: str) -> str | None:
 
 
 def _differ_in_sign_alone(a: ImageGeometry, b: ImageGeometry) -> bool:
-    """Say whether each axis of one runs along the same axis of the other, some the other way."""
+    """Return whether the axes of two grids are parallel and some of them point the other way."""
     cosines = (np.array(a.direction) * np.array(b.direction)).sum(axis=0)
     return bool((np.abs(cosines) > 1 - 1e-6).all() and (cosines < 0).any())
 
 
 def _same_box(a: ImageGeometry, b: ImageGeometry, *, allowed_mm: float) -> bool:
-    """Say whether the corners are the same points in another order."""
+    """Return whether the corners are the same points in another order."""
     distances = np.linalg.norm(corners_mm(a)[:, None] - corners_mm(b)[None], axis=2)  # (8, 8)
     return bool((distances.min(axis=0) <= allowed_mm).all() and (distances.min(axis=1) <= allowed_mm).all())
 
@@ -208,11 +208,11 @@ def _rounded(values: Sequence[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class AxisMap:
-    """The way between the file grid and the canonical grid: a permutation and flips, no interpolation.
+    """Maps between the file grid and the canonical grid by a permutation and flips, without interpolation.
 
     Attributes:
         permutation: Canonical array axis k (zyx) is the file's array axis `permutation[k]`.
-        flips: Whether canonical axis k runs against that file axis.
+        flips: Whether canonical axis k runs opposite to that file axis.
     """
 
     permutation: tuple[int, int, int]
@@ -235,7 +235,7 @@ class AxisMap:
 
 
 def canonical_axis_map(geometry: ImageGeometry) -> AxisMap:
-    """Find the permutation and flips whose axes lie nearest to right, front and head."""
+    """Find the permutation and flips whose axes are closest to right, anterior and superior."""
     cosines = np.array(geometry.direction)[::-1, ::-1]  # rows: space z, y, x; columns: file axes z, y, x
     nearness = np.abs(cosines).round(6)  # rounded, so that noise does not decide at 45 degrees
     orders: list[tuple[int, int, int]] = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
@@ -245,7 +245,7 @@ def canonical_axis_map(geometry: ImageGeometry) -> AxisMap:
 
 
 def reorient(geometry: ImageGeometry, axis_map: AxisMap) -> ImageGeometry:
-    """Give the geometry of the array that `axis_map.apply` returns; voxels keep their place in space."""
+    """Return the geometry of the array that `axis_map.apply` returns; voxels keep their position in space."""
     to_file = np.zeros((4, 4))  # canonical (x, y, z, 1) index to file index
     to_file[3, 3] = 1.0
     for canonical_zyx, (file_zyx, flip) in enumerate(zip(axis_map.permutation, axis_map.flips, strict=True)):
@@ -257,7 +257,7 @@ def reorient(geometry: ImageGeometry, axis_map: AxisMap) -> ImageGeometry:
 
 
 def nonzero_box(mask_zyx: np.ndarray) -> Box:
-    """Give the smallest (start, stop) per axis that holds every true voxel; the whole grid where there is none."""
+    """Return the smallest (start, stop) per axis that contains every true voxel; the whole grid if there is none."""
     bounds = []
     for axis in range(3):
         filled = np.flatnonzero(mask_zyx.any(axis=tuple(other for other in range(3) if other != axis)))
@@ -268,6 +268,6 @@ def nonzero_box(mask_zyx: np.ndarray) -> Box:
 
 
 def box_slices(box: Box) -> tuple[slice, slice, slice]:
-    """Give the slices that cut a box out of an array (z, y, x)."""
+    """Return the slices that cut a box out of an array (z, y, x)."""
     (z0, z1), (y0, y1), (x0, x1) = box
     return slice(z0, z1), slice(y0, y1), slice(x0, x1)

@@ -1,4 +1,4 @@
-"""Checks that the grid of a scan is one that a scanner could have made, whatever the format of its file.
+"""Checks that the grid of a scan is plausible, whatever the format of its file.
 
 Owns: `check_extent` and `check_shear`.
 Does not own: the grid itself (`geometry.py`), the headers that state it (`nifti_header.py`, `nrrd.py`, `dicom.py`).
@@ -15,10 +15,10 @@ MAX_ORIGIN_MM = 1e6  # a kilometre from the scanner's center; float32 knows plac
 
 
 def check_extent(geometry: ImageGeometry, *, name: str) -> None:
-    """Refuse voxels that no scanner makes, and places where no patient lies.
+    """Refuse implausible voxel sizes and positions.
 
     Raises:
-        ScanFileError: A side is too small or too large, or the first voxel too far away.
+        ScanFileError: A voxel side is too small or too large, or the first voxel is too far from the scanner's center.
     """
     spacing, origin = geometry.spacing_zyx_mm, geometry.origin_xyz_mm
     if not (min(spacing) >= MIN_SPACING_MM and max(spacing) <= MAX_SPACING_MM):
@@ -33,10 +33,10 @@ def check_extent(geometry: ImageGeometry, *, name: str) -> None:
 
 
 def check_shear(geometry: ImageGeometry, *, name: str, warnings: list[str]) -> None:
-    """Refuse axes so far from right angles that a scan on a right-angled grid would lie elsewhere.
+    """Refuse axes that are so oblique to each other that a right-angled grid would move a corner too far.
 
     Raises:
-        ScanFileError: A corner would lie over half a voxel away.
+        ScanFileError: A corner would move by more than half a voxel.
     """
     direction = np.array(geometry.direction)
     left, _, right = np.linalg.svd(direction)

@@ -1,11 +1,11 @@
-"""Scan files in and out: the only module that opens them.
+"""Reads and writes scan files; no other module opens them.
 
 Owns: `read_scan`, `read_labels`, `read_header`, `write_label_map`, `write_scan`, names of scan files.
 Does not own: the raw bytes (`byte_stream.py`), what the header (`nifti_header.py`, `nrrd.py`) and the values
 (`voxels.py`) mean, checks of one file against another (`fingerprint/fingerprint.py`).
 
-A file is read whole and verified to its last byte, or refused with a `ScanFileError` that names it, the fault and the
-remedy. An output has the input's grid bit for bit, and no text of the input's header.
+A file is read completely and verified to its last byte, or refused with a `ScanFileError` that names the file, the
+fault and the remedy. An output repeats the input's grid bit for bit, but no text of its header.
 """
 
 import gzip
@@ -42,12 +42,12 @@ _TEXT_HEADERS = {b"nrrd000": parse_nrrd_header, b"objecttype": parse_mha_header,
 
 @dataclass(frozen=True)
 class Scan:
-    """The voxels of one volume and where they lie.
+    """The voxels of one volume and their grid.
 
     Attributes:
-        array_zyx: The stored integer type, or float32 where the file holds floats or scales its values.
-        geometry: The file's grid.
-        warnings: What was odd about the file and how it was read.
+        array_zyx: The voxels in the stored integer type, or float32 where the file has floats or scales its values.
+        geometry: The grid of the file.
+        warnings: What is unusual about the file, and how it was read.
     """
 
     array_zyx: np.ndarray
@@ -56,12 +56,12 @@ class Scan:
 
 
 def is_scan_name(name: str) -> bool:
-    """Say whether a file name is that of a scan; hidden files, such as macOS's "._case.nii.gz", are not."""
+    """Return whether a file name is that of a scan; hidden files, such as macOS's "._case.nii.gz", are not scans."""
     return not name.startswith(".") and name.lower().endswith(SCAN_ENDINGS)
 
 
 def scan_stem(path: Path | str) -> str:
-    """Give the file name without its scan ending: "case.nii.gz" gives "case"."""
+    """Return the file name without its scan ending: "case.nii.gz" gives "case"."""
     name = Path(path).name
     for ending in SCAN_ENDINGS:
         if name.lower().endswith(ending):
@@ -70,7 +70,7 @@ def scan_stem(path: Path | str) -> str:
 
 
 def read_header(path: Path) -> ImageGeometry:
-    """Read the grid alone, from the first bytes of the file.
+    """Read only the grid, from the first bytes of the file.
 
     Raises:
         ScanFileError: The file or its header cannot be used; the voxels are not looked at.
@@ -80,13 +80,13 @@ def read_header(path: Path) -> ImageGeometry:
 
 
 def count_volumes(path: Path) -> int:
-    """Give the number of volumes of a file: 1 but for 4D images."""
+    """Return the number of volumes of a file, which is 1 except for 4D images."""
     with ScanStream(path) as stream:
         return _read_header(stream)[0].num_volumes
 
 
 def bytes_in_memory(path: Path) -> int:
-    """Give the bytes that the voxels of a scan take once they are read, from its header alone.
+    """Return the bytes that the voxels of a scan will take in memory, according to its header.
 
     Raises:
         ScanFileError: The file or its header cannot be used.
@@ -101,8 +101,8 @@ def read_scan(path: Path, *, volume: int | None = None) -> Scan:
     """Read one volume.
 
     Args:
-        path: A NIfTI, NRRD or MetaImage file, told apart by its first bytes.
-        volume: Which volume of a 4D file, from 0; None expects a file with one.
+        path: A NIfTI, NRRD or MetaImage file, recognized by its first bytes.
+        volume: The volume of a 4D file, from 0; None expects a file with one volume.
 
     Raises:
         ScanFileError: The file is damaged, holds several volumes, or over 1 % of its voxels are not finite.
@@ -127,10 +127,10 @@ def read_all_volumes(path: Path) -> tuple[Scan, ...]:
 
 
 def read_labels(path: Path) -> Scan:
-    """Read a label map as uint8, uint16 or int32, the first that holds its values.
+    """Read a label map as uint8, uint16 or int32, whichever is the smallest that fits.
 
     Raises:
-        ScanFileError: As `read_scan`; or a value is not finite, or further than 0.001 from an integer.
+        ScanFileError: As `read_scan`; or a value is not finite, or differs from an integer by more than 0.001.
     """
     name = display_name(path)
     volumes, stored, warnings = _read_volumes(path)
@@ -160,12 +160,12 @@ def write_label_map(path: Path, labels_zyx: np.ndarray, *, geometry: ImageGeomet
     Args:
         path: Ends in `.nii.gz` or `.nii`.
         labels_zyx: Integers 0 to 65535 (or booleans); stored as uint8 where all are below 256, else as uint16.
-        geometry: The grid; with its `header` bytes every program sees the input's grid to the last bit.
-        names: Label value to name, written into a text extension as JSON.
+        geometry: The grid; with its `header` bytes, every program sees the input's grid to the last bit.
+        names: The name of each label value, written into a text extension as JSON.
 
     Raises:
         GeometryError: The array has another shape than the grid.
-        UsageError: Values that are not integers, or out of range.
+        UsageError: Values are not integers or out of range.
         ScanFileError: The file cannot be written.
     """
     low, high = int(labels_zyx.min(initial=0)), int(labels_zyx.max(initial=0))
@@ -211,7 +211,7 @@ def _read_volumes(path: Path) -> tuple[np.ndarray, StoredImage, tuple[str, ...]]
 
 
 def _read_header(stream: ScanStream) -> tuple[StoredImage, bytes]:
-    """Read the header of any form; gives too what was read, from the first byte of the file on."""
+    """Read the header of any format, and return it with the bytes that were read."""
     with np.errstate(all="ignore"):  # a damaged header holds numbers of any size; what comes of them is checked
         return _parse_any_header(stream)
 
@@ -275,7 +275,7 @@ def _write(path: Path, array_zyx: np.ndarray, *, geometry: ImageGeometry, dtype:
 
 @contextmanager
 def _output_stream(path: Path) -> Iterator[BinaryIO]:
-    """Open for writing; gzip by name, without name or time inside, so that equal content gives equal bytes."""
+    """Open for writing, with gzip if the name says so; no name or time is stored, so equal content is equal bytes."""
     with path.open("wb") as file:
         if not path.name.lower().endswith(".gz"):
             yield file

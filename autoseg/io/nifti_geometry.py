@@ -34,9 +34,9 @@ def read_geometry(header: Any, dims: tuple[int, ...], *, name: str, warnings: li
     """Read the grid of a header.
 
     Args:
-        header: nibabel's.
+        header: The header, as nibabel reads it.
         dims: The sizes of all axes.
-        name: The file, for messages.
+        name: The name of the file for messages.
         warnings: A list to which what is unusual is added.
 
     Raises:
@@ -73,7 +73,7 @@ def read_geometry(header: Any, dims: tuple[int, ...], *, name: str, warnings: li
 
 
 def _check_conflict(sform: ImageGeometry, qform: ImageGeometry, *, name: str, warnings: list[str]) -> None:
-    """Refuse two grids that lie apart, since programs differ in which they believe; note what is less."""
+    """Refuse two grids that differ, since programs disagree on which one counts; warn of smaller differences."""
     distance = corner_distance_mm(sform, qform) / min(sform.spacing_zyx_mm)
     if not distance <= CONFLICT_VOXELS:
         raise ScanFileError(
@@ -85,7 +85,7 @@ def _check_conflict(sform: ImageGeometry, qform: ImageGeometry, *, name: str, wa
 
 
 def _check_spacing(header: Any, dims: tuple[int, ...], *, name: str, warnings: list[str]) -> None:
-    """Refuse spacings that are not positive; a missing one across a single slice becomes 1."""
+    """Refuse spacings that are not positive; the missing spacing of a single slice becomes 1."""
     for axis in (1, 2, 3):
         value = float(header["pixdim"][axis])
         if math.isfinite(value) and value > 0:
@@ -110,7 +110,7 @@ def _unit_mm(header: Any, warnings: list[str]) -> float:
 
 
 def _coded_affines(header: Any, name: str) -> dict[str, np.ndarray]:
-    """Give the affines that the header declares, the one to believe first."""
+    """Return the affines that the header declares, the one that counts first."""
     for field in ("sform_code", "qform_code"):
         if not 0 <= int(header[field]) <= 5:
             raise ScanFileError(f"{name}: {field} is {int(header[field])}; expected 0 to 5. The header is damaged.")
@@ -126,7 +126,7 @@ def _coded_affines(header: Any, name: str) -> dict[str, np.ndarray]:
 
 
 def _with_third_axis(affine: np.ndarray, dims: tuple[int, ...]) -> np.ndarray:
-    """Give a single slice an axis at right angles to it where the header has none."""
+    """Add an axis perpendicular to a single slice where the header has none."""
     third = affine[:3, 2]
     if dims[2] == 1 and not (np.isfinite(third).all() and third.any()):
         normal = np.cross(affine[:3, 0], affine[:3, 1])
@@ -136,9 +136,9 @@ def _with_third_axis(affine: np.ndarray, dims: tuple[int, ...]) -> np.ndarray:
 
 
 def _geometry_fields(header: Any) -> Any:
-    """Copy nothing but the grid into a fresh little-endian header.
+    """Copy only the grid into a new little-endian header.
 
-    A field that does not count, such as the rows of an sform without a code, may hold anything, also a name.
+    Fields without effect, such as the rows of an sform without a code, may contain anything, even a name.
     """
     fresh = type(header)(endianness="<")
     coded = [field for code, fields in _FIELDS_BY_CODE.items() if header[code] > 0 for field in fields]

@@ -1,9 +1,9 @@
 """Checks NIfTI headers before any voxel is read, and writes headers that repeat a grid bit for bit.
 
-Owns: `parse_header` (bytes to `StoredImage`) and its inverse for outputs, `encode_header`; names of labels in a header.
+Owns: `parse_header` (bytes to `StoredImage`) and its inverse for outputs, `encode_header`; label names in a header.
 Does not own: the grid (`nifti_geometry.py`), files and voxels (`image.py`).
 
-Scaling: a slope of 0, or one that is not finite, means none, and then the intercept is ignored as well.
+A slope of 0, or one that is not finite, means that values are not scaled; the intercept is then ignored as well.
 """
 
 import json
@@ -29,17 +29,17 @@ FLOAT128_CODE = 1536
 
 @dataclass(frozen=True)
 class StoredImage:
-    """How the voxels lie in a file.
+    """How the voxels are stored in a file.
 
     Attributes:
-        geometry: Grid of one volume.
-        num_volumes: Number of volumes, one after the other.
-        dtype: Type of a stored voxel, byte order included.
-        data_offset: Where the first voxel begins, in unpacked bytes.
-        slope: Multiply stored values by this; None where they are meant as stored.
-        intercept: Then add this.
-        warnings: What was odd and how it was read.
-        packing: How voxels are compressed whose header is not, as zlib's wbits; None where they are as they are.
+        geometry: The grid of one volume.
+        num_volumes: The number of volumes, one after the other.
+        dtype: The type of a stored voxel, with its byte order.
+        data_offset: The position of the first voxel, in decompressed bytes.
+        slope: The factor of stored values; None where they are not scaled.
+        intercept: The value that is added afterwards.
+        warnings: What is unusual about the header, and how it was read.
+        packing: The compression of voxels after an uncompressed header, as zlib's wbits; None without one.
     """
 
     geometry: ImageGeometry
@@ -53,19 +53,19 @@ class StoredImage:
 
     @property
     def num_voxels(self) -> int:
-        """Number of voxels of all volumes."""
+        """Return the number of voxels of all volumes."""
         return self.num_volumes * math.prod(self.geometry.shape_zyx)
 
 
 def parse_header(head: bytes, *, name: str) -> StoredImage:
-    """Check the first bytes of an unpacked file and say how its voxels lie.
+    """Check the first bytes of a decompressed file, and return how its voxels are stored.
 
     Args:
         head: At least the first 540 bytes, or the whole file where that is shorter.
-        name: The file, for messages.
+        name: The name of the file for messages.
 
     Raises:
-        ScanFileError: Not a single-file NIfTI image, or a header that cannot be true.
+        ScanFileError: The file is not a single-file NIfTI image, or the header is impossible.
     """
     header = _open_header(head, name)
     warnings: list[str] = []
@@ -96,9 +96,9 @@ def parse_header(head: bytes, *, name: str) -> StoredImage:
 
 
 def encode_header(geometry: ImageGeometry, *, dtype: np.dtype, comment: str = "") -> bytes:
-    """Give all bytes that stand before the voxels of an output: a fresh header and perhaps a text extension.
+    """Return all bytes before the voxels of an output: a new header and perhaps a text extension.
 
-    Only the grid is taken over from the input's header, bit for bit; no text of it is.
+    Only the grid is copied from the input's header, bit for bit, and no text.
     """
     header = _open_header(geometry.header, "stored header") if geometry.header else _header_for(geometry)
     dims = [int(size) for size in header["dim"]]
@@ -116,12 +116,12 @@ def encode_header(geometry: ImageGeometry, *, dtype: np.dtype, comment: str = ""
 
 
 def encode_names(names: Mapping[int, str]) -> str:
-    """Give the text of the extension that carries the names of label values."""
+    """Return the text of the extension with the names of label values."""
     return json.dumps({"labels": {str(value): str(names[value]) for value in sorted(names)}}, ensure_ascii=False)
 
 
 def decode_names(before_voxels: bytes) -> dict[int, str]:
-    """Find the names that `encode_names` wrote among the bytes before the voxels; empty where there are none."""
+    """Return the names that `encode_names` wrote into the bytes before the voxels; empty where there are none."""
     position = int(np.frombuffer(before_voxels[:4], "<i4")[0]) + 4 if len(before_voxels) >= 352 else len(before_voxels)
     while position + 8 <= len(before_voxels):
         size, code = (int(value) for value in np.frombuffer(before_voxels[position : position + 8], "<i4"))
@@ -138,7 +138,7 @@ def decode_names(before_voxels: bytes) -> dict[int, str]:
 
 
 def _open_header(head: bytes, name: str) -> Any:
-    """Give nibabel's header object for NIfTI-1 or NIfTI-2 in either byte order."""
+    """Return nibabel's header object for NIfTI-1 or NIfTI-2 in either byte order."""
     for kind, size in ((nib.Nifti1Header, 348), (nib.Nifti2Header, 540)):
         for order in ("<", ">"):
             if len(head) >= 4 and int(np.frombuffer(head[:4], f"{order}i4")[0]) == size:
@@ -165,7 +165,7 @@ def _check_magic(kind: Any, head: bytes, *, size: int, order: str, name: str) ->
 
 
 def _checked_dims(header: Any, name: str) -> tuple[int, ...]:
-    """Give the sizes (x, y, z, volumes...), at least three, all positive."""
+    """Return the sizes (x, y, z, volumes...), at least three, all positive."""
     dim = [int(size) for size in header["dim"]]
     if not 2 <= dim[0] <= 7:
         raise ScanFileError(f"{name}: the header claims {dim[0]} dimensions; expected 2 to 4. Repair the header.")
@@ -214,7 +214,7 @@ def _scaling(header: Any, warnings: list[str]) -> tuple[float | None, float]:
 
 
 def _header_for(geometry: ImageGeometry) -> Any:
-    """Make a header for a grid that came from no file."""
+    """Make a header for a grid that does not come from a file."""
     kind = nib.Nifti1Header if max(geometry.shape_zyx) < 2**15 else nib.Nifti2Header
     header = kind()
     header.set_data_shape(geometry.shape_zyx[::-1])

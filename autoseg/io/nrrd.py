@@ -1,10 +1,10 @@
-"""What the header of an NRRD or MetaImage file says, both of which are lines of text before the voxels.
+"""Reads the headers of NRRD and MetaImage files, both of which are lines of text before the voxels.
 
-Owns: `parse_nrrd_header` and `parse_mha_header`, bytes to `StoredImage`, as `nifti_header.py` does for NIfTI.
+Owns: `parse_nrrd_header` and `parse_mha_header`, which return a `StoredImage` as `nifti_header.py` does for NIfTI.
 Does not own: files and voxels (`image.py`).
 
-One file that holds header and voxels is read, raw or compressed by zlib; one volume of grey values. Space is LPS in
-MetaImage and whatever an NRRD names; RAS comes out.
+Supported are single files with header and voxels, raw or compressed by zlib, with one volume of gray values. MetaImage
+uses LPS, an NRRD file names its space; the result is in RAS.
 """
 
 import math
@@ -56,10 +56,10 @@ def parse_nrrd_header(head: bytes, *, name: str) -> StoredImage:
 
     Args:
         head: The first 64 KiB, or the whole file where that is shorter.
-        name: The file, for messages.
+        name: The name of the file for messages.
 
     Raises:
-        ScanFileError: A header that cannot be true, or an image that is not one volume of grey values in this file.
+        ScanFileError: The header is impossible, or the image is not one volume of gray values in this file.
     """
     ends = [(head.find(empty), empty) for empty in (b"\n\n", b"\r\n\r\n") if empty in head]
     text, found, _ = head.partition(min(ends)[1]) if ends else (head, b"", b"")  # the voxels may hold the other one
@@ -115,7 +115,7 @@ def parse_mha_header(head: bytes, *, name: str) -> StoredImage:
 
     Args:
         head: The first 64 KiB, or the whole file where that is shorter.
-        name: The file, for messages.
+        name: The name of the file for messages.
 
     Raises:
         ScanFileError: As `parse_nrrd_header`.
@@ -182,7 +182,7 @@ def _stored(
     offset: int,
     warnings: list[str],
 ) -> StoredImage:
-    """Put together what both forms say in words of their own; axes x, y, z, millimeters in RAS."""
+    """Make the `StoredImage` that both formats describe; axes x, y, z, millimeters in RAS."""
     if len(sizes) == 2:
         normal = np.cross(steps[0], steps[1])
         sizes, steps = [*sizes, 1], [*steps, normal / (np.linalg.norm(normal) or 1.0)]
@@ -204,7 +204,7 @@ def _stored(
 
 
 def _nrrd_vectors(fields: _Fields, sizes: list[int], name: str) -> list[np.ndarray | None]:
-    """Give the step along each axis of the array, in the file's space; None for an axis that is not of space."""
+    """Return the step along each array axis in the file's space; None for an axis that is not spatial."""
     if "space directions" in fields:
         words = fields["space directions"].replace(", ", ",").split()
         vectors = [
@@ -237,7 +237,7 @@ def _refuse_negative(spacing: list[float], name: str) -> None:
 
 
 def _is_true(fields: _Fields, key: str, *, default: str = "False") -> bool:
-    """Read a truth value of MetaImage, which writes True, true, T or 1."""
+    """Return a boolean of MetaImage, which writes True, true, T or 1."""
     return fields.get(key, default)[:1].lower() in ("t", "1")
 
 
@@ -246,7 +246,7 @@ def _is_plane(fields: _Fields) -> bool:
 
 
 def _nrrd_unit_mm(fields: _Fields, name: str) -> float:
-    """Give the millimeters of the file's unit of length."""
+    """Return the millimeters of the file's unit of length."""
     units = {word.strip('"').lower() for word in fields.get("space units", "mm").split()} - {"", "???", "none"}
     if len(units) > 1 or not units <= UNITS_MM.keys():
         raise ScanFileError(
@@ -276,7 +276,7 @@ def _numbers(fields: _Fields, key: str, name: str) -> list[int]:
 
 
 def _floats(fields: _Fields, keys: tuple[str, ...], name: str, *, default: list[float]) -> list[float]:
-    """Give the numbers of the first of some keys that is there."""
+    """Return the numbers of the first of these keys that is present."""
     for key in keys:
         if key in fields:
             try:
@@ -287,7 +287,7 @@ def _floats(fields: _Fields, keys: tuple[str, ...], name: str, *, default: list[
 
 
 def _vector(word: str, name: str, *, is_plane: bool) -> np.ndarray:
-    """Read a vector of three numbers; of two, where a single slice lies in a space of two axes."""
+    """Read a vector of three numbers, or of two for a single slice in a space of two axes."""
     try:
         vector = np.array([float(part) for part in word.strip().strip("()").split(",")])
     except ValueError:

@@ -1,10 +1,10 @@
-"""What the stored numbers of a scan mean: scaled, freed of NaN, rounded where they are labels, looked at for oddities.
+"""Converts stored values of a scan: scales them, replaces NaN, rounds labels, and checks the range of intensities.
 
 Owns: `scale_values`, `replace_not_finite`, `round_labels`, `describe_odd_values`.
-Does not own: files (`image.py`), the voxels as a network sees them (`preprocessing/normalization.py`).
+Does not own: files (`image.py`), normalization for the network (`preprocessing/normalization.py`).
 
-A scan may fill half of the memory, so nothing here makes a second array of its size but what it returns; the work goes
-through a block of voxels at a time.
+A scan may fill half of the memory, so these functions work on one block of voxels at a time and allocate no second
+array of its size except for the result.
 """
 
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ BLOCK_VOXELS = 1 << 18  # worked on at a time; in float64 they fit a core's cach
 
 
 def scale_values(array: np.ndarray, *, slope: float | None, intercept: float) -> np.ndarray:
-    """Give stored values in native byte order: scaled as float32, or as stored where there is no slope.
+    """Return stored values in native byte order: scaled as float32, or as stored where there is no slope.
 
     Args:
         array: (volumes, z, y, x), of any integer or float type.
-        slope: Multiply by this; None where the values are meant as they are stored.
-        intercept: Then add this.
+        slope: The factor; None where values are not scaled.
+        intercept: The value that is added afterwards.
 
     Returns:
-        The array itself where nothing has to change. Floats are always float32, and what is too large for it infinite.
+        The array itself where nothing has to change. Floats become float32; those too large for it become infinite.
     """
     native = array.dtype.newbyteorder("=")
     result_type = np.dtype(np.float32) if slope is not None or native.kind == "f" else native
@@ -44,15 +44,15 @@ def scale_values(array: np.ndarray, *, slope: float | None, intercept: float) ->
 
 
 def replace_not_finite(array: np.ndarray, *, name: str, in_place: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Replace NaN and -inf by the smallest finite value and +inf by the largest, if they are few; tell how many.
+    """Replace NaN and -inf by the smallest finite value and +inf by the largest; return how many there were.
 
     Args:
         array: (z, y, x).
-        name: Of the scan, for the message.
-        in_place: Whether the array, which then is contiguous, may be changed; else one with such voxels is copied.
+        name: The name of the scan for the message.
+        in_place: Whether the array may be changed, which must be contiguous then; otherwise it is copied if needed.
 
     Raises:
-        ScanFileError: They are more than 1 %.
+        ScanFileError: More than 1 % of the voxels are not finite.
     """
     if array.dtype.kind != "f":
         return array, ()
@@ -75,10 +75,10 @@ def replace_not_finite(array: np.ndarray, *, name: str, in_place: bool = False) 
 
 
 def round_labels(array: np.ndarray, *, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Give float labels as int32, and say how many were not quite integers.
+    """Return float labels as int32, and the number of values that were not exactly integers.
 
     Raises:
-        ScanFileError: A value is not finite, further than 0.001 from an integer, or too large.
+        ScanFileError: A value is not finite, differs from an integer by more than 0.001, or is too large.
     """
     result = np.empty(array.shape, np.int32)
     num_off, first_off = 0, 0.0
@@ -109,13 +109,13 @@ def round_labels(array: np.ndarray, *, name: str) -> tuple[np.ndarray, tuple[str
 
 
 def describe_odd_values(low: float, high: float, *, channel: str, is_ct: bool) -> str | None:
-    """Say what is odd about the range of a channel: it is constant, or no Hounsfield units; None where nothing is.
+    """Explain what is wrong with the range of a channel (constant, or not Hounsfield units), or return None.
 
     Args:
-        low: Its smallest value.
-        high: Its largest.
-        channel: Its name.
-        is_ct: Whether it is meant to be a CT.
+        low: The smallest value.
+        high: The largest value.
+        channel: The name of the channel.
+        is_ct: Whether the channel is declared as CT.
     """
     if low == high:
         return f"channel {channel} is constant ({low:g}): nothing can be seen in it. Check the file."
@@ -132,7 +132,7 @@ def describe_odd_values(low: float, high: float, *, channel: str, is_ct: bool) -
 
 
 def _blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Go through contiguous arrays of one shape, some voxels of each at a time."""
+    """Yield blocks of contiguous arrays of the same shape."""
     flat = [array.reshape(-1) for array in arrays]
     for start in range(0, flat[0].size, BLOCK_VOXELS):
         yield tuple(array[start : start + BLOCK_VOXELS] for array in flat)

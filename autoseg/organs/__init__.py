@@ -1,4 +1,4 @@
-"""Organ knowledge as sentences, and its lookup by name.
+"""Contains what autoseg knows about organs, as sentences that are looked up by name.
 
 Owns: the JSON files of structures and `describe_organ`. Does not own: the text encoder (`text/text_encoder.py`).
 """

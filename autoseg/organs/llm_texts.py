@@ -1,9 +1,9 @@
-"""Descriptions from a language model behind an OpenAI-compatible server: asked only where a user names the server.
+"""Asks a language model behind an OpenAI-compatible server, which a user must name, for descriptions of organs.
 
-Owns: the question, the connection, and the checks that the answer passes before anybody reads it as a description.
-Does not own: which organs are asked for, and where answers are kept (`organ_texts/describe_unknown_organs.py`).
+Owns: the question, the connection, and the checks of the answer.
+Does not own: which organs are asked for, and where answers are stored (`organ_texts/describe_unknown_organs.py`).
 
-Nothing but the organ's name and the kind of image is sent.
+Only the organ's name and the modality are sent.
 """
 
 import json
@@ -33,12 +33,12 @@ IMAGES = {"ct": "CT scans", "mri": "MRI scans", "unknown": "CT and MRI scans"}
 
 @dataclass(frozen=True)
 class Server:
-    """Where to ask.
+    """The server to ask.
 
     Attributes:
-        url: Base address, such as http://localhost:8000/v1.
-        model: Name of a model that the server knows.
-        key: Sent as a bearer token, if there is one.
+        url: The base address, such as http://localhost:8000/v1.
+        model: The name of a model that the server knows.
+        key: The bearer token; None sends none.
     """
 
     url: str
@@ -50,10 +50,10 @@ def ask_description(name: str, *, modality: Modality, server: Server) -> str:
     """Ask for the description of an organ.
 
     Returns:
-        Plain text, the answer's fields one after the other.
+        The fields of the answer as plain text, one after the other.
 
     Raises:
-        UsageError: The server cannot be reached, or what it answers is no description.
+        UsageError: The server cannot be reached, or its answer is not a description.
     """
     body = {
         "model": server.model,
@@ -99,7 +99,7 @@ def _post(body: dict[str, Any], *, server: Server) -> bytes:
 
 
 def _without_fence(content: str) -> str:
-    """Return what stands between ``` marks, which many models put around JSON."""
+    """Return the text between ``` marks, which many models put around JSON."""
     text = content.strip()
     if text.startswith("```"):
         text = text.removeprefix("```").removeprefix("json").rsplit("```", 1)[0]
@@ -107,7 +107,7 @@ def _without_fence(content: str) -> str:
 
 
 def _checked(fields: Any, *, name: str, server: Server) -> list[str]:
-    """Return the texts in order; each must be there, be plain, and have a sensible length."""
+    """Return the texts in order; each must be present, plain, and of sensible length."""
     low, high = TEXT_LENGTH
     texts = []
     for field in TEXT_FIELDS:

@@ -1,13 +1,13 @@
-"""From an organ's name to the sentences that the text encoder reads.
+"""Looks up the sentences that describe an organ to the text encoder, by the organ's name.
 
 Owns: the format of the JSON files (`CONTRIBUTING.md` shows how to add a structure), their expansion, the lookup.
 Does not own: when two names are the same (`names.py`), and the encoder (`text/text_encoder.py`).
 
-An entry holds `name`, `synonyms` and one or two sentences for each of `what`, `where`, `shape`, `ct`, `mri` and
+An entry has `name`, `synonyms` and one or two sentences for each of `what`, `where`, `shape`, `ct`, `mri` and
 `confused_with`. With `"sided": true` it stands for two structures: `{side}` and `{opposite}` are filled in, and a text
-may be `{"left": ..., "right": ...}`. With `levels` it stands for a series, such as the vertebrae: one structure for
-each level, whose values fill the placeholders of the same names; its `synonyms` are added to the entry's. The levels
-`{"side": ""}, {"side": "left "}, {"side": "right "}` are for what datasets name with and without a side.
+may be `{"left": ..., "right": ...}`. With `levels` it stands for a series, such as the vertebrae: one structure per
+level, whose values fill the placeholders of the same names; its `synonyms` are added to the entry's. The levels
+`{"side": ""}, {"side": "left "}, {"side": "right "}` are for structures that datasets name with and without a side.
 """
 
 import functools
@@ -41,12 +41,12 @@ _IMAGES = {"ct": "a CT scan", "mri": "an MRI scan", "unknown": "a CT or MRI scan
 
 @dataclass(frozen=True)
 class Description:
-    """What the text encoder is told about an organ.
+    """The description of an organ for the text encoder.
 
     Attributes:
         name: The name that was asked for, unchanged.
-        sentences: At least one, each short enough for the text encoder.
-        is_known: False where the sentences are only a template around the name; worth a warning.
+        sentences: One or more sentences, each short enough for the text encoder.
+        is_known: False if the sentences are only a template around the name, which deserves a warning.
     """
 
     name: str
@@ -67,12 +67,12 @@ def describe_organ(name: str, *, modality: Modality, own_text: str | None = None
     """Describe an organ in sentences.
 
     Args:
-        name: As in the dataset; case, order of words, plural, spelling and common short forms make no difference.
-        modality: Picks the sentences on how the organ looks; "unknown" gives those for CT and for MRI.
-        own_text: The user's own description, which wins over the stored one. Blank text counts as none.
+        name: The name in the dataset; case, word order, plural, spelling and common short forms do not matter.
+        modality: Selects the sentences about the appearance; "unknown" selects those for CT and for MRI.
+        own_text: The user's description, which replaces the built-in one; blank text counts as none.
 
     Returns:
-        A description; for a name that is not stored, a template with `is_known=False`, never an error.
+        The description; for an unknown name a template with `is_known=False`, never an error.
     """
     if own_text is not None and (sentences := split_sentences(own_text)):
         return Description(name=name, sentences=sentences, is_known=True)
@@ -85,13 +85,13 @@ def describe_organ(name: str, *, modality: Modality, own_text: str | None = None
 
 
 def structure_name(name: str) -> str | None:
-    """Return the first name of the stored structure that a name or synonym stands for; None where there is none."""
+    """Return the main name of the known structure with this name or synonym; None where there is none."""
     structure = _index().get(name_tokens(name))
     return None if structure is None else structure.name
 
 
 def known_names() -> tuple[str, ...]:
-    """Return the first name of every stored structure, in the order of the files."""
+    """Return the main name of every known structure, in the order of the files."""
     return tuple(structure.name for structure in known_structures())
 
 
@@ -105,7 +105,7 @@ def known_structures() -> tuple[Structure, ...]:
 
 
 def expand_entry(entry: Mapping[str, Any]) -> Iterator[Structure]:
-    """Fill in the sides and levels of an entry; an entry without them gives one structure."""
+    """Expand an entry to one structure per side or level; an entry without them is one structure."""
     sides = ({"side": "left", "opposite": "right"}, {"side": "right", "opposite": "left"})
     for side in sides if entry.get("sided") else ({},):
         for level in entry.get("levels", ({},)):
@@ -120,7 +120,7 @@ def expand_entry(entry: Mapping[str, Any]) -> Iterator[Structure]:
 
 
 def split_sentences(text: str) -> tuple[str, ...]:
-    """Cut text at the ends of its sentences, and sentences over 40 words into pieces; white space is tidied."""
+    """Split text into sentences, and sentences over 40 words into pieces; white space is normalized."""
     sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9])", " ".join(text.split()))
     pieces: list[str] = []
     for words in (sentence.split(" ") for sentence in sentences if sentence):
@@ -136,7 +136,7 @@ def _fill(text: str | Mapping[str, str], values: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _index() -> dict[tuple[str, ...], Structure]:
-    """Map the tokens of every name and synonym to its structure; the tests see to it that none stands twice."""
+    """Map the tokens of every name and synonym to its structure; a test checks that they are unique."""
     return {name_tokens(name): item for item in known_structures() for name in (item.name, *item.synonyms)}
 
 

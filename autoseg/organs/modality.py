@@ -1,4 +1,4 @@
-"""Which kind of image a scan is, by the names of its channels: it decides which sentences on an organ's look are told.
+"""Finds the modality of scans by the names of their channels; it selects the sentences about an organ's appearance.
 
 Owns: `Modality` and `find_modality`.
 """
@@ -29,7 +29,7 @@ MRI_WORDS = {
 
 
 def find_modality(channel_names: Sequence[str]) -> Modality:
-    """Tell CT from MRI by the names of all channels; a mixture or a foreign name is "unknown"."""
+    """Return "ct" or "mri" by the names of all channels; "unknown" for a mixture or an unknown name."""
     found: set[Modality] = {_modality_of(name) for name in channel_names}
     return found.pop() if len(found) == 1 else "unknown"
 

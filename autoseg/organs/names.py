@@ -1,4 +1,4 @@
-"""Names of structures as datasets spell them, made comparable.
+"""Makes names of structures comparable, however datasets spell them.
 
 Owns: `name_tokens` and `mentions_side`. Does not own: what a name stands for (`lookup.py`).
 
@@ -36,7 +36,7 @@ def name_tokens(name: str) -> tuple[str, ...]:
 
 
 def mentions_side(names: Iterable[str]) -> bool:
-    """Tell whether any name says left or right, as a whole word or as a short form (l, r, lt, rt) at either end.
+    """Return whether any name mentions left or right, as a word or as a short form (l, r, lt, rt) at either end.
 
     Such a dataset must not be mirrored from left to right: "kidney_left" mirrored shows a right kidney.
     """

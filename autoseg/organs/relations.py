@@ -1,10 +1,10 @@
-"""When two names are of one organ, of the sides of one, or of a lesion in one.
+"""Decides whether two names mean the same organ, its left and right sides, or an organ and its lesion.
 
 Owns: `organ_key`, `is_other_side`, `FinerNames`.
 Does not own: how names are spelt (`names.py`), what is known of organs (`lookup.py`), labels of datasets.
 
-A name is *vague* where each dataset gives it another meaning ("cancer", "label 1", "left"): it is like no other name,
-also where both are spelt alike.
+A name is *vague* if each dataset gives it another meaning ("cancer", "label 1", "left"): it equals no other name, even
+one with the same spelling.
 """
 
 import functools
@@ -42,7 +42,7 @@ _CODE = re.compile(r"[a-z]?[0-9]*")  # "1", "b", "x2"
 
 
 def organ_key(name: str) -> tuple[str, ...] | None:
-    """Return what the names of one organ share, whatever their spelling; None for a vague name."""
+    """Return a key that is equal for all names of one organ, whatever their spelling; None for a vague name."""
     known = structure_name(name) if not _loses_letters(name) else None
     if known is not None:
         return ("known", known)
@@ -55,7 +55,7 @@ def organ_key(name: str) -> tuple[str, ...] | None:
 
 
 class FinerNames:
-    """Names among which those are found that look closer at an organ than another name does."""
+    """Finds the names that are more specific than another name: its sides, and its lesions."""
 
     def __init__(self, names: Iterable[str]) -> None:
         """Sort the names; vague ones are part of nothing."""
@@ -72,11 +72,11 @@ class FinerNames:
                 self._lesions.setdefault(place, []).append(name)
 
     def halves_of(self, name: str, *, without: Collection[str] = ()) -> tuple[str, ...]:
-        """Return the left and the right one of what a name without a side stands for; () unless both are there.
+        """Return the left and the right organ for a name without a side; () unless both are there.
 
         Args:
-            name: Of an organ.
-            without: Names that are passed over.
+            name: The name of an organ.
+            without: Names to skip.
         """
         words = organ_words(name)
         if organ_key(name) is None or words & SIDES:
@@ -87,7 +87,7 @@ class FinerNames:
         )
 
     def lesions_of(self, name: str, *, without: Collection[str] = ()) -> tuple[str, ...]:
-        """Return the lesions in an organ, such as its tumour: those of its side, or that name no side."""
+        """Return the lesions in an organ, such as its tumor: those on its side, or without a side."""
         words = organ_words(name)
         if organ_key(name) is None or words & LESION_WORDS:
             return ()
@@ -96,24 +96,24 @@ class FinerNames:
 
 
 def is_other_side(name: str, organ: str) -> bool:
-    """Say whether a name speaks of the side that an organ is not on; without a side there is no other one."""
+    """Return whether a name mentions the side opposite to that of an organ; False for an organ without a side."""
     sides, own = organ_words(name) & SIDES, organ_words(organ) & SIDES
     return bool(sides) and bool(own) and not sides & own
 
 
 @functools.lru_cache(maxsize=20_000)
 def organ_words(name: str) -> frozenset[str]:
-    """Return the words of a name, of a known structure those of its first name."""
+    """Return the words of a name; for a known structure, those of its main name."""
     known = None if _loses_letters(name) else structure_name(name)
     return frozenset(name_tokens(known or name))
 
 
 def _noun(word: str) -> str:
-    """Return the word for the organ that an adjective speaks of, as `name_tokens` has it."""
+    """Return the noun of an adjective that stands for an organ, as `name_tokens` spells it."""
     return name_tokens(ADJECTIVES[word])[0] if word in ADJECTIVES else word
 
 
 def _loses_letters(name: str) -> bool:
-    """Say whether a name has letters that `name_tokens` passes over."""
+    """Return whether a name has letters that `name_tokens` drops."""
     text = unicodedata.normalize("NFKD", name.replace("œ", "oe").replace("Œ", "Oe"))
     return any(letter.isalpha() and not letter.isascii() for letter in text)

@@ -28,7 +28,7 @@ from autoseg.pipelines.prefetch import FAULTS_OF_AN_ITEM, Prefetch
 from autoseg.pipelines.resume_log import FinishedCase, ResumeLog, case_key
 from autoseg.system.atomic_files import explain_write_error, fault_of, find_disk_fault
 from autoseg.system.process_pool import default_num_workers
-from autoseg.system.progress import tell, track
+from autoseg.system.progress import log_item, track
 from autoseg.system.resources import find_cpu_memory_gib
 
 MOST_VOXELS_HELD = 128_000_000  # of several cases, all channels; a larger one has the memory to itself
@@ -124,7 +124,7 @@ def _report(case: CaseFiles, done: CaseStatus | Exception) -> CaseStatus:
         return CaseStatus(case.case_id, is_done=False, message=message)
     if not done.was_done:
         found = sum(organ.num_voxels > 0 for organ in done.organs)
-        tell("%s: %d of %d organs in %.1f s", printable(case.case_id), found, len(done.organs), done.seconds)
+        log_item("%s: %d of %d organs in %.1f s", printable(case.case_id), found, len(done.organs), done.seconds)
         if done.message:
             log.warning("%s: %s", printable(case.case_id), printable(done.message))
     return done
@@ -203,14 +203,14 @@ class _Room:
     """How many cases may be in memory together."""
 
     def __init__(self, device: torch.device) -> None:
-        """Give a GPU, which a single reader would let wait, a share of the machine's memory."""
+        """Allow more voxels in memory on a machine with a GPU, which a single reader would keep waiting."""
         self._most = MOST_VOXELS_HELD
         if device.type == "cuda":
             self._most = max(self._most, int(find_cpu_memory_gib() * 2**30) // BYTES_A_VOXEL_HELD)
         self._sizes: dict[str, int] = {}
 
     def is_enough(self, cases: Sequence[CaseFiles]) -> bool:
-        """Say whether there is room for all channels of these cases."""
+        """Return whether there is room for all channels of these cases."""
         return sum(map(self._size, cases)) <= self._most
 
     def _size(self, case: CaseFiles) -> int:

@@ -157,7 +157,7 @@ def _describe_recipe(predictor: Predictor, digests: Sequence[str], *, also: Sequ
 
 
 def _bad_cases(problems: Sequence[Problem]) -> list[CaseStatus]:
-    """Give each case that cannot be read one status, with all that is wrong with it."""
+    """Return one status per case that cannot be read, with everything that is wrong with it."""
     messages: dict[str, list[str]] = {}
     for problem in problems:
         if problem.is_error:

@@ -59,7 +59,7 @@ def describe_dataset(
     used: Sequence[str],
     problems: Mapping[str, Sequence[Problem]],
 ) -> dict[str, Any]:
-    """Give the content of `dataset_report.json`; arguments as of `write_report`."""
+    """Return the content of `dataset_report.json`; arguments as of `write_report`."""
     entries: list[dict[str, Any]] = [
         {"stage": stage, "case_id": item.case_id, "message": item.message, "is_error": item.is_error}
         for stage in STAGES
@@ -87,7 +87,7 @@ def describe_dataset(
 
 
 def _describe_case(case: CaseStatistics, *, channel_names: Sequence[str]) -> dict[str, Any]:
-    """Give what a person asks of a case; sizes are along canonical axes."""
+    """Return what a person asks of a case; sizes are along canonical axes."""
     return {
         "size_zyx": list(case.size_zyx),
         "spacing_zyx_mm": list(case.spacing_zyx_mm),

@@ -1,7 +1,7 @@
-"""Which map is the largest at each pixel of a plane that lies between two slices.
+"""Finds the argmax of probability maps at each pixel of a plane between two slices.
 
-Owns: `find_argmax`, on the device where the maps are. A GPU does it in a few large steps for several planes; a CPU map
-by map, for one.
+Owns: `find_argmax`, on the device of the maps: a GPU handles several planes in a few large steps, a CPU one plane map
+by map.
 
 Legend: n planes, K organs, R x W a slice, r x w a plane.
 """
@@ -21,8 +21,8 @@ class Sides:
 
     Attributes:
         below: n maps (1 + K, R, W), background first.
-        above: n of the same.
-        shares: (n) of the slices above.
+        above: n maps of the same shape.
+        shares: (n) interpolation weights of the slices above.
     """
 
     below: Sequence[Tensor]
@@ -32,13 +32,12 @@ class Sides:
 
 @dataclass(frozen=True)
 class Planes:
-    """Some slices of the file, cropped.
+    """Some planes of the file, cropped.
 
     Attributes:
-        argmax: (n, r, w) uint8 or int32, which of the maps is the largest; a tie is won by the first, NaN by the
-            background.
-        largest: (n, r, w) its value.
-        maps: (n, 1 + K, r, w) all of them, where they are wanted too, or None.
+        argmax: (n, r, w) uint8 or int32; the first map wins a tie, the background wins at NaN.
+        largest: (n, r, w) the largest value.
+        maps: (n, 1 + K, r, w) all values, if they are asked for, or None.
     """
 
     argmax: Tensor
@@ -55,9 +54,9 @@ def find_argmax(sides: Sides, *, shape: tuple[int, int], keep_maps: bool = False
 
 
 def find_one_by_one(sides: Sides, *, shape: tuple[int, int]) -> Planes:
-    """Look at one map after the other, which a CPU's cache holds, for a single plane.
+    """Compare one map after the other for a single plane, so that the maps fit into a CPU's cache.
 
-    One that is nowhere above the background stays so under interpolation and is passed over: most of many.
+    Maps that are nowhere above the background, which are most of many, stay so under interpolation and are skipped.
     """
     (first,), (second,), share = sides.below, sides.above, float(sides.shares[0])
     largest = _interpolate(first[:1], second[:1], shares=share, shape=shape)[0]
@@ -75,7 +74,7 @@ def find_one_by_one(sides: Sides, *, shape: tuple[int, int]) -> Planes:
 
 
 def find_at_once(sides: Sides, *, shape: tuple[int, int]) -> Planes:
-    """Look at all maps of all planes together, without a question that a GPU would be waited for."""
+    """Compare all maps of all planes at once, without synchronizing with a GPU."""
     first = torch.stack(list(sides.below))
     second, shares = first, None
     if sides.shares.any():
@@ -90,7 +89,7 @@ def find_at_once(sides: Sides, *, shape: tuple[int, int]) -> Planes:
 
 
 def _interpolate(first: Tensor, second: Tensor, *, shares: float | Tensor, shape: tuple[int, int]) -> Tensor:
-    """Mix maps (.., R, W) of two slices, `shares` of the second ones, and bring them to a shape in-plane."""
+    """Interpolate maps (.., R, W) between two slices, with weights `shares` of the second, and to a shape in-plane."""
     maps = first.float()
     if isinstance(shares, Tensor) or shares > 0:
         maps = maps.lerp(second.float(), shares)

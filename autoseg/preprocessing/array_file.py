@@ -1,6 +1,6 @@
-"""One array in a file, of which parts of single slices are read quickly; the only user of blosc2.
+"""Stores one array in a file from which parts of slices can be read quickly; only this module uses blosc2.
 
-Owns: `pack_array` and its inverse, `open_array`; what is looked at before blosc2 may open a file.
+Owns: `pack_array` and its inverse, `open_array`; the checks before blosc2 may open a file.
 Does not own: which arrays a case has, and whether their bytes are those that were written (`store.py`).
 """
 
@@ -27,14 +27,14 @@ ONE_LAYER, ONE_LAYER_AT = b"\xde\x00\x01\xa4b2nd", METALAYERS_AT + 4
 
 
 class StoredArray:
-    """An array on the disk, of which only what is asked for is read and unpacked.
+    """An array on disk, of which only the requested parts are read and decompressed.
 
-    Its file is open while it is read only, which costs 0.2 ms each time: ten thousand cases have more files than a
-    process may hold open.
+    Its file is opened for each read, which costs 0.2 ms: ten thousand cases have more files than a process may keep
+    open.
     """
 
     def __init__(self, path: Path, *, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        """Take a file that `open_array` has looked at."""
+        """Use a file that `open_array` has checked."""
         self._path = path
         self.shape = shape
         self.dtype = dtype
@@ -55,8 +55,8 @@ class StoredArray:
 def pack_array(array: np.ndarray) -> bytes:
     """Compress one array; a block is some rows of one slice of one channel.
 
-    It is compressed in memory, to be written by Python, which notices a full disk. For a small array the time counts
-    (LZ4), for a large one its place on the disk (Zstandard takes three times as long and a third less room).
+    It is compressed in memory and written by Python, which notices a full disk. Small arrays use LZ4, which is fast;
+    large ones use Zstandard, which takes three times as long and a third less space.
 
     Args:
         array: (.., slices, rows, columns).
@@ -87,15 +87,15 @@ def pack_array(array: np.ndarray) -> bytes:
 
 
 def open_array(path: Path, *, shape: Sequence[int], dtypes: Sequence[str]) -> StoredArray:
-    """Look at the file of an array that `pack_array` made; nothing of it is unpacked yet.
+    """Open the file of an array that `pack_array` compressed; nothing is decompressed yet.
 
     Args:
-        path: Of the file.
-        shape: That the array must have.
-        dtypes: Names of the types that it may have.
+        path: The file.
+        shape: The shape that the array must have.
+        dtypes: The names of the types that it may have.
 
     Raises:
-        DatasetError: It is no such file, or damaged.
+        DatasetError: The file is of another kind, or damaged.
     """
     import blosc2
 
@@ -108,11 +108,11 @@ def open_array(path: Path, *, shape: Sequence[int], dtypes: Sequence[str]) -> St
 
 
 def _open(path: Path) -> Any:
-    """Open a file with blosc2, which closes it when the result is let go.
+    """Open a file with blosc2, which closes it when the result is deleted.
 
     Raises:
-        ValueError: It is none that may be opened; or what blosc2 makes of damage, RuntimeError too.
-        OSError: It cannot be read.
+        ValueError, RuntimeError: The file may not be opened, or is damaged.
+        OSError: The file cannot be read.
     """
     import blosc2  # here, since it takes 0.4 s to load and a store that is current needs none of it
 
@@ -123,10 +123,10 @@ def _open(path: Path) -> Any:
 
 
 def holds_plain_array(path: Path) -> bool:
-    """Say whether a file is one of blosc2's that holds an array and nothing else.
+    """Return whether a file of blosc2 contains an array and nothing else.
 
-    Such a file may also hold what stands for an array: an expression, the source of a function, an address on the
-    network. Older versions of blosc2 run, or ask, what they find there as soon as they open it.
+    Such a file may instead contain an expression, the source code of a function, or a network address, which older
+    versions of blosc2 run or request as soon as they open it.
     """
     with path.open("rb") as file:
         head = file.read(ONE_LAYER_AT + len(ONE_LAYER))
@@ -135,7 +135,7 @@ def holds_plain_array(path: Path) -> bool:
 
 @contextmanager
 def _name_in_utf8(path: Path) -> Iterator[str]:
-    """Give a name of the file that blosc2 can take: of a path that is not UTF-8 it is that of an open file."""
+    """Return a name that blosc2 can open: the path, or that of an open file if the path is not UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:  # Linux, where names are bytes

@@ -1,10 +1,10 @@
-"""What stands beside a preprocessed case's arrays, checked before anything is believed of it.
+"""Reads and checks `case.json`, the record of a preprocessed case.
 
 Owns: the form of `case.json`.
 Does not own: writing and finding it (`store.py`), the arrays (`array_file.py`).
 
-The store lies in a run folder, which may come from elsewhere, or from a disk that lost a byte. A record that is not of
-this form makes the case stale: it is preprocessed again.
+The store is in a run folder, which may come from elsewhere or be damaged. A case whose record is not of this form is
+preprocessed again.
 """
 
 import math
@@ -20,7 +20,7 @@ MOST_VOXELS = MAX_IMAGE_BYTES  # of a scan on its own grid, a byte each
 
 
 def read_record(content: Any) -> dict[str, Any] | None:
-    """Return the content of `case.json` where it is of the form that the store writes, else None."""
+    """Return the content of `case.json` if it has the form that the store writes, else None."""
     try:
         _check(content)
     except (KeyError, TypeError, ValueError, AttributeError, GeometryError):
@@ -30,7 +30,7 @@ def read_record(content: Any) -> dict[str, Any] | None:
 
 
 def _check(record: Any) -> None:
-    """Raise whatever comes first where a record is not of its form."""
+    """Raise any error if a record does not have the right form."""
     if record["version"] != STORE_VERSION or not isinstance(record["data_hash"], str):
         raise ValueError("of another version")
     shape = record["shape"]

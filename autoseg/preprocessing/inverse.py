@@ -1,7 +1,7 @@
 """Brings the network's maps back to the scan's own grid, as a label map: the inverse of `pipeline.py`.
 
-Owns: `LabelMapWriter` and `undo_preprocessing`: which maps make which plane of the file, and the way to the host.
-Does not own: the grid (`transform.py`), which map wins (`argmax.py`).
+Owns: `LabelMapWriter` and `undo_preprocessing`: which maps make which plane of the file, and the copy to the CPU.
+Does not own: the grid (`transform.py`), the argmax (`argmax.py`).
 
 Symbols: K organs, S slices, R rows, W columns of the preprocessed grid.
 """
@@ -33,24 +33,24 @@ def undo_preprocessing(
     uncertainty_zyx: np.ndarray | None = None,
     percent_kzyx: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Bring the network's maps to the grid of the file, as a label map with the dataset's values.
+    """Resample the network's maps to the grid of the file, as a label map with the dataset's values.
 
-    The maps are interpolated linearly and the largest wins, one slice of the file at a time, or a few on a GPU: what
-    comes at once and as much again is the most that is held, never (organs x full grid). Labels are packed until the
-    last map has come, so that the full label map does not stand beside the network at work.
+    The maps are interpolated linearly before the argmax, one slice of the file at a time, or a few on a GPU. At most
+    twice the maps that arrive at once are in memory, never (organs x full grid). Labels are compressed until the last
+    map has arrived, so that the full label map does not occupy memory next to the network.
 
     Args:
         maps: (n, 1 + K, R, W) of the next n preprocessed slices, any n, background first; logits or probs, any float.
-        transform: What `preprocess_case` did.
+        transform: The transform of `preprocess_case`.
         organ_values: The K values of the organs in the dataset.
         uncertainty_zyx: uint8 on the file grid, to be filled: 0 where the predicted class has probability 1, up to 255
-            where it has none. Needs maps of probabilities.
-        percent_kzyx: uint8, (K, ..) on the file grid, to be filled with the organs' probabilities in per cent; outside
-            the crop box it stays as it is.
+            for probability 0. Needs maps of probabilities.
+        percent_kzyx: uint8, (K, ..) on the file grid, to be filled with the organs' probabilities in percent; it does
+            not change outside the crop box.
 
     Returns:
-        uint8, or uint16 for values over 255, on the file grid; background outside the crop box. A tie is won by the
-        background, then by the organ that stands first.
+        uint8, or uint16 for values over 255, on the file grid; background outside the crop box. The background wins a
+        tie, then the first organ.
 
     Raises:
         GeometryError: The number or the shape of the maps is not that of the preprocessed grid.
@@ -64,7 +64,14 @@ def undo_preprocessing(
 
 
 class LabelMapWriter:
-    """Takes the maps of preprocessed slices as they come, and makes the label map of the file from them."""
+    """Makes the label map of the file from the maps of preprocessed slices, as they arrive.
+
+    Example:
+        >>> writer = LabelMapWriter(prepared.transform, organ_values=[1, 2])
+        >>> for probs in predict_slices(...):
+        ...     writer.add(probs)
+        >>> labels_zyx = writer.finish()
+    """
 
     def __init__(
         self,
@@ -74,7 +81,7 @@ class LabelMapWriter:
         uncertainty_zyx: np.ndarray | None = None,
         percent_kzyx: np.ndarray | None = None,
     ) -> None:
-        """Begin without a map; arguments as `undo_preprocessing`."""
+        """Begin without maps; the arguments are those of `undo_preprocessing`."""
         values = np.array([0, *organ_values], np.uint8 if max(organ_values, default=0) <= 255 else np.uint16)
         targets = _Targets(
             None if uncertainty_zyx is None else transform.view(uncertainty_zyx),
@@ -90,7 +97,7 @@ class LabelMapWriter:
         self._num_slices = self._num_planes = 0  # that have come, and that are made
 
     def add(self, maps: Tensor) -> None:
-        """Take the maps (n, 1 + K, R, W) of the next n slices, and make the planes of the file that lie before them.
+        """Add the maps (n, 1 + K, R, W) of the next n slices, and make the planes of the file before them.
 
         Raises:
             GeometryError: There are too many slices, or they have another shape than the preprocessed grid.
@@ -116,7 +123,7 @@ class LabelMapWriter:
         """Return the label map, as `undo_preprocessing` does.
 
         Raises:
-            GeometryError: Not all slices have come.
+            GeometryError: Slices are missing.
         """
         num_slices = self._transform.resampled_shape[0]
         if self._num_slices != num_slices:
@@ -138,11 +145,11 @@ class LabelMapWriter:
 
 @dataclass(frozen=True)
 class _Targets:
-    """What is filled beside the labels, slice axis first.
+    """The arrays that are filled besides the labels, slice axis first.
 
     Attributes:
         unsure: (planes, rows, columns), or None.
-        percent: K of the same, or None.
+        percent: (K, planes, rows, columns), or None.
     """
 
     unsure: np.ndarray | None
@@ -158,13 +165,13 @@ class _Targets:
 
 @dataclass(frozen=True)
 class _Arriving:
-    """What of planes is on its way to the host.
+    """Planes that are being copied to the CPU.
 
     Attributes:
-        argmax: Which of the maps.
+        argmax: The argmax of the maps.
         unsure: uint8, or None.
         percent: (n, K, rows, columns) uint8, or None.
-        done: When all are there; None: they are.
+        done: The event when all are copied; None if they already are.
     """
 
     argmax: Tensor
@@ -174,7 +181,7 @@ class _Arriving:
 
 
 def _bring(planes: Planes, *, with_uncertainty: bool) -> _Arriving:
-    """Begin to bring to the host what is needed there."""
+    """Begin to copy the planes to the CPU."""
     unsure = _begin_copy(_as_bytes(1 - planes.largest, whole=UNSURE)) if with_uncertainty else None
     percent = None if planes.maps is None else _begin_copy(_as_bytes(planes.maps[:, 1:], whole=100))
     argmax = _begin_copy(planes.argmax)
@@ -185,22 +192,21 @@ def _bring(planes: Planes, *, with_uncertainty: bool) -> _Arriving:
 
 
 def _as_bytes(shares: Tensor, *, whole: int) -> Tensor:
-    """Round shares to uint8; 1 becomes `whole`."""
+    """Round fractions to uint8; 1 becomes `whole`."""
     return (shares.clamp(0, 1) * whole).round().to(torch.uint8)
 
 
 def _begin_copy(planes: Tensor) -> Tensor:
-    """Copy to the host without waiting; what is there already is not copied."""
+    """Copy to the CPU without waiting; a tensor on the CPU is not copied."""
     if not planes.is_cuda:
         return planes
     return torch.empty(planes.shape, dtype=planes.dtype, pin_memory=True).copy_(planes, non_blocking=True)
 
 
 class _PackedPlanes:
-    """Planes of labels, packed one after the other into one block of memory.
+    """Planes of labels, compressed one after the other into one block of memory.
 
-    One block, since many small ones that stay, among the network's large ones that come and go, would keep the
-    process's memory in pieces.
+    Many small blocks between the network's large, short-lived ones would fragment the memory.
     """
 
     def __init__(self, values: np.ndarray, targets: _Targets) -> None:
@@ -208,14 +214,14 @@ class _PackedPlanes:
 
         Args:
             values: The dataset's value of each map.
-            targets: What is filled beside the labels.
+            targets: The arrays that are filled besides the labels.
         """
         self._values, self._targets = values, targets
         self._block = bytearray()
         self._ends: list[int] = []
 
     def add(self, planes: _Arriving, number: int) -> None:
-        """Wait for planes, fill what is filled beside the labels, and pack these; `number` is the first one's."""
+        """Wait for planes, fill the other arrays, and compress the labels; `number` is that of the first plane."""
         if planes.done is not None:
             planes.done.synchronize()
         targets = self._targets.part(number, number + len(planes.argmax))
@@ -229,7 +235,7 @@ class _PackedPlanes:
             self._ends.append(len(self._block))
 
     def lay_out(self, transform: CaseTransform) -> np.ndarray:
-        """Lay the planes onto the file grid, the last one first, and let each go."""
+        """Decompress the planes onto the file grid, from the last to the first, and free each."""
         result = np.zeros(transform.original.shape_zyx, self._values.dtype)
         target = transform.view(result)  # writing here writes into `result`
         while self._ends:

@@ -1,8 +1,8 @@
-"""Voxel values become numbers near zero.
+"""Normalizes intensities.
 
-Owns: the two schemes of `ChannelPlan`, as a measurement of the whole image (`measure_scaling`) and its use on any part
-of it (`scale`), and the mask of the body that z-scoring may be held to.
-Does not own: which scheme a channel takes (`planning/rules/`).
+Owns: the two schemes of `ChannelPlan`, measured on the whole image (`measure_scaling`) and applied to any part of it
+(`scale`), and the mask of the body that z-scoring may be restricted to.
+Does not own: which scheme a channel uses (`planning/rules/`).
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ PART_VALUES = 1 << 20  # looked at together: 4 MiB, so that they stay in the cac
 
 @dataclass(frozen=True)
 class Scaling:
-    """How one channel of one scan is scaled: clipped, shifted, divided.
+    """The normalization of one channel of one scan.
 
     Attributes:
-        mean: Taken from every voxel.
-        deviation: Voxels are divided by it; 0 for a constant image, which becomes 0 everywhere.
-        clip: Smallest and largest value that are told apart, or None.
-        nonzero_only: Voxels outside the mask become 0.
+        mean: The value that is subtracted.
+        deviation: The value to divide by; 0 for a constant image, which becomes 0 everywhere.
+        clip: The smallest and largest value after clipping, or None.
+        nonzero_only: Whether voxels outside the mask become 0.
     """
 
     mean: float
@@ -35,12 +35,12 @@ class Scaling:
 
 
 def measure_scaling(image: np.ndarray, *, plan: ChannelPlan, mask: np.ndarray | None = None) -> Scaling:
-    """Find how a channel is scaled; nothing of the image's size is made.
+    """Measure how a channel is scaled, without a second array of the image's size.
 
     Args:
         image: Any real type and shape, without NaN.
         plan: `ct`: clip, then the dataset's mean and deviation. `zscore`: the scan's own mean and deviation.
-        mask: Same shape, boolean. With `nonzero_only` the statistics come from inside it; ignored otherwise.
+        mask: Boolean, same shape. With `nonzero_only` only voxels inside count; ignored otherwise.
     """
     if plan.normalization == "ct":
         return Scaling(plan.mean, plan.std, clip=(plan.clip_low, plan.clip_high))
@@ -61,8 +61,8 @@ def scale(image: np.ndarray, scaling: Scaling, *, mask: np.ndarray | None = None
 
     Args:
         image: Any real type and shape.
-        scaling: Of the whole channel.
-        mask: Same shape; needed where the scaling is `nonzero_only`.
+        scaling: The scaling of the whole channel.
+        mask: Same shape; required if the scaling is `nonzero_only`.
 
     Returns:
         A new float32 array.
@@ -81,9 +81,9 @@ def scale(image: np.ndarray, scaling: Scaling, *, mask: np.ndarray | None = None
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Return the mask with the holes filled that no path of faces joins to the border of the grid.
+    """Return the mask with its holes filled, that is, without background that is not face-connected to the border.
 
-    Air inside a head is 0 as the cut-away outside is, but belongs to the patient.
+    Air inside a head is 0, as the removed background is, but belongs to the patient.
     """
     components, _ = ndimage.label(~mask)
     outside = np.zeros(int(components.max()) + 1, bool)
@@ -95,7 +95,7 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
 
 
 def _parts(image: np.ndarray, mask: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Yield the values that count, as float32, a few slices at a time."""
+    """Yield the values inside the mask as float32, a few slices at a time."""
     step = max(1, PART_VALUES // max(1, image[:1].size))
     for start in range(0, len(image), step):
         part = image[start : start + step].astype(np.float32)

@@ -1,8 +1,8 @@
-"""One whole scan to what the network sees, for the store, with its labels as organ indices.
+"""Preprocesses a whole scan for the store, with its labels as organ indices.
 
 Owns: `preprocess_case`.
-Does not own: the steps for the image (`slices.py`), the grid (`transform.py`), how voxels are interpolated
-(`resampling.py`), nor files. The way back works on the network's device: `inverse.py`.
+Does not own: the steps for the image (`slices.py`), the grid (`transform.py`), interpolation (`resampling.py`), files,
+the inverse, which works on the network's device (`inverse.py`).
 
 Symbols: C channels, K organs, S slices, R rows, W columns of the preprocessed grid.
 """
@@ -23,11 +23,11 @@ from autoseg.preprocessing.transform import CaseTransform
 
 @dataclass(frozen=True)
 class CaseSource:
-    """Where a case comes from, as far as it matters.
+    """The origin of a case.
 
     Attributes:
-        dataset: Name of one of the plan's datasets; None in a plan of one.
-        annotated: Indices of the organs and regions that were annotated; None: all organs.
+        dataset: The name of its dataset; None in a plan of one dataset.
+        annotated: The indices of the organs and regions that were annotated; None means all organs.
     """
 
     dataset: str | None = None
@@ -42,8 +42,8 @@ class PreprocessedCase:
         image: (C, S, R, W) float32, near zero mean.
         labels: (S, R, W) indices of organs and regions, uint8 (ignored: 255) up to 254 of them, else uint16 (65535);
             None if unknown.
-        transform: The way back to the file grid.
-        source: Whose scan it is.
+        transform: The transform between the file grid and the preprocessed grid.
+        source: The origin of the case.
     """
 
     image: np.ndarray
@@ -58,10 +58,10 @@ def preprocess_case(
     """Bring the channels of one scan, and its label map if there is one, to the plan's grid.
 
     Args:
-        channels: One scan a channel, on one grid.
-        plan: What is done to them.
-        labels: Its label map, with the values of its dataset.
-        source: Whose scan it is.
+        channels: One scan per channel, all on the same grid.
+        plan: The data part of the plan.
+        labels: The label map, with the values of its dataset.
+        source: The origin of the case.
 
     Raises:
         DatasetError: The number of channels is not the plan's, the grids differ in shape, or a label value is unknown.
@@ -78,7 +78,7 @@ def preprocess_case(
 
 
 def to_organ_indices(labels: np.ndarray, *, plan: DataPlan, dataset: str | None = None) -> np.ndarray:
-    """Turn the values of a dataset into indices: 0, those of `plan.label_names` from 1, or the ignored index.
+    """Convert the values of a dataset to indices: 0, those of `plan.label_names` from 1, or the ignored index.
 
     Raises:
         DatasetError: A value is neither 0, nor named in the dataset, nor the ignored one.

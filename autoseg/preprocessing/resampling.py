@@ -1,14 +1,14 @@
-"""Change of grid by interpolation, one axis after the other.
+"""Resamples images and labels to another grid, one axis after the other.
 
-Owns: `Taps` (which input samples, with which weights, make an output sample), and resampling of images and labels.
-Does not own: which grid is wanted (`pipeline.py`).
+Owns: `Taps` (the input samples and weights of each output sample), and resampling of images and labels.
+Does not own: the target grid (`pipeline.py`).
 
-All grids are aligned at their borders (half-pixel centers): output sample `o` of `n_out` lies at input position
-`(o + 0.5) * n_in / n_out - 0.5`, held inside the first and last sample.
+All grids are aligned at their borders (half-pixel centers): output sample `o` of `n_out` is at the input position
+`(o + 0.5) * n_in / n_out - 0.5`, clamped to the first and last sample.
 
-Images take cubic B-splines, but linear interpolation along a coarse axis, where a spline would ring between slices
-far apart (nnU-Net separates such an axis as well). Labels are resampled as if linearly, one map per label, and the
-largest wins, however many they are: nearest neighbor would leave stairs.
+Images use cubic B-splines, but linear interpolation along a coarse axis, where a spline would ring between distant
+slices (nnU-Net separates such an axis as well). Labels are resampled as the argmax of one linearly resampled map per
+label; nearest neighbor would leave stairs.
 """
 
 import itertools
@@ -30,12 +30,12 @@ MAX_VOXELS = 1 << 33  # 32 GiB as float32: a target spacing that asks for more i
 
 @dataclass(frozen=True)
 class Taps:
-    """The samples and weights that make each sample of one resampled axis.
+    """The input samples and weights of each output sample along one axis.
 
     Attributes:
         indices: (taps, n_out) int64, positions on the input axis.
         weights: (taps, n_out) float32, each column sums to one.
-        is_spline: The weights belong to B-spline coefficients, not to the samples.
+        is_spline: Whether the weights are for B-spline coefficients instead of samples.
     """
 
     indices: np.ndarray
@@ -44,7 +44,7 @@ class Taps:
 
 
 def resampled_shape(shape: Shape, *, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> Shape:
-    """Return the number of samples an axis needs at the target spacing, at least one; axes in any one order."""
+    """Return the number of samples of each axis at the target spacing, at least one; axes in any order."""
     z, y, x = (max(1, round(n * old / new)) for n, old, new in zip(shape, spacing_mm, target_mm, strict=True))
     return (z, y, x)
 
@@ -56,7 +56,7 @@ def spline_orders(*spacings_mm: Sequence[float]) -> tuple[int, ...]:
 
 
 def linear_taps(n_in: int, n_out: int) -> Taps:
-    """Return the two samples around each output position; the second one again inside at the end of the axis."""
+    """Return the two samples around each output position; at the end of the axis, the second stays inside."""
     position = _positions(n_in, n_out)
     first = np.floor(position).astype(np.int64)
     share = (position - first).astype(np.float32)
@@ -92,11 +92,11 @@ def apply_taps(array: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:
 
 
 def axis_taps(n_in: int, n_out: int, *, order: int) -> Taps | None:
-    """Return the taps that take an axis from one size to another, or None where it stays as it is.
+    """Return the taps that resample an axis from one size to another, or None if the size does not change.
 
     Args:
-        n_in: Samples that there are.
-        n_out: Samples wanted.
+        n_in: The number of input samples.
+        n_out: The number of output samples.
         order: 1 (linear) or 3 (cubic spline).
     """
     if n_in == n_out:
@@ -105,11 +105,11 @@ def axis_taps(n_in: int, n_out: int, *, order: int) -> Taps | None:
 
 
 def taps_between(taps: Taps, start: int, stop: int, *, n_in: int) -> tuple[Taps, int, int]:
-    """Cut taps down to the outputs from `start` to before `stop`.
+    """Return the taps of the outputs from `start` to `stop`, exclusive.
 
     Returns:
-        Taps on input samples first to last alone, and these two numbers, the second one exclusive. Around what a spline
-        reads lie enough samples that its coefficients are those of the whole axis, to the last digits of float32.
+        The taps on the input samples from first to last, and these two numbers, the second one exclusive. A spline gets
+        enough samples around them that its coefficients are those of the whole axis, to the last digits of float32.
     """
     indices = taps.indices[:, start:stop]
     margin = SPLINE_MARGIN if taps.is_spline else 0
@@ -122,7 +122,7 @@ def resample_image(image: np.ndarray, taps: Sequence[Taps | None]) -> np.ndarray
 
     Args:
         image: Any real type; axes in any order.
-        taps: For each axis; None where it stays as it is.
+        taps: The taps of each axis; None for an axis that does not change.
 
     Returns:
         float32; the image itself where nothing changes and the type is float32 already.
@@ -137,10 +137,10 @@ def resample_image(image: np.ndarray, taps: Sequence[Taps | None]) -> np.ndarray
 
 
 def resample_labels(labels: np.ndarray, shape: Shape) -> np.ndarray:
-    """Resample a 3D map of integers: at each voxel the label with the largest linearly resampled map wins.
+    """Resample a 3D map of integers: each voxel gets the label whose linearly resampled map is the largest.
 
-    Only the labels of the eight voxels around a position can have a share there, so no map is made: inside a label
-    all eight agree, and elsewhere their weights are counted. A tie goes to the smaller value.
+    Only the labels of the eight voxels around a position contribute, so no maps are computed: inside a label all eight
+    agree, and elsewhere their weights are summed. The smaller value wins a tie.
 
     Returns:
         The type of `labels`; `labels` itself where the shape is unchanged.
@@ -166,7 +166,7 @@ def resample_labels(labels: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _heaviest(candidates: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return for each column the value with the largest sum of weights; both are (8, n); the smaller value on a tie."""
+    """Return the value with the largest sum of weights per column of (8, n) arrays; the smaller value wins a tie."""
     argmax = candidates[0].copy()
     largest = np.full(argmax.shape, -1, np.float32)
     for candidate in candidates:
@@ -196,10 +196,10 @@ def _positions(n_in: int, n_out: int) -> np.ndarray:
 
 
 def refuse_huge(shape: Sequence[int]) -> None:
-    """Refuse a grid that no scan has.
+    """Refuse a grid that is larger than that of any scan.
 
     Raises:
-        PlanError: It is that large.
+        PlanError: The grid is too large.
     """
     voxels = math.prod(shape)
     if voxels > MAX_VOXELS:

@@ -1,8 +1,8 @@
-"""The slices of a scan as the network sees them, made when they are asked for.
+"""Makes the preprocessed slices of a scan when they are requested.
 
-Owns: `PreparedSlices`, which holds a scan as it was read and only a few slices of what it becomes, and the order of the
-steps: canonical axes, crop, slice axis first, scale, resample.
-Does not own: the grid (`transform.py`), how voxels are scaled (`normalization.py`) or interpolated (`resampling.py`).
+Owns: `PreparedSlices`, which keeps the scan as it was read and only a few preprocessed slices; the order of the steps:
+canonical axes, crop, slice axis first, scale, resample.
+Does not own: the grid (`transform.py`), normalization (`normalization.py`), interpolation (`resampling.py`).
 
 Symbols: C channels, S slices, R rows, W columns of the preprocessed grid.
 """
@@ -26,17 +26,17 @@ KEPT_SLICES = 16  # before the end of what was read last: the next slices have s
 
 @dataclass(frozen=True)
 class PreparedSlices:
-    """A preprocessed image (C, S, R, W) of which only the part that is looked at exists.
+    """A preprocessed image (C, S, R, W) that is computed on access.
 
-    It is read as an array is, `slices[:, start:stop]`, and gives float32, near zero mean. What the next slices
-    will be read with is kept in between.
+    It is indexed like an array, `slices[:, start:stop]`, and returns float32 with a mean near zero. Input slices that
+    the next ones also need are cached.
 
     Attributes:
-        transform: The way back to the file grid.
-        views: (S', R', W') a channel: the scan as it was read, cropped, slice axis first.
-        scalings: One a channel.
-        mask: Voxels of the body, as the views, where a scaling needs it.
-        taps: For slices, rows and columns; None where an axis stays as it is.
+        transform: The transform between the file grid and the preprocessed grid.
+        views: (S', R', W') per channel: the scan as it was read, cropped, slice axis first.
+        scalings: One per channel.
+        mask: The voxels of the body in the shape of the views, if a scaling needs them.
+        taps: The taps for slices, rows and columns; None for an axis that does not change.
     """
 
     transform: CaseTransform
@@ -48,7 +48,7 @@ class PreparedSlices:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(C, S, R, W)."""
+        """Return (C, S, R, W)."""
         return (len(self.views), *self.transform.resampled_shape)
 
     def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
@@ -88,12 +88,12 @@ class PreparedSlices:
 
 
 def prepare_slices(channels: Sequence[Scan], *, plan: DataPlan, modality: int = 0) -> PreparedSlices:
-    """Find out all that the slices of a scan need, and make none yet.
+    """Measure everything that the slices of a scan need, without making any.
 
     Args:
-        channels: One scan a channel, on one grid, in the plan's order.
-        plan: What is done to them.
-        modality: Which of the plan's modalities they are.
+        channels: One scan per channel, on the same grid, in the plan's order.
+        plan: The data part of the plan.
+        modality: The position of their modality in the plan.
 
     Raises:
         DatasetError: The number of channels is not the plan's, or their grids differ in shape.

@@ -1,13 +1,13 @@
-"""Preprocessed cases on disk, so that training reads single slices quickly.
+"""Stores preprocessed cases on disk, so that training reads single slices quickly.
 
 Owns: the folder of a case (`image.b2nd`, `labels.b2nd`, `case.json`) and when it counts as current.
-Does not own: the form of the arrays (`array_file.py`) and of `case.json` (`case_record.py`), how a case is made
-(`pipeline.py`), nor which cases are wanted (`pipelines/preprocess.py`).
+Does not own: the form of the arrays (`array_file.py`) and of `case.json` (`case_record.py`), preprocessing
+(`pipeline.py`), which cases are preprocessed (`pipelines/preprocess.py`).
 
-A case is written under a temporary name and its folder renamed at the end, so it is complete or absent. Single files
-are not flushed to the disk one by one; `case.json` holds their sizes instead, so that a file cut short by a power
-failure makes the case stale rather than wrong. It holds their SHA-256 too, which `find_damaged` compares: a blosc2
-frame has no checksum, and a flipped bit would be trained on.
+A case is written under a temporary name and its folder is renamed at the end, so it is complete or absent. Files are
+not flushed to the disk one by one; `case.json` contains their sizes instead, so that a case with a file cut short by a
+power failure is preprocessed again. It also contains their SHA-256, which `find_damaged` compares, since blosc2 files
+have no checksum.
 """
 
 import hashlib
@@ -37,21 +37,21 @@ class CaseStore:
         """Open a store, which may not exist yet.
 
         Args:
-            folder: Holds one folder a case.
-            data_hash: `plans.data.hash()`. With it, reading a case made by another plan is an error.
+            folder: The folder of the store, with one folder per case.
+            data_hash: `plans.data.hash()`; with it, reading a case of another plan is an error.
         """
         self.folder = Path(folder)
         self.data_hash = data_hash
         self._records: dict[str, dict[str, Any]] = {}
 
     def write(self, case_id: str, case: PreprocessedCase, data_hash: str, *, sources: Sequence[str] = ()) -> None:
-        """Write a case, complete or not at all; one that is there is replaced.
+        """Write a case, completely or not at all; an earlier one is replaced.
 
         Args:
-            case_id: Name of its folder.
+            case_id: The name of its folder.
             case: The arrays.
-            data_hash: Hash of the plan that made it.
-            sources: Whatever identifies the files it was made from; `is_current` compares it.
+            data_hash: The hash of the plan that it was made with.
+            sources: Values that identify the files it was made from; `is_current` compares them.
 
         Raises:
             DatasetError: The id cannot be the name of a folder.
@@ -87,7 +87,7 @@ class CaseStore:
         self._records.pop(case_id, None)
 
     def is_current(self, case_id: str, data_hash: str, *, sources: Sequence[str] | None = None) -> bool:
-        """Say whether the case is there, whole, made with this hash and (where given) from these sources."""
+        """Return whether the case is there, complete, and made with this hash and (if given) from these sources."""
         try:
             record = read_record(read_json(self._case_folder(case_id) / "case.json"))
         except UsageError:
@@ -100,7 +100,7 @@ class CaseStore:
         )
 
     def case_ids(self) -> list[str]:
-        """List the cases that are there, by name, whatever plan made them."""
+        """List the names of all cases, whatever plan made them."""
         return sorted(path.parent.name for path in self.folder.glob("[!.]*/case.json"))
 
     def shape(self, case_id: str) -> tuple[int, int, int, int]:
@@ -121,7 +121,7 @@ class CaseStore:
         return self._open(case_id, LABELS, shape=self.shape(case_id)[1:], dtypes=("uint8", "uint16"))
 
     def read_transform(self, case_id: str) -> CaseTransform:
-        """Return the way back to the file grid."""
+        """Return the transform between the file grid and the preprocessed grid."""
         return CaseTransform.from_json(self._record(case_id)["transform"])
 
     def source(self, case_id: str) -> CaseSource:
@@ -131,21 +131,21 @@ class CaseStore:
         return CaseSource(record["dataset"], None if annotated is None else tuple(annotated))
 
     def organ_slices(self, case_id: str) -> dict[int, np.ndarray]:
-        """Return for each index of an organ or region that the case holds the slices it appears in, ascending."""
+        """Return the slices, ascending, in which each index of an organ or region appears."""
         ranges = self._record(case_id)["organ_slices"]
         return {int(k): np.concatenate([np.arange(start, stop) for start, stop in ranges[k]]) for k in ranges}
 
     def find_damaged(self, case_ids: Sequence[str]) -> Iterator[tuple[str, bool]]:
-        """Read the files of cases to their last byte, several at once; yields each case and whether it is damaged.
+        """Read the files of cases to their last byte, several at once; yield each case and whether it is damaged.
 
         Raises:
-            DatasetError: A case is not there, not whole, or of another plan.
+            DatasetError: A case is missing, incomplete, or of another plan.
         """
         with ThreadPoolExecutor(default_num_workers(), "checking") as pool:
             yield from zip(case_ids, pool.map(self._is_damaged, case_ids), strict=True)
 
     def remove(self, case_id: str) -> None:
-        """Remove a case, so that it is made again.
+        """Remove a case, so that it is preprocessed again.
 
         Raises:
             OSError: The folder cannot be written.
@@ -159,7 +159,7 @@ class CaseStore:
         return any(file_sha256(folder / name) != digest for name, digest in digests.items())
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed process left half-written; nobody else may be writing."""
+        """Remove the temporary folders of killed processes; nobody else may be writing."""
         for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(path)
 
@@ -206,7 +206,7 @@ class CaseStore:
 
 
 def _organ_slices(labels: np.ndarray) -> dict[str, list[list[int]]]:
-    """Find the slices of each organ as [start, stop] ranges; the ignored index is no organ."""
+    """Find the slices of each organ as [start, stop] ranges, without the ignored index."""
     ignored = int(np.iinfo(labels.dtype).max)
     slices: dict[int, list[list[int]]] = {}
     for number, plane in enumerate(labels):
@@ -222,6 +222,6 @@ def _organ_slices(labels: np.ndarray) -> dict[str, list[list[int]]]:
 
 
 def _one_line_a_key(record: dict[str, Any]) -> str:
-    """Lay JSON out so that a person can read it and ten thousand ranges do not take a line each."""
+    """Format JSON with one key per line, so that ten thousand ranges do not take a line each."""
     lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,6 +1,6 @@
-"""The way from the grid of a file to the grid that the network sees.
+"""Describes the transform from the grid of a file to the preprocessed grid and back.
 
-Owns: `CaseTransform`, what the way back has to know, and how it is found for a scan.
+Owns: `CaseTransform`, and how it is found for a scan.
 Does not own: voxels.
 
 Symbols: S slices, R rows, W columns of the preprocessed grid.
@@ -25,12 +25,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class CaseTransform:
-    """What preprocessing did to the grid of one scan.
+    """The transform of one scan's grid.
 
     Attributes:
         original: The file grid.
-        crop_box: Start and stop along each canonical axis (z, y, x).
-        slice_axis: Canonical axis that became the first one.
+        crop_box: The start and stop along each canonical axis (z, y, x).
+        slice_axis: The canonical axis that became the first one.
         resampled_shape: (slices, rows, columns) of the preprocessed grid.
     """
 
@@ -41,24 +41,24 @@ class CaseTransform:
 
     @cached_property
     def axis_map(self) -> AxisMap:
-        """The way from the file grid to the canonical grid."""
+        """Return the map from the file grid to the canonical grid."""
         return canonical_axis_map(self.original)
 
     @property
     def cropped_shape(self) -> Triple:
-        """(slices, rows, columns) before resampling, voxels of the file."""
+        """Return (slices, rows, columns) before resampling, in voxels of the file."""
         return slice_first([stop - start for start, stop in self.crop_box], self.slice_axis)
 
     def view(self, array_zyx: np.ndarray) -> np.ndarray:
-        """Return the cropped part of an array on the file grid, canonical and slice axis first, sharing its memory."""
+        """Return a view of the cropped part of an array on the file grid, canonical and with the slice axis first."""
         cropped = self.axis_map.apply(array_zyx)[box_slices(self.crop_box)]
         return np.moveaxis(cropped, AXIS_NUMBER[self.slice_axis], 0)
 
     def place(self, voxel_zyx: Triple) -> tuple[Place, Place]:
-        """Return the box that a voxel of the file fills on the preprocessed grid, which may lie outside it.
+        """Return the box that a voxel of the file covers on the preprocessed grid, which may be outside of it.
 
         Returns:
-            The corners, (slice, row, column), the smaller numbers first; the middle of the first voxel there is 0.
+            The corners, (slice, row, column), the smaller numbers first; 0 is the center of the first voxel.
         """
         low, high = [], []
         for axis, flip, (start, _stop) in zip(
@@ -76,7 +76,7 @@ class CaseTransform:
         return (first[0], first[1], first[2]), (last[0], last[1], last[2])
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; `from_json` gives the same object back, to the bit."""
+        """Return plain values, from which `from_json` returns an identical object."""
         return {
             "original": self.original.to_json(),
             "crop_box": [list(part) for part in self.crop_box],
@@ -86,7 +86,7 @@ class CaseTransform:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "CaseTransform":
-        """Read what `to_json` gave."""
+        """Return the transform that `to_json` converted."""
         (z0, z1), (y0, y1), (x0, x1) = content["crop_box"]
         slices, rows, columns = content["resampled_shape"]
         return cls(
@@ -102,8 +102,8 @@ def make_transform(original: ImageGeometry, *, filled: Box | None, plan: DataPla
 
     Args:
         original: The grid of the file.
-        filled: Start and stop of what is kept along each axis of the file (z, y, x); None keeps all.
-        plan: Target spacing and slice axis.
+        filled: The start and stop to keep along each axis of the file (z, y, x); None keeps everything.
+        plan: The data part of the plan, with target spacing and slice axis.
 
     Raises:
         PlanError: The target spacing would make the grid impossibly large.
@@ -122,9 +122,9 @@ def make_transform(original: ImageGeometry, *, filled: Box | None, plan: DataPla
 
 
 def filled_box(arrays_zyx: Sequence[np.ndarray]) -> Box:
-    """Give the smallest (start, stop) per axis that holds all that is not 0 in any array; all, if there is nothing.
+    """Return the smallest (start, stop) per axis that contains every voxel that is not 0 in any array.
 
-    Works plane by plane, so that nothing of the scan's size is made.
+    It works plane by plane, without an array of the scan's size.
     """
     shape = arrays_zyx[0].shape
     planes, rows, columns = (np.zeros(size, bool) for size in shape)
@@ -141,7 +141,7 @@ def filled_box(arrays_zyx: Sequence[np.ndarray]) -> Box:
 
 
 def canonical_box(box: Box, geometry: ImageGeometry, axis_map: AxisMap) -> Box:
-    """Turn a box along the axes of the file into one along the canonical axes."""
+    """Convert a box along the axes of the file to one along the canonical axes."""
     spans = []
     for axis, flip in zip(axis_map.permutation, axis_map.flips, strict=True):
         size, (start, stop) = geometry.shape_zyx[axis], box[axis]
@@ -156,6 +156,6 @@ def slice_first(values_zyx: Sequence[Value], slice_axis: Axis) -> tuple[Value, V
 
 
 def _span(profile: np.ndarray) -> tuple[int, int]:
-    """Give the first and the last place that is true, exclusive; the whole length where there is none."""
+    """Return the first true position and the one after the last; the whole length where none is true."""
     filled = np.flatnonzero(profile)
     return (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, len(profile))

@@ -1,10 +1,10 @@
-"""Files that are complete or absent: atomic writing, strict JSON, digests.
+"""Writes files atomically, so that each is complete or absent, and reads JSON strictly.
 
-Owns: how bytes, text and JSON reach the disk, for every module, and `parse_json`, the only JSON reader of the package.
-Does not own: scan files (`io/image.py`, which writes through here), what JSON must hold (whoever reads it).
+Owns: how bytes, text and JSON are written, for every module; `parse_json`, the only JSON reader; digests of files.
+Does not own: scan files (`io/image.py`, which writes through here), the checks of what JSON contains.
 
-JSON is untrusted: it may be as deep, as long or as odd as its writer liked. What comes out of `parse_json` is plain,
-finite and shallow, so that it can be walked, shown and written again.
+JSON is untrusted. The result of `parse_json` is plain, finite and shallow, so that it can be traversed, shown and
+written again.
 """
 
 import errno
@@ -43,10 +43,10 @@ MOST_JSON_DEPTH = 60  # our own files have six; Python's writers of JSON end at 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary name in the folder of `path`; on a clean exit it is flushed and takes the name of `path`.
+    """Yield a temporary name in the folder of `path`; without an exception, its file is flushed and renamed to `path`.
 
-    The temporary name ends as `path` does, since some writers choose their format by it. On any exception the
-    temporary file is removed and what was at `path` stays.
+    The temporary name has the ending of `path`, since some writers choose their format by it. On any exception the
+    temporary file is removed, and an earlier file at `path` stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +77,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, readable by a person; NaN and infinity are refused.
+    """Write indented JSON atomically; NaN and infinity are refused.
 
-    Letters of any script stand as they are. What a terminal could take as a command, and what is no Unicode (a file's
-    name may be any bytes), stands as JSON's own escapes, so reading gives the very same names.
+    Letters of any script are written as they are. Control characters and bytes that are not Unicode (file names may
+    contain any bytes) are written as JSON escapes, so that reading returns the same names.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     lines = (line if line.isprintable() else _escape_json(line) for line in text.split("\n"))
@@ -88,10 +88,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON strictly; a byte order mark before it is passed over.
+    """Read JSON strictly; a byte order mark is ignored.
 
     Raises:
-        UsageError: The file is missing or no regular file, is not UTF-8, or is no JSON by the rules of `parse_json`.
+        UsageError: The file is missing, not a regular file, not UTF-8, or not JSON by the rules of `parse_json`.
     """
     path = Path(path)
     try:
@@ -113,11 +113,11 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read JSON strictly, whatever its writer had in mind.
+    """Parse JSON strictly.
 
     Raises:
-        ValueError: It is not UTF-8 or no JSON, holds a key twice, a number that is not finite or has thousands of
-            digits, or is nested deeper than any file of autoseg; in words for a message.
+        ValueError: The text is not UTF-8 or not JSON, contains a key twice, a number that is not finite or has
+            thousands of digits, or is nested deeper than any file of autoseg; in words for a message.
     """
     try:
         if isinstance(text, bytes):
@@ -140,7 +140,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def fault_of(error: OSError) -> str:
-    """Say what the system refused, and of which file by folder and name: whole paths hold names of users."""
+    """Explain what the system refused; the file is named without the folders above, which may name users."""
     if not error.strerror:
         return str(error)
     where = "" if error.filename is None else "/".join(Path(os.fsdecode(error.filename)).parts[-2:])
@@ -155,7 +155,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def find_disk_fault(error: BaseException | None) -> OSError | None:
-    """Return the full, read-only or broken disk behind an error, or None where it has another reason."""
+    """Return the error of a full, read-only or broken disk that caused an error; None if it has another cause."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK_FAULTS:
             return error
@@ -164,7 +164,7 @@ def find_disk_fault(error: BaseException | None) -> OSError | None:
 
 
 def explain_write_error(error: OSError, place: Path | str) -> str:
-    """Say which file cannot be written, why, and what to do; `place` stands in where the error names none."""
+    """Explain which file cannot be written, why, and what to do; `place` is named if the error names no file."""
     name = error.filename if isinstance(error.filename, str) else place
     if Path(name).name.startswith(TEMPORARY_PREFIX):
         name = place
@@ -174,7 +174,7 @@ def explain_write_error(error: OSError, place: Path | str) -> str:
 
 
 def remove_leftovers_of(path: Path) -> None:
-    """Remove what killed writers of this one file left beside it, in a folder that others may be writing to."""
+    """Remove the temporary files that killed writers of this file left, in a folder that others may be writing to."""
     for leftover in path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*"):
         leftover.unlink(missing_ok=True)
 
@@ -193,7 +193,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _children(value: Any) -> list[Any]:
-    """List what stands in an object or a list and may itself hold something."""
+    """List the objects and lists inside an object or a list."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [child for child in inside if isinstance(child, (dict, list))]
 
@@ -228,7 +228,7 @@ def _too_deep() -> str:
 
 
 def _escape_json(line: str) -> str:
-    """Write what is not printable as JSON's escapes, beyond the first 65,536 characters of Unicode as two."""
+    """Write characters that are not printable as JSON escapes, those beyond U+FFFF as two."""
     return "".join(letter if letter.isprintable() else _json_escape(letter) for letter in line)
 
 
@@ -238,7 +238,7 @@ def _json_escape(letter: str) -> str:
 
 
 def current_umask() -> int:
-    """Return the permissions that new files are not to have, as the user set them."""
+    """Return the user's umask: the permissions that new files do not get."""
     umask = os.umask(0)
     os.umask(umask)
     return umask

@@ -1,14 +1,13 @@
-"""One run at a time in a folder.
+"""Locks a folder, so that one run at a time works in it.
 
-Owns: `hold_folder`, the file `.lock` of a folder that a command writes into, and what is said when another run has it.
-Does not own: which folders a command holds (`planning/`, `training/` and `pipelines/predict.py`).
+Owns: `hold_folder`, the file `.lock` in a folder that a command writes to, and the message if another run has it.
+Does not own: which folders a command locks (`planning/`, `training/` and `pipelines/predict.py`).
 
-Every command takes the lock of the folder that it writes into, whatever it writes: so a prediction does not tidy up
-what a plan is writing there. `autoseg_train` holds its fold alone and shares the run folder with the other folds, so
-that no plan replaces the cases that they read.
+Every command locks the folder that it writes to. `autoseg_train` locks its fold exclusively and shares the lock of the
+run folder with the other folds, so that no plan replaces the cases that they read.
 
-The system holds the lock, not the file. It ends with the process, after `kill -9` too, and the file stays and means
-nothing; what stands in it, the last owner's process and host, is for the message alone.
+The operating system holds the lock and releases it when the process ends, even after `kill -9`. The file remains
+without meaning; its content, the last owner's process and host, is only for the message.
 """
 
 import json
@@ -39,17 +38,17 @@ MOST_NOTE_BYTES = 1000
 def hold_folder(
     folder: Path, *, command: str, remedy: str, is_shared: bool = False, name: str = LOCK_NAME
 ) -> Iterator[None]:
-    """Hold a folder until the end, or until the process ends.
+    """Hold the lock of a folder inside the block.
 
     Args:
-        folder: It exists.
-        command: Who holds it, for the message that another run shows.
-        remedy: What to do where another run has it.
-        is_shared: Others that share it may hold it too, and who wants it alone must wait.
-        name: Of the lock file.
+        folder: An existing folder.
+        command: The name of this command, for the message that another run shows.
+        remedy: What to do if another run has the lock.
+        is_shared: Whether other holders that share the lock are allowed.
+        name: The name of the lock file.
 
     Raises:
-        LockedError: Another run has it.
+        LockedError: Another run has the lock.
         UsageError: The lock file cannot be written, or its file system has no locks.
     """
     path = Path(folder) / name
@@ -68,7 +67,7 @@ def hold_folder(
 
 
 def _take(path: Path, *, is_shared: bool) -> Any:
-    """Return what `_give_up` takes, or None where another run has the lock.
+    """Return the lock for `_give_up`, or None where another run has it.
 
     Raises:
         UsageError: The file system has no locks.
@@ -112,7 +111,7 @@ def _note(command: str) -> dict[str, Any]:
 
 
 def _owner(path: Path) -> str:
-    """Name who has the lock, as far as the note tells; of several that share it the last one may have ended."""
+    """Name the holder of the lock as far as the file shows; if several share it, the last one may have ended."""
     try:
         with path.open(encoding="utf-8") as file:
             note = parse_json(file.read(MOST_NOTE_BYTES))

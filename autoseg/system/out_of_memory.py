@@ -1,4 +1,4 @@
-"""Recognizes that a memory is full, a GPU's or the CPU's, frees it, and halves what is computed at once.
+"""Recognizes that the memory of a GPU or CPU is full, frees it, and halves the number of slices computed at once.
 
 Owns: `halve` for training, validation and `--dry-run`; `free_memory` for prediction, which ends on the CPU.
 Does not own: what is computed again afterwards (`training/step.py`, `training/validation/`, `inference/predictor.py`).
@@ -32,7 +32,7 @@ FULL_MEMORY_MESSAGES = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a memory is full, a GPU's or the CPU's."""
+    """Return whether an error means that the memory of a GPU or of the CPU is full."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in FULL_MEMORY_MESSAGES)
@@ -75,7 +75,7 @@ def halve(size: int, error: BaseException, *, device: torch.device, least: int =
 
 
 def explain_full_memory(device: torch.device, message: str, *, what: str) -> str:
-    """Say what a device's memory is too small for, and what to do."""
+    """Explain what the memory of a device is too small for, and what to do."""
     other = "" if device.type == "cpu" else ", or use --device cpu"
     return (
         f"the memory of {device} is full even with {what}: {message.rstrip('.')}. Plan again with a smaller "

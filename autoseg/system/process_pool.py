@@ -1,12 +1,11 @@
-"""One function over many cases, in several processes.
+"""Applies a function to many cases in several processes.
 
-Owns: starting and ending worker processes, and what happens when one of them dies.
-Does not own: what is done to a case, nor how many cases a machine should work on at once beyond its cores.
+Owns: `map_cases`: starting and ending worker processes, and what happens when one of them dies.
+Does not own: the function, and the memory that a case needs.
 
-Each worker has a pipe of its own and works on one case at a time, so that a death (out of memory, segmentation fault)
-points at its case. That case is tried once more, alone, after all others; a second death is reported by name. Nothing
-waits for a process that is gone. Workers end with their parent, even after `kill -9`: Linux ends them, elsewhere they
-see the pipe's end.
+Each worker has a pipe of its own and works on one case at a time, so that the case is known when a worker dies (out of
+memory, segmentation fault). That case is tried again, alone, after all others; a second death is reported with its
+name. Workers end with their parent, even after `kill -9`: Linux ends them, elsewhere they notice the closed pipe.
 """
 
 import logging
@@ -40,13 +39,13 @@ log = logging.getLogger("autoseg")
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """Why there is no result for a case.
+    """The reason why there is no result for a case.
 
     Attributes:
-        message: The error's own words, or how the process died.
-        is_expected: False for a bug of ours, whose traceback is in the log.
-        memory_was_full: More of it may be free when the case is alone.
-        is_of_all: Every other case would fail in the same way: the disk is full.
+        message: The message of the error, or how the process died.
+        is_expected: False for a bug of autoseg, whose traceback is in the log.
+        memory_was_full: Whether memory was full, of which more may be free when the case is alone.
+        is_of_all: Whether every other case would fail in the same way, such as with a full disk.
     """
 
     message: str
@@ -56,10 +55,10 @@ class WorkerFailure:
 
 
 def default_num_workers(bytes_a_worker: float = 0.0) -> int:
-    """Return one worker a core, or as many as find room in the memory that is free.
+    """Return one worker per core, or as many as fit into the free memory.
 
     Args:
-        bytes_a_worker: What the largest case takes.
+        bytes_a_worker: The memory that the largest case needs.
     """
     num_cores = max(1, find_num_cores() // num_local_ranks())
     free = SHARE_OF_FREE_MEMORY * find_free_bytes() / num_local_ranks()
@@ -84,13 +83,13 @@ def map_cases(
     Args:
         function: A function of a module, or a `functools.partial` of one; it and its results can be pickled.
         items: The cases.
-        num_workers: Processes at the same time. One is a process too, so that a case that kills it kills no more; with
-            none the work is done in this process.
+        num_workers: The number of processes. One worker is a process too, so that a case that kills it does not kill
+            this process; with 0 the work is done in this process.
         what: Two or three words that name the work.
 
     Yields:
-        The item and what the function returned, or a `WorkerFailure` where it raised or its process died twice.
-        An exception never stops the other items.
+        The item and the result, or a `WorkerFailure` if the function raised or its process died twice. An exception
+        never stops the other items.
     """
     num_workers = min(num_workers, len(items))
     results: Generator[tuple[int, R | WorkerFailure], None, None]
@@ -112,7 +111,7 @@ def map_cases(
 
 @dataclass(eq=False)
 class _Worker(Generic[T]):
-    """One process, this end of its pipe, and the number of the item it works on."""
+    """A process, this end of its pipe, and the index of its item."""
 
     process: Any
     pipe: Connection
@@ -122,7 +121,7 @@ class _Worker(Generic[T]):
 def _map_in_processes(
     function: Callable[[T], R], items: Sequence[T], *, num_workers: int
 ) -> Generator[tuple[int, R | WorkerFailure], None, None]:
-    """Yield results as they come; the items of dead workers last, each alone."""
+    """Yield results as they come; items whose workers died are tried again at the end, each alone."""
     waiting = deque(range(len(items)))
     suspects: list[int] = []
     workers: list[_Worker] = []
@@ -167,7 +166,7 @@ def _map_in_processes(
 
 
 def _answers(workers: Sequence[_Worker]) -> list[tuple[_Worker, tuple[Any] | None]]:
-    """Wait for at least one answer; give (result,), or None for a worker that is gone."""
+    """Wait for at least one answer: (result,), or None for a worker that died."""
     ready = wait([worker.pipe for worker in workers])
     answers: list[tuple[_Worker, tuple[Any] | None]] = []
     for worker in workers:
@@ -180,7 +179,7 @@ def _answers(workers: Sequence[_Worker]) -> list[tuple[_Worker, tuple[Any] | Non
 
 
 def _start(function: Callable[[T], R], items: Sequence[T], *, workers: list[_Worker]) -> bool:
-    """Add a worker to the list; say whether the system let it start."""
+    """Start a worker and add it to the list; return False if the system refuses to start one."""
     context: Any = multiprocessing.get_context(START_METHOD)  # Process is missing from the type of the base class
     with defer_signals():  # a signal between the start and the list would leave a process that nobody ends
         here, there = context.Pipe()
@@ -208,7 +207,7 @@ def _give(worker: _Worker, index: int) -> None:
 
 
 def _end(worker: _Worker) -> WorkerFailure:
-    """End a worker, if it is not dead already, and say how it ended."""
+    """End a worker if it is still alive, and explain how it ended."""
     worker.pipe.close()
     worker.process.join(timeout=0.5 if worker.index is None else 0)
     if worker.process.is_alive():
@@ -228,7 +227,7 @@ def _end(worker: _Worker) -> WorkerFailure:
 def _work(
     function: Callable[[T], R], items: Sequence[T], pipe: Connection, inherited: Sequence[Connection], parent: int
 ) -> None:
-    """Answer with the result of each item asked for, until the other end closes; runs in the worker."""
+    """Send the result of each requested item until the pipe is closed; runs in the worker."""
     for number in SIGNALS:  # those of the terminal reach the parent as well, which ends its workers
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     end_with_parent(parent)

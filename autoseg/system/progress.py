@@ -1,6 +1,6 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere; of several ranks the first one shows it.
+"""Shows the progress of long work: a bar on a terminal, plain lines elsewhere; only rank 0 shows it.
 
-Owns: `track` and `ProgressBar`, the only places that use tqdm, and `tell`.
+Owns: `track` and `ProgressBar`, the only places that use tqdm, and `log_item`.
 """
 
 import logging
@@ -21,13 +21,13 @@ log = logging.getLogger("autoseg")
 
 
 def track(items: Iterable[Item], *, what: str, total: int | None = None, unit: str = "case") -> Iterator[Item]:
-    """Yield the items of a long job and show how far it is.
+    """Yield the items of a long job and show its progress.
 
     Args:
-        items: What is worked through.
+        items: The items.
         what: Two or three words that name the work, such as "reading scans".
-        total: Number of items where `len(items)` is not known.
-        unit: What one item is.
+        total: The number of items, if they have no length.
+        unit: The word for one item.
     """
     if _is_terminal():
         yield from tqdm(items, desc=what, total=total, unit=unit, leave=False)
@@ -45,14 +45,14 @@ def track(items: Iterable[Item], *, what: str, total: int | None = None, unit: s
         yield item
 
 
-def tell(message: str, *values: object) -> None:
-    """Log a line about one item of tracked work where no bar is shown; a bar says enough."""
+def log_item(message: str, *values: object) -> None:
+    """Log a line about one item of tracked work, unless a bar is shown."""
     if not _is_terminal():
         log.info(message, *values)
 
 
 class ProgressBar:
-    """A bar that is moved by hand, for work that is measured rather than counted; plain lines off a terminal."""
+    """A bar for work that is measured rather than counted; plain lines where there is no terminal."""
 
     def __init__(self, *, what: str, total: float, unit: str) -> None:
         """Make a bar from 0 to `total`."""
@@ -63,7 +63,7 @@ class ProgressBar:
         )
 
     def advance_to(self, value: float, *, note: str) -> None:
-        """Show a new position and what there is to say about it."""
+        """Move the bar to a value and show a note beside it."""
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(value - self._bar.n)
@@ -78,7 +78,7 @@ class ProgressBar:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Take the bar off the terminal."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
 

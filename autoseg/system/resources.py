@@ -1,9 +1,9 @@
-"""What this machine has for a process: cores and memory, and how memory is taken and given back.
+"""Finds the cores and the memory that this process may use, and sets how memory is returned to the system.
 
 Owns: `find_num_cores`, `find_cpu_memory_gib`, `find_free_bytes`, `give_large_blocks_back`, `end_with_parent`.
-Does not own: GPUs (`planning/hardware.py`, `torch_device.py`), what a case takes.
+Does not own: GPUs (`planning/hardware.py`, `torch_device.py`), the memory that a case needs.
 
-A container limits a process by its control group: its own, or any above it. Both versions of control groups are read.
+A container limits a process by its control group (cgroup) or any above it; versions 1 and 2 are read.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ LARGE_BLOCK_BYTES = 8 << 20
 
 
 def find_num_cores(system: Path = SYSTEM) -> int:
-    """Return the number of cores that this process may use: those it is bound to, or its container's share of them.
+    """Return the number of cores that this process may use: its CPU affinity, or its container's quota if lower.
 
     Args:
-        system: The root of the file system that tells.
+        system: The root of the file system with the information; tests give another.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shares = [bound]
@@ -41,7 +41,7 @@ def find_num_cores(system: Path = SYSTEM) -> int:
 
 
 def find_cpu_memory_gib(system: Path = SYSTEM) -> float:
-    """Return the memory that this process may use: the machine's, or the container's limit where that is lower."""
+    """Return the memory that this process may use: the machine's, or the container's limit if lower."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -51,7 +51,7 @@ def find_cpu_memory_gib(system: Path = SYSTEM) -> float:
 
 
 def find_free_bytes(system: Path = SYSTEM) -> int:
-    """Return the memory that is free for this process now, that of cached files included."""
+    """Return the memory that is available to this process now, including cached files."""
     rooms = [max(0, limit - used) for limit, used in _memory_limits(system)]
     available = _read_fields(system / "proc/meminfo").get("MemAvailable")
     if available is None:
@@ -62,7 +62,7 @@ def find_free_bytes(system: Path = SYSTEM) -> int:
 
 
 def _control_groups(controller: str, *, system: Path) -> Iterator[Path]:
-    """Yield the folder of this process's control group and those above it, as far as they can be seen from here."""
+    """Yield the folder of this process's control group and the visible folders above it."""
     with contextlib.suppress(OSError):
         for line in (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _number, controllers, path = (*line.split(":", 2), "", "")[:3]
@@ -78,7 +78,7 @@ def _control_groups(controller: str, *, system: Path) -> Iterator[Path]:
 
 
 def _memory_limits(system: Path) -> Iterator[tuple[int, int]]:
-    """Yield limit and use, in bytes, of each group that has a limit; files that can be let go are not used."""
+    """Yield limit and use, in bytes, of each group with a limit; cached files do not count as used."""
     for folder in _control_groups("memory", system=system):
         limits = [_read_number(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
         used = _read_number(folder / "memory.current") or _read_number(folder / "memory.usage_in_bytes") or 0
@@ -88,7 +88,7 @@ def _memory_limits(system: Path) -> Iterator[tuple[int, int]]:
 
 
 def _cpu_quota(folder: Path) -> tuple[int, int]:
-    """Return microseconds of work in each period, and that period; (-1, -1) without a limit."""
+    """Return the quota and the period of a group in microseconds; (-1, -1) without a limit."""
     with contextlib.suppress(OSError, ValueError):
         quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
         return (int(quota), int(period)) if quota != "max" else (-1, -1)
@@ -97,7 +97,7 @@ def _cpu_quota(folder: Path) -> tuple[int, int]:
 
 
 def _read_number(path: Path) -> int | None:
-    """Return the number in a file, or None where there is none: "max", "-1", no file."""
+    """Return the number in a file; None for "max", "-1" or a missing file."""
     try:
         text = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -106,7 +106,7 @@ def _read_number(path: Path) -> int | None:
 
 
 def _read_fields(path: Path) -> dict[str, int]:
-    """Return the numbers of a file of lines such as "name 12" or "name: 12 kB"; none where it cannot be read."""
+    """Return the numbers in a file of lines such as "name 12" or "name: 12 kB"; empty if it cannot be read."""
     fields = {}
     with contextlib.suppress(OSError, ValueError):
         for line in path.read_text(encoding="ascii").splitlines():
@@ -117,7 +117,7 @@ def _read_fields(path: Path) -> dict[str, int]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the system end this process when its parent ends, in whatever way; Linux alone can."""
+    """Ask Linux to kill this process when its parent ends; other systems cannot."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it was gone before
@@ -125,11 +125,10 @@ def end_with_parent(parent: int) -> None:
 
 
 def give_large_blocks_back() -> None:
-    """Let glibc ask the system for each large block and give it back at once, and keep all threads' memory together.
+    """Make glibc return each large block to the system at once, and use one memory arena for all threads.
 
-    Otherwise the network's maps, which threads make and others let go, leave holes that fill no more: a prediction of
-    192 slices of 512 x 512 px then took 1.9 GiB in place of 1.3. It costs some 5 % of the time. Other systems' memory
-    is left alone.
+    Otherwise memory fragments, since feature maps are allocated and freed by different threads: predicting 192 slices
+    of 512 x 512 px then took 1.9 GiB instead of 1.3. This costs about 5 % of the time. Without glibc nothing changes.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,12 +1,12 @@
-"""What ends a command from outside: Ctrl-C, SIGTERM, a closed terminal.
+"""Ends a command cleanly at a signal: Ctrl-C, SIGTERM, or a closed terminal.
 
-Owns: `stop_on_signals`, which turns them into an exception so that `finally` clauses run, and `defer_signals`, which
-lets them wait.
+Owns: `stop_on_signals`, which turns signals into an exception so that `finally` clauses run, and `defer_signals`, which
+delays them.
 Does not own: exit codes and messages (`cli/common.py`).
 
-An exception that comes from nowhere gets lost: packages that are being imported try out what is there and swallow what
-is raised meanwhile, and C code that calls Python makes another error of it. So a signal waits for the end of an import,
-and as long as nobody is cleaning up because of it, it is raised again.
+An exception raised at an arbitrary line can get lost: packages swallow exceptions while they are imported, and C code
+that calls Python replaces them. So a signal waits for the end of an import, and is raised again until cleaning up has
+begun.
 """
 
 import contextlib
@@ -32,26 +32,26 @@ class Stopped(BaseException):
     """A signal arrived; raised in the main thread.
 
     Attributes:
-        signal_number: Which.
+        signal_number: The number of the signal.
     """
 
     def __init__(self, signal_number: int) -> None:
-        """Keep the signal."""
+        """Store the number of the signal."""
         super().__init__(signal.Signals(signal_number).name)
         self.signal_number = signal_number
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Raise `Stopped` in the main thread at a signal; elsewhere (a test, a notebook) its owner handles signals.
+    """Raise `Stopped` in the main thread at a signal; in other threads nothing changes.
 
-    A signal within a second of the first one is the same wish; a later one interrupts what the first one has begun,
-    such as the saving of a state. Once `Stopped` has come out of here, such a later one ends the process at once: all
-    that is left to do is to end. Signals that are ignored stay so: `nohup` is heard.
+    Signals within a second of the first one are ignored; a later one interrupts the cleaning up, such as saving a
+    state. After the block, a later signal ends the process at once. Signals that are ignored, as under `nohup`, stay
+    ignored.
 
     Raises:
-        Stopped: At a signal, also in place of an error that it has become on its way. What failed while cleaning up
-            because of it, such as saving to a full disk, is raised as it is.
+        Stopped: A signal arrived; also raised in place of an error that the signal caused. An error while cleaning up,
+            such as saving to a full disk, is raised as it is.
     """
     stop = _Stop()
     before = _set_handlers(lambda _number: stop.arrive)
@@ -70,7 +70,7 @@ def stop_on_signals() -> Iterator[None]:
 
 
 class _Stop:
-    """The signals that arrived while a command works, and what is still to be done about them."""
+    """The signals that arrived during a command, and whether one must still be raised."""
 
     def __init__(self) -> None:
         self.number: int | None = None  # the first one
@@ -79,7 +79,7 @@ class _Stop:
         self._since = 0.0
 
     def arrive(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: of the system, or sent again by `_look_again`."""
+        """Handle a signal, from the system or repeated by `_look_again`."""
         now = time.monotonic()
         if self.number is None:
             self.number, self._since, self._is_due = number, now, True
@@ -107,7 +107,7 @@ class _Stop:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Let signals wait until the end, for a few lines that must be done whole or not at all."""
+    """Delay signals until the end of the block, for a few lines that must run completely or not at all."""
     waiting: list[int] = []
     before = _set_handlers(lambda _number: lambda number, _frame: waiting.append(number))
     try:
@@ -125,14 +125,14 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _is_because_of_stop(error: BaseException | None) -> bool:
-    """Say whether an error is `Stopped` or came up while that was handled: in `finally`, or at the end of a `with`."""
+    """Return whether an error is `Stopped`, or was raised while `Stopped` was handled in a `finally` or `with`."""
     while error is not None and not isinstance(error, Stopped):
         error = error.__context__
     return error is not None
 
 
 def _set_handlers(choose: Callable[[int], Any]) -> dict[int, Any]:
-    """Set the handlers of all signals that are not ignored, and return those that were there."""
+    """Set the handlers of all signals that are not ignored, and return the previous ones."""
     before: dict[int, Any] = {}
     for number in SIGNALS:
         handler = signal.getsignal(number)

@@ -21,9 +21,9 @@ MOST_LETTERS = 200  # of what another program says
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device; auto is CUDA where it works, this rank's own.
+    """Return the device for "auto", "cpu", "cuda" or "cuda:1"; auto is this rank's GPU if CUDA works, else the CPU.
 
-    Where auto comes to the CPU, the log says why.
+    The log explains why auto chose the CPU.
 
     Raises:
         UsageError: The name is unknown, or CUDA is asked for and cannot be used.
@@ -54,9 +54,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def _why_no_cuda() -> str:
-    """Say why torch sees no CUDA device, with the remedy; nothing where it sees one.
+    """Explain why torch sees no CUDA device, with the remedy; return "" if it sees one.
 
-    Of a driver that is too old or does not answer, torch tells in a warning.
+    torch reports a driver that is too old or does not answer in a warning.
     """
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -69,7 +69,7 @@ def _why_no_cuda() -> str:
 
 
 def _try(device: torch.device) -> str:
-    """Use a device once, and say why it does not work; a full memory is another matter, for there are remedies."""
+    """Use a device once, and explain why it does not work; a full memory does not count, since it is handled later."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # a driver or card that torch cannot use has no class of its own
@@ -92,8 +92,8 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
 def convolution_precision(device: torch.device) -> AbstractContextManager[object]:
     """Autocast to bfloat16 on a CPU with instructions for it; elsewhere nothing changes.
 
-    For training's large convolutions alone: there it takes a quarter off a step, while the many small operations of
-    the transformers lose to the casts what they gain.
+    Used for the large convolutions of training, where it saves a quarter of a step. The many small operations of the
+    transformers would lose as much by the casts as they gain.
     """
     if device.type != "cpu" or not has_fast_bfloat16():
         return nullcontext()
@@ -102,7 +102,7 @@ def convolution_precision(device: torch.device) -> AbstractContextManager[object
 
 @functools.cache
 def has_fast_bfloat16() -> bool:
-    """Return whether this CPU multiplies bfloat16 in hardware; older versions of torch do not tell."""
+    """Return whether this CPU multiplies bfloat16 in hardware; False if torch is too old to know."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

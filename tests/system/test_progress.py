@@ -6,7 +6,7 @@ import time
 import pytest
 
 from autoseg.system import progress
-from autoseg.system.progress import ProgressBar, tell, track
+from autoseg.system.progress import ProgressBar, log_item, track
 
 
 class Terminal(io.StringIO):
@@ -80,5 +80,5 @@ def test_tell_speaks_only_where_there_is_no_bar(monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="autoseg")
     for is_terminal in (True, False):
         monkeypatch.setattr(progress, "_is_terminal", lambda is_terminal=is_terminal: is_terminal)
-        tell("%s: done, %s", "one", is_terminal)
+        log_item("%s: done, %s", "one", is_terminal)
     assert [record.message for record in caplog.records] == ["one: done, False"]

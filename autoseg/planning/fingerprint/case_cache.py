@@ -82,7 +82,7 @@ class CaseEntry(_Strict):
     sample: str | None
 
     def to_result(self, *, patient_id: str, num_channels: int) -> CaseScanResult:
-        """Give what `scan_case` gave.
+        """Return what `scan_case` gave.
 
         Args:
             patient_id: As it is declared now.
@@ -250,7 +250,7 @@ def _pack(sample: np.ndarray) -> str:
 
 
 def _unpack(text: str, *, num_channels: int) -> np.ndarray:
-    """Give the (C, N) float32 sample, finite, of at most `MAX_SAMPLE_PER_CASE` columns.
+    """Return the (C, N) float32 sample, finite, of at most `MAX_SAMPLE_PER_CASE` columns.
 
     Raises:
         ValueError: The text is something else.

@@ -17,7 +17,7 @@ MOST_BYTES_OF_NAME = 60
 
 
 def name_datasets(roots: Sequence[Path]) -> tuple[str, ...]:
-    """Give each dataset a short name of its own: that of its folder, numbered in their order where two are alike.
+    """Return a short, unique name per dataset: that of its folder, numbered where two are the same.
 
     A name holds no separator and does not end with a part of one, so that the id of a case names its dataset.
     """

@@ -261,6 +261,6 @@ def _meanings_of(labels: Labels) -> set[str]:
 
 
 def _is_name(value: Any) -> bool:
-    """Say whether a value can be the name of an organ: text without blanks around it, and without half characters."""
+    """Return whether a value can be the name of an organ: text without surrounding blanks and lone surrogates."""
     is_text = isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value == value.strip()
     return is_text and not any("\ud800" <= letter <= "\udfff" for letter in value)

@@ -67,7 +67,7 @@ def read_own_descriptions(path: Path) -> OwnDescriptions:
 def use_own_descriptions(
     fingerprint: Fingerprint, own: OwnDescriptions | None
 ) -> tuple[Fingerprint, tuple[Problem, ...]]:
-    """Give the texts to the organs that they are meant for; spelling counts no more than for built-in names.
+    """Assign the texts to organs by name; differences in spelling are ignored as for built-in names.
 
     An organ that a text names by a synonym, or as one of several datasets calls it, has that text; a part that only
     regions name has theirs.

@@ -21,7 +21,7 @@ FILE_NAME = "descriptions.json"
 
 
 def add_descriptions(fingerprint: Fingerprint, *, run_folder: Path, server: Server | None) -> Fingerprint:
-    """Give each organ that has no description of its own the one that was asked for, now or earlier.
+    """Add the descriptions from a language model, asked now or earlier, to organs that have none of their own.
 
     Args:
         fingerprint: Of the dataset.

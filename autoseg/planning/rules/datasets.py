@@ -97,7 +97,7 @@ def choose_small_windows(
 
 
 def _serves(larger: tuple[int, int], smaller: tuple[int, int]) -> bool:
-    """Say whether a window holds another and is hardly larger, so that one is enough."""
+    """Return whether a window holds another and is hardly larger, so that one is enough."""
     holds = larger[0] >= smaller[0] and larger[1] >= smaller[1]
     return holds and larger[0] * larger[1] < ALIKE_WINDOWS_RATIO * smaller[0] * smaller[1]
 

@@ -119,7 +119,7 @@ def _start_again(path: Path) -> str:
 
 
 def _put_aside(path: Path) -> None:
-    """Give a damaged state another name, lest the next save take it for the state before."""
+    """Rename a damaged state, so that the next save does not keep it as the previous state."""
     if os.path.lexists(path):
         path.replace(path.with_name(path.stem + DAMAGED + path.suffix))
 

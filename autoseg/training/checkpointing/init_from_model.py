@@ -174,14 +174,14 @@ def _compare(tensors: dict[str, Tensor], there: Plans, here: Plans) -> ModelWeig
 
 
 def match_organs(here: Plans, there: Plans) -> tuple[int | None, ...]:
-    """Give for each organ its position in the other plan, by name or else by synonym; None where it has none."""
+    """Return for each organ its position in the other plan, by name or else by synonym; None where it has none."""
     names = {organ.name: position for position, organ in reversed(list(enumerate(there.data.organs)))}
     keys = {_organ_key(name): position for name, position in names.items()}
     return tuple(names.get(organ.name, keys.get(_organ_key(organ.name))) for organ in here.data.organs)
 
 
 def match_text_rows(here: Plans, there: Plans) -> tuple[int | None, ...]:
-    """Give for each row of the network's text, an organ in scans of a modality, its row in the other plan, or None.
+    """Return for each row of the network's text, an organ in scans of a modality, its row in the other plan, or None.
 
     Of a modality that the other plan does not have, its first one is taken.
     """
@@ -200,7 +200,7 @@ def _organ_key(name: str) -> tuple[str, ...]:
 
 
 def match_channels(here: Sequence[str], there: Sequence[str]) -> tuple[int | None, ...]:
-    """Give for each channel its position among the other names; those with other names follow in their order."""
+    """Return for each channel its position among the other names; those with other names follow in their order."""
     keys = [name_tokens(name) or (name,) for name in there]
     wanted = [name_tokens(name) or (name,) for name in here]
     found = [keys.index(key) if key in keys else None for key in wanted]

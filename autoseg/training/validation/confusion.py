@@ -64,7 +64,7 @@ def ambiguous_labels(plan: DataPlan, annotated: Collection[int] | None) -> np.nd
 
 
 def _is_annotated(number: int, *, items: np.ndarray, annotated: Collection[int] | None) -> bool:
-    """Say whether what was annotated inside an item, by its index, makes up all of it."""
+    """Return whether what was annotated inside an item, by its index, makes up all of it."""
     if annotated is None:
         return True
     own = items[[index - 1 for index in annotated]]  # (A, 1 + K)
