@@ -1,9 +1,16 @@
-"""The errors that autoseg raises on purpose, and the exit codes they end a command with.
+"""Defines the errors that autoseg raises on purpose, and the exit codes of commands.
 
-Owns: the exception classes and `Problem`, one finding about one case.
+Owns: the exception classes, and `Problem`, one finding about one case.
 Does not own: how a command prints them (`cli/common.py`).
 
 Every message says what is wrong with which value, what was expected, where, and what to do about it.
+
+Example:
+    >>> try:
+    ...     autoseg.plan("my_dataset", "my_run")
+    ... except autoseg.DatasetError as error:
+    ...     for problem in error.problems:
+    ...         print(problem.case_id, problem.message)
 """
 
 from collections.abc import Sequence
@@ -30,12 +37,12 @@ EXIT_CODE_HELP = (
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong (or odd) with one case of a dataset.
+    """An error or a warning about one case of a dataset.
 
     Attributes:
-        case_id: The case, or "" for the dataset as a whole.
-        message: Value, expectation and remedy, in one or two sentences.
-        is_error: False for a warning, which stops nothing.
+        case_id: The name of the case, or "" for the dataset as a whole.
+        message: The value, what was expected, and the remedy, in one or two sentences.
+        is_error: False for a warning.
     """
 
     case_id: str
@@ -44,17 +51,17 @@ class Problem:
 
 
 class AutosegError(Exception):
-    """The base of every error that a user can do something about."""
+    """The base class of all errors that a user can do something about."""
 
     exit_code = EXIT_USAGE
 
 
 class UsageError(AutosegError):
-    """A command or function was called with arguments that cannot be."""
+    """A command or function was called with invalid arguments."""
 
 
 class OutputError(UsageError):
-    """An output cannot be written. Of a case: the disk is full or broken, so that no other would fare better."""
+    """An output cannot be written. For a case, the disk is full or broken, so that every other case would fail too."""
 
 
 class PlanError(AutosegError):
@@ -62,7 +69,7 @@ class PlanError(AutosegError):
 
 
 class TrainingError(AutosegError):
-    """Training cannot go on, for a reason that lies in the data or the plan."""
+    """Training cannot continue, because of the data or the plan."""
 
 
 class CheckpointError(AutosegError):
@@ -88,47 +95,47 @@ class LockedError(AutosegError):
 
 
 class RankLostError(AutosegError):
-    """Another of the processes that torchrun started is gone, or ended early, so this one cannot go on.
+    """Another rank of this run is gone or ended early, so this one cannot continue.
 
     Attributes:
-        exit_code: Of the lost one, as far as it told.
+        exit_code: The exit code of the lost rank, if it is known.
     """
 
     exit_code = EXIT_RANK_LOST
 
     def __init__(self, message: str, *, exit_code: int = EXIT_RANK_LOST) -> None:
-        """Keep the exit code beside the message."""
+        """Store the exit code with the message."""
         super().__init__(message)
         self.exit_code = exit_code
 
 
 class EndedQuietlyError(RankLostError):
-    """This process ends with others, and another one tells the user why."""
+    """This process ends together with others, and another one reports the reason."""
 
 
 class DatasetError(AutosegError):
-    """A dataset cannot be used; carries every problem that was found, not only the first."""
+    """A dataset cannot be used; `problems` lists everything that was found, not only the first."""
 
     exit_code = EXIT_NOTHING_USABLE
 
     def __init__(self, headline: str, *, problems: Sequence[Problem] = ()) -> None:
-        """Keep the problems beside their headline; `str()` shows them as a table."""
+        """Store the problems with their headline; `str()` shows them as a table."""
         super().__init__(headline)
         self.headline = headline
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
-        """Show the headline and one line a problem, the case names aligned."""
+        """Return the headline and one line per problem, with aligned names of cases."""
         return "\n".join([self.headline, *format_problems(self.problems)])
 
 
 def format_problems(problems: Sequence[Problem]) -> list[str]:
-    """Lay problems out as the lines of a table: case, then message; control characters made visible."""
+    """Return problems as the lines of a table: case, then message; control characters are made visible."""
     width = max((len(printable(problem.case_id)) for problem in problems), default=0)
     mark = {True: "", False: "(warning) "}
     return [f"  {printable(p.case_id):<{width}}  {mark[p.is_error]}{printable(p.message)}" for p in problems]
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal could take as a command: names of files and labels are untrusted text."""
+    """Escape characters that control a terminal, since names of files and labels are untrusted text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,10 +1,10 @@
-"""Pictures of a scan with label maps drawn over it, for people who want to look.
+"""Draws slices of a scan with label maps painted over them.
 
 Owns: `save_overlay`.
-Does not own: numbers (`export/report.py`).
+Does not own: previews of predictions (`export/preview.py`).
 
-Arrays are on the canonical grid (z to the head, y to the front, x to the right) and drawn as radiologists look:
-the front or the head on top, the patient's right on the left.
+Arrays are on the canonical grid (z superior, y anterior, x right) and drawn in radiological orientation: anterior or
+superior on top, the patient's right on the left.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,19 +52,19 @@ def save_overlay(
     reference_zyx: np.ndarray | None = None,
     num_slices: int = 3,
 ) -> None:
-    """Save a picture: a row a slice; the image, the prediction over it and, if there is one, the reference over it.
+    """Save a picture with one row per slice: the image, with the prediction, and with the reference if there is one.
 
-    The slices are those of the coarsest axis (axial ones where spacing is nearly isotropic) and are spread over the
-    part of the volume that holds organs; over the whole volume if none does.
+    The slices are across the coarsest axis (axial if the spacing is nearly isotropic) and are spread over the part of
+    the volume that contains organs, or over the whole volume if there are none.
 
     Args:
-        path: PNG file, written atomically.
+        path: The PNG file, written atomically.
         image_zyx: One channel on the canonical grid.
-        prediction_zyx: Label map of the same shape.
-        names: Name by label value; the order gives the colors. Other values are not drawn.
-        spacing_zyx_mm: Voxel size along each array axis.
-        reference_zyx: True label map of the same shape.
-        num_slices: Rows, at most; one or more.
+        prediction_zyx: The predicted label map of the same shape.
+        names: The names by label value, in the order of the colors. Other values are not drawn.
+        spacing_zyx_mm: The voxel size along each array axis.
+        reference_zyx: The reference label map of the same shape.
+        num_slices: The largest number of rows, at least one.
 
     Raises:
         GeometryError: The shapes differ.
@@ -100,16 +100,16 @@ def save_overlay(
 
 
 def choose_slice_axis(spacing_zyx_mm: Sequence[float]) -> int:
-    """Return the array axis to cut along: the coarsest, or z where spacing is nearly isotropic."""
+    """Return the slice axis: the coarsest array axis, or z if the spacing is nearly isotropic."""
     if max(spacing_zyx_mm) <= NEARLY_ISOTROPIC * min(spacing_zyx_mm):
         return 0
     return int(np.argmax(spacing_zyx_mm))
 
 
 def choose_slices(maps: Sequence[np.ndarray], *, axis: int, num_slices: int) -> list[int]:
-    """Return at most `num_slices` indices that lie evenly among the slices that any label map marks.
+    """Return at most `num_slices` indices, spread evenly over the slices with labels.
 
-    The first and last marked slices, where organs are tiny, are passed by where there are enough others.
+    The first and last of these slices, where organs are tiny, are left out if there are enough others.
     """
     others = tuple(other for other in range(3) if other != axis)
     marked = np.flatnonzero(np.logical_or.reduce([(labels > 0).any(axis=others) for labels in maps]))
@@ -120,7 +120,7 @@ def choose_slices(maps: Sequence[np.ndarray], *, axis: int, num_slices: int) -> 
 
 
 def _plane(array: np.ndarray, *, axis: int, index: int) -> np.ndarray:
-    """Cut a slice and turn it so that the patient's right lies on the left (the x axis, where there is one, flips)."""
+    """Return a slice in radiological orientation, with the patient's right on the left (the x axis is flipped)."""
     plane = np.take(array, index, axis=axis)
     return plane if axis == 2 else plane[:, ::-1]
 
@@ -140,7 +140,7 @@ def _draw_labels(axes: Axes, labels: np.ndarray, *, names: Mapping[int, str]) ->
 
 
 def _add_names(figure: Figure, *, left: float, maps: Sequence[np.ndarray], names: Mapping[int, str]) -> None:
-    """List the organs that any of the drawn slices holds, in their colors, from `left` (share of the width) on."""
+    """List the organs in the drawn slices in their colors, from `left` (a fraction of the width) on."""
     shown = [(order, value) for order, value in enumerate(names) if any((labels == value).any() for labels in maps)]
     top, step = 0.97, min(0.94 / (NAMES_SHOWN + 1), 0.06)
     for line, (order, value) in enumerate(shown[:NAMES_SHOWN]):

@@ -1,11 +1,11 @@
-"""An upper abdomen as a function of place: which tissue, and which organ, is at a point.
+"""Defines the anatomy of the phantoms: the tissue and the organ at each point of an upper abdomen.
 
-Owns: the organs and tissues, where they lie, how much they vary from case to case.
-Does not own: their brightness, the grid and the noise (`phantom_scanner.py`).
+Owns: the organs and tissues, their positions, and their variation from case to case.
+Does not own: their intensities, the grid and the noise (`phantom_scanner.py`).
 
-Points are (x, y, z) in millimeters, RAS+ (right, front, head); the origin is the middle of the body at kidney height.
-Tissues are painted one over the other, the outer ones first. Left and right kidney are the same tissue: only their
-place tells them apart. Stomach, bowel, ribs and veins are there to be mistaken for something and carry no label.
+Points are (x, y, z) in millimeters, RAS+ (right, anterior, superior); the origin is the center of the body at kidney
+height. Tissues are painted over each other, the outer ones first. Left and right kidney are the same tissue and differ
+only in position. Stomach, bowel, ribs and veins are distractors without labels.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _VERTEBRA_MM = 33.0  # height of a lumbar vertebra with its disc
 
 
 class Tissue(IntEnum):
-    """What a point is made of; the scanner gives each its brightness."""
+    """The tissue of a point, which determines its intensity."""
 
     AIR = 0
     SKIN = 1
@@ -58,16 +58,16 @@ class Anatomy:
     """One patient.
 
     Attributes:
-        size: Scale of everything.
-        half_width_mm: Of the torso, left to right.
-        half_depth_mm: Of the torso, back to front.
-        fat_mm: Thickness under the skin at the back; more at the sides.
+        size: The scale of the whole body.
+        half_width_mm: Half the width of the torso, left to right.
+        half_depth_mm: Half the depth of the torso, posterior to anterior.
+        fat_mm: The thickness of the fat under the skin of the back; there is more at the sides.
         shapes: The ellipsoids by name.
-        loops: Bowel loops.
-        warp: One displacement in millimeters for each of x, y and z.
-        vessels: Where it is high inside the liver, a vessel runs.
-        wander: Slow change of the great vessels' place with height, for x and y.
-        absent: Organs that this patient lacks.
+        loops: The bowel loops.
+        warp: A displacement in millimeters for each of x, y and z.
+        vessels: A function that is high at vessels inside the liver.
+        wander: The displacement of the great vessels with height, for x and y.
+        absent: The organs that this patient lacks.
     """
 
     size: float

@@ -1,4 +1,4 @@
-"""A scanner for phantoms: the grid, the brightness of tissues on CT and MRI, blur, shading and noise.
+"""Simulates the scanner of the phantoms: grid, intensities of tissues on CT and MRI, blur, bias field and noise.
 
 Owns: everything that differs between two scans of one patient. Does not own: the patient (`phantom_anatomy.py`).
 """
@@ -60,7 +60,7 @@ def voxel_centers_mm(geometry: ImageGeometry) -> np.ndarray:
 def scan(
     tissues_zyx: np.ndarray, *, geometry: ImageGeometry, modality: Modality, rng: np.random.Generator
 ) -> np.ndarray:
-    """Turn tissues into an image, float32 of the same shape: HU (whole numbers) for CT, arbitrary units for MRI."""
+    """Return the image of tissues, float32 of the same shape: HU (integers) for CT, arbitrary units for MRI."""
     sigma = [_BLUR_MM / spacing for spacing in geometry.spacing_zyx_mm]
     draw = _draw_hu if modality == "CT" else _draw_signal
     sharp = draw(rng)[tissues_zyx]
@@ -138,7 +138,7 @@ def _grain(rng: np.random.Generator, shape: tuple[int, ...], *, sigma: float, de
 
 
 def _shading(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return the smooth factor, 0.75 to 1.25 about, by which coils of MRI see places differently."""
+    """Return a bias field of MRI, a smooth factor from about 0.75 to 1.25."""
     coarse = rng.uniform(-0.25, 0.25, size=(3, 3, 3))
     zoom = [size / 3 for size in shape]
     return (1 + ndimage.zoom(coarse, zoom, order=2, mode="nearest", grid_mode=True)).astype(np.float32)

@@ -1,8 +1,8 @@
-"""The two building blocks of the phantoms: waves and bumpy ellipsoids, both functions of points in space.
+"""Defines the building blocks of the phantoms, waves and uneven ellipsoids, as functions of points in space.
 
-Owns: `Waves`, `Ellipsoid` and their random drawing. Does not own: what is put where (`phantom_anatomy.py`).
+Owns: `Waves`, `Ellipsoid` and their random drawing. Does not own: their arrangement (`phantom_anatomy.py`).
 
-Points are (N, 3) arrays of (x, y, z) in millimeters, RAS+: right, front, head.
+Points are (N, 3) arrays of (x, y, z) in millimeters, RAS+: right, anterior, superior.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _REACH = 1.35  # no part of an ellipsoid, nor the fat around it, is further out 
 
 @dataclass(frozen=True)
 class Waves:
-    """A smooth random function of place: a sum of plane cosine waves.
+    """A smooth random function of position: a sum of plane cosine waves.
 
     Attributes:
         vectors: Wave vectors in rad/mm, shape (M, 3).
@@ -50,13 +50,13 @@ class Waves:
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """A rounded body, turned and made uneven.
+    """A rotated ellipsoid with an uneven surface.
 
     Attributes:
-        center_mm: Its middle, (3,).
-        radii_mm: Semi-axes before turning, (3,).
+        center_mm: The center, (3,).
+        radii_mm: The semi-axes before rotation, (3,).
         rotation: 3x3; its rows are the directions of the semi-axes.
-        bumps: Relative change of the radius with place.
+        bumps: The relative change of the radius with position.
     """
 
     center_mm: np.ndarray
@@ -92,7 +92,7 @@ class Ellipsoid:
         )
 
     def ratio(self, points: np.ndarray) -> np.ndarray:
-        """Return the distance of (N, 3) points from the middle as a share of the radius there: under 1 is inside.
+        """Return the distance of (N, 3) points from the center relative to the radius there: below 1 is inside.
 
         Points too far away to matter get infinity; the result is float32 of shape (N,).
         """
@@ -108,7 +108,7 @@ class Ellipsoid:
 
 
 def rotation_matrix(degrees_xyz: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the 3x3 matrix that turns about x, then y, then z."""
+    """Return the 3x3 matrix that rotates about x, then y, then z."""
     x, y, z = np.deg2rad(degrees_xyz)
     about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
     about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])

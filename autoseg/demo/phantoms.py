@@ -1,10 +1,10 @@
-"""Synthetic CT and MRI scans of an upper abdomen with label maps, to try everything without data of patients.
+"""Makes phantoms: synthetic CT and MRI scans of an upper abdomen with label maps, to try autoseg without patient data.
 
-Owns: one phantom case, and a dataset of them on disk. Does not own: what the cases look like (`phantom_anatomy.py`,
-`phantom_scanner.py`).
+Owns: one phantom, and a dataset of phantoms on disk. Does not own: their anatomy (`phantom_anatomy.py`) and the scanner
+(`phantom_scanner.py`).
 
-CT and MRI stand in one dataset with one channel. They are made so that no organ can be told by brightness alone: the
-kidneys are a pair, spleen and liver are nearly equal on CT, the aorta is bright on CT and dark on MRI.
+CT and MRI are in one dataset with one channel. No organ can be recognized by intensity alone: the kidneys are a pair,
+spleen and liver are nearly equal on CT, the aorta is bright on CT and dark on MRI.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class PhantomCase:
     """One synthetic scan.
 
     Attributes:
-        case_id: Its name.
+        case_id: The name of the case.
         modality: "CT" or "MRI".
         image_zyx: float32; whole HU for CT, arbitrary units from 0 for MRI.
         labels_zyx: uint8; 0 or a value of `PHANTOM_ORGANS`.
@@ -44,7 +44,7 @@ class PhantomCase:
 
 
 def make_phantom(rng: np.random.Generator, *, case_id: str, modality: Modality) -> PhantomCase:
-    """Draw a patient and scan it: about 90 x 64 pixels of 3.5 mm and 24 slices of 5 mm, in 0.2 seconds."""
+    """Make a random phantom: about 90 x 64 pixels of 3.5 mm and 24 slices of 5 mm, in 0.2 seconds."""
     anatomy = draw_anatomy(rng)
     geometry = draw_grid(rng)
     tissues, labels = tissues_at(anatomy, voxel_centers_mm(geometry))
@@ -62,10 +62,10 @@ def write_phantom_dataset(folder: Path, *, num_train: int, num_test: int, seed: 
     """Write `folder/dataset` (nnU-Net's layout) to train on, and `folder/unseen` to predict and compare.
 
     Args:
-        folder: Made where it is missing; files of the same names are replaced.
-        num_train: Cases in `dataset/imagesTr` and `labelsTr`, CT and MRI by turns.
-        num_test: Cases in `unseen/images` and `unseen/labels`.
-        seed: A case depends on the seed and its number alone.
+        folder: The folder, which is created if needed; files of the same names are replaced.
+        num_train: The number of cases in `dataset/imagesTr` and `labelsTr`, CT and MRI in turn.
+        num_test: The number of cases in `unseen/images` and `unseen/labels`.
+        seed: The seed; a case depends only on it and the number of the case.
     """
     dataset, unseen = folder / "dataset", folder / "unseen"
     for number in track(range(num_train + num_test), what="phantoms", unit="case"):

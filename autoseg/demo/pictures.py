@@ -1,6 +1,6 @@
-"""The demo's pictures: each unseen scan with its prediction and the truth, and one CT over one MRI.
+"""Draws the demo's pictures: each unseen scan with its prediction and the reference, and one of a CT and an MRI.
 
-Owns: `draw_pictures`. Does not own: how an overlay looks (`overlay.py`).
+Owns: `draw_pictures`. Does not own: the drawing of an overlay (`overlay.py`).
 """
 
 from collections.abc import Iterable, Mapping

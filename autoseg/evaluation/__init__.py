@@ -1,4 +1,4 @@
-"""Predictions against references: overlap, surface distances, means with intervals. Needs no torch."""
+"""Compares predictions with references: overlap, surface distances, means with intervals. Needs no torch."""
 
 from autoseg.evaluation.case import OrganMetrics, evaluate_case
 from autoseg.evaluation.folders import evaluate

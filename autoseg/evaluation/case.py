@@ -1,13 +1,12 @@
-"""One case: a predicted and a reference label map become metrics for each organ.
+"""Computes the metrics of each organ in one case from its predicted and reference label maps.
 
-Owns: `OrganMetrics`, `evaluate_case`, `missed_case`, and the rule for empty masks, which holds wherever metrics are
-counted:
+Owns: `OrganMetrics`, `evaluate_case`, `missed_case`, and the rule for empty masks, which applies to all metrics:
 
-* An organ that neither map holds does not count: every metric is None.
-* An organ that only the prediction holds is a *false positive*: Dice, IoU and NSD are 0, HD95 is None.
-* An organ that only the reference holds is a *miss*: Dice, IoU and NSD are 0, HD95 is None. There is no distance to a
-  surface that does not exist, and any number put in its place would be arbitrary; so read HD95 together with the counts
-  of misses and false positives.
+* An organ in neither label map does not count: every metric is None.
+* An organ only in the prediction is a *false positive*: Dice, IoU and NSD are 0, HD95 is None.
+* An organ only in the reference is a *miss*: Dice, IoU and NSD are 0, HD95 is None. There is no distance to a surface
+  that does not exist, and any number in its place would be arbitrary; so read HD95 together with the counts of misses
+  and false positives.
 
 Does not own: files (`folders.py`), means over cases (`report.py`).
 """
@@ -36,15 +35,15 @@ EMPTY_MASK_RULES = (
 
 @dataclass(frozen=True)
 class OrganMetrics:
-    """How well one organ of one case was found; None where a metric does not count.
+    """The metrics of one organ in one case; None for a metric that does not count.
 
     Attributes:
-        dice: 0 to 1.
-        iou: 0 to 1.
-        nsd: Normalized surface Dice at the tolerance, 0 to 1; None also where surfaces were not asked for.
-        hd95_mm: 95th percentile Hausdorff distance; only where both maps hold the organ.
-        prediction_ml: Predicted volume.
-        reference_ml: True volume.
+        dice: The Dice coefficient, 0 to 1.
+        iou: The intersection over union, 0 to 1.
+        nsd: The normalized surface Dice at the tolerance, 0 to 1; None if surfaces were not asked for.
+        hd95_mm: The 95th percentile Hausdorff distance, if the organ is in both label maps.
+        prediction_ml: The predicted volume.
+        reference_ml: The true volume.
     """
 
     dice: float | None
@@ -56,7 +55,7 @@ class OrganMetrics:
 
     @property
     def outcome(self) -> Outcome:
-        """Say which of the two maps hold the organ."""
+        """Return the outcome: found, missed, false positive or absent."""
         return _OUTCOMES[self.prediction_ml > 0, self.reference_ml > 0]
 
 
@@ -81,14 +80,14 @@ def evaluate_case(
     """Compare two label maps of one grid, organ by organ.
 
     Args:
-        prediction_zyx: Integer label map.
-        reference_zyx: Integer label map of the same shape.
-        spacing_zyx_mm: Voxel size along each array axis.
-        organ_values: Label values to measure, or for each key of the result the values that are measured as one; other
-            values count as background.
-        tolerance_mm: Distance up to which a surface counts as right, for the NSD.
-        surface: False leaves NSD and HD95 out, which is most of the time.
-        ignore_value: Voxels with this reference value are taken out of the prediction too.
+        prediction_zyx: The predicted label map, integers.
+        reference_zyx: The reference label map, integers of the same shape.
+        spacing_zyx_mm: The voxel size along each array axis.
+        organ_values: The label values to measure, or for each key of the result the values that are measured as one;
+            other values count as background.
+        tolerance_mm: The distance up to which a surface counts as right, for the NSD.
+        surface: Whether to compute NSD and HD95, which take most of the time.
+        ignore_value: The reference value of voxels that are ignored in both label maps.
 
     Returns:
         Metrics by label value or key, in the order of `organ_values`; see the module for empty masks.
@@ -137,7 +136,7 @@ def missed_case(
 
 
 def organ_boxes(labels_zyx: np.ndarray, *, organ_values: Iterable[int]) -> dict[int, Box]:
-    """Find the bounding boxes of the values that a label map holds, in one pass over it."""
+    """Find the bounding boxes of the values in a label map, in one pass over it."""
     asked = sorted(organ_values)
     boxes = find_objects(labels_zyx, max_label=asked[-1]) if asked else []
     return {value: boxes[value - 1] for value in asked if boxes[value - 1] is not None}
@@ -174,7 +173,7 @@ def _join(boxes: Sequence[Box]) -> Box | None:
 
 
 def _grow(box: Box | None, *, shape: tuple[int, ...]) -> Box:
-    """Add one voxel on each side inside the grid, so that only an axis with one voxel in the grid looks like one."""
+    """Grow a box by one voxel on each side within the grid, so that its axes have one voxel only if the grid's do."""
     if box is None:
         return tuple(slice(0, 0) for _ in shape)
     return tuple(slice(max(s.start - 1, 0), min(s.stop + 1, size)) for s, size in zip(box, shape, strict=True))

@@ -1,10 +1,10 @@
-"""A folder of predicted label maps against a folder of references.
+"""Compares a folder of predicted label maps with a folder of references.
 
-Owns: `evaluate`: which files belong together, reading them, and what is said about those that do not fit.
+Owns: `evaluate`: which files belong together, reading them, and problems with those that do not fit.
 Does not own: the metrics (`case.py`), their summary (`report.py`).
 
-Files belong together by name without extension: `liver_07.nii.gz` and `liver_07.nii` are the same case. So are
-`kits__liver_07` among predictions and `liver_07` of the dataset "kits": validation maps of a joint run are called so.
+Files are matched by name without extension: `liver_07.nii.gz` and `liver_07.nii` are the same case. A prediction
+`kits__liver_07`, as validation maps of several datasets are called, matches `liver_07` of the dataset "kits".
 """
 
 import math
@@ -71,22 +71,27 @@ def evaluate(
     """Compare predicted label maps with references of the same names.
 
     Args:
-        predictions: Folder of label maps, or one file.
-        references: Folder of label maps, or one file if `predictions` is one.
-        names: Name by label value, or what `read_dataset_labels` gave: exactly these organs and regions are measured.
-            Predictions that have them under other values or names are translated (`translation.py`). Without it, all
-            values that occur are measured, under the names that the predictions carry.
-        tolerance_mm: Distance up to which a surface counts as right, for the NSD.
-        ignore_value: Voxels with this value in the reference count nowhere; none: that of `names`.
-        num_workers: Cases measured at the same time; the number of cores, up to four, by default.
+        predictions: A folder of label maps, or one file.
+        references: A folder of label maps, or one file if `predictions` is one.
+        names: The names by label value, or the result of `read_dataset_labels`: exactly these organs and regions are
+            measured. Predictions with other values or names for them are translated (`translation.py`). Without it, all
+            values that occur are measured, with the names in the predictions.
+        tolerance_mm: The distance up to which a surface counts as right, for the NSD.
+        ignore_value: The value of reference voxels that are ignored; None uses that of `names`.
+        num_workers: The number of cases measured at the same time; None means the number of cores, up to four.
 
     Returns:
-        The evaluation. A case without a prediction, with one that cannot be read or one on another grid counts as a
-        miss of all its organs, and is among the problems.
+        The evaluation. A case whose prediction is missing, cannot be read or is on another grid counts as a miss of all
+        its organs, and is among the problems.
 
     Raises:
-        UsageError: A path does not exist, or a file is compared with a folder, or the tolerance is not a length.
+        UsageError: A path does not exist, a file is compared with a folder, or the tolerance is not a length.
         DatasetError: Nothing could be compared.
+
+    Example:
+        >>> evaluation = autoseg.evaluate(Path("predictions"), Path("labelsTr"))
+        >>> evaluation.mean_dice
+        0.93
     """
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise UsageError(f"The tolerance is {tolerance_mm} mm; expected a length of 0 or more.")
@@ -157,7 +162,7 @@ def _label_maps(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
 
 
 def _measure_all(pairs: Sequence[_Pair], *, settings: _Settings, num_workers: int | None) -> Iterator[_Measured]:
-    """Measure the cases, in order; threads, since reading and measuring spend their time outside the interpreter."""
+    """Measure the cases, in order; threads suffice, since reading and measuring release Python's lock."""
     num_workers = num_workers or min(default_num_workers(), MAX_WORKERS)
     measure = partial(_measure_pair, settings=settings)
     if num_workers < 2 or len(pairs) < 2:
@@ -210,7 +215,7 @@ def _measure_pair(pair: _Pair, *, settings: _Settings) -> _Measured:
 
 
 def _read_prediction(pair: _Pair, *, reference: Scan) -> tuple[Scan | None, str | None]:
-    """Return the prediction, or None and why there is none."""
+    """Return the prediction, or None and the reason."""
     if pair.prediction is None:
         return None, "There is no prediction of this case. Predict it, or remove the reference."
     try:
@@ -222,7 +227,7 @@ def _read_prediction(pair: _Pair, *, reference: Scan) -> tuple[Scan | None, str 
 
 
 def _choose_values(maps: Sequence[np.ndarray], *, settings: _Settings) -> tuple[dict[int, tuple[int, ...]], str | None]:
-    """Return the label values to measure, those of regions together, and a warning about values that are none."""
+    """Return the label values to measure, with those of regions together, and a warning about unknown values."""
     found: set[int] = set()
     for labels in maps:
         high, low = int(labels.max(initial=0)), int(labels.min(initial=0))

@@ -1,4 +1,4 @@
-"""How sure a mean over a few cases is: a seeded percentile bootstrap.
+"""Computes confidence intervals of means over cases by a seeded percentile bootstrap.
 
 Owns: `Interval`, `bootstrap_interval`, `mean_of_organ_means`.
 """
@@ -15,24 +15,24 @@ MAX_DRAWS_AT_ONCE = 4_000_000  # 32 MB of float64
 
 @dataclass(frozen=True)
 class Interval:
-    """Ends of a confidence interval, in the unit of the values."""
+    """A confidence interval, in the unit of the values."""
 
     low: float
     high: float
 
 
 def bootstrap_interval(values: np.ndarray, *, rng: np.random.Generator) -> Interval | None:
-    """Estimate the 95 % interval of `mean_of_organ_means` by drawing cases again, with replacement.
+    """Estimate the 95 % interval of `mean_of_organ_means` by resampling cases with replacement.
 
     Whole cases are drawn, so that the organs of one patient stay together. Percentile bootstrap: Efron & Tibshirani,
     "An introduction to the bootstrap", 1993, chapter 13.
 
     Args:
         values: (cases, organs), or (cases,) for one organ; NaN where an organ does not count in a case.
-        rng: Source of the draws.
+        rng: The random generator.
 
     Returns:
-        None with fewer than two cases that count: one case says nothing about the spread between cases.
+        The interval, or None with fewer than two cases that count.
     """
     table = _as_table(values)
     table = table[~np.isnan(table).all(axis=1)]

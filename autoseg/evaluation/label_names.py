@@ -1,7 +1,7 @@
-"""Names of label values, from a dataset's `dataset.json` and from what a model writes beside its predictions.
+"""Reads the names of label values from a `dataset.json`, and from the `labels.json` next to predictions.
 
 Owns: `read_dataset_labels`, for nnU-Net's `{"liver": 1}` and MSD's `{"1": "liver"}`; `read_plan_names`.
-Does not own: the dataset itself (`datasets/dataset.py`), names that a label map carries (`io/image.py`).
+Does not own: the dataset itself (`datasets/dataset.py`), names inside a label map (`io/image.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ LARGEST_VALUE = 65535
 
 @dataclass(frozen=True)
 class DatasetLabels:
-    """What the label values of a dataset mean.
+    """The meaning of a dataset's label values.
 
     Attributes:
-        names: Organ name by label value, without the background.
-        ignore_value: Value of voxels that count nowhere, if the dataset has one.
+        names: The names of organs by label value, without the background.
+        ignore_value: The value of voxels that are ignored, or None.
         regions: Named unions of values.
-        dataset: Name of its folder.
+        dataset: The name of the dataset's folder.
     """
 
     names: dict[int, str]
@@ -37,18 +37,18 @@ class DatasetLabels:
 
     @cached_property
     def all_names(self) -> dict[int, str]:
-        """The names, and those of the parts of regions as planning calls them."""
+        """Return the names, including those of the parts of regions as planning names them."""
         parts, _ = split_regions(self.regions, named=self.names, problems=[])
         return {**self.names, **{part.value: part.name for part in parts}}
 
 
 @dataclass(frozen=True)
 class PlanNames:
-    """What the plan of a model says of the names of its labels.
+    """The names of labels in the plan of a model.
 
     Attributes:
-        datasets: For each dataset what each of its labels means: an organ, a region, or None, the background.
-        regions: Name to the organs that it unites.
+        datasets: The meaning of each label of each dataset: an organ, a region, or None for the background.
+        regions: The organs of each region.
     """
 
     datasets: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
@@ -91,10 +91,10 @@ def read_dataset_labels(path: Path) -> DatasetLabels:
 
 
 def read_plan_names(predictions: Path) -> PlanNames:
-    """Read what a model wrote of its plan beside its predictions; nothing where there is no such file.
+    """Read the names of the plan that were written next to predictions; empty if there is no such file.
 
     Args:
-        predictions: Their folder, or one of them.
+        predictions: The folder of the predictions, or one of them.
     """
     folder = predictions if predictions.is_dir() else predictions.parent
     try:

@@ -1,7 +1,7 @@
-"""How much two masks of one organ share: voxel counts, Dice, IoU.
+"""Measures the overlap of two masks of one organ: voxel counts, Dice, IoU.
 
 Owns: `Overlap`, `measure_overlap`, `volume_ml`.
-Does not own: what an absent organ counts as in a summary (`case.py`), distances between surfaces (`surface.py`).
+Does not own: how an absent organ counts in a summary (`case.py`), distances between surfaces (`surface.py`).
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ class Overlap:
     """Voxel counts of a predicted and a reference mask on one grid.
 
     Attributes:
-        prediction_voxels: Voxels of the prediction.
-        reference_voxels: Voxels of the reference.
-        shared_voxels: Voxels that both hold.
+        prediction_voxels: The number of voxels of the prediction.
+        reference_voxels: The number of voxels of the reference.
+        shared_voxels: The number of voxels of the intersection.
     """
 
     prediction_voxels: int
@@ -31,13 +31,13 @@ class Overlap:
 
     @property
     def dice(self) -> float | None:
-        """Twice the shared voxels over the sum of both; None where both masks are empty."""
+        """Return twice the intersection over the sum of both; None if both masks are empty."""
         total = self.prediction_voxels + self.reference_voxels
         return 2 * self.shared_voxels / total if total else None
 
     @property
     def iou(self) -> float | None:
-        """Shared voxels over the voxels of either; None where both masks are empty."""
+        """Return the intersection over the union; None if both masks are empty."""
         union = self.prediction_voxels + self.reference_voxels - self.shared_voxels
         return self.shared_voxels / union if union else None
 
@@ -61,5 +61,5 @@ def measure_overlap(prediction_mask: np.ndarray, *, reference_mask: np.ndarray) 
 
 
 def volume_ml(num_voxels: int, *, spacing_zyx_mm: Sequence[float]) -> float:
-    """Turn a number of voxels into millilitres."""
+    """Convert a number of voxels to milliliters."""
     return num_voxels * prod(spacing_zyx_mm) / CUBIC_MM_PER_ML

@@ -1,11 +1,11 @@
-"""All cases together: `Evaluation`, its means with intervals, and its JSON.
+"""Summarizes the metrics of all cases: `Evaluation`, its means with intervals, and its JSON.
 
-Owns: the frozen objects `Evaluation`, `CaseResult`, `MetricSummary`, `OrganSummary`, `OverallSummary` and how they are
-computed and written as JSON.
+Owns: the frozen objects `Evaluation`, `CaseResult`, `MetricSummary`, `OrganSummary`, `OverallSummary`, their values and
+their JSON.
 Does not own: the metrics of one case (`case.py`), reading folders (`folders.py`), the printed table (`table.py`).
 
-The *overall* value of a metric is the mean over organs of the mean over cases, so that every organ weighs the same; the
-mean over cases of the mean over a case's organs stands beside it.
+The *overall* value of a metric is the mean over organs of the mean over cases, so that every organ has the same weight;
+the mean over cases of the mean over a case's organs is given too.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,9 +30,9 @@ class CaseResult:
     """The metrics of one case.
 
     Attributes:
-        case_id: Name of the case.
-        organs: Metrics by label value; a value that is not there is absent from both maps.
-        has_prediction: False for a case that counts as a miss, since it has no usable prediction.
+        case_id: The name of the case.
+        organs: The metrics by label value; values in neither label map are left out.
+        has_prediction: False for a case without a usable prediction, which counts as a miss.
     """
 
     case_id: str
@@ -46,7 +46,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class MetricSummary:
-    """One metric over the cases in which it counts; None where there is none (or, for the interval, only one)."""
+    """One metric over the cases in which it counts; None if there are none (or, for the interval, only one)."""
 
     mean: float | None
     median: float | None
@@ -59,10 +59,10 @@ class OrganSummary:
     """One organ over all cases.
 
     Attributes:
-        value: Label value.
-        name: Name, or "label 3".
-        metrics: A summary by metric.
-        outcomes: Number of cases by outcome: found, missed, false positive, absent.
+        value: The label value.
+        name: The name, or "label 3".
+        metrics: A summary per metric.
+        outcomes: The number of cases per outcome: found, missed, false positive, absent.
     """
 
     value: int
@@ -76,11 +76,11 @@ class OverallSummary:
     """One metric over all organs and cases.
 
     Attributes:
-        mean: Mean over organs of the mean over cases.
+        mean: The mean over organs of the mean over cases.
         interval: Its 95 % bootstrap interval over cases.
-        mean_over_cases: Mean over cases of the mean over the organs of a case.
-        num_cases: Cases with at least one value.
-        num_organs: Organs with at least one value.
+        mean_over_cases: The mean over cases of the mean over the organs of a case.
+        num_cases: The number of cases with a value.
+        num_organs: The number of organs with a value.
     """
 
     mean: float | None
@@ -95,11 +95,11 @@ class Evaluation:
     """The comparison of a set of predictions with their references.
 
     Attributes:
-        cases: Metrics of each case that has a reference.
-        names: Name by label value, of every organ of the evaluation.
-        tolerance_mm: Tolerance of the NSD.
-        problems: Cases that could not be compared (errors) and oddities (warnings).
-        predictions_without_reference: Cases that were left out, since there is nothing to compare with.
+        cases: The metrics of each case with a reference.
+        names: The names of all organs by label value.
+        tolerance_mm: The tolerance of the NSD.
+        problems: The cases that could not be compared (errors), and warnings.
+        predictions_without_reference: The predictions without a reference, which are left out.
     """
 
     cases: tuple[CaseResult, ...]
@@ -120,7 +120,7 @@ class Evaluation:
 
     @property
     def mean_dice(self) -> float | None:
-        """Mean over organs of the mean Dice over cases."""
+        """Return the mean over organs of the mean Dice over cases."""
         return self.overall["dice"].mean
 
     @property
@@ -156,7 +156,7 @@ class Evaluation:
         }
 
     def _values(self, metric: Metric) -> np.ndarray:
-        """Lay a metric out as (cases, organs), NaN where it does not count."""
+        """Return a metric as (cases, organs), NaN where it does not count."""
         return np.array(
             [[_number(case.organs.get(value), metric) for value in sorted(self.names)] for case in self.cases],
             dtype=float,
@@ -206,12 +206,12 @@ def _number(organ: OrganMetrics | None, metric: Metric) -> float:
 
 
 def _rng() -> np.random.Generator:
-    """Start every interval from the same seed: it then depends on its own values alone."""
+    """Return a generator with a fixed seed, so that an interval depends only on its own values."""
     return np.random.default_rng(BOOTSTRAP_SEED)
 
 
 def label_name(value: int, names: Mapping[int, str]) -> str:
-    """Name a label value, also where nobody did."""
+    """Return the name of a label value, or "label 3" if it has none."""
     return names.get(value) or f"label {value}"
 
 
@@ -222,7 +222,7 @@ def complete_names(cases: Sequence[CaseResult], names: Mapping[int, str]) -> dic
 
 
 def merge_names(all_names: Iterable[Mapping[int, str]]) -> tuple[dict[int, str], list[Problem]]:
-    """Take each value's first name; a second one is a warning."""
+    """Use the first name of each value; a second one is a warning."""
     merged: dict[int, str] = {}
     conflicts: dict[int, str] = {}
     for names in all_names:

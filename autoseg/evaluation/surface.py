@@ -1,12 +1,12 @@
-"""How far two masks' surfaces are apart, in millimeters.
+"""Measures the distances between the surfaces of two masks, in millimeters.
 
 Owns: `SurfaceDistances` with its 95th percentile Hausdorff distance (HD95) and normalized surface Dice (NSD).
-Does not own: what an absent organ counts as (`case.py`).
+Does not own: how an absent organ counts (`case.py`).
 
-A *boundary voxel* belongs to the mask and has a face neighbor outside of it; what lies beyond the grid is outside. An
-axis with a single voxel has no neighbors, so the boundary of a single slice is its outline. Distances run between the
-centers of boundary voxels, exactly, for any spacing. The nearest one is found with a k-d tree over the boundary: same
-numbers as a distance transform of the grid, at the cost of the surface instead of the volume.
+A *boundary voxel* belongs to the mask and has a face neighbor outside of it, or outside of the grid. An axis with a
+single voxel has no neighbors, so the boundary of a single slice is its outline. Distances are exact between the centers
+of boundary voxels, for any spacing. A k-d tree over the boundary finds the nearest one: the same numbers as a distance
+transform of the grid, at the cost of the surface instead of the volume.
 
 NSD: Nikolov et al., "Clinically applicable segmentation of head and neck anatomy for radiotherapy", 2021, with boundary
 voxels as the elements of a surface. HD95: the larger of the two directed 95th percentiles, as MONAI computes it.
@@ -39,11 +39,11 @@ class SurfaceDistances:
 
     @property
     def hd95_mm(self) -> float:
-        """The larger of the two directed 95th percentiles (interpolated linearly)."""
+        """Return the larger of the two directed 95th percentiles (interpolated linearly)."""
         return float(max(np.percentile(self.prediction_mm, 95), np.percentile(self.reference_mm, 95)))
 
     def nsd(self, *, tolerance_mm: float) -> float:
-        """Share (0 to 1) of all boundary voxels of both masks that are within the tolerance of the other boundary."""
+        """Return the fraction of boundary voxels of both masks within the tolerance of the other boundary."""
         limit = tolerance_mm + ROUNDING_MM
         near = np.count_nonzero(self.prediction_mm <= limit) + np.count_nonzero(self.reference_mm <= limit)
         return near / (len(self.prediction_mm) + len(self.reference_mm))

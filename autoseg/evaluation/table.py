@@ -1,4 +1,4 @@
-"""An evaluation as lines to read in a terminal.
+"""Formats an evaluation as lines for a terminal.
 
 Owns: `table_lines`.
 Does not own: the numbers (`report.py`).
@@ -18,9 +18,9 @@ ABSENT = "-"
 
 
 def table_lines(evaluation: Evaluation) -> list[str]:
-    """Lay an evaluation out: a row an organ, the overall row, the lowest cases, problems, and the rules.
+    """Format an evaluation: one row per organ, the overall row, the lowest cases, problems, and the rules.
 
-    The 95 % interval of the mean Dice over cases stands in brackets; "-" where a metric does not count.
+    The 95 % interval of the mean Dice over cases is in brackets; "-" stands for a metric that does not count.
     """
     header = [
         "organ",
@@ -94,7 +94,7 @@ def _lowest_lines(cases: Sequence[CaseResult]) -> list[str]:
 
 
 def _problem_lines(problems: Sequence[Problem]) -> list[str]:
-    """Show errors before warnings, and say how many are not shown."""
+    """Show errors before warnings, and how many are not shown."""
     ordered = sorted(problems, key=lambda problem: not problem.is_error)
     lines = format_problems(ordered[:PROBLEMS_SHOWN])
     if len(ordered) > PROBLEMS_SHOWN:
@@ -103,7 +103,7 @@ def _problem_lines(problems: Sequence[Problem]) -> list[str]:
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Pad the columns, the first to the left and the numbers to the right."""
+    """Align the columns, the first to the left and numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

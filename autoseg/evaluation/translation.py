@@ -1,11 +1,10 @@
-"""Predictions of a model that has other label values, or other names, than the reference they are compared with.
+"""Translates predictions of a model whose label values or names differ from those of the reference.
 
-Owns: `to_reference_values`, and which predicted value may be which value of the reference.
-Does not own: when two names are of one organ (`organs/relations.py`), reading files (`folders.py`,
-`label_names.py`).
+Owns: `to_reference_values`, and which predicted value corresponds to which value of the reference.
+Does not own: when two names mean one organ (`organs/relations.py`), reading files (`folders.py`, `label_names.py`).
 
-A model over several datasets has organs of its own, and calls "lien" what another dataset calls "spleen". What its plan
-says of the reference's dataset counts (`labels.json` beside the predictions); else names are compared.
+A model of several datasets has values of its own, and may call "lien" what another dataset calls "spleen". The mapping
+of its plan counts (`labels.json` next to the predictions); without one for this dataset, names are compared.
 """
 
 from collections import Counter
@@ -30,14 +29,14 @@ def to_reference_values(
     """Replace the values of a prediction by those of the reference, where they differ.
 
     Args:
-        prediction_zyx: Label map.
-        reference_zyx: Of the same shape.
-        names: Name by value, as the prediction carries it.
-        labels: Of the reference.
-        plan: Of the model.
+        prediction_zyx: The predicted label map.
+        reference_zyx: The reference, of the same shape.
+        names: The names by value in the prediction.
+        labels: The labels of the reference.
+        plan: The names in the plan of the model.
 
     Returns:
-        The prediction, and what is odd about the names.
+        The prediction, and a warning about names or None.
     """
     known = labels.all_names
     found = find_translation(names, known, plan=plan, dataset=labels.dataset)
@@ -55,13 +54,13 @@ def to_reference_values(
 def find_translation(
     predicted: Mapping[int, str], reference: Mapping[int, str], *, plan: PlanNames, dataset: str | None
 ) -> Translation:
-    """Find what each predicted value may be in the reference; () where it is nothing there.
+    """Find the values of the reference that each predicted value may have; () if there is none.
 
     Args:
-        predicted: Name by value, as the prediction carries it.
-        reference: Name by value, of all labels of the reference.
-        plan: Of the model.
-        dataset: Name of the folder of the reference's dataset, where it is known.
+        predicted: The names by value in the prediction.
+        reference: The names by value of all labels of the reference.
+        plan: The names in the plan of the model.
+        dataset: The folder name of the reference's dataset, or None.
     """
     meant = _find_dataset(plan, reference, dataset=dataset)
     return _by_name(predicted, reference) if meant is None else _by_plan(predicted, reference, meant, plan=plan)
@@ -70,8 +69,8 @@ def find_translation(
 def translate(prediction_zyx: np.ndarray, reference_zyx: np.ndarray, *, translation: Translation) -> np.ndarray:
     """Replace the values of a prediction by those of the reference.
 
-    Where a predicted value may be several, it is the one that the reference has there, or else the first. Values
-    without a translation become background.
+    If several values are possible, a voxel gets the one that the reference has there, or else the first. Values without
+    a translation become background.
     """
     largest = max([*translation, *(value for values in translation.values() for value in values), 0])
     table = np.zeros(largest + 2, np.int64)  # the last entry stands for every larger value
@@ -88,7 +87,7 @@ def translate(prediction_zyx: np.ndarray, reference_zyx: np.ndarray, *, translat
 def _find_dataset(
     plan: PlanNames, reference: Mapping[int, str], *, dataset: str | None
 ) -> Mapping[str, str | None] | None:
-    """Return what the labels of the reference's dataset mean: of the only one with these labels, or by its name."""
+    """Return the mapping of the reference's dataset: that of the only one with these labels, or by its name."""
     names = set(reference.values())
     alike = {name: meant for name, meant in plan.datasets.items() if set(meant) == names}
     if len(alike) > 1 and any(meant != next(iter(alike.values())) for meant in alike.values()):

@@ -1,7 +1,7 @@
-"""The files of one predicted case.
+"""Writes the files of one predicted case.
 
-Owns: which they are, and that they are written.
-Does not own: their forms (`io/image.py`, `preview.py`, `viewer_slices.py`).
+Owns: which files there are, and their names.
+Does not own: their formats (`io/image.py`, `preview.py`, `viewer_slices.py`, ..).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,19 +42,19 @@ def write_case(
     also: Sequence[str] = (),
     series: Path | None = None,
 ) -> tuple[dict[str, str], tuple[OrganStatistics, ...]]:
-    """Write the label map, the preview and the slices for the report, and what else is asked for: all or none.
+    """Write the label map, the preview, the slices for the report, and the additional files: all or none.
 
     Args:
-        output: The run's folder.
-        case_id: Names the files.
-        scan: The case's first channel.
-        predicted: What the network said.
-        predictor: Gives names and values.
-        also: Of `ALSO`.
-        series: Folder of the DICOM series that the case is, for "seg.dcm".
+        output: The output folder.
+        case_id: The name of the case.
+        scan: The first channel of the case.
+        predicted: The prediction.
+        predictor: The model, with the names and values of organs.
+        also: The additional files, from `ALSO`.
+        series: The folder of the DICOM series, for "seg.dcm".
 
     Returns:
-        SHA-256 by file name, relative to the folder; and the organs in numbers.
+        The SHA-256 by file name, relative to the folder; and the statistics of the organs.
 
     Raises:
         ScanFileError: The label map cannot be written, or no DICOM segmentation can refer to the series.
@@ -80,7 +80,7 @@ def write_case(
 
 
 def remove_case(output: Path, names: Iterable[str]) -> None:
-    """Remove files of a case that is not finished: a map without its preview would be taken for a result."""
+    """Remove the files of a case that is not finished, since a label map alone would be taken for a result."""
     for name in names:
         (output / name).unlink(missing_ok=True)
 
@@ -107,7 +107,7 @@ def _write_files(
     *,
     also: Sequence[str],
 ) -> Iterator[str]:
-    """Write the files of a case one by one, and yield the name of each that is there."""
+    """Write the files of a case one by one, and yield the name of each."""
     names, labels, geometry = predictor.names, predicted.labels_zyx, scan.geometry
     write_label_map(output / label_map_name(case_id), labels, geometry=geometry, names=names)
     yield label_map_name(case_id)
@@ -137,21 +137,21 @@ def _write_files(
 
 
 def _organ_file(value: int, name: str) -> str:
-    """Name an organ's own file: its value, and its name in letters and digits of any script, else underscores."""
+    """Return the name of an organ's own file: its value, and its name with underscores for special characters."""
     word = "".join(letter if letter.isalnum() else "_" for letter in name)[:NAME_LETTERS]
     return f"{value}_{word}.nii.gz"
 
 
 def label_map_name(case_id: str) -> str:
-    """Name the label map."""
+    """Return the name of the label map."""
     return f"{case_id}.nii.gz"
 
 
 def preview_name(case_id: str) -> str:
-    """Name the picture."""
+    """Return the name of the preview."""
     return f"{PREVIEW_FOLDER}/{case_id}.png"
 
 
 def slices_name(case_id: str) -> str:
-    """Name the slices that the report shows."""
+    """Return the name of the file with the slices for the report."""
     return f"{PREVIEW_FOLDER}/{case_id}.json"

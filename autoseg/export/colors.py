@@ -1,4 +1,4 @@
-"""The colors of organs, the same in pictures, tables and viewers.
+"""Assigns colors to organs, which are the same in pictures, tables and viewers.
 
 Owns: `organ_color`.
 """
@@ -27,11 +27,11 @@ def organ_color(index: int) -> Color:
 
 
 def as_bytes(color: Color) -> tuple[int, int, int]:
-    """Turn 0 to 1 into 0 to 255."""
+    """Convert a color from 0..1 to 0..255."""
     red, green, blue = (round(255 * part) for part in color)
     return red, green, blue
 
 
 def as_hex(color: Color) -> str:
-    """Write a color as "#1f77b4"."""
+    """Return a color in the form "#1f77b4"."""
     return "#" + "".join(f"{part:02x}" for part in as_bytes(color))

@@ -1,6 +1,6 @@
-"""A cell of a table that somebody will open in a spreadsheet.
+"""Makes untrusted text safe for tables that are opened in a spreadsheet.
 
-Owns: `cell`. Used for names of cases and organs, which are untrusted text; numbers need none of it.
+Owns: `cell`, for names of cases and organs; numbers do not need it.
 """
 
 from autoseg.errors import printable
@@ -10,6 +10,6 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def cell(text: str) -> str:
-    """Return text that stays text: control characters escaped, and an apostrophe before what would be a formula."""
+    """Return the text with control characters escaped, and an apostrophe before text that would be a formula."""
     safe = printable(text)
     return f"'{safe}" if safe.lstrip().startswith(FORMULA_STARTS) else safe

@@ -1,9 +1,8 @@
-"""A label map as a DICOM segmentation that belongs to the series it was made from; needs highdicom (the extra `dicom`).
+"""Writes a label map as a DICOM segmentation of its series; needs highdicom (the extra `dicom`).
 
 Owns: `write_dicom_seg`, and the only use of highdicom and pydicom.
 
-Such a file carries the patient and the study of its series, as the standard asks: it is not anonymous where the series
-is not.
+The file names the patient and the study of its series, as the standard requires: it is as anonymous as the series.
 """
 
 import re
@@ -45,21 +44,21 @@ def load_highdicom() -> ModuleType:
 def write_dicom_seg(
     path: Path, labels_zyx: np.ndarray, *, slices: Sequence[Path], slice_mm: float, names: Mapping[int, str]
 ) -> bool:
-    """Write a label map with one binary segment for each organ that is there, atomically.
+    """Write a label map with one binary segment for each organ that is present, atomically.
 
     Args:
-        path: Ends in `.dcm`.
-        labels_zyx: uint8 or uint16; with no organ in it nothing is written, for DICOM has no empty segmentation.
-        slices: The files of the series, one a plane of the label map, in its order.
-        slice_mm: Distance of the planes, for files that do not say how thick their slice is.
-        names: Name by label value.
+        path: The file, which ends in `.dcm`.
+        labels_zyx: uint8 or uint16; without organs nothing is written, since DICOM has no empty segmentations.
+        slices: The files of the series, one per plane of the label map, in its order.
+        slice_mm: The distance between planes, for files without a slice thickness.
+        names: The names by label value.
 
     Returns:
-        Whether it was written.
+        Whether the file was written.
 
     Raises:
         UsageError: highdicom is not installed.
-        ScanFileError: The series lacks what a segmentation has to repeat of it.
+        ScanFileError: The series lacks attributes that a segmentation must repeat.
         OSError: The file cannot be written.
     """
     highdicom = load_highdicom()
@@ -105,13 +104,13 @@ def write_dicom_seg(
 
 
 def _reason(error: Exception) -> str:
-    """Say what highdicom missed; what stands in quotes is the value of an attribute, unless it is its name."""
+    """Return the reason from highdicom's message without quoted values, which may be those of the patient."""
     text = printable(str(error)).rstrip(".")
     return text if isinstance(error, AttributeError) else re.sub(r"'[^']*'|\"[^\"]*\"", "...", text)
 
 
 def _describe(highdicom: ModuleType, number: int, name: str, *, color: Sequence[float]) -> Any:
-    """Describe a segment: its name, what it is in SNOMED's words, its color, and that a program found it."""
+    """Describe a segment: name, SNOMED code, color, and that an algorithm made it."""
     from pydicom.sr.codedict import codes
 
     return highdicom.seg.SegmentDescription(
@@ -128,7 +127,7 @@ def _describe(highdicom: ModuleType, number: int, name: str, *, color: Sequence[
 
 
 def _find_code(name: str) -> Any:
-    """Find an organ's SNOMED code by its English name without its side; any structure, where there is none."""
+    """Find an organ's SNOMED code by its English name without its side; "anatomical structure" if there is none."""
     from pydicom.sr.codedict import codes
 
     words = [word for word in name.replace("_", " ").lower().split() if word not in SIDES]

@@ -1,4 +1,4 @@
-"""The names and colors of label values, in the forms that other programs read.
+"""Writes the names and colors of label values in formats that other programs read.
 
 Owns: `labels.json` (autoseg itself), `labels.ctbl` (3D Slicer's color table), `labels.tsv` (BIDS).
 """
@@ -15,12 +15,12 @@ from autoseg.system.atomic_files import write_json, write_text
 
 
 def write_label_tables(folder: Path, names: Mapping[int, str], *, plan: DataPlan | None = None) -> None:
-    """Write all three into a folder; an organ's color goes by its place among the values.
+    """Write all three tables into a folder; an organ's color depends on its position among the values.
 
     Args:
-        folder: Where to.
-        names: Name by label value.
-        plan: Of the model, whose regions and datasets `labels.json` names too, so that an evaluation understands both.
+        folder: The output folder.
+        names: The names by label value.
+        plan: The data part of the plan, whose regions and datasets `labels.json` names too, for the evaluation.
 
     Raises:
         OSError: The folder cannot be written.

@@ -1,9 +1,9 @@
-"""One picture of a case: three axial slices, a coronal and a sagittal one, and the organs with their volumes.
+"""Draws a preview of a case: three axial slices, a coronal and a sagittal one, and the organs with their volumes.
 
 Owns: `draw_preview`.
 Does not own: how a plane becomes a picture (`slice_pictures.py`).
 
-Everything is shown as radiologists look: the front or the head on top, the patient's right on the left.
+All planes are in radiological orientation: anterior or superior on top, the patient's right on the left.
 """
 
 import functools
@@ -32,9 +32,9 @@ def draw_preview(scan: Scan, labels_zyx: np.ndarray, organs: Sequence[OrganStati
     """Draw a case as a PNG of 912 x 606 pixels.
 
     Args:
-        scan: Its first channel.
-        labels_zyx: Its label map, on the scan's own grid.
-        organs: What the map says in numbers; their order gives the colors.
+        scan: The first channel of the case.
+        labels_zyx: The label map on the scan's grid.
+        organs: The statistics of the organs, in the order of their colors.
     """
     axis_map = canonical_axis_map(scan.geometry)
     image, labels = axis_map.apply(scan.array_zyx), axis_map.apply(labels_zyx)
@@ -65,7 +65,7 @@ def draw_plane(
     limits: tuple[float, float],
     values: Sequence[int],
 ) -> Image.Image:
-    """Draw one plane of arrays on the canonical grid, as large as a panel takes."""
+    """Draw one plane of arrays on the canonical grid, as large as fits into a panel."""
     grey, organs = (turn(np.take(array, index, axis=axis)) for array in (image, labels))
     height_mm, width_mm = (step for other, step in enumerate(spacing_zyx_mm) if other != axis)
     size = fit((grey.shape[0], grey.shape[1]), (height_mm, width_mm), most_px=(PANEL_PX, PANEL_PX))
@@ -74,12 +74,12 @@ def draw_plane(
 
 
 def turn(plane: np.ndarray) -> np.ndarray:
-    """Turn a plane cut along any canonical axis as radiologists look at it; from the side, the patient looks left."""
+    """Rotate a plane along any canonical axis to radiological orientation; sagittal planes face left."""
     return plane[::-1, ::-1]
 
 
 def count_labeled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count the labeled voxels of each plane along z, y and x, slice by slice."""
+    """Count the labeled voxels of each plane along z, y and x."""
     along_z, along_y, along_x = (np.zeros(size, np.int64) for size in labels.shape)
     for z, plane in enumerate(labels):
         inside = plane > 0
@@ -91,21 +91,21 @@ def count_labeled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def or_middle(profile: np.ndarray) -> np.ndarray:
-    """Mark the middle plane where none is labeled, so that a picture shows something."""
+    """Mark the middle plane if none is labeled, so that the picture shows something."""
     if not profile.any():
         profile[len(profile) // 2] = 1
     return profile
 
 
 def _spread(profile: np.ndarray) -> tuple[int, int, int]:
-    """Return three slices that part what is labeled into quarters."""
+    """Return three slices that divide the labeled voxels into quarters."""
     share = np.cumsum(profile) / profile.sum()
     low, middle, high = (int(np.searchsorted(share, part)) for part in (0.25, 0.5, 0.75))
     return low, middle, high
 
 
 def _list_organs(sheet: Image.Image, organs: Sequence[OrganStatistics], *, left: int, top: int) -> None:
-    """List the organs that were found with their volumes, as many as the panel takes."""
+    """List the organs that were found with their volumes, as many as fit into the panel."""
     found = [(k, organ) for k, organ in enumerate(organs) if organ.num_voxels]
     room = (PANEL_PX - 12) // LINE_PX
     shown = found if len(found) <= room else found[: room - 1]

@@ -1,6 +1,6 @@
-"""`report.html`: one page with a table of cases, the worst first, and a viewer of their slices; needs no network.
+"""Writes `report.html`, a page with a table of cases, the worst first, and a viewer of their slices.
 
-Owns: what the page is told. How it looks and moves is in `report.html` beside this file.
+Owns: the content of the page, which needs no network. Its layout and scripts are in `report.html` beside this file.
 """
 
 import json
@@ -19,15 +19,15 @@ MOST_VIEWED = 50  # cases with slices in the page, some 300 KB each
 
 @dataclass(frozen=True)
 class ReportedCase:
-    """What the page shows of one case.
+    """One case on the page.
 
     Attributes:
-        case_id: Its name.
+        case_id: The name of the case.
         is_done: Whether it has a label map.
-        quality: Dice that the model expects, 0 to 1; None where it found nothing.
-        seconds: Time it took.
-        message: What was odd, or why it failed.
-        volumes_ml: (K) of the organs, in the order of their names.
+        quality: The expected Dice, 0 to 1; None if no organ was found.
+        seconds: The time that the case took.
+        message: The warnings, or why it failed.
+        volumes_ml: (K) volumes of the organs, in the order of their names.
     """
 
     case_id: str
@@ -39,7 +39,7 @@ class ReportedCase:
 
 
 def choose_viewed(cases: Sequence[ReportedCase]) -> list[str]:
-    """Return the names of those cases whose slices the page holds: the worst that were done, at most 50."""
+    """Return the names of the cases whose slices are on the page: the worst that were done, at most 50."""
     done = [case for case in cases if case.is_done]
     worst = sorted(done, key=lambda case: -1.0 if case.quality is None else case.quality)
     return [case.case_id for case in worst[:MOST_VIEWED]]
@@ -53,14 +53,14 @@ def format_report(
     version: str,
     model: str,
 ) -> str:
-    """Write the page.
+    """Return the page.
 
     Args:
-        cases: All of them.
-        names: (K) of the organs, in the order of their colors.
-        slices: By case, what `pack_slices` gave; for the cases of `choose_viewed`.
-        version: Of autoseg.
-        model: Name of the model file or run folder.
+        cases: All cases.
+        names: (K) names of the organs, in the order of their colors.
+        slices: The results of `pack_slices` by case, for the cases of `choose_viewed`.
+        version: The version of autoseg.
+        model: The name of the model file or run folder.
     """
     content = {
         "organs": [
@@ -92,7 +92,7 @@ def format_report(
 
 
 def _script_json(content: Any) -> str:
-    """Write JSON that cannot end the script element it stands in, whatever names hold."""
+    """Return JSON that cannot end the script element around it, whatever characters names contain."""
     text = json.dumps(content, allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 

@@ -1,7 +1,7 @@
-"""The files of a whole run, beside those of its cases.
+"""Writes the files of a whole prediction run: `statistics.csv`, `report.html`, `run.json`.
 
-Owns: `PredictionRun`, what became of every case, and how it is told: `statistics.csv`, `report.html`, `run.json`.
-Does not own: the forms of the first two (`statistics.py`, `report.py`).
+Owns: `PredictionRun`, the outcome of every case, and which files report it.
+Does not own: the formats of the first two (`statistics.py`, `report.py`).
 """
 
 import platform
@@ -21,15 +21,15 @@ from autoseg.system.atomic_files import read_json, write_json, write_text
 
 @dataclass(frozen=True)
 class CaseStatus:
-    """What became of one case.
+    """The outcome of one case.
 
     Attributes:
-        case_id: Its name.
-        is_done: Whether its label map is written.
-        was_done: Whether an earlier run wrote it, and nothing that decides it has changed.
-        seconds: Time it took.
-        message: Why not, or what was odd.
-        organs: What its label map says in numbers.
+        case_id: The name of the case.
+        is_done: Whether its label map was written.
+        was_done: Whether an earlier run wrote it from the same inputs.
+        seconds: The time that the case took.
+        message: Why it failed, or its warnings.
+        organs: The statistics of its label map.
     """
 
     case_id: str
@@ -41,31 +41,31 @@ class CaseStatus:
 
     @property
     def quality(self) -> float | None:
-        """Mean of the Dice that the model expects of the organs that it found; None where it found none."""
+        """Return the mean expected Dice of the organs that were found; None if none was."""
         expected = [organ.expected_dice for organ in self.organs if organ.expected_dice is not None]
         return sum(expected) / len(expected) if expected else None
 
 
 @dataclass(frozen=True)
 class PredictionRun:
-    """What `predict_files` did; also in `run.json`."""
+    """The outcome of `predict_files`, which `run.json` also contains."""
 
     output: Path
     cases: tuple[CaseStatus, ...]
 
     @property
     def failed(self) -> tuple[CaseStatus, ...]:
-        """The cases without a label map."""
+        """Return the cases without a label map."""
         return tuple(case for case in self.cases if not case.is_done)
 
 
 def write_run(run: PredictionRun, predictor: Predictor, *, model: str) -> None:
-    """Write what is said of all cases together.
+    """Write the files about all cases.
 
     Args:
-        run: The cases; the slices of those that the report shows lie in its folder.
-        predictor: Gives names and settings.
-        model: Name of the model file or run folder.
+        run: The outcome of the run, with the slices for the report in its folder.
+        predictor: The model, with names and settings.
+        model: The name of the model file or run folder.
 
     Raises:
         OSError: A file cannot be written.

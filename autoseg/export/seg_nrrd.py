@@ -1,4 +1,4 @@
-"""A label map as the segmentation file of 3D Slicer: an NRRD image whose header names and colors the segments.
+"""Writes a label map as a segmentation file of 3D Slicer: an NRRD image whose header names and colors the segments.
 
 Owns: `write_seg_nrrd`.
 
@@ -21,13 +21,13 @@ GZIP_LEVEL = 2  # as label maps
 
 
 def write_seg_nrrd(path: Path, labels_zyx: np.ndarray, *, geometry: ImageGeometry, names: Mapping[int, str]) -> None:
-    """Write a label map with one segment an organ, those that are absent too, atomically.
+    """Write a label map with one segment per organ, including absent ones, atomically.
 
     Args:
-        path: Ends in `.seg.nrrd`.
+        path: The file, which ends in `.seg.nrrd`.
         labels_zyx: uint8 or uint16.
-        geometry: Its grid.
-        names: Name by label value.
+        geometry: The grid of the label map.
+        names: The names by label value.
 
     Raises:
         OSError: The file cannot be written.
@@ -42,7 +42,7 @@ def write_seg_nrrd(path: Path, labels_zyx: np.ndarray, *, geometry: ImageGeometr
 
 
 def format_header(labels_zyx: np.ndarray, *, geometry: ImageGeometry, names: Mapping[int, str]) -> str:
-    """Return the lines before the voxels, the empty one included."""
+    """Return the lines before the voxels, including the empty one."""
     affine = geometry.affine_array
     steps = (RAS_TO_LPS @ affine[:3, :3]).T  # a row an axis, x first
     lines = [

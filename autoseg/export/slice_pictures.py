@@ -1,7 +1,7 @@
-"""Planes of a scan as pictures: grey values, organs painted over them, and the bytes of an image file.
+"""Draws planes of a scan as pictures: gray values, organs painted over them, and encoded image files.
 
-Owns: what previews, reports and overlays have in common.
-Does not own: which planes are shown, and beside what.
+Owns: the functions that previews, reports and the demo's pictures share.
+Does not own: which planes are shown.
 
 Legend: R x W a plane in voxels, H x V a picture in pixels.
 """
@@ -22,7 +22,7 @@ FILL_OPACITY = 0.35
 
 
 def grey_range(image: np.ndarray) -> tuple[float, float]:
-    """Return the values drawn black and white: a soft-tissue window for a scan in HU, else nearly the whole range."""
+    """Return the values shown as black and white: a soft-tissue window for CT, else nearly the whole range."""
     step = max(1, round((image.size / SAMPLED_VOXELS) ** (1 / 3)))
     sample = image[::step, ::step, ::step]
     sample = sample[np.isfinite(sample)]
@@ -35,14 +35,14 @@ def grey_range(image: np.ndarray) -> tuple[float, float]:
 
 
 def as_grey(plane: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Turn the values of a plane (R, W) into 0 (black) to 255 (white), uint8."""
+    """Convert the values of a plane (R, W) to uint8, 0 (black) to 255 (white)."""
     low, high = limits
     share = (plane.astype(np.float32) - np.float32(low)) / np.float32(high - low)
     return (np.clip(np.nan_to_num(share), 0, 1) * 255).round().astype(np.uint8)
 
 
 def resize(plane: np.ndarray, size: tuple[int, int], *, is_labels: bool = False) -> np.ndarray:
-    """Bring a plane of uint8 or uint16 to (H, V) pixels; labels take the nearest voxel, grey values are averaged."""
+    """Resize a plane of uint8 or uint16 to (H, V) pixels, by nearest neighbor for labels, averaging gray values."""
     if is_labels:
         rows, columns = (
             ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, plane.shape, strict=True)
@@ -53,7 +53,7 @@ def resize(plane: np.ndarray, size: tuple[int, int], *, is_labels: bool = False)
 
 
 def fit(shape: tuple[int, int], spacing_mm: tuple[float, float], *, most_px: tuple[int, int]) -> tuple[int, int]:
-    """Return the largest (H, V) within `most_px` that shows (R, W) voxels of this spacing undistorted."""
+    """Return the largest (H, V) within `most_px` that shows (R, W) voxels of this spacing without distortion."""
     sides = [number * step for number, step in zip(shape, spacing_mm, strict=True)]
     scale = min(most / side for most, side in zip(most_px, sides, strict=True))
     height, width = (max(1, round(side * scale)) for side in sides)
@@ -61,11 +61,11 @@ def fit(shape: tuple[int, int], spacing_mm: tuple[float, float], *, most_px: tup
 
 
 def paint(grey: np.ndarray, organs: np.ndarray) -> np.ndarray:
-    """Paint organs over a picture: filled lightly, their edges in full color.
+    """Paint organs over a picture: lightly filled, with edges in full color.
 
     Args:
         grey: (H, V) uint8.
-        organs: (H, V) place of the organ among all, from 1; 0 is background.
+        organs: (H, V) position of the organ among all, from 1; 0 is background.
 
     Returns:
         (H, V, 3) uint8.
@@ -92,14 +92,14 @@ def encode(picture: np.ndarray, *, form: str = "PNG") -> bytes:
 
 
 def organ_places(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """Turn the values of a label map into places among the organs: 0 for background and unknown values, then 1 to K."""
+    """Convert the values of a label map to positions among the organs, 1 to K; 0 for background and unknown values."""
     table = np.zeros(max(int(labels.max(initial=0)), *values, 0) + 1, np.uint16 if len(values) > 255 else np.uint8)
     table[list(values)] = np.arange(1, len(values) + 1)
     return table[labels]
 
 
 def _is_edge(organs: np.ndarray) -> np.ndarray:
-    """Say which pixels have another organ, or none, above, below, left or right of them."""
+    """Return whether the pixel above, below, left or right of each pixel has another label."""
     framed = np.pad(organs, 1)
     middle = framed[1:-1, 1:-1]
     edge: np.ndarray = (framed[:-2, 1:-1] != middle) | (framed[2:, 1:-1] != middle)

@@ -1,8 +1,8 @@
-"""What a label map says in numbers: volume, mean intensity, place of each organ.
+"""Measures the organs of a label map: volume, mean intensity, and bounding box.
 
 Owns: `measure_organs`, and the rows of `statistics.csv`.
 
-Planes are looked at one by one, so that no array of the scan's size is made.
+It works plane by plane, without further arrays of the scan's size.
 """
 
 import csv
@@ -27,17 +27,17 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class OrganStatistics:
-    """One organ in one scan.
+    """The statistics of one organ in one scan.
 
     Attributes:
-        name: Of the organ.
-        value: In the label map.
-        num_voxels: That have the value.
-        volume_ml: Of them together.
-        mean_intensity: Of the scan's first channel in them, in its own units; None for an organ that is absent.
-        box_ijk: First and last voxel along i, j and k, as NIfTI counts; None for an organ that is absent.
-        touches_border: Whether it reaches an edge of the scan, so that a part of it may lie outside.
-        expected_dice: How good the network holds its mask to be, 0 to 1; None for an organ that is absent.
+        name: The name of the organ.
+        value: The value in the label map.
+        num_voxels: The number of voxels.
+        volume_ml: The volume.
+        mean_intensity: The mean of the scan's first channel, in its own units; None for an absent organ.
+        box_ijk: The first and last voxel along i, j and k, as NIfTI counts; None for an absent organ.
+        touches_border: Whether the organ touches the border of the scan, so that a part of it may be outside.
+        expected_dice: The Dice that the network expects of its mask, 0 to 1; None for an absent organ.
     """
 
     name: str
@@ -58,14 +58,14 @@ def measure_organs(
     names: Mapping[int, str],
     expected_dice: Mapping[int, float | None] | None = None,
 ) -> tuple[OrganStatistics, ...]:
-    """Measure every organ of a label map, also those that are not in it.
+    """Measure every organ of a label map, including absent ones.
 
     Args:
-        labels_zyx: Of unsigned integers.
-        image_zyx: The scan's first channel, on the same grid.
-        geometry: Of both.
-        names: Name by label value.
-        expected_dice: Of the network, by label value.
+        labels_zyx: Unsigned integers.
+        image_zyx: The first channel of the scan, on the same grid.
+        geometry: The grid of both.
+        names: The names by label value.
+        expected_dice: The expected Dice by label value.
     """
     boxes = ndimage.find_objects(labels_zyx)  # by value, from 1 to the largest
     counts, sums = _count_and_sum(labels_zyx, image_zyx, num_values=len(boxes) + 1)
@@ -97,7 +97,7 @@ def _count_and_sum(labels_zyx: np.ndarray, image_zyx: np.ndarray, *, num_values:
 
 
 def format_statistics(cases: Iterable[tuple[str, Iterable[OrganStatistics]]]) -> str:
-    """Lay the organs of cases out as CSV, a row a case and organ; no cell is one that a spreadsheet would compute."""
+    """Return the organs of cases as CSV, one row per case and organ; no cell is a formula for a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

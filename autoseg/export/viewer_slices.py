@@ -1,4 +1,4 @@
-"""The slices of a case for the viewer in the report: small, few, and apart from the organs, which can be switched off.
+"""Packs slices of a case for the viewer in the report: few and small, with the organs as a separate layer.
 
 Owns: `pack_slices`.
 Does not own: the page that shows them (`report.py`).
@@ -23,17 +23,17 @@ MOST_ORGANS = 255  # told apart in a picture of one byte a pixel; those beyond a
 
 
 def pack_slices(scan: Scan, labels_zyx: np.ndarray, *, values: Sequence[int], slice_axis: Axis) -> dict[str, Any]:
-    """Pack slices of a case, evenly through the part that holds organs.
+    """Pack slices of a case, evenly spaced through the part that contains organs.
 
     Args:
-        scan: Its first channel.
-        labels_zyx: Its label map, on the scan's own grid.
-        values: Of the organs, in the order of their colors.
-        slice_axis: Canonical axis that is cut.
+        scan: The first channel of the case.
+        labels_zyx: The label map on the scan's grid.
+        values: The values of the organs, in the order of their colors.
+        slice_axis: The canonical axis across which slices are taken.
 
     Returns:
-        Plain values for JSON: `numbers` of the slices, `height` and `width` of each in pixels, and two pictures that
-        hold all of them below each other, as data URLs: `grey`, and `organs` with the place of the organ, from 1.
+        Plain values for JSON: `numbers` of the slices, `height` and `width` of each in pixels, and two pictures with
+        all slices below each other, as data URLs: `grey`, and `organs` with the position of the organ, from 1.
     """
     axis_map = canonical_axis_map(scan.geometry)
     axis = "zyx".index(slice_axis)
@@ -58,7 +58,7 @@ def pack_slices(scan: Scan, labels_zyx: np.ndarray, *, values: Sequence[int], sl
 
 
 def choose_slices(is_labeled: Sequence[bool]) -> list[int]:
-    """Choose at most 32 slices, evenly from a little before the first one with an organ to a little after the last."""
+    """Choose at most 32 evenly spaced slices, which cover the slices with organs and a small margin."""
     count = len(is_labeled)
     marked = np.flatnonzero(is_labeled)
     first, last = (int(marked[0]), int(marked[-1])) if len(marked) else (0, count - 1)

@@ -1,7 +1,7 @@
-"""Takes cases through a run: each is read, predicted and written, while its neighbors are at another step.
+"""Reads, predicts and writes each case of a run, while the cases before and after it are at another step.
 
-Owns: `predict_cases`, and what happens to a case that cannot be predicted.
-Does not own: the threads (`prefetch.py`), what was done before (`resume_log.py`), the files (`export/`).
+Owns: `predict_cases`, and how a case that cannot be predicted is handled.
+Does not own: the threads (`prefetch.py`), the finished cases (`resume_log.py`), the files (`export/`).
 """
 
 import logging
@@ -42,14 +42,14 @@ log = logging.getLogger("autoseg")
 
 @dataclass(frozen=True)
 class Job:
-    """What is done to every case.
+    """The settings for all cases of a run.
 
     Attributes:
         predictor: The model.
-        output: Folder for the files.
-        recipe: All but the scans that decides these files, in words.
-        point_prompts: By case and organ.
-        also: Files of `ALSO` that are written too.
+        output: The output folder.
+        recipe: Everything that the files of a case depend on, except for its scans, as text.
+        point_prompts: The points and boxes by case and organ.
+        also: The additional files, from `ALSO`.
         resume_log: The finished cases of the folder.
     """
 
@@ -63,14 +63,14 @@ class Job:
 
 @dataclass(frozen=True)
 class _Read:
-    """A case on its way in.
+    """A case that was read.
 
     Attributes:
-        key: What goes into it.
+        key: The digest of its inputs.
         earlier: Its record, if an earlier run finished it.
-        channels: Else its scans.
-        warnings: What is odd about them.
-        seconds: What that took.
+        channels: Its scans, if not.
+        warnings: The warnings about them.
+        seconds: The time that reading took.
     """
 
     key: str
@@ -81,10 +81,9 @@ class _Read:
 
 
 def predict_cases(cases: Sequence[CaseFiles], job: Job) -> list[CaseStatus]:
-    """Predict what an earlier run has not finished; each case is written down as it ends.
+    """Predict the cases that an earlier run has not finished; each is recorded when it is done.
 
-    A case that cannot be predicted, even because of a bug that it brings to light, ends alone: its status says so, and
-    the others are predicted.
+    A case that cannot be predicted, even because of a bug, does not affect the others; its status contains the error.
 
     Raises:
         OutputError: The disk is full or broken.
@@ -117,7 +116,7 @@ def predict_cases(cases: Sequence[CaseFiles], job: Job) -> list[CaseStatus]:
 
 
 def _report(case: CaseFiles, done: CaseStatus | Exception) -> CaseStatus:
-    """Say what became of a case."""
+    """Log the outcome of a case."""
     if isinstance(done, Exception):
         message = _in_words(done)
         log.warning("%s: not predicted: %s", printable(case.case_id), printable(message))
@@ -150,7 +149,7 @@ def _read(case: CaseFiles, *, job: Job) -> _Read:
 
 
 def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, job: Job) -> CaseStatus:
-    """Write all that belongs to a case, and at last that it is done.
+    """Write all files of a case, and then its line in the resume log.
 
     Raises:
         OutputError: The disk is full or broken.
@@ -177,7 +176,7 @@ def _write(case: CaseFiles, made: tuple[_Read, PredictedCase | None, float], *, 
 
 
 def _write_anew(case: CaseFiles, given: _Read, predicted: PredictedCase, *, seconds: float, job: Job) -> FinishedCase:
-    """Write a case's files and its line in the resume log; where one of them fails, none stays."""
+    """Write a case's files and its line in the resume log; if one of them fails, all are removed."""
     start = time.monotonic()
     files, organs = write_case(
         job.output,
@@ -200,7 +199,7 @@ def _write_anew(case: CaseFiles, given: _Read, predicted: PredictedCase, *, seco
 
 
 class _Room:
-    """How many cases may be in memory together."""
+    """The limit on the cases in memory."""
 
     def __init__(self, device: torch.device) -> None:
         """Allow more voxels in memory on a machine with a GPU, which a single reader would keep waiting."""
@@ -210,11 +209,11 @@ class _Room:
         self._sizes: dict[str, int] = {}
 
     def is_enough(self, cases: Sequence[CaseFiles]) -> bool:
-        """Return whether there is room for all channels of these cases."""
+        """Return whether all channels of these cases fit into memory."""
         return sum(map(self._size, cases)) <= self._most
 
     def _size(self, case: CaseFiles) -> int:
-        """Count the voxels of a case; what cannot be read has none."""
+        """Count the voxels of a case; one that cannot be read has none."""
         if case.case_id not in self._sizes:
             try:
                 sizes = [math.prod(read_header(path).shape_zyx) for path in case.image_paths if path.is_file()]
@@ -226,12 +225,12 @@ class _Room:
 
 
 def _threads(device: torch.device) -> int:
-    """Read and write one case beside that at work; a GPU is so fast that it needs more, where there are the cores."""
+    """Return the number of threads that read and write: one, or more for a GPU if there are enough cores."""
     return min(MOST_THREADS, max(1, default_num_workers() // 4)) if device.type == "cuda" else 1
 
 
 def list_warnings(channels: Sequence[Scan], *, predictor: Predictor) -> tuple[str, ...]:
-    """Say what is odd about a case's channels, each thing once: how they were read, and values that tell nothing."""
+    """Return the warnings about a case's channels, each once: how they were read, and unusual intensities."""
     if not channels:
         return ()
     found = [warning for channel in channels for warning in channel.warnings]
@@ -248,7 +247,7 @@ def list_warnings(channels: Sequence[Scan], *, predictor: Predictor) -> tuple[st
 
 
 def read_case(case: CaseFiles) -> tuple[Scan, ...]:
-    """Read a case's channels and check that they lie on one grid; a small shift is among a channel's warnings.
+    """Read a case's channels and check that they are on the same grid; a small shift is a warning.
 
     Raises:
         AutosegError: A file cannot be read, or the channels' grids differ.

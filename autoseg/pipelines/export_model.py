@@ -1,6 +1,6 @@
-"""`autoseg.export_model`: one file out of all that predicts in a run folder.
+"""Runs `autoseg.export_model`: it packs the models of a run folder into one file.
 
-Owns: nothing but the way from a run folder to that file; its form is `weights/model_file.py`'s.
+Does not own: the form of the file (`weights/model_file.py`).
 """
 
 from pathlib import Path
@@ -15,17 +15,22 @@ def export_model(run_folder: Path | str, file: Path | str, *, fold: str | None =
     """Pack the models of a run folder into one file, which predicts as the folder does.
 
     Args:
-        run_folder: With the model trained on all cases, or else with folds, whose average is meant.
-        file: Ends in `.safetensors`.
-        fold: That one alone: "all", "0", ..
+        run_folder: A run folder with the model trained on all cases, or else with models of folds, which are averaged.
+        file: The file to write, which ends in `.safetensors`.
+        fold: The only fold to pack: "all", "0", ..
 
     Returns:
-        The number of models in it.
+        The number of models in the file.
 
     Raises:
         UsageError: The name has another ending.
-        OutputError: It cannot be written; a file that was there stays.
-        CheckpointError: There is no model, one is damaged, or they were trained under different plans.
+        OutputError: The file cannot be written; an earlier file stays.
+        CheckpointError: There is no model, one is damaged, or they were trained with different plans.
+
+    Example:
+        >>> autoseg.export_model("my_run", "my_model.safetensors")
+        1
+        >>> autoseg.predict_files("new_scans", "my_model.safetensors", "predictions")
     """
     file = Path(file)
     if file.suffix != ".safetensors":

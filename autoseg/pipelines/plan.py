@@ -1,6 +1,6 @@
 """Runs `autoseg_plan`: it checks a dataset, measures it, plans, preprocesses, and splits it into folds.
 
-Owns: the order of the steps, and what is written when.
+Owns: the order of the steps, and when each file is written.
 Does not own: any of the steps themselves, which problems stop a run (`planning/checks.py`), the lock on the run folder
 (`planning/run_folder.py`), the parser (`cli/plan.py`).
 
@@ -42,7 +42,7 @@ STORE_NAME = "preprocessed"
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What `autoseg_plan` is asked for; see `plan`."""
+    """The arguments of `plan`."""
 
     dataset_roots: tuple[Path, ...]
     run_folder: Path
@@ -60,10 +60,10 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class PlanOutcome:
-    """What `run_plan` did.
+    """The outcome of `run_plan`.
 
     Attributes:
-        plans: Written to `plans.json`.
+        plans: The plans, as they were written to `plans.json`.
         check: The check of the dataset; None on ranks other than the main one.
         used: The cases that are preprocessed and in a fold.
         skipped: The cases that are left out, for errors that the report names.
@@ -116,7 +116,7 @@ def plan(
         The plans, as they were written.
 
     Raises:
-        DatasetError: Bad cases with `on_bad="fail"`, or nothing usable; carries all problems.
+        DatasetError: Bad cases with `on_bad="fail"`, or nothing usable; lists all problems.
         UsageError: A folder, the file of descriptions or the mapping of labels cannot be used.
         PlanError: An overlay or a setting is wrong.
         CheckpointError: Pretrained weights that the plan names are not on the hub, or it cannot be reached.
@@ -207,13 +207,13 @@ def _lead(request: PlanRequest, ranks: Ranks) -> PlanOutcome:
 
 
 def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
-    """Check a dataset, write the report of it, what the next run need not read again, and of several the mapping.
+    """Check a dataset, and write its report, the cache for later runs, and the label mapping of several datasets.
 
     Returns:
         The check, and all problems.
 
     Raises:
-        DatasetError: Nothing is usable; the report is written all the same.
+        DatasetError: Nothing is usable; the report is written anyway.
         UsageError: The folder, the file of descriptions or the mapping of labels cannot be used.
         LockedError: Another process plans into the same folder.
     """
@@ -228,7 +228,7 @@ def run_check(request: PlanRequest) -> tuple[DatasetCheck, tuple[Problem, ...]]:
 
 
 def _check(request: PlanRequest, caches: Mapping[str | None, CaseCache]) -> DatasetCheck:
-    """Check the dataset, or all; where nothing is usable, the report says why."""
+    """Check the datasets; if nothing is usable, the report explains why."""
     try:
         return check_datasets(
             request.dataset_roots,

@@ -76,7 +76,7 @@ def preprocess_shard(
     """Preprocess this rank's shard of the cases; the main rank gives the work, the others None.
 
     Returns:
-        The problems of all ranks, as `preprocess_dataset`.
+        The problems of all ranks, as from `preprocess_dataset`.
     """
     work = ranks.broadcast(work)
     return preprocess_dataset(
@@ -91,7 +91,7 @@ def preprocess_shard(
 def _read_changed(root: Path, cache: CaseCache, *, ranks: Ranks) -> Dataset | None:
     """Read the layout of a dataset on the main rank, and return on every rank the cases that must be measured.
 
-    None where nothing is usable, which the main rank reports when it checks the dataset.
+    None means that nothing is usable, which the main rank reports when it checks the dataset.
     """
     dataset: Dataset | None = None
     if ranks.is_main:

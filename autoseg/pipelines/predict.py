@@ -1,6 +1,6 @@
-"""`autoseg.predict_files`, the library call behind `autoseg_predict`: many cases, one after the other.
+"""Runs `autoseg.predict_files`, the function behind `autoseg_predict`: it predicts many cases, one after the other.
 
-Owns: what is asked for and whether it can be done, the output folder, the end of the run.
+Owns: the checks of the arguments, the output folder, the end of the run.
 Does not own: reading, predicting and writing one case (`case_steps.py`), the files (`export/`).
 """
 
@@ -47,33 +47,32 @@ def predict_files(
 ) -> PredictionRun:
     """Segment a scan or a folder of scans and write a label map for each.
 
-    Under torchrun each process takes a share of the cases, and the first one writes what is written once.
+    Under torchrun the ranks divide the cases, and rank 0 writes the files about the whole run.
 
     Args:
         inputs: A scan, a folder of scans, a DICOM series, a `.csv` table of cases, or several of these (`find_cases`).
         model: A `model.safetensors` or a run folder.
-        output: Folder for `<case>.nii.gz`, `labels.json`, `.ctbl` and `.tsv`, `statistics.csv`, `preview/<case>.png`,
-            `report.html` and `run.json`. Cases that an earlier run finished there, from the same scans, model and
-            settings, are kept.
+        output: The folder for `<case>.nii.gz`, `labels.json`, `.ctbl` and `.tsv`, `statistics.csv`,
+            `preview/<case>.png`, `report.html` and `run.json`. Cases that an earlier run finished there with the same
+            scans, model and settings are kept.
         device: auto, cpu or cuda.
         organs: The names of the organs to find; none means all.
-        new_organs: Descriptions by name of organs that the model was not trained on, found beside the others; an
-            empty one is looked up. A warning names one that is unlike all that the model has read.
-        fold: Of a run folder, the model of one fold; by default the one trained on all cases, or else
-            the folds' average.
+        new_organs: Descriptions by name of organs that the model was not trained on, which are found in addition; an
+            empty description is replaced by the built-in one. A warning names organs unlike all known ones.
+        fold: The fold whose model of a run folder is used; None uses the one trained on all cases, or else the average
+            of the folds.
         settings: Changes such as "inference.window_overlap=0.25"; only inference may be changed.
-        point_prompts: Points and boxes by case and organ; the other cases and organs go by their text alone.
-        also: More files for each case: "uncertainty" (how unsure each voxel is, in per cent), "probabilities" (of each
-            organ, in per cent; on the way they take a byte a voxel and organ of the output's disk), "seg.nrrd" (a
-            segmentation of 3D Slicer), "seg.dcm" (a DICOM segmentation, for DICOM series, needs highdicom),
-            "masks" (a file an organ).
-        modality: The modality of all scans, for a model of several: ct, mri, ..; None: found by each scan's values.
+        point_prompts: Points and boxes by case and organ; the other cases and organs are found by text only.
+        also: Additional files per case: "uncertainty" (per voxel, in percent), "probabilities" (per organ, in percent;
+            they temporarily need a byte per voxel and organ on the output's disk), "seg.nrrd" (a segmentation for 3D
+            Slicer), "seg.dcm" (a DICOM segmentation, for DICOM series, needs highdicom), "masks" (one file per organ).
+        modality: The modality of all scans, for a model of several: ct, mri, ..; None finds it by intensities.
         build_network: The function that built the model's network, if it was not autoseg's own.
 
     Raises:
-        DatasetError: No case could be predicted; the cases' problems are in it.
+        DatasetError: No case could be predicted; lists the problems of all cases.
         LockedError: Another run works on the folder.
-        OutputError: The output's disk is full or broken; what was finished before stays.
+        OutputError: The output's disk is full or broken; finished cases stay.
         AutosegError: The model or an argument cannot be used.
 
     Example:
@@ -128,15 +127,15 @@ def predict_files(
 def estimate_files(
     inputs: Path | str | Sequence[Path | str], request: PredictionRequest, *, also: Sequence[str] = ()
 ) -> list[Estimate]:
-    """Estimate what `predict_files` would take for each case; nothing is written.
+    """Estimate time, memory and disk space of `predict_files` for each case; nothing is written.
 
     Args:
-        inputs: As for `predict_files`.
-        request: The model, and what is asked of it.
-        also: More files for each case.
+        inputs: The scans, as for `predict_files`.
+        request: The model and its settings.
+        also: The additional files per case.
 
     Raises:
-        AutosegError: As `predict_files`.
+        AutosegError: The model or an argument cannot be used, as for `predict_files`.
     """
     predictor = request.load_predictor()
     cases, problems = find_cases(_as_paths(inputs), channel_names=predictor.channel_names)
@@ -213,7 +212,7 @@ def _refuse_prompts_on_nothing(
 
 @contextmanager
 def _own_folder(output: Path, ranks: Ranks) -> Iterator[None]:
-    """Hold the output folder for this process, and those started with it, alone."""
+    """Lock the output folder for this process and the other ranks."""
     with _writing(output):
         output.mkdir(parents=True, exist_ok=True)
     name = LOCK_NAME if ranks.is_main else f"{LOCK_NAME}-{ranks.rank}"

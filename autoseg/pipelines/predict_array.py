@@ -1,7 +1,7 @@
-"""`autoseg.predict`: one image in memory, and what the model says of it; nothing is written.
+"""Runs `autoseg.predict`: it segments one image in memory and writes nothing.
 
 Owns: `Prediction`.
-Does not own: files of scans in and label maps out (`pipelines/plan.py`).
+Does not own: prediction from files to files (`pipelines/predict.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,18 +26,24 @@ from autoseg.preprocessing.inverse import UNSURE
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
+    """The prediction for one image.
+
+    Example:
+        >>> prediction = autoseg.predict("scan.nii.gz", "my_run")
+        >>> {organ.name: organ.volume_ml for organ in prediction.statistics}
+        {'liver': 1480.2, 'spleen': 210.7}
+        >>> prediction.save("labels.nii.gz")
 
     Attributes:
-        labels: Label map with the dataset's values, as the image's array is indexed: i, j, k for nibabel, paths and
-            (array, affine); k, j, i for SimpleITK, as its own arrays are.
-        names: Name by label value, of the organs asked for.
-        statistics: Volume, place, mean intensity and expected Dice of each.
-        uncertainty: As `labels`, float32, 0 (sure) to 1: what is left to all others where the most probable wins; None
-            where it was not asked for.
-        warnings: What was odd about the image.
-        labels_zyx: The same memory as `labels`, indexed k, j, i.
-        geometry: The image's grid.
+        labels: The label map with the dataset's values, indexed like the image: (i, j, k) for nibabel, paths and
+            (array, affine); (k, j, i) for SimpleITK.
+        names: The names of the organs asked for, by label value.
+        statistics: The volume, bounding box, mean intensity and expected Dice of each organ.
+        uncertainty: float32, indexed like `labels`: 1 minus the probability of the predicted class; None unless asked
+            for.
+        warnings: The warnings about the image.
+        labels_zyx: A view of `labels`, indexed (k, j, i).
+        geometry: The grid of the image.
     """
 
     labels: np.ndarray
@@ -52,7 +58,7 @@ class Prediction:
         """Write the label map as NIfTI, with the names inside.
 
         Raises:
-            ScanFileError: It cannot be written.
+            ScanFileError: The file cannot be written.
         """
         write_label_map(Path(path), self.labels_zyx, geometry=self.geometry, names=self.names)
 
@@ -73,16 +79,16 @@ def predict(
     """Segment one image in memory.
 
     Args:
-        image: A nibabel image, a SimpleITK image, (array, affine) with the array indexed i, j, k, or the path of a
-            scan; a list of them, one a channel, for models of several channels.
-        model: A `model.safetensors` or a run folder; or a `Predictor`, which is not loaded again for each image.
-        device: auto, cpu or cuda; counts for nothing where `model` is a `Predictor`.
-        organs: The names of the organs to find; none means all. A `Predictor` is told when it is loaded.
+        image: A nibabel image, a SimpleITK image, (array, affine) with the array indexed (i, j, k), or the path of a
+            scan; or a list with one of these per channel, for models of several channels.
+        model: A `model.safetensors` or a run folder; or a `Predictor`, which need not be loaded again for each image.
+        device: auto, cpu or cuda; ignored if `model` is a `Predictor`.
+        organs: The names of the organs to find; none means all. For a `Predictor`, give them to `load_predictor`.
         new_organs: Descriptions by name of organs that the model was not trained on, as for `predict_files`.
         settings: Changes such as "inference.window_overlap=0.25".
-        point_prompts: Points and boxes by organ, voxels (i, j, k).
-        uncertainty: Also say how unsure the model is of each voxel.
-        modality: The modality of the image, for a model of several: ct, mri, ..; None: found by its values.
+        point_prompts: Points and boxes by organ, in voxels (i, j, k).
+        uncertainty: Whether to compute the uncertainty of each voxel.
+        modality: The modality of the image, for a model of several: ct, mri, ..; None finds it by intensities.
         build_network: The function that built the model's network, if it was not autoseg's own.
 
     Raises:

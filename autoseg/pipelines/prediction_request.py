@@ -1,7 +1,7 @@
 """Holds what a user asks of a prediction: `PredictionRequest`.
 
 Owns: the arguments that `autoseg.predict_files`, `autoseg.predict` and `--dry-run` share, and the loading of the model.
-Does not own: what is done with them (`predict.py`, `predict_array.py`, `dry_run.py`).
+Does not own: the predictions (`predict.py`, `predict_array.py`, `dry_run.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,17 @@ from autoseg.network.weights.model_file import BuildNetwork
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """The model, and what is asked of it.
+    """The model and its settings.
 
     Attributes:
         model: A model file, a run folder, or a predictor that is loaded already.
         device: auto, cpu or cuda.
         organs: The names of the organs to find; none means all.
-        new_organs: Descriptions by name of organs that the model was not trained on; an empty one is looked up.
-        fold: The fold whose model of a run folder is used; None: the one trained on all cases, or else the average.
+        new_organs: Descriptions by name of organs that the model was not trained on; an empty one uses the built-in
+            description.
+        fold: The fold whose model of a run folder is used; None uses the one trained on all cases, or else the average.
         settings: Changes of the plan's inference part, such as "inference.window_overlap=0.25".
-        modality: The modality of all scans, for a model of several; None: found by each scan's values.
+        modality: The modality of all scans, for a model of several; None finds it by intensities.
         build_network: The function that built the model's network, if it was not autoseg's own.
     """
 

@@ -1,6 +1,6 @@
-"""Reads the next items and writes the last ones while one is worked on.
+"""Reads the next items and writes the last ones in threads, while the caller works on one.
 
-Owns: `Prefetch`. Its threads read and write; the work stays in the caller's.
+Owns: `Prefetch`.
 """
 
 import logging
@@ -47,15 +47,13 @@ class Prefetch(Generic[Item, Read, Made, Written]):
         """Prepare the steps.
 
         Args:
-            items: The items, in the order in which they are read, and done.
-            read: The first step, in a thread of its own.
-            write: The last step, in a thread of its own.
-            on_done: Called with each item and what `write` returned, or the error of any step, which ends that item
-                alone.
-            threads: How many items are read ahead at once, and how many written.
-            may_hold: Whether these items may be in memory together: read, worked on or being written. One alone may.
-            fatal: Errors after which no other item would fare better; they are raised, after what was begun to be
-                written is written.
+            items: The items, in the order in which they are processed.
+            read: The first step, which runs in a thread.
+            write: The last step, which runs in a thread.
+            on_done: Called with each item and the result of `write`, or with the error of any step.
+            threads: The number of items that are read ahead at once, and that are written at once.
+            may_hold: Returns whether these items may be in memory together; a single one always may.
+            fatal: The errors that affect all items; they are raised, after items that are being written.
         """
         self._waiting = deque(items)
         self._read, self._write, self._on_done = read, write, on_done
@@ -70,12 +68,12 @@ class Prefetch(Generic[Item, Read, Made, Written]):
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Wait for what is being read and written."""
+        """Wait for the items that are being read and written."""
         self._reading.shutdown()
         self._writing.shutdown()
 
     def __iter__(self) -> Iterator[tuple[Item, Read]]:
-        """Yield the items that could be read, each with what `read` returned; all are done at the end."""
+        """Yield the items that could be read, each with the result of `read`; all are done at the end."""
         while self._waiting or self._coming:
             while self._leaving and (len(self._leaving) >= self._threads or self._leaving[0][1].done()):
                 self._finish_first()
@@ -96,11 +94,11 @@ class Prefetch(Generic[Item, Read, Made, Written]):
             self._finish_first()
 
     def write(self, item: Item, made: Made) -> None:
-        """Begin to write what was made of an item."""
+        """Begin to write the result of an item."""
         self._leaving.append((item, self._writing.submit(self._attempt, self._write, item, made)))
 
     def fail(self, item: Item, error: Exception) -> None:
-        """End an item by the error of the work on it, which is raised if it is fatal."""
+        """End an item with the error of the work on it, which is raised if it is fatal."""
         if isinstance(error, self._fatal):
             raise error
         future: Future[Any] = Future()
@@ -120,7 +118,7 @@ class Prefetch(Generic[Item, Read, Made, Written]):
         self._on_done(item, future.result())
 
     def _attempt(self, step: Callable[..., Any], *values: Any) -> Any:
-        """Call a step; an error that is not fatal is its result."""
+        """Call a step, and return its result or its error."""
         try:
             return step(*values)
         except self._fatal:
@@ -130,7 +128,7 @@ class Prefetch(Generic[Item, Read, Made, Written]):
 
 
 def _without_frames(error: Exception) -> Exception:
-    """Return an error without its frames, which hold the scan; one that is no fault of the item is in the log."""
+    """Return an error without its frames, which reference the scan; the traceback of a bug is logged."""
     if not isinstance(error, FAULTS_OF_AN_ITEM):
         log.error("a bug of autoseg; please report the lines below.", exc_info=error)
     error.__traceback__ = error.__context__ = error.__cause__ = None

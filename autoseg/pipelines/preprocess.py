@@ -26,23 +26,23 @@ BYTES_WORTH_A_PROCESS = 4 << 20  # compressed; about half a second of work, when
 def preprocess_dataset(
     cases: Sequence[CaseFiles], *, plan: DataPlan, store_folder: Path, num_workers: int, ranks: Ranks = ONE_RANK
 ) -> list[Problem]:
-    """Preprocess every case that is not current in the store; a run that was killed goes on where it stopped.
+    """Preprocess every case that is not current in the store; a run that was killed continues where it stopped.
 
-    A case is current if the store holds it whole, made with this plan from files of the same size and time of change.
+    A case is current if it is complete, and was made with this plan from files of the same size and modification time.
     Cases of the store that are not among `cases` stay.
 
     Args:
-        cases: The same ones, in the same order, on all ranks.
+        cases: The cases, in the same order on all ranks.
         plan: The data part of the plan.
         store_folder: The folder of the store.
         num_workers: The number of processes of this rank.
-        ranks: Each of them preprocesses a shard of the cases.
+        ranks: The ranks that divide the cases.
 
     Returns:
-        One problem for each case that failed, in the order of the cases; the others are in the store. On all ranks.
+        One problem for each case that failed on any rank, in the order of the cases; the others are in the store.
 
     Raises:
-        OutputError: The store's disk is full or broken; what was written before stays.
+        OutputError: The store's disk is full or broken; finished cases stay.
     """
     if ranks.is_main:
         CaseStore(store_folder).remove_leftovers()
@@ -92,12 +92,12 @@ def _preprocess_to_store(case: CaseFiles, *, plan: DataPlan, store_folder: Path,
 
 
 def _paths(case: CaseFiles) -> list[Path]:
-    """List the files of a case once each; several channels may lie in one."""
+    """List the files of a case, each once; several channels may be in one file."""
     return [*dict.fromkeys(case.image_paths), *([] if case.label_path is None else [case.label_path])]
 
 
 def _sources(case: CaseFiles) -> list[str]:
-    """Describe each file by name, size and time of change: enough to notice an edit, and free of reading it."""
+    """Describe each file by name, size and modification time, which show a change without reading the file."""
     facts = [(path.name, path.stat()) for path in _paths(case)]
     channels = [f"volumes {case.volumes}"] if case.volumes else []
     annotated = [] if case.annotated is None else [f"annotated {sorted(case.annotated)}"]

@@ -86,7 +86,7 @@ def train(
     Args:
         run_folder: The folder made by `autoseg.plan`.
         fold: "all" trains on every case and leaves none for validation; 0, 1, .. leave one fold out.
-        epochs: The length in epochs; None: as planned.
+        epochs: The length in epochs; None uses that of the plan.
         max_minutes: The length in minutes of training; the learning rate's schedule ends when the time does.
         device: auto, cpu or cuda.
         offline: Use no network: pretrained weights of the hub come from its cache on this machine.
@@ -96,14 +96,14 @@ def train(
             loss. Their sum is minimized, or the term "total" if there is one.
         build_network: A function that takes the plan and returns a network, or None for autoseg's own. Prediction
             needs the same function.
-        callbacks: Objects that look on, see `autoseg.Callback`.
+        callbacks: Objects whose methods are called during training, see `autoseg.Callback`.
 
     Raises:
         UsageError: There is no plan, no such fold, or two lengths; or the fold began from another model.
         OutputError: The fold's folder cannot be written, or the disk is full.
         LockedError: Another run trains this fold, or plans in the run folder.
-        CheckpointError: Pretrained weights cannot be had or have another SHA-256, the model to begin from is damaged,
-            or an earlier state cannot be used.
+        CheckpointError: Pretrained weights cannot be loaded or have another SHA-256, the model to start from is
+            damaged, or an earlier state cannot be used.
         TrainingError: The loss stays not finite, or the device's memory is too small.
         RankLostError: Another process of this run is gone.
 
@@ -167,7 +167,7 @@ def _choose_length(plans: Plans, *, epochs: int | None, max_minutes: float | Non
 
 
 def _num_cpu_ranks(plans: Plans, device: torch.device) -> int:
-    """Return how many ranks this command starts: one per core of a CPU, unless torchrun has started it."""
+    """Return the number of ranks to start: one per core of a CPU, unless torchrun has started this process."""
     if device.type != "cpu" or rank_name():
         return 1
     num_slices = plans.slices_per_step * plans.training.gradient_accumulation
@@ -184,7 +184,7 @@ def _command(
     offline: bool,
     start: Path | str | None,
 ) -> list[str]:
-    """Return what the other ranks of a CPU run, as after `python -m`."""
+    """Return the command of the other ranks of a CPU, as after `python -m`."""
     command = ["autoseg.cli.train", str(run_folder), "--fold", fold, "--device", "cpu"]
     for option, value in (("--epochs", epochs), ("--max-minutes", max_minutes), ("--from", start)):
         command += [] if value is None else [option, str(value)]
@@ -192,7 +192,7 @@ def _command(
 
 
 def _prepare(context: TrainingContext, *, has_begun: bool) -> None:
-    """Remove what a killed run left half written, check the preprocessed cases, and say what is trained."""
+    """Remove temporary files of a killed run, check the preprocessed cases, and log what is trained."""
     if context.ranks.is_main:
         for folder in (context.folder, context.folder / "validation"):
             remove_leftovers(folder)
@@ -204,7 +204,7 @@ def _prepare(context: TrainingContext, *, has_begun: bool) -> None:
 
 @contextmanager
 def _hold(folder: Path, ranks: Ranks, *, is_shared: bool = False) -> Iterator[None]:
-    """Lock a folder for all ranks: rank 0 does, and the others wait until it has."""
+    """Lock a folder for all ranks: rank 0 locks it, and the others wait for that."""
     with ExitStack() as stack:
         if ranks.is_main:
             try:
@@ -219,7 +219,7 @@ def _hold(folder: Path, ranks: Ranks, *, is_shared: bool = False) -> Iterator[No
 
 
 def _facts(context: TrainingContext) -> dict[str, Any]:
-    """Return what all ranks must have in common."""
+    """Return the values that must be equal on all ranks."""
     digest = hashlib.sha256(context.plans.model_dump_json().encode()).hexdigest()
     cases = repr((context.training_cases, context.validation_cases)).encode(errors="surrogateescape")
     return {
@@ -235,7 +235,7 @@ def _facts(context: TrainingContext) -> dict[str, Any]:
 
 @contextmanager
 def _explained(folder: Path, device: torch.device) -> Iterator[None]:
-    """Turn a full disk or memory, wherever it shows, into an error that says what to do."""
+    """Convert errors of a full disk or memory to errors that say what to do."""
     try:
         yield
     except OSError as error:
@@ -250,10 +250,10 @@ def _explained(folder: Path, device: torch.device) -> Iterator[None]:
 
 
 def _refuse_damaged(context: TrainingContext) -> None:
-    """Read all preprocessed cases of a fold once, each by one rank; a damaged one is removed from the store.
+    """Read all preprocessed cases of a fold once, each on one rank; damaged ones are removed from the store.
 
     Raises:
-        DatasetError: Some are damaged.
+        DatasetError: Some cases are damaged.
     """
     store, ranks = context.store, context.ranks
     cases = list(dict.fromkeys([*context.training_cases, *context.validation_cases]))
@@ -287,7 +287,7 @@ def _announce(context: TrainingContext, *, weights: str) -> None:
 
 
 def _report(state: TrainState, context: TrainingContext, dice: CaseDice) -> TrainingResult:
-    """Say what the best model was and whether training waited for data, and return the result."""
+    """Log the best model and whether training waited for data, and return the result."""
     waiting = None
     if context.ranks.is_main:
         best = context.folder / BEST_MODEL_FILE_NAME

@@ -30,14 +30,14 @@ MAX_PROBLEMS_SHOWN = 12
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """What reading a dataset gave.
+    """The result of checking a dataset.
 
     Attributes:
-        dataset: As declared.
-        fingerprint: Of the usable cases.
-        layout: Problems of files and declarations.
-        contents: Problems inside the scans.
-        mapping: What the labels of several datasets mean; None for one.
+        dataset: The dataset as declared.
+        fingerprint: The fingerprint of the usable cases.
+        layout: The problems of files and declarations.
+        contents: The problems inside the scans.
+        mapping: The meaning of the labels of several datasets; None for one.
     """
 
     dataset: Dataset
@@ -48,19 +48,19 @@ class DatasetCheck:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """All problems, the dataset's own first."""
+        """Return all problems, those of the layout first."""
         return self.layout + self.contents
 
     @property
     def num_cases(self) -> int:
-        """Cases that the dataset names, usable or not."""
+        """Return the number of cases that the dataset names, usable or not."""
         return len({case.case_id for case in self.dataset.cases} | {p.case_id for p in self.problems if p.case_id})
 
 
 def check_dataset(
     dataset_root: Path, *, num_workers: int | None = None, cache: CaseCache | None = None
 ) -> DatasetCheck:
-    """Read a dataset and everything in it; nothing is written but the cache.
+    """Read a dataset and everything in it; only the cache is written.
 
     Args:
         dataset_root: The folder of the dataset.
@@ -68,7 +68,7 @@ def check_dataset(
         cache: The cases of earlier runs; those whose files did not change are not read again. None reads all.
 
     Raises:
-        DatasetError: Nothing is usable; carries all problems.
+        DatasetError: Nothing is usable; lists all problems.
         OSError: The cache cannot be written.
     """
     root = Path(dataset_root)
@@ -87,13 +87,13 @@ def check_dataset(
 
 
 def check_names(check: DatasetCheck, own: OwnDescriptions | None) -> tuple[Problem, ...]:
-    """Warn of organs that nothing is known of or that read alike, and of own descriptions that are of no organ."""
+    """Warn of organs without or with the same descriptions, and of the user's descriptions that fit no organ."""
     fingerprint, unused = use_own_descriptions(check.fingerprint, own)
     return unused + describe_organs(fingerprint)[1]
 
 
 def shorten_paths(problems: Iterable[Problem], *, root: Path) -> tuple[Problem, ...]:
-    """Shorten paths in messages to what lies below the dataset's folder."""
+    """Make paths in messages relative to the dataset's folder."""
     return tuple(replace(problem, message=_shorten(problem.message, root=root)) for problem in problems)
 
 
@@ -106,7 +106,7 @@ def _shorten(text: str, *, root: Path) -> str:
 def stop_at_errors(
     problems: Sequence[Problem], *, num_cases: int, on_bad: Literal["fail", "skip"], report: Path
 ) -> None:
-    """Stop the run where there are errors of the dataset as a whole, or of cases with `on_bad="fail"`.
+    """Stop the run if there are errors of the dataset as a whole, or of cases with `on_bad="fail"`.
 
     Args:
         problems: All problems that were found.
@@ -115,7 +115,7 @@ def stop_at_errors(
         report: The file that lists all problems.
 
     Raises:
-        DatasetError: The run cannot go on; carries all problems.
+        DatasetError: The run cannot continue; lists all problems.
     """
     errors = [problem for problem in problems if problem.is_error]
     of_dataset = [problem for problem in errors if not problem.case_id]

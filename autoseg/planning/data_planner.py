@@ -1,4 +1,4 @@
-"""The data part of a plan: channels, organs, regions, datasets, the grid.
+"""Plans the data part of a run: channels, organs, regions, datasets, the grid.
 
 Owns: `plan_data`, which calls its rules in order.
 Does not own: the rules (`rules/data.py`, `rules/datasets.py`), the other parts (`planner.py`), the organs' sentences

@@ -1,7 +1,7 @@
-"""The machine that a plan is made for, found without importing torch.
+"""Finds the device that a plan is made for, without importing torch.
 
 Owns: `find_device`.
-Does not own: what follows from it (`rules/`), which device a run then takes.
+Does not own: rules that depend on it (`rules/`), the device that a run uses (`system/torch_device.py`).
 """
 
 import importlib.metadata
@@ -24,11 +24,11 @@ def find_device(kind: Literal["auto", "cpu", "cuda"], *, memory_gib: float | Non
     """Describe the device.
 
     Args:
-        kind: "auto" takes CUDA where a GPU can be seen and torch was not installed for CPUs alone.
-        memory_gib: Memory of the device; none: ask the system.
+        kind: "auto" chooses CUDA if there is a GPU and torch was not installed for CPUs only.
+        memory_gib: The memory of the device; None asks the system.
 
     Raises:
-        UsageError: CUDA was asked for, and neither its memory is given nor a GPU can be seen; or the memory is no size.
+        UsageError: CUDA was asked for without a GPU or a given memory; or the memory is not a valid size.
     """
     if memory_gib is not None and not 0 < memory_gib <= 100_000:
         raise UsageError(f"--memory-gib {memory_gib} is no size of a memory; expected GiB, such as 24.")
@@ -47,7 +47,7 @@ def find_device(kind: Literal["auto", "cpu", "cuda"], *, memory_gib: float | Non
 
 
 def find_gpu_memory_gib() -> float | None:
-    """Return the memory of the first GPU that CUDA_VISIBLE_DEVICES leaves; None where there is none."""
+    """Return the memory of the first GPU in CUDA_VISIBLE_DEVICES; None if there is none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     program = shutil.which("nvidia-smi")
     if program is None or (visible is not None and visible.strip() in ("", "-1")):

@@ -1,7 +1,7 @@
-"""What planning takes of the machine: memory of a worker process, and room on the disk.
+"""Estimates the memory of a worker process and the disk space that planning needs.
 
-Owns: the estimates, from headers and facts alone, and the warning where the disk has too little room.
-Does not own: how many workers follow from it (`system/process_pool.py`).
+Owns: the estimates, from headers and facts alone, and the warning if the disk has too little space.
+Does not own: the number of workers that follows (`system/process_pool.py`).
 
 Measured by `benchmarks/planning_memory.py` in November 2026 on scans of 13 and 33 million voxels, int16, float32
 and float64, packed or not: reading and measuring took 12 to 16 bytes a voxel of a case with one channel (19 where all
@@ -47,9 +47,9 @@ def bytes_to_preprocess(cases: Sequence[CaseStatistics], plan: DataPlan) -> floa
 
 
 def warn_if_disk_is_short(folder: Path, cases: Sequence[CaseStatistics], plan: DataPlan) -> None:
-    """Warn where the preprocessed cases that are not there yet will hardly find room.
+    """Warn if the disk has too little space for the cases that are not preprocessed yet.
 
-    No more than a warning: what a quota leaves, or a disk that grows, nobody can ask for.
+    This is only a warning, since quotas and disks that grow are unknown.
     """
     due = [case for case in cases if not (folder / case.case_id).is_dir()]
     needed = STORED_BYTES_A_VOXEL * sum(_result_voxels(case, plan) for case in due)

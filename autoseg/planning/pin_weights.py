@@ -1,6 +1,6 @@
-"""Pretrained weights of the hub in a plan: pinned to a commit and a SHA-256, once.
+"""Pins pretrained weights of the hub in a plan to a commit and a SHA-256.
 
-Owns: `pin_weights`, and the reasons of what it writes.
+Owns: `pin_weights`, and the reasons that it writes.
 Does not own: addresses (`hub/address.py`), the hub (`hub/download.py`), changes by the user (`overrides.py`).
 """
 
@@ -15,16 +15,16 @@ log = logging.getLogger("autoseg")
 
 
 def pin_weights(plans: Plans, *, earlier: Plans | None = None, offline: bool = False) -> Plans:
-    """Return the plan with commit and SHA-256 of its weights, where they are the hub's; other plans as they are.
+    """Return the plan with the commit and SHA-256 of its weights, if they are from the hub.
 
     Args:
-        plans: With all changes.
-        earlier: Of the same run folder; what was asked for then and again now keeps its pin, and nobody is asked.
-        offline: Ask the hub's cache on this machine only.
+        plans: The plan with all changes.
+        earlier: The earlier plan of the same run folder, whose pin is kept if the address is the same.
+        offline: Whether to use only the hub's cache on this machine.
 
     Raises:
         CheckpointError: The hub or its cache does not have the file, or it has another SHA-256 than the plan says.
-        PlanError: The address is none, or the weights cannot fit the plan's backbone.
+        PlanError: The address is not valid, or the weights cannot fit the plan's backbone.
     """
     network = plans.network
     asked = network.weights
@@ -55,7 +55,7 @@ def pin_weights(plans: Plans, *, earlier: Plans | None = None, offline: bool = F
 
 
 def _earlier_pin(earlier: Plans, *, asked: NetworkPlan) -> tuple[str, str] | None:
-    """Return address and SHA-256 that an earlier plan found for the same question, or None."""
+    """Return the address and SHA-256 that an earlier plan found for the same address, or None."""
     old, none = earlier.network, Reason(rule="")
     questions = [
         earlier.reasons.get(f"network.{field}", none).facts.get("asked") for field in ("weights", "weights_sha256")
@@ -66,7 +66,7 @@ def _earlier_pin(earlier: Plans, *, asked: NetworkPlan) -> tuple[str, str] | Non
 
 
 def _check_backbone(network: NetworkPlan) -> None:
-    """Refuse Meta's weights of one size for a backbone of another before anything is fetched."""
+    """Refuse Meta's weights of another size than the backbone, before anything is downloaded."""
     if network.weights not in SHORT_NAMES:
         return
     size = next(size for size in SIZES if network.weights.endswith(f"_{size}"))

@@ -1,4 +1,4 @@
-"""From fingerprint and device to a plan, with a reason for every value.
+"""Makes a plan from a fingerprint and a device, with a reason for every value.
 
 Owns: `make_plans`, which resolves every value in the order in which they depend on each other.
 Does not own: the rules (`rules/`), the user's value in place of a rule's (`resolve.py`), the data part

@@ -1,10 +1,10 @@
-"""The dataset report: the state, the facts and every problem of every case, for programs (JSON) and people (a page).
+"""Writes the dataset report, with the state, the facts and the problems of every case, as JSON and as a page.
 
-Owns: the form of `dataset_report.json`, and the content of the page beside it.
+Owns: the form of `dataset_report.json`, and the content of the page.
 Does not own: finding problems (`fingerprint/fingerprint.py`, `datasets/dataset.py`), what follows from them
 (`pipelines/plan.py`), how the page looks (`dataset_report.html`, filled by `report_page.py`).
 
-The report has no time and no path of this machine in it: the same dataset gives the same bytes.
+The report contains no time and no path of this machine: the same dataset gives the same bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +59,7 @@ def describe_dataset(
     used: Sequence[str],
     problems: Mapping[str, Sequence[Problem]],
 ) -> dict[str, Any]:
-    """Return the content of `dataset_report.json`; arguments as of `write_report`."""
+    """Return the content of `dataset_report.json`; the arguments are those of `write_report`."""
     entries: list[dict[str, Any]] = [
         {"stage": stage, "case_id": item.case_id, "message": item.message, "is_error": item.is_error}
         for stage in STAGES
@@ -87,7 +87,7 @@ def describe_dataset(
 
 
 def _describe_case(case: CaseStatistics, *, channel_names: Sequence[str]) -> dict[str, Any]:
-    """Return what a person asks of a case; sizes are along canonical axes."""
+    """Return the facts of a case for people; sizes are along canonical axes."""
     return {
         "size_zyx": list(case.size_zyx),
         "spacing_zyx_mm": list(case.spacing_zyx_mm),

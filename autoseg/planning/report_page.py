@@ -1,8 +1,8 @@
-"""`dataset_report.html`: a dataset on one page, the cases with errors first; no script, no network.
+"""Writes `dataset_report.html`, a page about a dataset with the faulty cases first; no scripts, no network.
 
-Owns: the order of the cases, and figures as a person reads them. How it looks is in `dataset_report.html` beside it.
+Owns: the order of the cases, and the format of figures. The layout is in `dataset_report.html` beside this file.
 
-All names and messages are untrusted text: control characters are made visible here, and the template escapes the rest.
+Names and messages are untrusted text: control characters are made visible here, and the template escapes the rest.
 """
 
 import statistics
@@ -16,7 +16,7 @@ STATES = ("error", "warning", "good")  # the worst first
 
 
 def format_page(content: Mapping[str, Any]) -> str:
-    """Write the page of what `describe_dataset` gave."""
+    """Return the page for the result of `describe_dataset`."""
     from jinja2 import Environment, StrictUndefined  # a tenth of a second, that a check without a report does not need
 
     states = list(content["cases"].values())

@@ -1,4 +1,4 @@
-"""One value of a plan after another: the user's where there is one, or else the rule's, with the reason for it.
+"""Resolves the values of a plan one after another: the user's value, or else the rule's, with its reason.
 
 Owns: `Resolver`, which keeps values and reasons and builds the parts of a plan; rules that a caller adds.
 Does not own: the rules (`rules/`), the order in which values are resolved (`planner.py`), overlays and `--set`
@@ -28,7 +28,7 @@ Part = TypeVar("Part", bound=BaseModel)
 
 @dataclass(frozen=True)
 class RuleInput:
-    """What a rule that a caller adds may look at.
+    """The input of a rule that a caller adds.
 
     Attributes:
         fingerprint: The measurements of the dataset.
@@ -51,7 +51,7 @@ class Resolver:
 
     Attributes:
         values: The values resolved so far, by field.
-        reasons: Why they are what they are, by field.
+        reasons: The reasons of the values, by field.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Resolver:
         return Choice(value, choice.rule, choice.facts)
 
     def _set_reason(self, field: str, *, planned: Any) -> None:
-        """Say who set a value, and what the planner had chosen and why."""
+        """Record who set a value, and what the planner would have chosen and why."""
         owner = find_reason(self.reasons, field)
         facts = {"planned": TypeAdapter(Any).dump_python(planned, mode="json")}
         if owner is not None:

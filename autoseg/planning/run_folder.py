@@ -1,7 +1,7 @@
-"""The run folder while it is planned: held by one run, and its plan and folds written only where they changed.
+"""Locks the run folder while it is planned, and writes its plan and folds only if they changed.
 
 Owns: `own_folder`; when `plans.json` and `splits.json` stay as they are.
-Does not own: what stands in them (`planner.py`, `splits.py`), the order of the steps (`pipelines/plan.py`).
+Does not own: their content (`planner.py`, `splits.py`), the order of the steps (`pipelines/plan.py`).
 """
 
 import logging
@@ -29,11 +29,11 @@ log = logging.getLogger("autoseg")
 
 @contextmanager
 def own_folder(run_folder: Path, *, dataset_roots: Sequence[Path]) -> Iterator[None]:
-    """Hold the run folder for this process alone; a folder that cannot be written is an error before any work.
+    """Lock the run folder for this process; a folder that cannot be written is an error before any work.
 
     Raises:
-        UsageError: The folder lies in the dataset, or cannot be written.
-        LockedError: Another run has it.
+        UsageError: The folder is inside the dataset, or cannot be written.
+        LockedError: Another run has the lock.
         OutputError: The disk is full, or broken.
     """
     folder = run_folder.resolve()
@@ -56,7 +56,7 @@ def own_folder(run_folder: Path, *, dataset_roots: Sequence[Path]) -> Iterator[N
 
 
 def earlier_plans(run_folder: Path) -> Plans | None:
-    """Return the plans of an earlier run of the command, or None where there are none that can be read."""
+    """Return the plans of an earlier run of the command, or None if there are none that can be read."""
     try:
         return read_plans(run_folder / "plans.json")
     except (PlanError, UsageError):
@@ -64,7 +64,7 @@ def earlier_plans(run_folder: Path) -> Plans | None:
 
 
 def write_plans_if_new(plans: Plans, run_folder: Path) -> None:
-    """Write `plans.json` unless it holds just these plans; other plans make the old splits invalid."""
+    """Write `plans.json` unless it contains these plans already; other plans make the old splits invalid."""
     path = run_folder / "plans.json"
     try:
         is_new = bool(read_json(path) != plans.model_dump(mode="json"))
@@ -100,7 +100,7 @@ def write_splits_if_new(fingerprint: Fingerprint, *, plans: Plans, used: Sequenc
 
 
 def _split_cases(path: Path) -> set[str] | None:
-    """Return the cases of a file of folds, or None where there is none of the right form."""
+    """Return the cases in a file of folds, or None if there is no valid file."""
     try:
         folds = read_json(path)
         return {name for fold in folds for part in ("train", "validation") for name in fold[part]} if folds else None

@@ -1,4 +1,4 @@
-"""Folds for cross-validation: seeded, one patient in one fold, organs balanced.
+"""Makes the folds for cross-validation: seeded, each patient in one fold, with balanced organs.
 
 Owns: `make_splits`.
 Does not own: how many folds (`rules/training.py`), writing `splits.json` (`pipelines/plan.py`).
@@ -19,11 +19,11 @@ class HasPatient(Protocol):
 
     @property
     def case_id(self) -> str:
-        """The case."""
+        """Return the name of the case."""
 
     @property
     def patient_id(self) -> str:
-        """The patient, whose cases stay together."""
+        """Return the patient, whose cases stay together."""
 
 
 def make_splits(
@@ -35,13 +35,13 @@ def make_splits(
     among equal folds to the one with the fewest cases.
 
     Args:
-        cases: At least one case.
-        organs_of_case: The organs that are in each case; a missing case has none.
-        num_folds: At most as many as there are patients; with 1 all cases train and none validates.
-        seed: Decides among equal choices.
+        cases: The cases, at least one.
+        organs_of_case: The organs in each case; a missing case has none.
+        num_folds: The number of folds, at most that of patients; with 1 all cases are for training.
+        seed: The seed, which decides among equal choices.
 
     Returns:
-        One dict a fold with the sorted case ids of "train" and "validation".
+        One dict per fold with the sorted case ids of "train" and "validation".
     """
     patients: dict[str, list[str]] = defaultdict(list)
     for case in sorted(cases, key=lambda case: case.case_id):

@@ -1,11 +1,11 @@
-"""The measurements of each case in earlier runs, kept in one file so that only cases that changed are read again.
+"""Caches the measurements of each case in a file, so that later runs only read cases that changed.
 
 Owns: `CaseCache`, `CaseEntry`, `ValuesEntry`, `FileState`, the form of their file.
 Does not own: the measurements (`measure_case.py`), which cases are read (`extract.py`).
 
-A case counts as unchanged while its files have the same paths, sizes and times of change. The file has one line per
-case: a digest of the line, and the case as JSON. It is untrusted: lines that are damaged, of another form or of another
-declaration are ignored, and their cases are read again. It is always written whole, in place of the one before.
+A case counts as unchanged if its files have the same paths, sizes and modification times. The file has one line per
+case: a digest of the line, and the case as JSON. It is untrusted: lines that are damaged, of another format or of
+another declaration are ignored, and their cases are read again. It is always written as a whole.
 """
 
 import base64
@@ -39,14 +39,14 @@ class _Strict(BaseModel):
 
 
 class FileState(NamedTuple):
-    """Size in bytes and time of change of a file, by which it counts as unchanged."""
+    """The size and modification time of a file, by which it counts as unchanged."""
 
     num_bytes: int
     mtime_ns: int
 
 
 def find_states(paths: Iterable[Path]) -> tuple[FileState, ...] | None:
-    """Return the state of files; None where one cannot be found."""
+    """Return the state of files; None if one does not exist."""
     try:
         return tuple(FileState(stat.st_size, stat.st_mtime_ns) for stat in (path.stat() for path in paths))
     except OSError:
@@ -61,16 +61,16 @@ class KeptProblem(_Strict):
 
 
 class CaseEntry(_Strict):
-    """What is kept of one case.
+    """The measurements of one case.
 
     Attributes:
-        form: Of this line; raised where a case of the same files would be measured or judged otherwise than before.
-        case_id: The case.
-        recipe: Digest of all but its files that decides what is measured.
-        files: Its images by channel, then its label map.
-        facts: None where it cannot be used.
-        problems: As they were found.
-        sample: Voxels of its organs, packed.
+        form: The version of the format, raised when the measurements or checks change.
+        case_id: The name of the case.
+        recipe: A digest of everything that the measurements depend on, except for the files.
+        files: The states of its images by channel, then of its label map.
+        facts: The measurements; None if the case cannot be used.
+        problems: The problems of the case.
+        sample: A sample of the voxels of its organs, compressed.
     """
 
     form: Literal[1] = 1
@@ -82,14 +82,14 @@ class CaseEntry(_Strict):
     sample: str | None
 
     def to_result(self, *, patient_id: str, num_channels: int) -> CaseScanResult:
-        """Return what `scan_case` gave.
+        """Return the result of `scan_case`.
 
         Args:
-            patient_id: As it is declared now.
-            num_channels: Of the dataset.
+            patient_id: The patient as declared now.
+            num_channels: The number of channels of the dataset.
 
         Raises:
-            ValueError: The parts of the entry do not belong together.
+            ValueError: The parts of the entry do not fit together.
         """
         facts = self.facts
         if facts is not None:
@@ -102,13 +102,13 @@ class CaseEntry(_Strict):
 
 
 class ValuesEntry(_Strict):
-    """What is kept of a label map of a dataset that does not name its labels: the values in it.
+    """The values in a label map, for a dataset that does not name its labels.
 
     Attributes:
-        form: Of this line.
+        form: The version of the format.
         name: A digest of the path of the file.
-        file: As it was when it was read.
-        values: As `list_label_values` gave them.
+        file: The state of the file when it was read.
+        values: The result of `list_label_values`.
     """
 
     form: Literal["values 1"] = "values 1"
@@ -123,7 +123,7 @@ _ANY_ENTRY: TypeAdapter[CaseEntry | ValuesEntry] = TypeAdapter(
 
 
 def make_entry(result: CaseScanResult, *, recipe: str, files: tuple[FileState, ...]) -> CaseEntry | None:
-    """Make an entry of what `scan_case` gave; None for names that are no Unicode, which no line can hold."""
+    """Make an entry from the result of `scan_case`; None for names that are not Unicode, which JSON cannot store."""
     if not all(map(_is_unicode, (result.case_id, *(item.message for item in result.problems)))):
         return None
     return CaseEntry(
@@ -141,7 +141,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def cache_name(dataset: str | None) -> str:
-    """Return the name of the file in a run folder; `dataset` is the name of one of several, or None."""
+    """Return the name of the cache in a run folder; `dataset` is the name of one of several datasets, or None."""
     return f"{FILE_STEM}{'' if dataset is None else f'_{dataset}'}{FILE_ENDING}"
 
 
@@ -152,7 +152,7 @@ class CaseCache:
         """Read the entries.
 
         Args:
-            path: The file; None keeps nothing.
+            path: The file; None writes nothing.
         """
         self._path = path
         self._entries, self._values = ({}, {}) if path is None else _read(path)
@@ -162,22 +162,22 @@ class CaseCache:
         self._saved = time.monotonic()
 
     def find(self, case_id: str, *, recipe: str) -> CaseEntry | None:
-        """Return what is kept of a case, if it was measured by this recipe."""
+        """Return the entry of a case if it has this recipe."""
         entry = self._entries.get(case_id)
         return entry if entry is not None and entry.recipe == recipe else None
 
     def find_values(self, name: str) -> ValuesEntry | None:
-        """Return what is kept of a label map."""
+        """Return the entry of a label map."""
         self._asked.add(name)
         return self._values.get(name)
 
     def keep_values(self, entry: ValuesEntry) -> None:
-        """Keep the values of a label map; they are on the disk after `save`."""
+        """Add the values of a label map; `save` writes them."""
         self._values[entry.name] = entry
         self._is_changed = True
 
     def keep(self, entry: CaseEntry) -> None:
-        """Keep an entry; it is on the disk after some seconds, at the latest after `save`.
+        """Add an entry, which is written every few seconds and by `save`.
 
         Raises:
             OSError: The file cannot be written.
@@ -193,7 +193,7 @@ class CaseCache:
         return list(self._entries.values())
 
     def forget_others(self, case_ids: Iterable[str]) -> None:
-        """Drop what is kept of all other cases, and of label maps that nobody asked for."""
+        """Drop the entries of all other cases, and of label maps that were not looked up."""
         others, unasked = self._entries.keys() - set(case_ids), self._values.keys() - self._asked
         self._is_changed |= bool(others or unasked)
         for case_id in others:
@@ -253,7 +253,7 @@ def _unpack(text: str, *, num_channels: int) -> np.ndarray:
     """Return the (C, N) float32 sample, finite, of at most `MAX_SAMPLE_PER_CASE` columns.
 
     Raises:
-        ValueError: The text is something else.
+        ValueError: The text is not a sample.
     """
     most = 4 * num_channels * MAX_SAMPLE_PER_CASE
     try:

@@ -1,7 +1,7 @@
-"""What is measured of one case: intensities, grid, organs, likeness of neighboring slices.
+"""Measures one case: intensities, grid, organs, similarity of neighboring slices.
 
 Owns: `CaseStatistics` and its parts, and the functions that measure arrays.
-Does not own: reading files and judging them (`fingerprint.py`), choosing anything (`rules/`).
+Does not own: reading and checking files (`measure_case.py`), decisions (`rules/`).
 
 Arrays are canonical zyx where an axis matters. Facts that depend on the slice axis are measured for all three axes,
 since the slice axis is chosen only once all cases are known.
@@ -23,7 +23,7 @@ Size = tuple[int, int, int]
 
 
 class Facts(BaseModel):
-    """The base of everything measured: frozen, strict, finite."""
+    """The base class of all measurements: frozen, strict, finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -42,7 +42,7 @@ class IntensityStatistics(Facts):
 
 
 class ChannelStatistics(Facts):
-    """One channel of one case; `foreground` is None where no organ is annotated."""
+    """The intensities of one channel of one case; `foreground` is None without annotated organs."""
 
     whole: IntensityStatistics
     foreground: IntensityStatistics | None
@@ -52,13 +52,13 @@ class OrganStatistics(Facts):
     """One organ in one case, in which it has at least one voxel.
 
     Attributes:
-        name: The organ's name in the dataset.
-        num_voxels: Its voxels.
-        volume_ml: Their volume.
-        num_components: Connected parts (voxels that touch by a corner are connected).
-        slices_zyx: Slices with the organ in them, cutting along z, y and x.
-        slice_fraction_zyx: These, as a share of the slices of the cropped case.
-        width_zyx_mm: In-plane width when cutting along z, y and x: the diameter of the circle that has the area of the
+        name: The name of the organ in the dataset.
+        num_voxels: The number of voxels.
+        volume_ml: The volume.
+        num_components: The number of connected components (voxels with a common corner are connected).
+        slices_zyx: The number of slices with the organ along z, y and x.
+        slice_fraction_zyx: The same as a fraction of the slices of the cropped case.
+        width_zyx_mm: The in-plane width for slices along z, y and x: the diameter of a circle with the area of the
             organ's mean slice.
     """
 
@@ -72,20 +72,20 @@ class OrganStatistics(Facts):
 
 
 class CaseStatistics(Facts):
-    """All that planning knows of one case; axes are canonical.
+    """All measurements of one case; axes are canonical.
 
     Attributes:
-        case_id: The case.
-        patient_id: Cases of one patient stay in one fold.
-        spacing_zyx_mm: Spacing of the voxels.
-        size_zyx: Size of the whole scan.
-        cropped_size_zyx: Size of the box that holds every voxel that is non-zero in any channel.
-        removed_fraction: Share of the voxels outside of that box.
-        slice_correlation_zyx: Mean correlation of neighboring slices, cutting along z, y and x; 0 for a single slice.
-        channels: Intensities of each channel.
-        organs: The organs that are there; absent ones are left out.
-        dataset: Whose case it is, where several are planned together.
-        voxel_digest: The same for two scans with the same voxels, whatever the order of their files' axes; "" for a
+        case_id: The name of the case.
+        patient_id: The patient; cases of one patient stay in one fold.
+        spacing_zyx_mm: The spacing of the voxels.
+        size_zyx: The size of the whole scan.
+        cropped_size_zyx: The size of the smallest box with all voxels that are not zero in some channel.
+        removed_fraction: The fraction of the voxels outside of that box.
+        slice_correlation_zyx: The mean correlation of neighboring slices along z, y and x; 0 for a single slice.
+        channels: The intensities of each channel.
+        organs: The organs that are present.
+        dataset: The name of its dataset, if several are planned together.
+        voxel_digest: A digest that is equal for scans with the same voxels, whatever the order of their axes; "" for a
             constant scan.
     """
 
@@ -103,7 +103,7 @@ class CaseStatistics(Facts):
 
 
 def measure_intensities(voxels: np.ndarray) -> IntensityStatistics:
-    """Measure any number (at least one) of finite voxels; percentiles of many voxels come from an even selection."""
+    """Measure one or more finite voxels; percentiles of many voxels are computed from an evenly spaced selection."""
     voxels = voxels.reshape(-1)
     few = thin_out(voxels, at_most=MAX_VOXELS_FOR_PERCENTILES)
     low, median, high = np.percentile(few, [0.5, 50.0, 99.5])
@@ -120,12 +120,12 @@ def measure_intensities(voxels: np.ndarray) -> IntensityStatistics:
 
 
 def thin_out(voxels: np.ndarray, *, at_most: int) -> np.ndarray:
-    """Return every n-th element of a flat array so that at most `at_most` are left."""
+    """Return every n-th element of a flat array, so that at most `at_most` remain."""
     return voxels[:: max(1, -(-voxels.size // at_most))]
 
 
 def sample_voxels(voxels: np.ndarray, *, case_id: str) -> np.ndarray:
-    """Draw up to `MAX_SAMPLE_PER_CASE` columns of a (C, N) array; the case's name is the seed, whatever the order."""
+    """Draw up to `MAX_SAMPLE_PER_CASE` columns of a (C, N) array, with the name of the case as seed."""
     if voxels.shape[1] <= MAX_SAMPLE_PER_CASE:
         return voxels
     seed = int.from_bytes(hashlib.blake2b(case_id.encode(errors="surrogateescape"), digest_size=8).digest(), "little")
@@ -136,8 +136,7 @@ def sample_voxels(voxels: np.ndarray, *, case_id: str) -> np.ndarray:
 def measure_slice_correlation(image_zyx: np.ndarray, *, axis: int) -> float:
     """Return the mean Pearson correlation of neighboring slices along an axis.
 
-    A selection of the pairs and of the pixels is measured. Pairs with a constant slice do not
-    count; 0 where none is left.
+    A selection of the pairs and of the pixels is measured. Pairs with a constant slice do not count; 0 if none is left.
     """
     slices = np.moveaxis(image_zyx, axis, 0)
     if slices.shape[0] < 2:
@@ -166,12 +165,12 @@ def measure_organs(
 
     Args:
         labels_zyx: Label values, none of them negative.
-        names: Value and name of each organ; other values are passed over.
-        spacing_zyx_mm: Spacing of the voxels.
-        cropped_size_zyx: Size of the cropped case, for the share of slices.
+        names: The name of each organ by value; other values are skipped.
+        spacing_zyx_mm: The spacing of the voxels.
+        cropped_size_zyx: The size of the cropped case, for the fraction of slices.
 
     Returns:
-        The organs that are there, in the order of their values.
+        The organs that are present, in the order of their values.
     """
     import scipy.ndimage  # slow to import; only cases with labels need it
 
@@ -218,7 +217,7 @@ def _measure_organ(
 
 
 def digest_voxels(channels: Sequence[np.ndarray]) -> str:
-    """Return a digest that scans with the same voxels share, whatever the data type; "" if all are constant."""
+    """Return a digest that is equal for scans with the same voxels, whatever the data type; "" if all are constant."""
     digest = hashlib.blake2b(digest_size=12)
     is_constant = True
     for channel in channels:

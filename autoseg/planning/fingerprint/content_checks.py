@@ -1,7 +1,7 @@
-"""What can be wrong inside the scans of one case, as messages with values and remedies.
+"""Checks the contents of scans: grids, label values, intensities, duplicates.
 
-Owns: the checks of grids, label values and intensities; each returns `Problem`s and raises nothing.
-Does not own: damage of files (`io/image.py`), the layout of a dataset (`datasets/dataset.py`), collecting
+Owns: the checks, each of which returns `Problem`s with values and remedies, and raises nothing.
+Does not own: damaged files (`io/image.py`), the layout of a dataset (`datasets/dataset.py`), collecting the problems
 (`fingerprint.py`).
 """
 
@@ -21,9 +21,9 @@ MAX_VALUES_SHOWN = 8
 
 
 def check_grids(case_id: str, *, image: ImageGeometry, others: Mapping[str, ImageGeometry]) -> list[Problem]:
-    """Compare the grid of the first channel with those of the other channels and the label.
+    """Compare the grid of the first channel with those of the other channels and the label map.
 
-    A shift below 0.1 voxel is repaired by taking the first channel's grid, and noted; more is an error.
+    A shift below 0.1 voxel is a warning, and the first channel's grid is used; a larger one is an error.
     """
     problems = []
     for name, geometry in others.items():
@@ -80,14 +80,14 @@ def _declared(organs: Mapping[int, str]) -> str:
 
 
 def check_intensities(case_id: str, *, channel_name: str, facts: IntensityStatistics) -> list[Problem]:
-    """Note a constant channel, and a CT whose values are no Hounsfield units."""
+    """Warn of a constant channel, and of a CT whose values are not Hounsfield units."""
     is_ct = find_modality([channel_name]) == "ct"
     text = describe_odd_values(facts.minimum, facts.maximum, channel=channel_name, is_ct=is_ct)
     return [] if text is None else [Problem(case_id, text, is_error=False)]
 
 
 def check_duplicates(cases: Iterable[CaseStatistics]) -> list[Problem]:
-    """Note cases whose scans hold the same voxels: one in training and one in validation would be a leak."""
+    """Warn of cases with the same voxels, which would be a leak between training and validation."""
     first_of: dict[str, str] = {}
     problems = []
     for case in cases:
@@ -101,11 +101,11 @@ def check_duplicates(cases: Iterable[CaseStatistics]) -> list[Problem]:
 
 
 def check_annotations(cases: Iterable[CaseStatistics], *, annotated: Mapping[str, Collection[str]]) -> list[Problem]:
-    """Note organs in a label map that `annotated_labels` says nobody annotated there.
+    """Warn of organs in a label map that were not annotated there according to `annotated_labels`.
 
     Args:
-        cases: What was measured.
-        annotated: Names of the organs that were annotated, of the cases in which not all were.
+        cases: The measurements.
+        annotated: The names of the annotated organs, for the cases in which some were not.
     """
     problems = []
     for case in cases:
@@ -122,7 +122,7 @@ def check_annotations(cases: Iterable[CaseStatistics], *, annotated: Mapping[str
 
 
 def check_organs_present(cases: Sequence[CaseStatistics], *, labels: LabelSet) -> list[Problem]:
-    """Refuse organs that no case holds."""
+    """Refuse organs that are in no case."""
     present = {organ.name for case in cases for organ in case.organs}
     return [
         Problem(

@@ -1,7 +1,7 @@
 """Reads and measures all cases of a dataset, except for those that an earlier run has measured.
 
-Owns: `scan_cases`, `list_values_once`, and what beside its files decides whether a case must be read again.
-Does not own: one case (`measure_case.py`), what is kept (`case_cache.py`), worker processes (`system/process_pool.py`).
+Owns: `scan_cases`, `list_values_once`, and when a case must be read again.
+Does not own: one case (`measure_case.py`), the cache (`case_cache.py`), worker processes (`system/process_pool.py`).
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class _DueCase:
 
     @property
     def case_id(self) -> str:
-        """Name the case, for messages about its process."""
+        """Return the name of the case, for messages about its process."""
         return self.case.case_id
 
 
@@ -113,7 +113,7 @@ def list_values_once(path: Path, *, cache: CaseCache) -> Sequence[int]:
 
 
 def _scan(due: _DueCase, *, dataset: Dataset) -> tuple[CaseScanResult, CaseEntry | None]:
-    """Read a case, in a worker; there is no entry where a file changed while it was read."""
+    """Read a case in a worker; there is no entry if a file changed while it was read."""
     paths = _paths(due.case)
     before = find_states(paths)
     result = scan_case(due.case, dataset=dataset)
@@ -130,13 +130,13 @@ def _result(entry: CaseEntry, case: CaseFiles, *, dataset: Dataset) -> CaseScanR
 
 
 def _describe(dataset: Dataset) -> str:
-    """Say what decides, in every case, what is measured and said about it."""
+    """Return everything about the dataset that the measurements of a case depend on."""
     organs = [(organ.name, organ.value) for organ in dataset.labels.organs]
     return repr((__version__, dataset.channel_names, organs, dataset.labels.ignore_value))
 
 
 def _recipe(case: CaseFiles, declared: str) -> str:
-    """Digest what decides, beside the content of its files, what is measured of a case and said about it."""
+    """Return a digest of everything that the measurements of a case depend on, except for its files."""
     names = [str(path.absolute()) for path in _paths(case)]
     recipe = repr((declared, case.case_id, names, case.volumes))
     return _digest(recipe)
@@ -148,5 +148,5 @@ def _digest(text: str) -> str:
 
 
 def _paths(case: CaseFiles) -> Sequence[Path]:
-    """List the files of a case once each; several channels may lie in one."""
+    """List the files of a case, each once; several channels may be in one file."""
     return [*dict.fromkeys(case.image_paths), *([] if case.label_path is None else [case.label_path])]

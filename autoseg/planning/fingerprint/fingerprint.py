@@ -1,7 +1,7 @@
-"""The fingerprint: what was measured of every case of a dataset, and what is wrong with its contents.
+"""Makes the fingerprint of a dataset: the measurements of every case, and the problems of their contents.
 
 Owns: `Fingerprint`, `make_fingerprint`.
-Does not own: how a case is read and measured (`measure_case.py`), what is kept of earlier runs (`case_cache.py`),
+Does not own: how a case is read and measured (`measure_case.py`), the cache of earlier runs (`case_cache.py`),
 decisions (`rules/`).
 """
 
@@ -22,7 +22,7 @@ AXIS_NUMBER: Mapping[Axis, int] = {"z": 0, "y": 1, "x": 2}
 
 
 class OrganEntry(Facts):
-    """An organ as the dataset declares it; `part_of` are regions that tell what it is where its name does not."""
+    """An organ as the dataset declares it; `part_of` are the regions that define it if it has no name of its own."""
 
     name: str
     value: int
@@ -49,11 +49,11 @@ class DatasetEntry(Facts):
     """One of several datasets that are planned together.
 
     Attributes:
-        name: Begins the ids of its cases.
-        channel_names: In the order of the channels.
-        labels: What its label values mean.
-        ignore_value: Label value that counts nowhere.
-        foreground: As of `Fingerprint`, in its own cases.
+        name: The name, with which the ids of its cases begin.
+        channel_names: The names of the channels, in order.
+        labels: The meaning of its label values.
+        ignore_value: The value of voxels that are ignored, or None.
+        foreground: As for `Fingerprint`, from its own cases.
     """
 
     name: str
@@ -64,18 +64,18 @@ class DatasetEntry(Facts):
 
 
 class Fingerprint(Facts):
-    """All that the planner knows of a dataset.
+    """Everything that the planner knows about a dataset.
 
     Attributes:
-        version: Of this form.
-        dataset_name: From the dataset.
-        channel_names: In the order of the channels.
-        organs: In the order of the dataset.
-        ignore_value: Label value that counts nowhere.
-        foreground: For each channel the intensities of the organs' voxels; every case gives at most the same number.
-        cases: Facts of every usable case.
+        version: The version of the format.
+        dataset_name: The name of the dataset.
+        channel_names: The names of the channels, in order.
+        organs: The organs, in the order of the dataset.
+        ignore_value: The value of voxels that are ignored, or None.
+        foreground: The intensities of the organs' voxels per channel; each case contributes at most the same number.
+        cases: The measurements of every usable case.
         regions: Named unions of organs.
-        datasets: Where several are planned together; the channels and foreground above are then the first one's.
+        datasets: The datasets, if several are planned together; channels and foreground are those of the first.
     """
 
     version: Literal[1] = 1
@@ -90,31 +90,31 @@ class Fingerprint(Facts):
 
     @property
     def spacings_zyx_mm(self) -> np.ndarray:
-        """Spacing of each case, (N, 3)."""
+        """Return the spacing of each case, (N, 3)."""
         return np.array([case.spacing_zyx_mm for case in self.cases])
 
     @property
     def cropped_sizes_zyx(self) -> np.ndarray:
-        """Size of each cropped case in voxels, (N, 3)."""
+        """Return the size of each cropped case in voxels, (N, 3)."""
         return np.array([case.cropped_size_zyx for case in self.cases])
 
     def organ_widths_mm(self, axis: Axis) -> dict[str, float]:
-        """Return the median in-plane width of each organ, cutting along an axis; absent organs are left out.
+        """Return the median in-plane width of each organ for slices along an axis; absent organs are left out.
 
-        Where organs are in regions alone, of these.
+        Organs that are only part of regions are replaced by these regions.
         """
         number = AXIS_NUMBER[axis]
         return self._medians(lambda case: ((organ.name, organ.width_zyx_mm[number]) for organ in case.organs))
 
     def organ_extents_mm(self, axis: Axis) -> dict[str, float]:
-        """Return the median extent of each organ along an axis, counting the slices that hold it."""
+        """Return the median extent of each organ along an axis, from the number of slices that contain it."""
         number = AXIS_NUMBER[axis]
         return self._medians(
             lambda case: ((organ.name, organ.slices_zyx[number] * case.spacing_zyx_mm[number]) for organ in case.organs)
         )
 
     def organ_components(self) -> dict[str, list[int]]:
-        """Return for each organ the number of its connected pieces in every case that holds it."""
+        """Return the number of connected components of each organ in every case that contains it."""
         found: dict[str, list[int]] = {organ.name: [] for organ in self.organs}
         for case in self.cases:
             for organ in case.organs:
@@ -123,7 +123,7 @@ class Fingerprint(Facts):
         return found
 
     def patient_groups(self) -> dict[str, str]:
-        """Return for each case the name of its group: cases of one patient, or with the same voxels, share one."""
+        """Return the group of each case: cases of one patient, or with the same voxels, are in one group."""
         group_of = {case.case_id: case.patient_id for case in self.cases}
         first_of: dict[str, str] = {}
         for case in self.cases:
@@ -148,16 +148,16 @@ def make_fingerprint(
     """Scan all cases in parallel.
 
     Args:
-        dataset: Its cases, channels and labels.
-        num_workers: Processes.
-        cache: What earlier runs measured; cases whose files are the same are not read again. None: all are read.
+        dataset: The dataset.
+        num_workers: The number of processes.
+        cache: The measurements of earlier runs; cases whose files did not change are not read again. None reads all.
 
     Returns:
-        The fingerprint of the usable cases, and every problem of every case in the order of the cases. What reading
-        the dataset's layout found (`dataset.problems`) is not repeated.
+        The fingerprint of the usable cases, and every problem of every case in the order of the cases. Problems of the
+        layout (`dataset.problems`) are not repeated.
 
     Raises:
-        DatasetError: No case is usable; carries all problems.
+        DatasetError: No case is usable; lists all problems.
     """
     results = scan_cases(dataset, num_workers=num_workers, cache=cache or CaseCache(None))
     problems = [problem for result in results for problem in result.problems]

@@ -1,4 +1,4 @@
-"""One case of a dataset read once: its contents checked, then measured.
+"""Reads one case of a dataset once, checks its contents, and measures it.
 
 Owns: `CaseScanResult`, `scan_case`.
 Does not own: the single measurements (`case_statistics.py`) and checks (`content_checks.py`), many cases
@@ -27,12 +27,12 @@ from autoseg.planning.fingerprint.content_checks import check_grids, check_inten
 
 @dataclass(frozen=True)
 class CaseScanResult:
-    """What reading one case gave.
+    """The result of reading one case.
 
     Attributes:
-        case_id: The case.
-        facts: None where the case cannot be used.
-        problems: Errors (then there are no facts) and warnings.
+        case_id: The name of the case.
+        facts: The measurements; None if the case cannot be used.
+        problems: The errors (then there are no facts) and warnings.
         sample: (C, N) float32, foreground voxels for the percentiles of the dataset.
     """
 
@@ -55,8 +55,8 @@ def scan_case(case: CaseFiles, *, dataset: Dataset) -> CaseScanResult:
     """Read a case once, check its contents and measure it.
 
     Args:
-        case: The case; its label must be there.
-        dataset: Declares channels and labels; its list of cases is not used.
+        case: The case, which must have a label map.
+        dataset: The dataset with channels and labels; its list of cases is not used.
     """
     try:
         opened, problems = _open_case(case, dataset=dataset)
@@ -130,7 +130,7 @@ def _measure_case(opened: _OpenCase, *, dataset: Dataset) -> tuple[CaseStatistic
 
 
 def _pick_foreground(arrays: list[np.ndarray], *, labels: np.ndarray, ignore_value: int | None) -> np.ndarray | None:
-    """Return the organs' voxels, (C, N) float32; None where there is none."""
+    """Return the organs' voxels, (C, N) float32; None if there are none."""
     mask = labels > 0
     if ignore_value is not None:
         mask &= labels != ignore_value

@@ -1,7 +1,7 @@
-"""Names of several datasets in one plan, and of their cases: <dataset>__<case>.
+"""Names several datasets in one plan, and their cases: <dataset>__<case>.
 
 Owns: `name_datasets`, `name_case`, `name_problem`.
-Does not own: what is joined under these names (`merge_datasets.py`).
+Does not own: joining the datasets (`merge_datasets.py`).
 """
 
 import os
@@ -19,7 +19,7 @@ MOST_BYTES_OF_NAME = 60
 def name_datasets(roots: Sequence[Path]) -> tuple[str, ...]:
     """Return a short, unique name per dataset: that of its folder, numbered where two are the same.
 
-    A name holds no separator and does not end with a part of one, so that the id of a case names its dataset.
+    A name contains no separator and does not end with a part of one, so that the id of a case identifies its dataset.
     """
     names: list[str] = []
     for root in roots:
@@ -33,7 +33,7 @@ def name_datasets(roots: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _short_name(root: Path) -> str:
-    """Return the name of a folder without what a case's id, a terminal or JSON could not hold."""
+    """Return the name of a folder without characters that ids, terminals or JSON do not allow."""
     text = os.fsencode(root.resolve().name).decode(errors="replace")
     text = "".join(letter if letter.isprintable() else "_" for letter in text).strip().lstrip(".")
     cut = text.encode()[:MOST_BYTES_OF_NAME].decode(errors="ignore")
@@ -44,14 +44,14 @@ def refuse_the_same(roots: Sequence[Path]) -> None:
     """Refuse a folder that is given twice.
 
     Raises:
-        UsageError: One is.
+        UsageError: A folder is given twice.
     """
     if len({root.resolve() for root in roots}) < len(roots):
         raise UsageError("a dataset is given twice. Name each folder once.")
 
 
 def name_problem(problem: Problem, dataset: str) -> Problem:
-    """Say whose problem it is."""
+    """Return a problem with the name of its dataset."""
     if problem.case_id:
         return replace(problem, case_id=name_case(dataset, problem.case_id))
     return replace(problem, message=f"{dataset}: {problem.message}")

@@ -1,7 +1,7 @@
-"""What can be wrong with several datasets together, though each by itself is sound.
+"""Checks several datasets for problems that they only have together.
 
 Owns: the checks of channels, of scans in two datasets, of names that are too long together.
-Does not own: one dataset (`planning/checks.py`), putting them together (`merge_datasets.py`).
+Does not own: one dataset (`planning/checks.py`), joining datasets (`merge_datasets.py`).
 """
 
 import os
@@ -18,10 +18,10 @@ from autoseg.planning.organ_texts.organ_sentences import modality_name
 
 
 def refuse_other_channels(checks: Mapping[str, DatasetCheck]) -> None:
-    """Refuse datasets with other numbers of channels, and with the same channels in another order.
+    """Refuse datasets with different numbers of channels, or the same channels in another order.
 
     Raises:
-        DatasetError: They do not go together.
+        DatasetError: The datasets do not fit together.
     """
     counts = {name: check.fingerprint.channel_names for name, check in checks.items()}
     if len({len(names) for names in counts.values()}) > 1:
@@ -42,7 +42,7 @@ def refuse_other_channels(checks: Mapping[str, DatasetCheck]) -> None:
 
 
 def warn_of_other_channels(checks: Mapping[str, DatasetCheck]) -> tuple[Problem, ...]:
-    """Warn of several channels that one modality has under other names, since they are taken for the same."""
+    """Warn of channels of one modality with other names, since they are treated as the same."""
     first_of: dict[str, str] = {}
     problems = []
     for name, check in checks.items():
@@ -57,7 +57,7 @@ def warn_of_other_channels(checks: Mapping[str, DatasetCheck]) -> tuple[Problem,
 
 
 def warn_of_silent_datasets(mapping: LabelMapping) -> tuple[Problem, ...]:
-    """Warn of datasets all of whose labels mean background."""
+    """Warn of datasets whose labels all mean background."""
     return tuple(
         Problem("", f"{name}: no label of it means an organ, so nothing is learnt from its cases.", is_error=False)
         for name, labels in mapping.labels.items()
@@ -80,7 +80,7 @@ def check_long_ids(checks: Mapping[str, DatasetCheck]) -> tuple[Problem, ...]:
 
 
 def check_duplicates_across(fingerprint: Fingerprint) -> tuple[Problem, ...]:
-    """Note scans that are in two datasets; those that are twice in one are told of already."""
+    """Warn of scans that are in two datasets; duplicates within one dataset are reported already."""
     first_of: dict[tuple[str | None, str], str] = {}
     for case in fingerprint.cases:
         first_of.setdefault((case.dataset, case.voxel_digest), case.case_id)

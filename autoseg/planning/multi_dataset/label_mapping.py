@@ -1,18 +1,18 @@
-"""One list of organs for several datasets: which label of which dataset means which organ or region.
+"""Maps the labels of several datasets onto one list of organs and regions.
 
 Owns: `LabelMapping`, and how it is found by name and synonym.
 Does not own: its file, which a user may edit (`mapping_file.py`), the joint fingerprint (`merge_datasets.py`), when two
-names are of one organ (`organs/relations.py`).
+names mean one organ (`organs/relations.py`).
 
-Two labels are one organ where the built-in knowledge knows them as names of one structure, or where they read alike
-(case, order of words, plural and spelling make no difference). Names that each dataset gives another meaning, such as
-"cancer", stay apart. A label becomes a region, "one of these, nobody said which", where other datasets look closer:
+Two labels are one organ if the built-in knowledge has them as names of one structure, or if their names are equal
+(case, word order, plural and spelling do not matter). Names whose meaning differs between datasets, such as "cancer",
+stay separate. A label becomes a region, "one of these organs", if other datasets are more specific:
 
     "kidney" in A, "left kidney" and "right kidney" in B     kidney in A means the region {left kidney, right kidney}
     "liver" in A, "liver" and "liver tumour" in B            liver in A means the region {liver, liver tumour}
     "lung" in A, "lung tumour" alone in B                    lung in A means the region {lung, lung tumour}
 
-In the last line no label means the organ lung alone; it is what is left of the region, and learnt as that.
+In the last line no label means the organ lung alone; it is learned as the rest of the region.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,12 +34,12 @@ class MappedRegion:
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """What the labels of several datasets mean.
+    """The meaning of the labels of several datasets.
 
     Attributes:
-        organs: Names, in the order of the plan.
-        regions: Unions of them.
-        labels: For each dataset, what each of its labels means: an organ, a region, or None, the background.
+        organs: The names of the organs, in the order of the plan.
+        regions: Unions of organs.
+        labels: The meaning of each label of each dataset: an organ, a region, or None for the background.
     """
 
     organs: tuple[str, ...]
@@ -48,10 +48,10 @@ class LabelMapping:
 
 
 def unify_labels(datasets: Mapping[str, LabelSet]) -> LabelMapping:
-    """Find out which labels of several datasets mean the same.
+    """Find the labels of several datasets that mean the same.
 
     Args:
-        datasets: Labels by the name of the dataset, in the order that the organs shall have.
+        datasets: The labels by the name of the dataset, in the order for the organs.
     """
     organs, organ_of = _unify_names(datasets)
     members = _find_members(datasets, organs=organs, organ_of=organ_of)
@@ -70,7 +70,7 @@ def unify_labels(datasets: Mapping[str, LabelSet]) -> LabelMapping:
 
 
 def _unify_names(datasets: Mapping[str, LabelSet]) -> tuple[tuple[str, ...], dict[Label, str]]:
-    """Give every label an organ; the first dataset that has an organ names it."""
+    """Assign an organ to every label; the first dataset with an organ names it."""
     of_key: dict[tuple[str, ...], str] = {}
     names = _Names()
     organ_of: dict[Label, str] = {}
@@ -89,9 +89,9 @@ def _unify_names(datasets: Mapping[str, LabelSet]) -> tuple[tuple[str, ...], dic
 
 
 def _key(label: Organ) -> tuple[str, ...] | None:
-    """Return what labels of one organ share; of a part that only regions name, the words that say in and out of which.
+    """Return a key that is equal for labels of one organ; for a part without a name, the words of its regions.
 
-    None: it is like no label of another dataset.
+    None means that it equals no label of another dataset.
     """
     if not label.part_of:
         return organ_key(label.name)
@@ -103,9 +103,9 @@ def _key(label: Organ) -> tuple[str, ...] | None:
 def _find_members(
     datasets: Mapping[str, LabelSet], *, organs: Iterable[str], organ_of: Mapping[Label, str]
 ) -> dict[Label, tuple[str, ...]]:
-    """Find for each label the organs that it may be: where other datasets look closer, several.
+    """Find the organs that each label may mean, which are several if other datasets are more specific.
 
-    What a label may be beside the organ itself is a lesion in it that its dataset does not tell from it.
+    Besides the organ itself, a label may mean a lesion in it that its dataset does not label separately.
     """
     finer = FinerNames(organs)
     declared = {
@@ -134,13 +134,13 @@ def _find_members(
 def _declared_regions(
     labels: LabelSet, dataset: str, *, organ_of: Mapping[Label, str]
 ) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the regions that a dataset itself names, with the organs of its parts."""
+    """Return the regions that a dataset itself names, with their organs."""
     of_value = {label.value: organ_of[dataset, label.name] for label in labels.organs}
     return [(region.name, tuple(of_value[value] for value in region.values)) for region in labels.regions]
 
 
 def _same_region(organ: str, *, regions: Iterable[tuple[str, tuple[str, ...]]], own: set[str]) -> tuple[str, ...]:
-    """Return the parts of the region that another dataset calls as this one calls an organ; () where there is none."""
+    """Return the parts of another dataset's region with the name of this organ; () if there is none."""
     key = organ_key(organ)
     found = (parts for name, parts in regions if key is not None and organ_key(name) == key and not own & set(parts))
     return next(found, ())
@@ -149,10 +149,10 @@ def _same_region(organ: str, *, regions: Iterable[tuple[str, tuple[str, ...]]], 
 def _expand(
     cores: Mapping[Label, tuple[str, ...]], *, organ_of: Mapping[Label, str]
 ) -> tuple[dict[Label, tuple[str, ...]], dict[str, tuple[str, ...]]]:
-    """Replace organs that every dataset splits up, such as "kidney" beside left and right ones, by what they are.
+    """Replace organs that are only unions, such as "kidney" next to left and right kidneys, by their parts.
 
     Returns:
-        The organs of each label, and what organs that are none are made of.
+        The organs of each label, and the parts of the organs that were replaced.
     """
     cores = dict(cores)
     while True:
@@ -166,7 +166,7 @@ def _expand(
 
 
 def _reach(organs: Iterable[str], *, made_of: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Follow organs to those that are made of nothing else, each once."""
+    """Return the organs without parts that some organs are made of, each once."""
     found: dict[str, None] = {}
     seen: set[str] = set()
     waiting = list(organs)[::-1]
@@ -183,13 +183,13 @@ def _reach(organs: Iterable[str], *, made_of: Mapping[str, tuple[str, ...]]) -> 
 
 
 class _Names:
-    """Names that are taken; upper and lower case make no difference."""
+    """The names in use, ignoring case."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._taken = {name.casefold() for name in names}
 
     def take(self, name: str, *, otherwise: str) -> str:
-        """Return the name, or where it is taken the other one, numbered if need be."""
+        """Return the name, or if it is in use the other one, numbered if necessary."""
         name, number = name[:MAX_NAME_LENGTH].rstrip(), 1
         while name.casefold() in self._taken:
             ending = "" if number == 1 else f" {number}"
@@ -200,7 +200,7 @@ class _Names:
 
 
 class _Regions:
-    """Regions as they are found, each set of organs once and each name once."""
+    """The regions found so far, with unique sets of organs and unique names."""
 
     def __init__(self, organs: tuple[str, ...]) -> None:
         self._places = {organ: place for place, organ in enumerate(organs)}
@@ -208,7 +208,7 @@ class _Regions:
         self._of_members: dict[tuple[str, ...], str] = {}
 
     def name(self, organs: Iterable[str], *, organ: str) -> str:
-        """Name the region that a label of an organ means."""
+        """Return the name of the region that a label of an organ means."""
         members = self._sort(organs)
         if members not in self._of_members:
             others = [member for member in members if member != organ]
@@ -217,13 +217,13 @@ class _Regions:
         return self._of_members[members]
 
     def add(self, name: str, organs: Iterable[str], *, dataset: str) -> None:
-        """Add a region that a dataset names; one of a single organ is that organ."""
+        """Add a region that a dataset names, unless it is a single organ."""
         members = self._sort(organs)
         if len(members) > 1 and members not in self._of_members:
             self._of_members[members] = self._names.take(name, otherwise=f"{name[:120]} ({dataset})")
 
     def found(self) -> tuple[MappedRegion, ...]:
-        """Return all of them."""
+        """Return all regions."""
         return tuple(MappedRegion(name, members) for members, name in self._of_members.items())
 
     def _sort(self, organs: Iterable[str]) -> tuple[str, ...]:

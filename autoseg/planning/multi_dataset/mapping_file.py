@@ -1,13 +1,13 @@
 """Reads and writes `label_mapping.json`, which says what the labels of several datasets mean and may be edited.
 
-Owns: the form of the file, what of it counts for the datasets that are planned now, and when it is written.
-Does not own: how a mapping is found (`label_mapping.py`), what the plan keeps of it (`config/data.py`).
+Owns: the form of the file, how it applies to the datasets that are planned now, and when it is written.
+Does not own: how a mapping is found (`label_mapping.py`), what the plan stores of it (`config/data.py`).
 
     {"datasets": {"btcv": {"spleen": "spleen", "kidney": "kidneys", "artefact": null}, ..},
      "regions": {"kidneys": ["left kidney", "right kidney"]}}
 
-A label means an organ, a region, or null: the background. The file wins: what it says stays, and only labels that it
-does not contain are added. What it says of datasets that are not planned now is kept in it, and ignored.
+A label means an organ, a region, or null for the background. The file wins: only labels that it does not contain are
+added. Entries for datasets that are not planned now stay in it and are ignored.
 """
 
 import difflib
@@ -36,11 +36,11 @@ Regions = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Meanings:
-    """What labels mean, as the file says it.
+    """The content of the file.
 
     Attributes:
-        labels: For each dataset what each label means; None is the background.
-        regions: The organs that each region unites, by its name.
+        labels: The meaning of each label of each dataset; None is the background.
+        regions: The organs of each region.
     """
 
     labels: Labels
@@ -48,15 +48,15 @@ class Meanings:
 
 
 def find_mapping(folder: Path, datasets: Mapping[str, LabelSet]) -> LabelMapping:
-    """Return the mapping of a run: what its file says, and what is found for labels that the file does not contain.
+    """Return the mapping of a run from its file, with labels added that the file does not contain.
 
     Args:
-        folder: The run folder; the file is written there where labels are added.
-        datasets: Labels by the name of the dataset.
+        folder: The run folder; the file is written there if labels are added.
+        datasets: The labels by the name of the dataset.
 
     Raises:
         UsageError: The file is damaged, or does not fit the datasets.
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     found, written = unify_labels(datasets), read_mapping(folder)
     if written is None:
@@ -89,7 +89,7 @@ def _find_new(found: LabelMapping, written: Meanings, *, datasets: Mapping[str, 
 
 
 def _tell_additions(found: LabelMapping, *, new: Meanings, written: Meanings) -> None:
-    """Say which labels are added, and what would be found for the others beside them."""
+    """Log which labels are added, and which meanings of others autoseg would change now."""
     log.info("%s: labels are added of %s", FILE_NAME, _list(name for name, own in new.labels.items() if own))
     others = [
         f"{name}: {label} -> {means or 'background'}"
@@ -130,7 +130,7 @@ def _make_mapping(meanings: Meanings, *, found: LabelMapping, absent: Labels, so
 
 
 def _within_regions(found: LabelMapping, meanings: Meanings) -> set[str]:
-    """Return organs that are there though no label means them alone: it may mean a region that unites them now."""
+    """Return the organs that exist only within regions."""
     now: dict[str, set[str]] = {}
     for dataset, own in found.labels.items():
         for label, means in own.items():
@@ -144,10 +144,10 @@ def _within_regions(found: LabelMapping, meanings: Meanings) -> set[str]:
 
 
 def read_mapping(folder: Path) -> Meanings | None:
-    """Read the file of a run; None where there is none.
+    """Read the file of a run; None if there is none.
 
     Raises:
-        UsageError: It is damaged.
+        UsageError: The file is damaged.
     """
     path = folder / FILE_NAME
     if not (path.exists() or path.is_symlink()):
@@ -166,7 +166,7 @@ def _list(names: Iterable[str]) -> str:
 
 
 def describe_mapping(mapping: LabelMapping) -> list[str]:
-    """Say in lines for a person what became one organ, and what is a region."""
+    """Describe in lines of text which labels are one organ, and the regions."""
     meant: dict[str, list[str]] = {}
     for dataset, labels in mapping.labels.items():
         for label, means in labels.items():
@@ -183,7 +183,7 @@ def _source(folder: Path) -> str:
 
 
 def _read_meanings(content: Any, *, source: str) -> Meanings:
-    """Check the form of what stands in the file."""
+    """Check the form of the file's content."""
     datasets = content.get("datasets") if isinstance(content, dict) else None
     regions = content.get("regions", {}) if isinstance(content, dict) else None
     if (
@@ -256,7 +256,7 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def _meanings_of(labels: Labels) -> set[str]:
-    """Return all that labels mean, organs and regions."""
+    """Return all organs and regions that labels mean."""
     return {means for own in labels.values() for means in own.values() if means is not None}
 
 

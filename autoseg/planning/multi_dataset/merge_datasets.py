@@ -1,8 +1,8 @@
-"""Several datasets as one: their cases under names of their own, their labels with one meaning.
+"""Joins several datasets to one, with unique names of cases and common labels.
 
 Owns: `check_datasets`, `join_checks`.
-Does not own: one dataset (`planning/checks.py`), names of datasets and cases (`dataset_names.py`), what datasets lack
-only together (`joint_checks.py`), what a label means (`label_mapping.py`), what is chosen for the whole (`planner.py`).
+Does not own: one dataset (`planning/checks.py`), names of datasets and cases (`dataset_names.py`), joint problems
+(`joint_checks.py`), the meaning of labels (`label_mapping.py`), planning (`planner.py`).
 """
 
 import math
@@ -37,16 +37,16 @@ def check_datasets(
     open_cache: Callable[[Path, str | None], CaseCache],
     run_folder: Path | None = None,
 ) -> DatasetCheck:
-    """Read one dataset or several, and everything in them; nothing is written but caches and the mapping of labels.
+    """Read one dataset or several, and everything in them; only caches and the mapping of labels are written.
 
     Args:
-        roots: Their folders, at least one.
+        roots: The folders of the datasets, at least one.
         num_workers: The number of processes; None starts one per core.
-        open_cache: Opens what is kept of a dataset by its folder, and its name where there are several.
-        run_folder: Holds the mapping of labels, which a user may have edited; none: it is found, and not written.
+        open_cache: A function that opens the cache of a dataset, given its folder and its name (None for a single one).
+        run_folder: The folder with the mapping of labels, which a user may have edited; None neither reads nor writes.
 
     Raises:
-        DatasetError: Nothing of a dataset is usable, or they do not go together; carries all problems.
+        DatasetError: A dataset has nothing usable, or they do not fit together; lists all problems.
         UsageError: A folder is given twice, or the mapping of labels is damaged.
         OSError: A cache cannot be written.
     """
@@ -71,11 +71,11 @@ def check_datasets(
 
 
 def join_checks(checks: Mapping[str, DatasetCheck], mapping: LabelMapping) -> DatasetCheck:
-    """Join what is known of several datasets.
+    """Join the checks of several datasets.
 
     Args:
-        checks: By the name of the dataset.
-        mapping: What their labels mean.
+        checks: The checks by the name of the dataset.
+        mapping: The meaning of their labels.
 
     Returns:
         One check whose cases are called <dataset>__<case>, and whose organs have the values 1, 2, ...
@@ -141,7 +141,7 @@ def _join_fingerprints(checks: Mapping[str, DatasetCheck], mapping: LabelMapping
 
 
 def _join_organ(organ: str, value: int, *, checks: Mapping[str, DatasetCheck], mapping: LabelMapping) -> OrganEntry:
-    """Describe an organ as the first dataset does that describes it; an edited name keeps what it was called."""
+    """Return an organ with the description of the first dataset that has one."""
     meant = [
         entry
         for name, check in checks.items()
@@ -171,7 +171,7 @@ def _join_case(facts: CaseStatistics, dataset: str, means: Mapping[str, str | No
 
 
 def _unite(one: OrganStatistics, other: OrganStatistics) -> OrganStatistics:
-    """Put two labels of a case together that mean one organ; they may touch, so there are at most as many pieces."""
+    """Join the statistics of two labels that mean one organ; touching components are counted twice."""
     first, second, third = (math.hypot(*widths) for widths in zip(one.width_zyx_mm, other.width_zyx_mm, strict=True))
     larger = one if one.num_voxels >= other.num_voxels else other
     return larger.model_copy(
@@ -194,7 +194,7 @@ def _rename_case(case: CaseFiles, dataset: str) -> CaseFiles:
 
 
 def _join_errors(failed: Mapping[str, DatasetError], checks: Mapping[str, DatasetCheck]) -> DatasetError:
-    """Tell all problems of all datasets, where some cannot be used at all."""
+    """Return one error with all problems of all datasets, if some cannot be used at all."""
     problems = [name_problem(problem, name) for name, error in failed.items() for problem in error.problems]
     problems += [name_problem(problem, name) for name, check in checks.items() for problem in check.problems]
     (name, first), *others = failed.items()

@@ -1,10 +1,10 @@
-"""A user's own descriptions from a file, in place of those in `dataset.json` and of the built-in ones.
+"""Reads a user's descriptions of organs from a file; they replace those in `dataset.json` and the built-in ones.
 
-Owns: the form of the file, which of its names is which organ, and the warnings for names that are none.
+Owns: the form of the file, how its names are matched with organs, and the warnings for names without an organ.
 Does not own: descriptions in `dataset.json` (`datasets/labels.py`), answers of a language model
 (`organ_texts/describe_unknown_organs.py`).
 
-The file holds a JSON object of {name: text} or {name: [sentence, ...]}. One file may serve several datasets.
+The file is a JSON object of {name: text} or {name: [sentence, ...]}. One file may be used for several datasets.
 """
 
 import difflib
@@ -28,11 +28,11 @@ EXAMPLE = '{"liver": "The liver is ...", "gizmo": ["First sentence.", "Second se
 
 @dataclass(frozen=True)
 class OwnDescriptions:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        source: Option and file, for messages.
-        texts: By name, as written; no two names are the same organ.
+        source: The option and the file, for messages.
+        texts: The texts by name as written; no two names mean the same organ.
     """
 
     source: str
@@ -43,7 +43,7 @@ def read_own_descriptions(path: Path) -> OwnDescriptions:
     """Read a file of names with their texts; the sentences of a list become one text.
 
     Raises:
-        UsageError: The file is missing or no JSON object, holds what is no text, or names an organ twice.
+        UsageError: The file is missing or not a JSON object, a value is not text, or an organ is named twice.
     """
     source = f"--descriptions {printable(str(path))}"
     try:
@@ -69,16 +69,16 @@ def use_own_descriptions(
 ) -> tuple[Fingerprint, tuple[Problem, ...]]:
     """Assign the texts to organs by name; differences in spelling are ignored as for built-in names.
 
-    An organ that a text names by a synonym, or as one of several datasets calls it, has that text; a part that only
-    regions name has theirs.
+    Texts may name an organ by a synonym or by its name in one of several datasets; a part without a name of its own
+    gets the texts of its regions.
 
     Args:
-        fingerprint: Of the dataset.
-        own: What the user's file holds; None where there is no file.
+        fingerprint: The fingerprint of the dataset.
+        own: The content of the user's file; None without a file.
 
     Returns:
-        The fingerprint with descriptions; a warning for each name that looks like a misspelt organ, and one for all
-        other names that are no organ.
+        The fingerprint with descriptions; a warning for each name that looks like a misspelled organ, and one for all
+        other names without an organ.
     """
     if own is None:
         return fingerprint, ()
@@ -101,15 +101,15 @@ def use_own_descriptions(
 
 
 class _Texts:
-    """The texts of a file, found by an organ's name, by what datasets call it, by a synonym, or by its regions.
+    """The texts of a file, found by an organ's name, its names in datasets, its synonyms, or its regions.
 
     Attributes:
-        used: Names in the file of the texts that were found.
-        described: Names of the organs that they are of.
+        used: The names in the file whose texts were used.
+        described: The names of the organs with these texts.
     """
 
     def __init__(self, own: OwnDescriptions, fingerprint: Fingerprint) -> None:
-        """Sort the texts by name, and by what a name means where it means one organ alone."""
+        """Index the texts by name, and by the meaning of names that mean one organ."""
         self.used: set[str] = set()
         self.described: set[str] = set()
         self._texts = own.texts
@@ -124,7 +124,7 @@ class _Texts:
                     self._aliases.setdefault(label.maps_to, []).append(label.name)
 
     def find(self, organ: OrganEntry) -> str | None:
-        """Return the text of an organ; None where the file has none."""
+        """Return the text of an organ; None if the file has none."""
         keys = [_key(name) for name in (organ.name, *self._aliases.get(organ.name, ()))]
         meaning = organ_key(organ.name)
         name = next((self._name_of[key] for key in keys if key in self._name_of), None)
@@ -139,7 +139,7 @@ class _Texts:
 
 
 def _text(value: Any) -> str:
-    """Return a text, or "" for what is none; sentences of a list get a capital and a full stop, so they stay apart."""
+    """Return a text, or "" if a value is not text; sentences of a list are capitalized and end with a full stop."""
     if isinstance(value, str):
         return value.strip()
     if not isinstance(value, list) or not all(isinstance(sentence, str) and sentence.strip() for sentence in value):
@@ -150,7 +150,7 @@ def _text(value: Any) -> str:
 
 
 def _key(name: str) -> tuple[str, ...]:
-    """Return the same for "kidney_left" and "Left kidney"; names with other than ASCII letters must be equal."""
+    """Return a key that is equal for "kidney_left" and "Left kidney"; names with non-ASCII letters must be equal."""
     return (name_tokens(name) if name.isascii() else ()) or (name.strip().casefold(),)
 
 

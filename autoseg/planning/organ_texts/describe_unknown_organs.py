@@ -1,6 +1,6 @@
-"""Descriptions of organs that nothing is known of, asked of a language model where the user wants it.
+"""Asks a language model to describe unknown organs, if the user wants it.
 
-Owns: which organs are asked for, `descriptions.json`, in which answers are kept, and showing them.
+Owns: which organs are asked for, `descriptions.json` with the answers, and showing them.
 Does not own: the question and the connection (`organs/llm_texts.py`).
 """
 
@@ -24,12 +24,12 @@ def add_descriptions(fingerprint: Fingerprint, *, run_folder: Path, server: Serv
     """Add the descriptions from a language model, asked now or earlier, to organs that have none of their own.
 
     Args:
-        fingerprint: Of the dataset.
-        run_folder: Holds the answers; one that is there is not asked for again, and may be edited.
-        server: Where to ask for the others; None asks nobody.
+        fingerprint: The fingerprint of the dataset.
+        run_folder: The folder with earlier answers, which may be edited and are not asked for again.
+        server: The server to ask for the others; None asks nobody.
 
     Raises:
-        UsageError: The server cannot be reached or gives no description; what it gave before is kept.
+        UsageError: The server cannot be reached or returns no description; earlier answers are kept.
     """
     path = run_folder / FILE_NAME
     kept = _read(path)

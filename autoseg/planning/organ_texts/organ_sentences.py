@@ -1,4 +1,4 @@
-"""The sentences of each organ of a plan, for each modality of its scans.
+"""Chooses the sentences of each organ in a plan, for each modality of its scans.
 
 Owns: `describe_organs`, `list_modalities`.
 Does not own: what is known about organs, and its lookup (`organs/`), own texts (`custom_texts.py`,
@@ -17,13 +17,13 @@ MAX_SENTENCE_LENGTH = 1000
 
 
 def modality_name(channel_names: tuple[str, ...]) -> str:
-    """Name the kind of scans: ct, mri, or the channels where they are neither."""
+    """Return the name of a modality: ct, mri, or the channels if they are neither."""
     modality = find_modality(channel_names)
     return modality if modality != "unknown" else ", ".join(channel_names)[:200]
 
 
 def list_modalities(fingerprint: Fingerprint) -> dict[str, tuple[str, ...]]:
-    """Return the channels of each kind of scans, the first dataset's first."""
+    """Return the channels of each modality, that of the first dataset first."""
     channels = [dataset.channel_names for dataset in fingerprint.datasets] or [fingerprint.channel_names]
     found: dict[str, tuple[str, ...]] = {}
     for names in channels:
@@ -32,7 +32,7 @@ def list_modalities(fingerprint: Fingerprint) -> dict[str, tuple[str, ...]]:
 
 
 def describe_organs(fingerprint: Fingerprint) -> tuple[tuple[OrganPlan, ...], tuple[Problem, ...]]:
-    """Look up the description of every organ, and warn of those that nothing is known of or that read alike."""
+    """Look up the description of every organ, and warn of unknown organs and of equal descriptions."""
     modalities = [find_modality(names) for names in list_modalities(fingerprint).values()]
     organs, problems = [], []
     first_of: dict[tuple[str, ...], str] = {}
@@ -63,7 +63,7 @@ def describe_organs(fingerprint: Fingerprint) -> tuple[tuple[OrganPlan, ...], tu
 
 
 def describe_entry(organ: OrganEntry, *, modality: Modality) -> Description:
-    """Describe an organ; one that only regions name is told by theirs."""
+    """Describe an organ; one without a name of its own is described by its regions."""
     found = describe_organ(organ.name, modality=modality, own_text=organ.description)
     if found.is_known or not organ.part_of:
         return found

@@ -1,10 +1,9 @@
-"""The rules for the data part of a plan: normalization, spacing, slice axis, crop.
+"""Contains the rules for the data part of a plan: normalization, spacing, slice axis, crop.
 
 Owns: one pure function per rule; each returns a `Choice`.
 Does not own: putting the choices together (`planner.py`).
 
-The rules for spacing and normalization are nnU-Net's (Isensee et al. 2021, Nature Methods 18, supplement), which are
-known to work.
+The rules for spacing and normalization are those of nnU-Net (Isensee et al. 2021, Nature Methods 18, supplement).
 """
 
 from collections.abc import Sequence
@@ -27,12 +26,12 @@ AXES: tuple[Axis, Axis, Axis] = ("z", "y", "x")
 def choose_normalization(
     channel_name: str, *, foreground: IntensityStatistics | None, median_removed_fraction: float
 ) -> Choice[ChannelPlan]:
-    """Choose how a channel becomes numbers near zero, by its name.
+    """Choose the normalization of a channel by its name.
 
     Args:
-        channel_name: From the dataset.
-        foreground: Intensities of the organs' voxels over the dataset.
-        median_removed_fraction: Median share of voxels that cropping removes.
+        channel_name: The name in the dataset.
+        foreground: The intensities of the organs' voxels in the dataset.
+        median_removed_fraction: The median fraction of voxels that cropping removes.
     """
     if find_modality([channel_name]) == "ct" and foreground is not None:
         plan = ChannelPlan(
@@ -62,12 +61,12 @@ def choose_normalization(
 def choose_target_spacing(
     spacings_zyx_mm: np.ndarray, *, cropped_sizes_zyx: np.ndarray, weights: np.ndarray | None = None
 ) -> Choice[tuple[float, float, float]]:
-    """Choose the grid that the network sees.
+    """Choose the spacing that the network sees.
 
     Args:
-        spacings_zyx_mm: (N, 3), one row a case.
+        spacings_zyx_mm: (N, 3), one row per case.
         cropped_sizes_zyx: (N, 3), in voxels.
-        weights: (N,) what each case counts, where several datasets are planned together; None: all alike.
+        weights: (N,) weights of cases, if several datasets are planned together; None means equal weights.
     """
     target = weighted_median(spacings_zyx_mm, weights)
     size = weighted_median(cropped_sizes_zyx, weights)
@@ -94,10 +93,10 @@ def choose_target_spacing(
 
 
 def choose_slice_axis(target_spacing_zyx_mm: Sequence[float], *, cropped_sizes_zyx: np.ndarray) -> Choice[Axis]:
-    """Choose the axis that is cut into slices: the coarsest, where one is clearly coarser; otherwise z.
+    """Choose the slice axis: the coarsest axis if it is clearly coarser than the others, else z.
 
     Args:
-        target_spacing_zyx_mm: The grid that the network sees.
+        target_spacing_zyx_mm: The spacing that the network sees.
         cropped_sizes_zyx: (N, 3), in voxels; an axis with a single voxel is always the slice axis.
     """
     size = np.median(cropped_sizes_zyx, axis=0)
@@ -113,7 +112,7 @@ def choose_slice_axis(target_spacing_zyx_mm: Sequence[float], *, cropped_sizes_z
 
 
 def choose_crop(removed_fractions: np.ndarray) -> Choice[bool]:
-    """Choose whether the border that is zero in all channels is dropped: always, since nothing is lost."""
+    """Choose whether the border that is zero in all channels is cropped: always, since nothing is lost."""
     facts = {
         "median_removed_fraction": round(float(np.median(removed_fractions)), 4),
         "largest_removed_fraction": round(float(removed_fractions.max()), 4),

@@ -1,7 +1,7 @@
-"""The rules for several datasets in one plan: how often each is seen, what their cases weigh, windows for small scans.
+"""Contains the rules for several datasets in one plan: sampling fractions, weights of cases, windows for small scans.
 
 Owns: one pure function per rule; each returns a `Choice`.
-Does not own: the rules that a single dataset has too (`data.py`, `network.py`, `training.py`).
+Does not own: the rules that also apply to a single dataset (`data.py`, `network.py`, `training.py`).
 """
 
 import math
@@ -26,8 +26,8 @@ def choose_dataset_sampling_fractions(
     """Choose how often a training step sees each dataset.
 
     Args:
-        num_cases: Usable cases of each dataset.
-        modality_of: Kind of scans of each.
+        num_cases: The number of usable cases of each dataset.
+        modality_of: The modality of each dataset.
     """
     roots = {name: math.sqrt(count) for name, count in num_cases.items()}
     of_modality: dict[str, float] = {}
@@ -46,10 +46,10 @@ def choose_dataset_sampling_fractions(
 
 
 def choose_organ_sampling_weights(num_cases: Mapping[str, int]) -> Choice[tuple[OrganSamplingWeight, ...]]:
-    """Choose which organs slices are drawn for more often: none, since all are drawn for alike already.
+    """Choose the organs for which slices are drawn more often: none, since all are drawn equally often already.
 
     Args:
-        num_cases: Cases that hold each organ.
+        num_cases: The number of cases that contain each organ.
     """
     rule = (
         "None: of the slices that are drawn for an organ (foreground_oversampling) every organ of the step's dataset "
@@ -66,8 +66,8 @@ def choose_small_windows(
 
     Args:
         sizes_px: (N, 2) rows and columns of each dataset's cropped cases at target spacing.
-        window_px: The window for everything.
-        step_px: What a side must be a multiple of; at least twice that.
+        window_px: The largest window.
+        step_px: The sides are multiples of this, and at least twice as long.
     """
     area = window_px[0] * window_px[1]
     step = math.lcm(WINDOW_STEP_PX, step_px)
@@ -97,13 +97,13 @@ def choose_small_windows(
 
 
 def _serves(larger: tuple[int, int], smaller: tuple[int, int]) -> bool:
-    """Return whether a window holds another and is hardly larger, so that one is enough."""
+    """Return whether a window contains another and is hardly larger, so that one is enough."""
     holds = larger[0] >= smaller[0] and larger[1] >= smaller[1]
     return holds and larger[0] * larger[1] < ALIKE_WINDOWS_RATIO * smaller[0] * smaller[1]
 
 
 def weigh_cases(datasets: Sequence[str | None], *, fractions: Mapping[str, float]) -> np.ndarray | None:
-    """Return (N,) what each case weighs, so that a dataset weighs its share; None where there are no datasets."""
+    """Return (N,) weights of cases, so that each dataset has its fraction of the weight; None for a single dataset."""
     if not fractions:
         return None
     counts = {name: sum(dataset == name for dataset in datasets) for name in fractions}
@@ -111,7 +111,7 @@ def weigh_cases(datasets: Sequence[str | None], *, fractions: Mapping[str, float
 
 
 def weighted_median(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Return the median over the rows of (N, M), (M,); with weights the value at which half of them is reached."""
+    """Return the (weighted) median over the rows of (N, M), of shape (M,)."""
     if weights is None:
         return np.asarray(np.median(values, axis=0))
     result = []
@@ -123,7 +123,7 @@ def weighted_median(values: np.ndarray, weights: np.ndarray | None) -> np.ndarra
 
 
 def pool_intensities(facts: Sequence[IntensityStatistics]) -> IntensityStatistics:
-    """Join the intensities of several datasets, each counting alike; none is clipped closer than by itself."""
+    """Join the intensities of several datasets with equal weights; the clipping range contains that of each."""
     means = np.array([one.mean for one in facts])
     squares = np.array([one.std**2 + one.mean**2 for one in facts])
     mean = float(means.mean())

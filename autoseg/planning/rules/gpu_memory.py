@@ -1,13 +1,13 @@
-"""How much memory a training step or a prediction needs on a GPU: a small linear model.
+"""Estimates the memory that a training step or a prediction needs on a GPU, by a small linear model.
 
 Owns: the coefficients, and the estimate.
-Does not own: what is chosen with it (`network.py`, `training.py`).
+Does not own: the choices made with it (`network.py`, `training.py`).
 
-The coefficients are a fit to `docs/results/cuda_memory.json` (`benchmarks/cuda_memory.py`; one H200, bfloat16,
-two to eight slices of 128 to 512 px, 2 and 14 organs): with the reserve no step there took more, and without it those
-over 3 GiB are met to 8 %. Hiera and refiner saw the same pixels there; how their cost is shared follows from a run in
-which they did not (`hippocampus_cuda.json`). Neither the memory over slices nor a CLIP image tower is in them:
-`--set training.batch_slices=N` is the remedy where memory runs out.
+The coefficients were fitted to `docs/results/cuda_memory.json` (`benchmarks/cuda_memory.py`; one H200, bfloat16, two to
+eight slices of 128 to 512 px, 2 and 14 organs): with the reserve, no step there needed more; without it, steps over
+3 GiB are predicted to within 8 %. Hiera and refiner saw the same pixels there; the division of their cost is from a run
+in which they did not (`hippocampus_cuda.json`). The memory over slices and a CLIP image tower are not included:
+`--set training.batch_slices=N` is the remedy if memory runs out.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ MODEL_NOTE = "by a model fitted to measurements on one GPU"
 
 @dataclass(frozen=True)
 class BackboneCost:
-    """What a backbone costs.
+    """The cost of a backbone.
 
     Attributes:
-        parameters_millions: Parameters of image encoder, decoders and memory together.
-        activation_gib_per_megapixel: Maps kept for the backward pass, for each million pixels the Hiera sees.
-        least_memory_gib: The smallest device for which the planner chooses it.
+        parameters_millions: The parameters of image encoder, decoders and memory together.
+        activation_gib_per_megapixel: The activations for the backward pass, per million pixels that Hiera sees.
+        least_memory_gib: The memory of the smallest device for which the planner chooses it.
     """
 
     parameters_millions: float
@@ -59,12 +59,12 @@ def estimate_training_gib(
     """Estimate the peak memory of a training step.
 
     Args:
-        backbone: Size of the Hiera.
-        image_size_px: Side of the square that the Hiera sees.
-        window_px: Pixels of the in-plane window, rows times columns.
-        refiner_width: Channels of the refiner's first stage.
-        batch_slices: Slices a step.
-        num_organs: Organs asked for in one step.
+        backbone: The size of Hiera.
+        image_size_px: The side of the square that Hiera sees.
+        window_px: The number of pixels of the window.
+        refiner_width: The channels of the refiner's first stage.
+        batch_slices: The number of slices per step.
+        num_organs: The number of organs asked for in one step.
     """
     cost = BACKBONE_COSTS[backbone]
     fixed = cost.parameters_millions * 1e6 * BYTES_PER_PARAMETER / GIB + RESERVED_GIB

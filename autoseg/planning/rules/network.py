@@ -1,4 +1,4 @@
-"""The rules for the network part of a plan: window, image size, backbone, refiner, memory slices.
+"""Contains the rules for the network part of a plan: window, image size, backbone, refiner, memory slices.
 
 Owns: one pure function per rule; each returns a `Choice`.
 Does not own: the memory model (`gpu_memory.py`), putting the choices together (`planner.py`).
@@ -43,7 +43,7 @@ def choose_window(sizes_px: np.ndarray, *, device: Device) -> Choice[tuple[int, 
 
     Args:
         sizes_px: (N, 2), rows and columns of the cropped cases at target spacing.
-        device: What the plan is made for.
+        device: The device that the plan is made for.
     """
     median = np.median(sizes_px, axis=0)
     most = np.percentile(sizes_px, 95, axis=0)
@@ -83,10 +83,10 @@ def choose_image_size(
     """Choose the side of the square that the Hiera sees.
 
     Args:
-        window_px: Rows and columns of the window.
-        smallest_width_px: In-plane width of the smallest organ, in pixels of the window.
+        window_px: The rows and columns of the window.
+        smallest_width_px: The in-plane width of the smallest organ, in pixels of the window.
         backbone: The chosen backbone.
-        device: What the plan is made for.
+        device: The device that the plan is made for.
     """
     side = max(window_px)
     facts = {"window_px": list(window_px), "smallest_organ_width_px": round(smallest_width_px, 1), "backbone": backbone}
@@ -119,12 +119,12 @@ def choose_feature_channels(backbone: Backbone) -> Choice[int]:
 def choose_refiner_channels(
     window_px: tuple[int, int], *, smallest_width_px: float, device: Device
 ) -> Choice[tuple[int, ...]]:
-    """Choose number and width of the refinement stages, finest first.
+    """Choose the number and width of the refiner stages, finest first.
 
     Args:
-        window_px: Rows and columns of the window.
-        smallest_width_px: In-plane width of the smallest organ, in pixels of the window.
-        device: What the plan is made for.
+        window_px: The rows and columns of the window.
+        smallest_width_px: The in-plane width of the smallest organ, in pixels of the window.
+        device: The device that the plan is made for.
     """
     area_px = window_px[0] * window_px[1]
     on_cpu = next(widths for most, widths in CPU_REFINER_CHANNELS if area_px <= most)
@@ -159,12 +159,12 @@ def choose_refiner_channels(
 def choose_refiner_stride(
     window_px: tuple[int, int], *, smallest_width_px: float, device: Device
 ) -> Choice[Literal[1, 2, 4]]:
-    """Choose the stride of the finest refinement stage.
+    """Choose the stride of the finest refiner stage.
 
     Args:
-        window_px: Rows and columns of the window.
-        smallest_width_px: In-plane width of the smallest organ, in pixels of the window.
-        device: What the plan is made for.
+        window_px: The rows and columns of the window.
+        smallest_width_px: The in-plane width of the smallest organ, in pixels of the window.
+        device: The device that the plan is made for.
     """
     facts = {
         "smallest_organ_width_px": round(smallest_width_px, 1),
@@ -184,7 +184,7 @@ def choose_context_slices(slice_spacing_mm: float) -> Choice[int]:
     """Choose how many slices on each side the refiner sees.
 
     Args:
-        slice_spacing_mm: Distance of neighboring slices at target spacing.
+        slice_spacing_mm: The distance between neighboring slices at target spacing.
     """
     rule = f"The slices within {NEIGHBOUR_REACH_MM:g} mm, at least one and at most {MAX_NEIGHBOURS}."
     value = int(np.clip(round(NEIGHBOUR_REACH_MM / slice_spacing_mm), 1, MAX_NEIGHBOURS))
@@ -192,11 +192,11 @@ def choose_context_slices(slice_spacing_mm: float) -> Choice[int]:
 
 
 def choose_memory_slices(slice_correlations: np.ndarray, *, extents_slices: Sequence[float]) -> Choice[int]:
-    """Choose how many slices the memory bank holds.
+    """Choose the number of slices in the memory bank.
 
     Args:
         slice_correlations: (N,), mean correlation of neighboring slices along the slice axis, at their own spacing.
-        extents_slices: Median extent of each organ in slices.
+        extents_slices: The median extent of each organ in slices.
     """
     correlation = float(np.clip(np.median(slice_correlations), 0.0, 0.999))
     related = math.log(UNRELATED_CORRELATION) / math.log(correlation) if correlation > 0 else 0.0
@@ -224,7 +224,7 @@ def find_smallest_width_px(widths_mm: Mapping[str, float], *, pixel_mm: float) -
 
 
 def by_memory(steps: Sequence[tuple[float, int]], *, memory_gib: float) -> int:
-    """Return the value of the first step whose memory the device has; the last step is for all."""
+    """Return the value of the first step for which the device has enough memory; the last step is for all devices."""
     return next(value for least, value in steps if memory_gib >= least)
 
 

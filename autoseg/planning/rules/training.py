@@ -1,4 +1,4 @@
-"""The rules for the training and inference parts of a plan: batch, rate, mirroring, organs a step, folds.
+"""Contains the rules for the training and inference parts of a plan: batch, learning rate, mirroring, organs, folds.
 
 Owns: one pure function per rule; each returns a `Choice`.
 Does not own: the memory model (`gpu_memory.py`), putting the choices together (`planner.py`).
@@ -73,13 +73,13 @@ def choose_batch(network: NetworkPlan, *, organs_per_step: int, device: Device) 
 def choose_augmentation_place(
     network: NetworkPlan, *, num_channels: int, batch_slices: int, device: Device
 ) -> Choice[Literal["cpu", "device"]]:
-    """Choose what makes the random changes of training slices: the processor, or the GPU where its cores are too few.
+    """Choose where training slices are augmented: on the CPU, or on the GPU if the CPU has too few cores.
 
     Args:
-        network: Its window and neighbors.
-        num_channels: Of the scans.
-        batch_slices: Slices of a training step.
-        device: What the plan is made for.
+        network: The network part of the plan.
+        num_channels: The number of channels of the scans.
+        batch_slices: The number of slices of a training step.
+        device: The device that the plan is made for.
     """
     if device.kind == "cpu":
         return Choice("cpu", "Training on a CPU: there is no other device.", {})
@@ -123,9 +123,8 @@ def choose_refiner_optimizer() -> Choice[Literal["adamw", "muon"]]:
 def choose_mirror_axes(organ_names: Sequence[str], *, slice_axis: Axis) -> Choice[tuple[PlanAxis, ...]]:
     """Choose the axes of the preprocessed grid that may be mirrored.
 
-    An axis along which the names tell organs apart is left out: x where a name says left or right, y where the names
-    say both anterior and posterior, z where they say both superior and inferior. Mirroring the slice axis swaps a
-    slice's two neighbors.
+    Axes along which names distinguish organs are left out: x if a name has left or right, y if names have both anterior
+    and posterior, z if they have both superior and inferior. Mirroring the slice axis swaps a slice's two neighbors.
     """
     order = [slice_axis, *(axis for axis in AXES if axis != slice_axis)]
     places: tuple[PlanAxis, ...] = ("slice", "row", "column")
@@ -163,7 +162,7 @@ def choose_num_folds(num_patients: int) -> Choice[int]:
 
 
 def choose_inference_mirror_axes(training_axes: tuple[PlanAxis, ...]) -> Choice[tuple[InPlaneAxis, ...]]:
-    """Choose the axes that prediction mirrors and averages: those that training mirrored, in the plane."""
+    """Choose the axes that prediction mirrors and averages: the in-plane axes that training mirrors."""
     value: tuple[InPlaneAxis, ...] = tuple(axis for axis in training_axes if axis != "slice")
     rule = (
         "The in-plane axes that training mirrors. Slices in the other order gained nothing: Dice +0.0002 on 40 "
@@ -173,10 +172,10 @@ def choose_inference_mirror_axes(training_axes: tuple[PlanAxis, ...]) -> Choice[
 
 
 def choose_component_filter(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple[ComponentFilter, ...]]:
-    """Choose the organs of which prediction removes small pieces that lie apart, until a validation has shown better.
+    """Choose the organs whose small connected components are removed, until a validation replaces this choice.
 
     Args:
-        pieces: For each organ the number of its connected pieces in every case that holds it.
+        pieces: The number of connected components of each organ in every case that contains it.
     """
     shares = {
         name: sum(count == 1 for count in counts) / len(counts)
@@ -198,7 +197,7 @@ def choose_component_filter(pieces: Mapping[str, Sequence[int]]) -> Choice[tuple
 
 
 def choose_inference_batch(batch_slices: int, *, device: Device) -> Choice[int]:
-    """Choose the slices that prediction holds at once, each with all its organs."""
+    """Choose the number of slices that are predicted at once, each with all organs."""
     facts = {"batch_slices": batch_slices}
     if device.kind == "cpu":
         return Choice(CPU_BATCH_SLICES, "On a CPU more at once is not faster.", facts)
