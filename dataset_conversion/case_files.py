@@ -26,12 +26,12 @@ MOST_VALUES_SHOWN = 8
 
 @dataclass(frozen=True)
 class WrittenCase:
-    """What became of a case.
+    """The result of converting a case.
 
     Attributes:
         values: That its label map holds, without 0.
         num_links: Of its files, those that are hard links.
-        notes: What was odd about it.
+        notes: Warnings about the case.
     """
 
     values: tuple[int, ...]

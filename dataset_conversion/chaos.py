@@ -15,7 +15,7 @@ T1DUAL were taken at once and share one label map; each is a case of its own. Fi
 The pictures follow the names of the DICOM files, not the places of the slices: on CT they run from the head down,
 against the order in which readers of DICOM stack slices (three public readers turn them round; others pair
 i0000,0000b.dcm with liver_GT_000.png). So the k-th picture belongs to the k-th file by the numbers in its name, and its
-slice lies where that file says. A case whose liver would be more even in the opposite order is told of.
+slice lies where that file says. A case whose liver would be more even in the opposite order is reported.
 """
 
 import re
@@ -130,7 +130,7 @@ def _check_pairs(files: Sequence[Path], pictures: Sequence[Path], *, folder: Pat
 
 
 def _label(grey: np.ndarray, greys: Mapping[int, tuple[int, int]], *, folder: Path) -> tuple[np.ndarray, list[str]]:
-    """Turn grey values into label values; few that stand for no organ are background, and told of."""
+    """Turn grey values into label values; few that stand for no organ are background, and reported."""
     values = np.full(256, len(greys) + 1, np.uint8)  # one too many marks a grey that means nothing
     values[0] = 0
     for value, (lowest, highest) in greys.items():

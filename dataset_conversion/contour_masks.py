@@ -4,8 +4,8 @@ Owns: `draw_contours`: which slice a contour lies on, what it covers there, and 
 Does not own: where contours come from (`rtstruct.py`).
 
 A voxel belongs to the structure if its center lies in an odd number of the contours of its slice (even-odd rule), so a
-contour inside another one is a hole. Nothing is drawn between slices: a contour that lies on none is told of, and so
-is a structure that skips slices.
+contour inside another one is a hole. Nothing is drawn between slices: contours between slices and
+structures that skip slices are reported.
 """
 
 from collections import Counter
@@ -23,11 +23,11 @@ FEWEST_POINTS = 3
 
 @dataclass(frozen=True)
 class DrawnContours:
-    """What became of a structure's contours.
+    """The result of drawing a structure's contours.
 
     Attributes:
         mask_zyx: bool, on the image's grid.
-        notes: What could not be drawn, and what is odd, in sentences without the structure's name.
+        notes: What could not be drawn, and warnings, in sentences without the structure's name.
     """
 
     mask_zyx: np.ndarray

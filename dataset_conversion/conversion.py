@@ -45,7 +45,7 @@ Find = Callable[..., Sequence[SourceDataset]]
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of one dataset.
+    """The result of converting one dataset.
 
     Attributes:
         folder: Where it is.

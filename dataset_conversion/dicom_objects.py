@@ -37,7 +37,7 @@ class DicomHeader:
         sop_class: The UID of its kind, such as `RTSTRUCT`.
         modality: In small letters, such as "ct".
         series_uid: Of the series that it belongs to.
-        frame_uid: Of the coordinate system, "" where none is told.
+        frame_uid: Of the coordinate system, "" if there is none.
         referenced_series: UIDs of the image series that it annotates.
         referenced_frames: UIDs of the coordinate systems that it annotates.
         instance_number: Its number in the series; None where there is none.

@@ -3,7 +3,7 @@
 Owns: `require`, `find_cases` and the templates that it takes, `report_missing`.
 Does not own: the content of the files.
 
-Where files lie is told by templates below SOURCE, such as "imagesTr/{case}.nii.gz" or "part*/{case}/ct.nii.gz":
+Files are found by templates below SOURCE, such as "imagesTr/{case}.nii.gz" or "part*/{case}/ct.nii.gz":
 `{case}` stands for the name of the case, the same wherever it comes again, and `*` for anything in the name of one file
 or folder. A file called .nii serves in the place of .nii.gz.
 """

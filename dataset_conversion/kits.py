@@ -2,7 +2,7 @@
 
     python -m dataset_conversion.kits SOURCE OUT
 
-Owns: where the three years have their files, how they are told apart, and what their labels and regions are.
+Owns: where the three years have their files, how they are recognized, and what their labels and regions are.
 
 SOURCE is the folder with case_00000/, case_00001/ ..; each holds imaging.nii.gz and segmentation.nii.gz, and in 2021
 aggregated_MAJ_seg.nii.gz, the vote of the annotators. Labels are written as the challenge measures them, as regions one
@@ -62,7 +62,7 @@ def find(source: Path, *, year: str | None = None) -> list[SourceDataset]:
 
     Args:
         source: Folder with the cases, or the repository that they were loaded into.
-        year: One of `YEARS`; None tells it by the files.
+        year: One of `YEARS`; None recognizes it by the files.
 
     Raises:
         DatasetError: No case is there.
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--year", choices=tuple(YEARS), help="of the challenge (default: told by the files)")
+    parser.add_argument("--year", choices=tuple(YEARS), help="of the challenge (default: recognized by the files)")
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ def _index_map(geometry: ImageGeometry, target: ImageGeometry) -> tuple[np.ndarr
 def turned_onto(labels: Scan, grid: ImageGeometry) -> tuple[np.ndarray, str | None]:
     """Return a label map in the axis order and directions of an image's grid, by the headers of both.
 
-    Some sources publish label maps whose header lost its place but kept its directions: these decide then, and it is
-    told.
+    Some sources publish label maps whose headers have the right directions but a wrong position: the position is then
+    ignored, with a note.
 
     Returns:
         The labels, and a note where the places differ.

@@ -79,8 +79,8 @@ def find(source: Path, *, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0), axes: s
     folders = [one for one in (source, *sorted(source.iterdir())) if _list_path(one).is_file()]
     if not folders:
         raise nothing_found(source, ORIGIN, problems=[Problem("0000/0000.json", "and its like are missing.")])
-    told = UNKNOWN.format(spacing=" x ".join(f"{size:g}" for size in spacing_mm), axes=axes)
-    return [_find_part(folder, affine=affine, told=told, is_alone=len(folders) == 1) for folder in folders]
+    assumed = UNKNOWN.format(spacing=" x ".join(f"{size:g}" for size in spacing_mm), axes=axes)
+    return [_find_part(folder, affine=affine, assumed=assumed, is_alone=len(folders) == 1) for folder in folders]
 
 
 def read_case(case: SourceCase, *, names: Mapping[int, str], affine: np.ndarray) -> Content:
@@ -150,12 +150,12 @@ def _read_masks(path: Path, *, shape_xyz: tuple[int, ...], num_labels: int) -> I
             yield row + 1, mask.reshape(shape_xyz).transpose(2, 1, 0)
 
 
-def _find_part(folder: Path, *, affine: np.ndarray, told: str, is_alone: bool) -> SourceDataset:
+def _find_part(folder: Path, *, affine: np.ndarray, assumed: str, is_alone: bool) -> SourceDataset:
     """Find the cases that a part's list names."""
     code = folder.resolve().name
     listed = read_json(_list_path(folder))
     names = _label_names(listed, folder)
-    problems = [Problem("", told, is_error=False)]
+    problems = [Problem("", assumed, is_error=False)]
     cases: list[SourceCase] = []
     for held_out, key in ((False, "train"), (True, "test")):
         for name in _case_names(listed.get(key), folder):
@@ -175,7 +175,7 @@ def _find_part(folder: Path, *, affine: np.ndarray, told: str, is_alone: bool) -
         folder="" if is_alone else f"{code}_{part}",
         name=f"m3d_seg_{code}_{part}",
         settings={"affine": affine.tolist()},
-        more={"assumed": told},
+        more={"assumed": assumed},
     )
 
 
@@ -225,7 +225,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=[1.0, 1.0, 1.0],
         metavar=("X", "Y", "Z"),
-        help="size of a voxel along the stored axes, which the source does not tell (default: 1 1 1)",
+        help="size of a voxel along the stored axes, which the source does not contain (default: 1 1 1)",
     )
     parser.add_argument("--axes", default="RAS", help="where the stored axes go, such as LPS (default: RAS)")
 

@@ -4,7 +4,7 @@ Owns: `merge_masks` and the rule for voxels that several masks hold: they go to 
 Does not own: where masks come from.
 
 The rule keeps what would be lost otherwise: a tumour stays inside of its liver, a vessel inside of a lung. Organs of
-one size share by the lower value. Each pair of organs with common voxels is told of.
+one size share by the lower value. Each pair of organs with common voxels is reported.
 """
 
 from collections import Counter

@@ -11,7 +11,7 @@ made from them; the label maps are label0001.nii.gz. Both may lie one or two fol
 The axes of a label map run otherwise than those of most programs' images. Its header decides where it puts the map onto
 the scan. Where it does not, the order of the voxels decides for DICOM: in what others published, voxel (i, j, k) is
 column i and row j of the file with the instance number k + 1; for NIfTI scans the header's directions decide alone.
-Whatever was not plain is told of the case.
+Anything unusual is reported for the case.
 
 Scans 25 and 70 are cuts of scan 2, and were taken back by the archive in 2020; where they are there, they are left out.
 """
@@ -113,11 +113,11 @@ def _compare_with_order(
     if by_order is None or np.array_equal(by_order, labels):
         return labels, note
     percent = 100 * np.count_nonzero((by_order != 0) & (labels != 0)) / max(1, np.count_nonzero(labels))
-    told = f"its header and the numbers of the slices put the label map at different places ({percent:.0f} % in common)"
+    conflict = f"its header and its slice numbers put the label map at different places ({percent:.0f} % in common)"
     check = "Look at the case in a viewer, and take it out if it does not fit."
     if note is None:
-        return labels, f"{told}; the header is believed. {check}"
-    return by_order, f"{told}, and the header does not fit to the scan; the numbers are believed. {check}"
+        return labels, f"{conflict}; the header is believed. {check}"
+    return by_order, f"{conflict}, and the header does not fit to the scan; the numbers are believed. {check}"
 
 
 def _find(source: Path, form: re.Pattern[str], *, folders: bool) -> dict[int, Path]:

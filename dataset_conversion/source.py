@@ -80,7 +80,7 @@ class Content:
     Attributes:
         channels: In the order of the channels.
         labels: On the grid of the channels, with the source's values; None for a scan to predict.
-        notes: What was odd about it and how it was read, for people.
+        notes: Warnings about the case and how it was read.
     """
 
     channels: tuple[Volume, ...]
@@ -96,7 +96,7 @@ class SourceDataset:
         channel_names: In their order.
         labels: Value by name, without the background; a list of values makes a region.
         cases: All whose files are there.
-        problems: What is missing or odd; cases named here are not among `cases`.
+        problems: Missing cases and warnings; cases named here are not among `cases`.
         regions_class_order: The values in which regions are written over each other; needed with regions.
         renumber: New value by the source's; values that are not named stay.
         read: Reads a case, in a worker process; None reads plain files (`case_files.read_files`).

@@ -44,9 +44,9 @@ def read_descriptions(
             problems.append(Problem("", f"the description of {name!r} is {text!r:.60}; expected a sentence or more."))
         else:
             texts[name.strip().casefold()] = text.strip()
-    told = {name.casefold() for name in organs} | {one.casefold() for parts in organs.values() for one in parts}
+    known = {name.casefold() for name in organs} | {one.casefold() for parts in organs.values() for one in parts}
     for name in regions:
-        if name.casefold() in texts and name.casefold() not in told:
+        if name.casefold() in texts and name.casefold() not in known:
             message = f"the description of the region {name!r} is of no use: describe the labels that it unites."
             problems.append(Problem("", message, is_error=False))
     found = {name: texts.get(name.casefold()) or part_text(name, parts, texts) for name, parts in organs.items()}

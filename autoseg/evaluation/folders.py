@@ -182,18 +182,18 @@ def _measure_pair(pair: _Pair, *, settings: _Settings) -> _Measured:
         return _Measured(None, (Problem(pair.case_id, f"The reference is left out: {error}"),))
     prediction, fault = _read_prediction(pair, reference=reference)
     names = {} if pair.prediction is None or prediction is None else read_label_names(pair.prediction)
-    told = None
+    warning_of_names = None
     if prediction is not None and settings.labels is not None:
-        array, told = to_reference_values(
+        array, warning_of_names = to_reference_values(
             prediction.array_zyx, reference.array_zyx, names=names, labels=settings.labels, plan=settings.plan
         )
         prediction = replace(prediction, array_zyx=array)
     maps = [reference] if prediction is None else [reference, prediction]
-    values, odd_values = _choose_values([scan.array_zyx for scan in maps], settings=settings)
+    values, unknown_values = _choose_values([scan.array_zyx for scan in maps], settings=settings)
     problems = [] if fault is None else [Problem(pair.case_id, f"{fault} Counted as a miss.")]
-    warnings = [warning for scan in maps for warning in scan.warnings] + ([odd_values] if odd_values else [])
+    warnings = [warning for scan in maps for warning in scan.warnings] + ([unknown_values] if unknown_values else [])
     problems += [Problem(pair.case_id, warning, is_error=False) for warning in warnings]
-    problems += [] if told is None else [Problem("", told, is_error=False)]
+    problems += [] if warning_of_names is None else [Problem("", warning_of_names, is_error=False)]
     spacing_zyx_mm = reference.geometry.spacing_zyx_mm
     if prediction is None:
         metrics = missed_case(
@@ -235,13 +235,13 @@ def _choose_values(maps: Sequence[np.ndarray], *, settings: _Settings) -> tuple[
     found -= {0, settings.ignore_value}
     declared = settings.labels
     possible = range(1, MAX_LABEL_VALUE + 1) if declared is None else declared.all_names.keys()
-    odd = sorted(value for value in found if value not in possible)
+    unknown = sorted(value for value in found if value not in possible)
     measured = found.intersection(possible) if declared is None else declared.names
     chosen: dict[int, tuple[int, ...]] = {value: (value,) for value in sorted(measured)}
     chosen |= dict(enumerate(declared.regions.values() if declared is not None else (), start=FIRST_REGION))
-    if not odd:
+    if not unknown:
         return chosen, None
-    shown = ", ".join(map(str, odd[:VALUES_SHOWN])) + (", ..." if len(odd) > VALUES_SHOWN else "")
+    shown = ", ".join(map(str, unknown[:VALUES_SHOWN])) + (", ..." if len(unknown) > VALUES_SHOWN else "")
     expected = f"in 1 to {MAX_LABEL_VALUE}" if declared is None else "among the named labels"
     return chosen, f"The label maps hold {shown}, not {expected}; counted as background."
 

@@ -19,7 +19,7 @@ from autoseg.io.image import Scan
 MOST_SLICES = 32
 MOST_PX = 256
 MARGIN_SHARE = 0.05  # of the slices, shown beyond the organs at both ends
-MOST_ORGANS = 255  # told apart in a picture of one byte a pixel; those beyond are not shown
+MOST_ORGANS = 255  # that fit into a picture with one byte per pixel; others are not shown
 
 
 def pack_slices(scan: Scan, labels_zyx: np.ndarray, *, values: Sequence[int], slice_axis: Axis) -> dict[str, Any]:

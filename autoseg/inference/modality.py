@@ -49,7 +49,7 @@ def choose_modality(channels: Sequence[Scan], *, plan: DataPlan, given: int | No
         return given
     kinds = [_is_ct(modality.name) for modality in plan.modalities]
     if len(set(kinds)) == 1:
-        return 0  # values tell nothing, and need not be looked at
+        return 0  # intensities cannot distinguish them, and are not measured
     has_air = min(float(scan.array_zyx.min()) for scan in channels) <= AIR_HU
     return kinds.index(has_air)
 

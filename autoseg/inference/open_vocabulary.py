@@ -23,7 +23,7 @@ from autoseg.network.text.encode_new_text import NewText, read_new_text
 from autoseg.organs import describe_organ, find_modality, mentions_side
 
 LARGEST_VALUE = 65535
-FEWEST_TO_COMPARE = 3  # organs: fewer do not tell how far apart descriptions usually are
+FEWEST_TO_COMPARE = 3  # organs: fewer do not show how different descriptions usually are
 MOST_NEW_WORDS = 0.3  # share
 
 log = logging.getLogger("autoseg")
@@ -53,8 +53,8 @@ def with_new_organs(predictor: Predictor, organs: Mapping[str, str], *, offline:
                 "the model kept no text tower, so it cannot read about other organs than its own. "
                 "Leave out --new-organ, or train with another network.text."
             )
-        told = [organ.sentences_of(number) for number in range(num_modalities) for organ in new]
-        texts.append(read_new_text(plans.network.text, plans.data.text_rows, told, state=state, offline=offline))
+        sentences = [organ.sentences_of(number) for number in range(num_modalities) for organ in new]
+        texts.append(read_new_text(plans.network.text, plans.data.text_rows, sentences, state=state, offline=offline))
         networks.append(_with_text(network, texts[-1], num_modalities=num_modalities))
     _warn_of_unlike(new, texts[0], networks[0], plans=plans)
     data = plans.data.model_copy(update={"organs": (*known, *new)})

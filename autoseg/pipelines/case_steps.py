@@ -238,11 +238,11 @@ def list_warnings(channels: Sequence[Scan], *, predictor: Predictor) -> tuple[st
     modality = choose_modality(channels, plan=plan, given=predictor.modality)
     alike = list_alike(plan, modality)
     if predictor.modality is None and len(alike) > 1:
-        found.append(f"taken for {alike[0]}, since its values do not tell {' and '.join(alike)} apart; see --modality.")
+        found.append(f"taken for {alike[0]}; intensities do not distinguish {' and '.join(alike)}; see --modality.")
     for scan, channel in zip(channels, plan.modalities[modality].channels, strict=False):
         low, high = float(scan.array_zyx.min()), float(scan.array_zyx.max())
-        odd = describe_odd_values(low, high, channel=channel.name, is_ct=channel.normalization == "ct")
-        found += [] if odd is None else [odd]
+        fault = describe_odd_values(low, high, channel=channel.name, is_ct=channel.normalization == "ct")
+        found += [] if fault is None else [fault]
     return tuple(dict.fromkeys(found))
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from autoseg.errors import UsageError
 
 TEMPORARY_PREFIX = ".writing-"
-NAME_LETTERS = 40  # of a file's name that its temporary name tells; names have 255 bytes at most
+NAME_LETTERS = 40  # of a file's name in its temporary name; names have at most 255 bytes
 FREE_SPACE = "Free space there or choose another place."
 # Faults of the disk rather than of one file: all that is written after it would fail too.
 DISK_FAULTS = {

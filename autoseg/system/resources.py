@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SYSTEM = Path("/")
-FALLBACK_CPU_GIB = 8.0  # where the system does not tell
-FALLBACK_FREE_SHARE = 0.5  # of all memory, where the system does not tell how much of it is free
+FALLBACK_CPU_GIB = 8.0  # if the system does not report it
+FALLBACK_FREE_SHARE = 0.5  # of all memory, if the system does not report the free part
 GIB = 2**30
 PR_SET_PDEATHSIG = 1  # prctl's name for "send me a signal when my parent ends" (linux/prctl.h)
 # glibc's names for what `mallopt` sets (malloc.h)

@@ -58,13 +58,13 @@ def _why_no_cuda() -> str:
 
     torch reports a driver that is too old or does not answer in a warning.
     """
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as reported:
         warnings.simplefilter("always")
         if torch.cuda.is_available():
             return ""
     if not torch.backends.cuda.is_built():
         return "torch sees no CUDA device here: it was built for CPUs alone. For a GPU install torch for CUDA."
-    reason = "".join(f" ({_first_line(one.message)})" for one in told[:1])
+    reason = "".join(f" ({_first_line(one.message)})" for one in reported[:1])
     return f"torch sees no CUDA device here{reason}. Check what nvidia-smi says, and update the driver."
 
 

@@ -93,7 +93,7 @@ def measure(scan: Path, model: Path, output: Path) -> dict[str, float]:
 
 
 def measure_nnunet(scan: Path, folder: Path, *, num_slices: int, num_organs: int) -> dict[str, Any]:
-    """Let nnU-Net plan for one scan and predict it; what became of it is said where it does not survive."""
+    """Let nnU-Net plan for one scan and predict it; if it does not survive, its outcome is reported."""
     images, labels = folder / "images", folder / "labels"
     for one in (images, labels):
         one.mkdir(parents=True)

@@ -68,7 +68,7 @@ def test_a_file_of_labels_chooses_and_unites(source, tmp_path):
     assert labels_of(tmp_path / "out", "a")[:5].tolist() == [0, 1, 1, 1, 0]
     assert labels_of(tmp_path / "out", "b")[6:11].tolist() == [0, 1, 1, 1, 0]
     assert [problem.message for problem in done.problems] == ["left out, since no label takes them: tumour."]
-    (tmp_path / "labels.json").write_text(json.dumps({"abdomen": ["Spleen", "tumour"]}))  # another choice, made anew
+    (tmp_path / "labels.json").write_text(json.dumps({"abdomen": ["Spleen", "tumour"]}))  # another choice
     assert run(source, tmp_path / "out", labels=tmp_path / "labels.json").num_kept == 0
     assert labels_of(tmp_path / "out", "a")[:5].tolist() == [0, 0, 0, 1, 0]
 

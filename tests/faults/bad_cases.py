@@ -1,4 +1,4 @@
-"""A dataset of many bad cases among good ones, planned and predicted once, and what became of each case.
+"""A dataset of many bad cases among good ones, planned and predicted once, and the outcome of each case.
 
 Owns: `write_dataset`, `plan_and_predict`, and the assertions that tests of single rows make.
 Does not own: the bad files (`damage.py`).

@@ -32,7 +32,7 @@ def memory_mib(field):
 
 
 def start_peak():
-    """Let the peak of memory begin anew, and give what is taken now."""
+    """Reset the peak of memory, and return the current use."""
     Path("/proc/self/clear_refs").write_text("5")
     return memory_mib("VmRSS")
 

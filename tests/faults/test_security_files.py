@@ -603,7 +603,7 @@ def test_hostile_json_in_what_is_only_kept_to_save_time_is_made_anew(command, tr
 
 @hostile_plans
 def test_no_file_of_a_run_but_its_plan_is_believed_blindly(run):
-    """Every reader of a cache gives nothing for every hostile content, so that what it kept is made anew."""
+    """Every reader of a cache ignores every hostile content, so that its entries are computed again."""
     from autoseg.pipelines.resume_log import LOG_NAME, ResumeLog
     from autoseg.planning.fingerprint.case_cache import CaseCache
     from autoseg.training.logging.metrics_log import read_metrics

@@ -10,7 +10,7 @@ import pytest
 
 SOAK = Path(__file__).parents[1] / "proofs" / "soak.py"
 STEPS = 120
-SEED = 149  # draws the death of the core process before both kills: a later sitting may have none
+SEED = 149  # draws the death of the core process before both kills: a later run may have none
 KINDS = {
     "bad-batch",
     "bad-burst",
@@ -46,7 +46,7 @@ def test_training_survives_one_fault_of_each_kind_and_tells_of_every_one(tmp_pat
     )
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "soak.json").read_text())
-    assert result["steps"] == STEPS and result["sittings"] >= 2
+    assert result["steps"] == STEPS and result["runs"] >= 2
     assert set(result["faults"]) >= KINDS - {"killed-in-save"}  # on a slow machine no save may fall into its time
     assert result["untold"] == [] and result["leftovers"] == []
     assert result["loss_last_tenth"] < result["loss_first_tenth"]

@@ -45,7 +45,7 @@ def test_another_key_or_a_changed_or_missing_file_makes_a_case_due(finished, tmp
     assert ResumeLog(tmp_path).find("two", key="key") is None and (tmp_path / "one.nii.gz").exists()
     (tmp_path / "one.nii.gz").write_bytes(b"Labels")
     assert ResumeLog(tmp_path).find("one", key="key") is None
-    assert not (tmp_path / "one.nii.gz").exists(), "what is made anew must not leave its old self behind if it fails"
+    assert not (tmp_path / "one.nii.gz").exists(), "a case that fails now must not leave its old files"
     assert ResumeLog(tmp_path).find("one", key="key") is None
     ResumeLog(tmp_path).add(finished())
     assert ResumeLog(tmp_path).find("one", key="other") is None and not (tmp_path / "one.nii.gz").exists()

@@ -101,7 +101,7 @@ def work_on_series(first: int, last: int, folder: Path) -> None:
     for number in range(first, last):
         for index, content in enumerate(damage_slices(number, slices)):
             (series / f"{index}.dcm").write_bytes(content)
-        Path("/proc/self/clear_refs").write_text("5")  # the largest resident size begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the largest resident size
         before, start, fault = resident_bytes("VmRSS"), time.monotonic(), ""
         signal.alarm(SECONDS_A_CASE)
         try:

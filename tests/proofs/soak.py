@@ -7,7 +7,7 @@ the mean of three seeds (docs/results/left_atrium_vs_monai_seeds.json); two hour
 in whole epochs. The network here is a much smaller one, so that they take less time (55 minutes on two cores that
 others used too), and states are saved more often, every ten seconds.
 
-Faults are drawn from a seed and put in from outside (`soak_runner.py`); a kill ends a sitting, and the same command
+Faults are drawn from a seed and put in from outside (`soak_runner.py`); a kill ends a run, and the same command
 begins the next one, sometimes after the newest state was damaged. Each fault must be told of in the log; the report
 has the line. The file must exist at the end, be loaded, and its Dice on cases that were left out be that of a model
 that has learned.
@@ -37,7 +37,7 @@ from autoseg.training.logging.metrics_log import read_metrics
 
 STEPS = 12 * 1768
 FOLD = "0"
-CORES = (2, 1, 1)  # of the sittings, by turns: with two there is a process to kill, with one the cores need not be free
+CORES = (2, 1, 1)  # of the runs, by turns: with two there is a process to kill, with one the cores need not be free
 COUNTS = {
     "bad-batch": 40,
     "bad-burst": 6,
@@ -75,7 +75,7 @@ LINES = {
     "emptied": r"resume.pt is damaged: it has 0 bytes, too few. Going on from the state before it",
     "gone": r"resume.pt is missing. Going on from the state before it",
 }
-BETWEEN_SITTINGS = ("killed", "killed-in-save", "flipped", "cut-off", "emptied", "gone")  # the next one's log tells
+BETWEEN_RUNS = ("killed", "killed-in-save", "flipped", "cut-off", "emptied", "gone")  # the next one's log tells
 
 
 def write_dataset(root: Path, *, num_cases: int = 5) -> None:
@@ -132,10 +132,10 @@ def damage_newest(folder: Path, *, rng: np.random.Generator) -> str | None:
 def soak(
     folder: Path, *, steps: int, counts: dict[str, int], seconds_between_saves: float, seed: int
 ) -> dict[str, Any]:
-    """Plan, then train in as many sittings as the kills make; returns the report.
+    """Plan, then train in as many runs as the kills make; returns the report.
 
     Raises:
-        SystemExit: A sitting ended in another way than done or killed.
+        SystemExit: A run ended in another way than done or killed.
     """
     rng = np.random.default_rng(seed)
     write_dataset(folder / "data")
@@ -147,7 +147,7 @@ def soak(
     code = -9
     while code in (-9, 2, 69) and len(logs) <= len(read_json(faults)):
         words = [run, FOLD, str(steps // 20), faults, ledger, str(len(logs)), str(seconds_between_saves)]
-        log = folder / f"sitting_{len(logs)}.log"
+        log = folder / f"run_{len(logs)}.log"
         with log.open("w") as file:
             code = subprocess.run(
                 [sys.executable, Path(__file__).with_name("soak_runner.py"), *words],
@@ -157,13 +157,13 @@ def soak(
                 check=False,
             ).returncode
         logs.append(log.read_text())
-        print(f"sitting {len(logs) - 1}: ended with {code} after {time.monotonic() - start:.0f} s", file=sys.stderr)
+        print(f"run {len(logs) - 1}: ended with {code} after {time.monotonic() - start:.0f} s", file=sys.stderr)
         if code == 2 and "cannot be written" not in logs[-1]:  # a full disk at the very end: the same command goes on
             break
         if code == -9 and (kind := damage_newest(fold, rng=rng)):
-            between.append({"fault": kind, "sitting": len(logs) - 1})
+            between.append({"fault": kind, "run": len(logs) - 1})
     if code != 0:
-        sys.exit(f"the last sitting ended with {code}:\n{logs[-1]}")
+        sys.exit(f"the last run ended with {code}:\n{logs[-1]}")
     made = [json.loads(line) for line in ledger.read_text().splitlines()]
     return report(fold, [*made, *between], logs, planned=len(read_json(faults))) | {
         "minutes": round((time.monotonic() - start) / 60, 1)
@@ -174,8 +174,8 @@ def report(fold: Path, made: list[dict[str, Any]], logs: list[str], *, planned: 
     """Gather what came of it; a fault that no line tells of has none."""
     left = [log.splitlines() for log in logs]
     told = []
-    for fault in sorted(made, key=lambda one: one["sitting"]):
-        lines = left[fault["sitting"] + (fault["fault"] in BETWEEN_SITTINGS)]
+    for fault in sorted(made, key=lambda one: one["run"]):
+        lines = left[fault["run"] + (fault["fault"] in BETWEEN_RUNS)]
         pattern = re.compile(LINES[fault["fault"]].format(step=fault.get("step")))
         line = next((line for line in lines if pattern.search(line)), None)
         if line is not None and fault["fault"] not in ("killed", "killed-in-save"):
@@ -187,7 +187,7 @@ def report(fold: Path, made: list[dict[str, Any]], logs: list[str], *, planned: 
     ]
     tenth = max(1, len(losses) // 10)
     return {
-        "sittings": len(logs),
+        "runs": len(logs),
         "steps": read_metrics(fold / "metrics.jsonl")[-1]["step"],
         "planned_faults": planned,
         "faults": dict(sorted(Counter(fault["fault"] for fault in told).items())),
@@ -226,7 +226,7 @@ def main() -> None:
         arguments.output, {"date": date.today().isoformat(), "machine": machine, "seed": arguments.seed, **result}
     )
     for fault in result["every_fault"]:
-        print(f"{fault['fault']:<15} sitting {fault['sitting']:>2}  {fault['line'] or 'NOT TOLD'}")
+        print(f"{fault['fault']:<15} run {fault['run']:>2}  {fault['line'] or 'NOT REPORTED'}")
     is_good = not result["untold"] and not result["leftovers"] and result["weights_are_finite"]
     sys.exit(0 if is_good and result["loss_last_tenth"] < result["loss_first_tenth"] else 1)
 

@@ -1,9 +1,9 @@
-"""One sitting of the soak: `autoseg_train` with faults put into it from outside, at the steps that a list names.
+"""One run of the soak test: `autoseg_train` with faults put into it from outside, at the steps that a list names.
 
-    python soak_runner.py RUN FOLD EPOCHS FAULTS LEDGER SITTING SECONDS_BETWEEN_SAVES
+    python soak_runner.py RUN FOLD EPOCHS FAULTS LEDGER RUN_NUMBER SECONDS_BETWEEN_SAVES
 
 Owns: how each fault is made. A fault is written into the ledger, and flushed, right before it is made, so that a later
-sitting does not make it again. Does not own: which faults, when, and what must come of them (`soak.py`).
+run does not make it again. Does not own: which faults, when, and what must come of them (`soak.py`).
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ LONG_BURST = trainer.MAX_BAD_STEPS + 4  # more than that: the run is rolled back
 class Faults:
     """The faults that are left, and those that have begun."""
 
-    def __init__(self, faults: Path, ledger: Path, *, sitting: int) -> None:
-        self.ledger, self.sitting = ledger, sitting
+    def __init__(self, faults: Path, ledger: Path, *, run: int) -> None:
+        self.ledger, self.run = ledger, run
         done = {json.loads(line)["id"] for line in ledger.read_text().splitlines()} if ledger.exists() else set()
         self.left = [fault for fault in json.loads(faults.read_text()) if fault["id"] not in done]
         self.bad_left = 0
@@ -43,7 +43,7 @@ class Faults:
 
     def note(self, fault: dict[str, Any]) -> None:
         with self.ledger.open("a") as file:
-            file.write(json.dumps({**fault, "step": self.step, "sitting": self.sitting}) + "\n")
+            file.write(json.dumps({**fault, "step": self.step, "run": self.run}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -109,9 +109,9 @@ class Faults:
 
 
 def main() -> int:
-    """Train one sitting."""
-    run, fold, epochs, faults_path, ledger, sitting, seconds = sys.argv[1:]
-    faults = Faults(Path(faults_path), Path(ledger), sitting=int(sitting))
+    """Train one run."""
+    run, fold, epochs, faults_path, ledger, run_number, seconds = sys.argv[1:]
+    faults = Faults(Path(faults_path), Path(ledger), run=int(run_number))
     trainer.SECONDS_BETWEEN_SAVES = float(seconds)
     trainer.train_step = faults.around_step(trainer.train_step)
     step_module.accumulate_gradients = faults.around_gradients(step_module.accumulate_gradients)

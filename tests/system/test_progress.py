@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 
 
 def terminal(monkeypatch):
-    """Put a terminal in place of stderr; called in the test itself, since pytest sets stderr anew after fixtures."""
+    """Put a terminal in place of stderr; called in the test itself, since pytest sets stderr again after fixtures."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     return stream

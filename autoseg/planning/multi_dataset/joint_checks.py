@@ -25,9 +25,9 @@ def refuse_other_channels(checks: Mapping[str, DatasetCheck]) -> None:
     """
     counts = {name: check.fingerprint.channel_names for name, check in checks.items()}
     if len({len(names) for names in counts.values()}) > 1:
-        told = "; ".join(f"{name}: {', '.join(names)}" for name, names in counts.items())
+        listed = "; ".join(f"{name}: {', '.join(names)}" for name, names in counts.items())
         raise DatasetError(
-            f"the datasets have different numbers of channels ({told[:600]}), so no network takes all of them. Plan "
+            f"the datasets have different numbers of channels ({listed[:600]}), so no network takes all of them. Plan "
             "those with the same number together, or leave channels out of the others."
         )
     first_of: dict[tuple[str, ...], str] = {}

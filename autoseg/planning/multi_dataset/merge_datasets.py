@@ -104,8 +104,8 @@ def join_checks(checks: Mapping[str, DatasetCheck], mapping: LabelMapping) -> Da
         cases=cases,
         problems=layout,
     )
-    odd = warn_of_other_channels(checks) + warn_of_silent_datasets(mapping)
-    return DatasetCheck(dataset, fingerprint, layout + odd + long, contents + duplicates, mapping)
+    warnings = warn_of_other_channels(checks) + warn_of_silent_datasets(mapping)
+    return DatasetCheck(dataset, fingerprint, layout + warnings + long, contents + duplicates, mapping)
 
 
 def _join_fingerprints(checks: Mapping[str, DatasetCheck], mapping: LabelMapping, *, bad: set[str]) -> Fingerprint:

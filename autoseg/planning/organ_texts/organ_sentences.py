@@ -68,8 +68,9 @@ def describe_entry(organ: OrganEntry, *, modality: Modality) -> Description:
     if found.is_known or not organ.part_of:
         return found
     regions = [describe_organ(name, modality=modality) for name in organ.part_of]
-    told = tuple(sentence for region in regions for sentence in region.sentences)
-    return Description(organ.name, (f"The {organ.name}.", *told), is_known=all(region.is_known for region in regions))
+    sentences = tuple(sentence for region in regions for sentence in region.sentences)
+    is_known = all(region.is_known for region in regions)
+    return Description(organ.name, (f"The {organ.name}.", *sentences), is_known=is_known)
 
 
 def _fit(sentences: tuple[str, ...]) -> tuple[str, ...]:

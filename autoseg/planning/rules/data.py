@@ -117,7 +117,7 @@ def choose_crop(removed_fractions: np.ndarray) -> Choice[bool]:
         "median_removed_fraction": round(float(np.median(removed_fractions)), 4),
         "largest_removed_fraction": round(float(removed_fractions.max()), 4),
     }
-    return Choice(True, "Voxels outside the box of the non-zero ones cost time and tell nothing.", facts)
+    return Choice(True, "Voxels outside the box of the non-zero ones cost time and contain no information.", facts)
 
 
 def to_slice_order(values_zyx: np.ndarray, *, slice_axis: Axis) -> np.ndarray:

@@ -204,7 +204,7 @@ def choose_memory_slices(slice_correlations: np.ndarray, *, extents_slices: Sequ
     low, high = MEMORY_SLICES_RANGE
     value = int(np.clip(round(min(related, extent)), low, high))
     rule = (
-        "None: it gained nothing that could be told from chance (mean Dice of three seeds with it and without: 0.902 "
+        "None: it gained nothing beyond chance (mean Dice of three seeds with it and without: 0.902 "
         "and 0.901 on phantoms, 0.875 and 0.874 on hippocampi), and prediction with it works on one core. --set "
         "network.memory_slices=N turns it on, best with as many as stay similar (correlation over "
         f"{UNRELATED_CORRELATION}, decaying by the same factor a slice) and as an organ spans, {low} to {high}."

@@ -149,7 +149,7 @@ def test_a_damaged_or_hostile_cache_is_passed_over(make_dataset, tmp_path, scann
     assert as_tuples(scan_all(root, path)) == as_tuples(first)
     assert scanned == ["case_000"]
     scan_all(root, path)
-    assert scanned == ["case_000"]  # it was written anew
+    assert scanned == ["case_000"]  # it was written again
 
 
 def with_digest(text, old, new):

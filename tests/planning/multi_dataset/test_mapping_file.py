@@ -41,7 +41,7 @@ def test_find_mapping_writes_what_it_found_and_reads_it_again(tmp_path):
     assert content["regions"] == {"liver with liver tumour": ["liver", "liver tumour"]}
     before = (tmp_path / FILE_NAME).stat().st_ino
     assert find(tmp_path, **datasets) == found == unify_labels({k: labels_of(v) for k, v in datasets.items()})
-    assert (tmp_path / FILE_NAME).stat().st_ino == before, "a file that says the same is not written anew"
+    assert (tmp_path / FILE_NAME).stat().st_ino == before, "a file that says the same is not written again"
 
 
 def test_find_mapping_takes_an_edit_and_keeps_it(tmp_path):

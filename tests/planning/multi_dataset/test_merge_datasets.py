@@ -118,7 +118,7 @@ def test_join_checks_tells_of_scans_that_are_twice_in_one_dataset_too_but_once(m
         return replace(check, fingerprint=check.fingerprint.model_copy(update={"cases": cases}))
 
     (problem,) = join(A=twice("x"), B=twice("x")).contents
-    assert problem.case_id == "B__case_000", "within A and within B it is told of by their own checks"
+    assert problem.case_id == "B__case_000", "within A and within B their own checks report it"
 
 
 def test_join_checks_refuses_ids_that_are_too_long_together_and_goes_on_without_them(make_check):
