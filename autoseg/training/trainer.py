@@ -15,7 +15,6 @@ from typing import Any
 from autoseg.network.weights.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
 from autoseg.system.atomic_files import write_json
 from autoseg.system.progress import ProgressBar
-from autoseg.training.checkpointing.broadcast_state import broadcast_state
 from autoseg.training.checkpointing.checkpoint_policy import (
     draw_progress,
     roll_back,
@@ -23,7 +22,7 @@ from autoseg.training.checkpointing.checkpoint_policy import (
     save_periodically,
     save_state_if_new,
 )
-from autoseg.training.checkpointing.checkpoints import has_state, load_state
+from autoseg.training.checkpointing.checkpoints import broadcast_state, has_state, load_state
 from autoseg.training.checkpointing.transfer_report import WEIGHTS_FILE_NAME
 from autoseg.training.context import TrainingContext, shard_of_step
 from autoseg.training.data.batch import Batch

@@ -30,8 +30,7 @@ OTHER_FILES = {
     "network/weights/model_format.py": "models",
     "network/weights/sam2_checkpoint.py": "weights of SAM2",
     "preprocessing/array_file.py": "preprocessed cases",
-    "training/checkpointing/checkpoints.py": "its own state",
-    "training/checkpointing/broadcast_state.py": "the state that rank 0 sends",
+    "training/checkpointing/checkpoints.py": "its own state, and that of rank 0",
 }
 CONVERSION = ROOT / "dataset_conversion"
 CONVERSION_DOORS = {

@@ -31,9 +31,3 @@ def test_interaction_without_levels_is_a_mean_of_the_sentences_whatever_the_imag
     torch.testing.assert_close(interact(0, vectors, is_sentence)[0], vectors[:, 0])
     other = interact(0, vectors, is_sentence, early=torch.randn(2, 12, 10, 8))
     assert torch.equal(interact(0, vectors, is_sentence), other)
-
-
-def test_interaction_with_levels_depends_on_the_slice():
-    vectors, is_sentence = torch.randn(2, 1, 16), torch.ones(2, 1, dtype=torch.bool)
-    semantics = interact(2, vectors, is_sentence)
-    assert not torch.allclose(semantics[0], semantics[1], atol=1e-3)

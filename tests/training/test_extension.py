@@ -62,14 +62,3 @@ def test_a_loss_a_network_and_a_callback_train_and_predict(run, save_scan, tmp_p
     scan = save_scan(tmp_path / "scan.nii.gz", np.zeros((4, 32, 32), np.float32)) or tmp_path / "scan.nii.gz"
     prediction = autoseg.predict(scan, run, device="cpu", build_network=SmallNetwork)
     assert prediction.labels.shape == (32, 32, 4)
-
-
-def test_a_model_of_a_users_network_names_the_function_that_it_needs(run, save_scan, tmp_path):
-    autoseg.train(run, device="cpu", epochs=1, build_network=SmallNetwork)
-    save_scan(tmp_path / "scan.nii.gz", np.zeros((4, 32, 32), np.float32))
-    with pytest.raises(autoseg.CheckpointError, match=r"SmallNetwork.*build_network"):
-        autoseg.predict(tmp_path / "scan.nii.gz", run, device="cpu")
-    with pytest.raises(autoseg.CheckpointError, match="new-organ"):
-        autoseg.predict(
-            tmp_path / "scan.nii.gz", run, device="cpu", build_network=SmallNetwork, new_organs={"spleen": ""}
-        )

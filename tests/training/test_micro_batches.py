@@ -90,13 +90,6 @@ def test_where_one_slice_is_too_much_training_ends(begun, monkeypatch):
         train_step(state, batch, context)
 
 
-def test_another_error_is_not_taken_for_full_memory(begun, monkeypatch):
-    state, batch, context = begun
-    fill_memory(monkeypatch, state.network, largest=0, error=RuntimeError("shapes do not match"), seen=[])
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        train_step(state, batch, context)
-
-
 def test_gradient_accumulation_takes_more_slices_per_step_with_as_many_at_once(tiny_plans, make_store, tmp_path):
     plans = tiny_plans(2, training={"batch_slices": 2, "gradient_accumulation": 3})
     context = make_context(make_store(plans), tmp_path, plans)

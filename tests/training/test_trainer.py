@@ -142,19 +142,6 @@ def test_training_killed_between_two_saves_goes_back_to_the_last_and_equals_the_
 
 
 @pytest.mark.usefixtures("no_picture")
-def test_training_that_is_done_does_nothing_more_and_a_longer_one_goes_on(copied, plans, monkeypatch):
-    fold, first = copied
-    model = (fold.folder / "model.safetensors").read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "train_step", None)
-        state = train(fold)
-    assert state.step == 4 and (fold.folder / "model.safetensors").read_bytes() == model
-    longer = train(fold, Length(steps=5))
-    assert longer.step == 5
-    assert not torch.equal(longer.network.fusion_gates, first.network.fusion_gates)
-
-
-@pytest.mark.usefixtures("no_picture")
 def test_training_by_the_clock_stops_when_its_time_is_over(plans, make_store, tmp_path):
     fold = make_context(make_store(plans), tmp_path / "fold", plans, validation=())
     state = train(fold, Length(steps=10**9, seconds=0.5))
@@ -185,21 +172,6 @@ def test_a_step_whose_loss_is_not_finite_updates_nothing_and_the_next_one_does(p
     assert np.isfinite(train_step(state, batch, context)["total"])
     assert not torch.equal(state.network.fusion_gates, before["network.fusion_gates"])
     assert all(bool(value.isfinite().all()) for value in weights_of(state).values())
-
-
-@pytest.mark.usefixtures("no_picture")
-def test_one_bad_batch_among_good_ones_is_survived(plans, make_store, tmp_path, monkeypatch):
-    real = SliceSampler.make_batch
-
-    def make_batch(self, step, *, part=None):
-        batch = real(self, step, part=part)
-        return dataclasses.replace(batch, images=batch.images * float("nan")) if step == 1 else batch
-
-    monkeypatch.setattr(SliceSampler, "make_batch", make_batch)
-    fold = make_context(make_store(plans), tmp_path / "fold", plans, validation=())
-    state = train(fold)
-    assert state.step == 4 and all(bool(value.isfinite().all()) for value in weights_of(state).values())
-    assert all(np.isfinite(record["losses"]["total"]) for record in read_metrics(fold.folder / "metrics.jsonl"))
 
 
 @pytest.mark.usefixtures("no_picture")

@@ -14,8 +14,7 @@ from autoseg.distributed.ranks import LostConnectionError
 from autoseg.errors import OutputError, TrainingError
 from autoseg.network.weights.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
 from autoseg.system.signals import defer_signals
-from autoseg.training.checkpointing.broadcast_state import broadcast_state
-from autoseg.training.checkpointing.checkpoints import load_earlier, save_state
+from autoseg.training.checkpointing.checkpoints import broadcast_state, load_earlier, save_state
 from autoseg.training.context import TrainingContext
 from autoseg.training.logging.metrics_log import read_metrics
 from autoseg.training.logging.progress_plot import plot_progress

@@ -1,17 +1,15 @@
-"""`resume.pt` and the state before it, `resume_previous.pt`: how a training state reaches the disk and comes back.
+"""Saves and loads training states: the newest, `resume.pt`, and the one before it, `resume_previous.pt`.
 
-Owns: the seal that shows damage, keeping the state before, the choice between the two.
+Owns: the seal that reveals damage, the choice between the two files, and sending rank 0's state to all ranks.
 Does not own: what a state consists of (`state.py`), when one is saved (`checkpoint_policy.py`).
 
-A kill at any moment leaves a whole state. The new file is complete and flushed under a temporary name; only then the
-old one is renamed to `resume_previous.pt`, and the new one takes its name. Between the two renames there is no
-`resume.pt`, but the state before.
-
-The seal is a SHA-256 of the whole file in the comment at the end of the zip that torch writes, so file and digest are
-one and no byte is left out: torch checks its tensors alone, and says nothing of a flipped byte between them.
+A kill at any moment leaves a whole state: the new file is flushed under a temporary name, then the old one is renamed
+to `resume_previous.pt`, and then the new one takes its name. The seal is a SHA-256 of the whole file in the comment at
+the end of torch's zip; torch itself does not notice a flipped byte between its tensors.
 """
 
 import hashlib
+import io
 import logging
 import os
 from io import FileIO
@@ -21,6 +19,7 @@ from typing import Any
 import torch
 
 from autoseg.config.plans import Plans
+from autoseg.distributed.ranks import Ranks
 from autoseg.errors import CheckpointError, OutputError
 from autoseg.network.weights.load_errors import explain_load_failure
 from autoseg.system.atomic_files import atomic_path, explain_write_error
@@ -52,13 +51,7 @@ def has_state(path: Path) -> bool:
 
 
 def save_state(state: TrainState, plans: Plans, path: Path, *, keeps_previous: bool = True) -> None:
-    """Write a state; the one that was there becomes the previous one.
-
-    Args:
-        state: To be saved.
-        plans: Of the run.
-        path: Of `resume.pt`.
-        keeps_previous: False overwrites the newest and leaves the one before as it is.
+    """Write a state to `resume.pt`; the one that was there becomes the previous one, unless `keeps_previous` is False.
 
     Raises:
         OutputError: The disk is full or cannot be written; what was there stays as it was.
@@ -98,9 +91,9 @@ def load_state(state: TrainState, plans: Plans, path: Path) -> None:
 
 
 def load_earlier(state: TrainState, plans: Plans, path: Path) -> Path:
-    """Fill a state with the older of the two saved ones, or the only one that is whole; returns its path.
+    """Fill a state with the older of the two saved ones, or the only whole one, and return its path.
 
-    For a run that has gone wrong: the newest may hold the beginnings of it.
+    For a run that has diverged: the newest state may be affected already.
 
     Raises:
         CheckpointError: Neither can be used.
@@ -112,6 +105,19 @@ def load_earlier(state: TrainState, plans: Plans, path: Path) -> Path:
         content, source = _read_sealed(path), path
     fill_state(state, plans, content, source=source)
     return source
+
+
+def broadcast_state(state: TrainState, plans: Plans, ranks: Ranks) -> None:
+    """Fill the states of all ranks with that of rank 0, which alone reads and writes files."""
+    if ranks.world_size == 1:
+        return
+    buffer = io.BytesIO()
+    if ranks.is_main:
+        torch.save(pack_state(state, plans), buffer)
+    content = ranks.broadcast(buffer.getvalue())
+    if not ranks.is_main:
+        packed = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        fill_state(state, plans, packed, source=Path("the state of rank 0"))
 
 
 def _start_again(path: Path) -> str:

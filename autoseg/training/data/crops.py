@@ -6,12 +6,12 @@ Does not own: which slices they are (`sampler.py`), how large it is (`groups.py`
 
 import numpy as np
 
-from autoseg.training.data.case_arrays import Sliced
+from autoseg.preprocessing.array_file import StoredArray
 
 SHARE_ANYWHERE = 0.33  # of windows that are placed without a look at the organs
 
 
-def cut_slices(image: Sliced, numbers: np.ndarray, *, rows: slice, columns: slice) -> np.ndarray:
+def cut_slices(image: StoredArray | np.ndarray, numbers: np.ndarray, *, rows: slice, columns: slice) -> np.ndarray:
     """Cut N slices, in any order, out of a (C, S, R, W) image: (N, C, rows, columns) float32."""
     first, last = int(numbers.min()), int(numbers.max())
     block = np.asarray(image[:, first : last + 1, rows, columns], dtype=np.float32)  # one read of the store

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from autoseg.config.plans import Plans
-from autoseg.training.data.case_arrays import CaseArrays
+from autoseg.preprocessing.store import CaseStore
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class CaseGroup:
         return case_id, int(slices[rng.integers(len(slices))])
 
 
-def group_cases(store: CaseArrays, case_ids: Sequence[str], *, plans: Plans) -> tuple[CaseGroup, ...]:
+def group_cases(store: CaseStore, case_ids: Sequence[str], *, plans: Plans) -> tuple[CaseGroup, ...]:
     """Put cases together by dataset and window, in the order in which they come.
 
     Args:

@@ -18,10 +18,11 @@ from autoseg.config.plans import Plans
 from autoseg.datasets.partial_labels import ask_labels, class_table, region_table
 from autoseg.network.context_slices import context_slice_numbers
 from autoseg.network.point_prompts import PointPrompts
+from autoseg.preprocessing.array_file import StoredArray
+from autoseg.preprocessing.store import CaseStore
 from autoseg.training.data.augmentation import augment
 from autoseg.training.data.augmentation_draws import Changes, draw_changes
 from autoseg.training.data.batch import Batch
-from autoseg.training.data.case_arrays import CaseArrays, Sliced
 from autoseg.training.data.crops import cut_slices, draw_range, pad_to, pick_target
 from autoseg.training.data.draws import StepDraws
 from autoseg.training.data.groups import group_cases
@@ -34,7 +35,7 @@ class SliceSampler:
 
     def __init__(
         self,
-        store: CaseArrays,
+        store: CaseStore,
         case_ids: Sequence[str],
         *,
         plans: Plans,
@@ -53,7 +54,7 @@ class SliceSampler:
         self.plans = plans
         self.case_ids = tuple(case_ids)
         self.cache_bytes = cache_bytes
-        self._arrays: dict[str, tuple[Sliced, Sliced]] = {}
+        self._arrays: dict[str, tuple[StoredArray | np.ndarray, StoredArray | np.ndarray]] = {}
         self.groups = group_cases(store, self.case_ids, plans=plans)
         self._regions = region_table(plans.data)
         annotated = {case_id: store.source(case_id).annotated for case_id in self.case_ids}
@@ -64,10 +65,9 @@ class SliceSampler:
         for case_id in self.case_ids:
             image, labels = store.open_image(case_id), store.open_labels(case_id)
             size = 4 * int(np.prod(image.shape)) + 2 * int(np.prod(labels.shape))
-            if size <= left:
-                image, labels = image[:], labels[:]
-                left -= size
-            self._arrays[case_id] = (image, labels)
+            is_kept = size <= left
+            left -= size if is_kept else 0
+            self._arrays[case_id] = (image[:], labels[:]) if is_kept else (image, labels)
         self.draws = StepDraws(
             self.groups,
             num_slices={case_id: labels.shape[0] for case_id, (_, labels) in self._arrays.items()},

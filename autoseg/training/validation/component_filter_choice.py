@@ -1,19 +1,19 @@
-"""Which detached pieces of an organ are removed, chosen on cases that were left out of training.
+"""Chooses which detached pieces of an organ are removed, by the Dice of cases that were left out of training.
 
-Owns: `list_pieces`, what a rule needs to know of a predicted organ, and `choose_component_filter`, which compares rules
-by their Dice and keeps one only where it raises it. Works on numbers of voxels alone, so that folds can be put
-together.
+Owns: `list_pieces`, which counts the voxels that a rule depends on, and `choose_component_filter`, which keeps a rule
+only where it raises Dice. Counts are stored in `pieces.json`, so that the cases of several folds can be combined.
 Does not own: the removal (`inference/connected_components.py`).
 """
 
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import NonNegativeInt, PositiveFloat, TypeAdapter
 
 from autoseg.config.plans import ComponentFilter, Plans, Reason
 from autoseg.errors import UsageError
@@ -34,16 +34,16 @@ class OrganPieces:
     """One organ in one case.
 
     Attributes:
-        voxel_ml: Volume of a voxel.
-        reference: Voxels of it in the reference.
-        sizes: Voxels of each predicted piece.
-        hits: Those of them that are in the reference's organ.
+        voxel_ml: The volume of a voxel.
+        reference: The number of voxels in the reference.
+        sizes: The number of voxels of each predicted piece.
+        hits: How many of these lie in the reference's organ.
     """
 
-    voxel_ml: float
-    reference: int
-    sizes: tuple[int, ...]
-    hits: tuple[int, ...]
+    voxel_ml: PositiveFloat
+    reference: NonNegativeInt
+    sizes: tuple[NonNegativeInt, ...]
+    hits: tuple[NonNegativeInt, ...]
 
     def dice(self, rule: ComponentFilter) -> float:
         """Return the Dice that is left when the rule has removed its pieces; 1 where neither side holds anything."""
@@ -53,34 +53,13 @@ class OrganPieces:
         total = self.reference + int(sizes[stays].sum())
         return 2.0 * int(hits[stays].sum()) / total if total else 1.0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "voxel_ml": self.voxel_ml,
-            "reference": self.reference,
-            "sizes": list(self.sizes),
-            "hits": list(self.hits),
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "OrganPieces":
-        """Read what `to_json` gave.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is something else.
-        """
-        sizes, hits = tuple(content["sizes"]), tuple(content["hits"])
-        numbers = (content["voxel_ml"], content["reference"], *sizes, *hits)
-        if (
-            len(sizes) != len(hits)
-            or not all(isinstance(n, (int, float)) and n >= 0 for n in numbers)
-            or not numbers[0]
-        ):
-            raise ValueError("not the pieces of an organ")
-        return cls(content["voxel_ml"], content["reference"], sizes, hits)
+    def __post_init__(self) -> None:
+        if len(self.sizes) != len(self.hits):
+            raise ValueError("sizes and hits have different lengths")
 
 
 CasePieces = Mapping[str, OrganPieces]  # of the organs that were annotated in the case
+STORED_PIECES = TypeAdapter(list[dict[str, OrganPieces]])
 
 
 def list_pieces(
@@ -114,7 +93,7 @@ def list_pieces(
 
 def write_pieces(folder: Path, cases: Mapping[str, CasePieces], *, plans: Plans) -> None:
     """Write the pieces of a fold's cases into its folder of validation, with the plan that they belong to."""
-    content = {case: {name: own.to_json() for name, own in pieces.items()} for case, pieces in cases.items()}
+    content = {case: {name: asdict(own) for name, own in pieces.items()} for case, pieces in cases.items()}
     write_json(folder / PIECES_NAME, {"plan": _plan_digest(plans), "cases": content})
 
 
@@ -125,9 +104,7 @@ def read_pieces(run_folder: Path, *, plans: Plans) -> list[CasePieces]:
         try:
             content = read_json(path)
             if content["plan"] == _plan_digest(plans):
-                names = [organ.name for organ in plans.data.organs]
-                cases = content["cases"].values()
-                found += [{n: OrganPieces.from_json(case[n]) for n in names if n in case} for case in cases]
+                found += STORED_PIECES.validate_python(list(content["cases"].values()))
         except (UsageError, KeyError, TypeError, AttributeError, ValueError):
             log.warning("%s is damaged; its cases do not count in the choice of what is a speck.", path)
     return found

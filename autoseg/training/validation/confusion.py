@@ -1,6 +1,6 @@
-"""Dice of one case's organs and regions, from how often each reference label meets each predicted organ.
+"""Computes the Dice of one case's organs and regions from its confusion matrix.
 
-Owns: the table of meetings, and what of it counts in a case where not everything was annotated.
+Owns: the confusion matrix, and which of its entries count in a case where not everything was annotated.
 Does not own: predicting (`validate_case.py`), metrics on the scans' own grid (`evaluation/`).
 
 Legend: K organs, G regions, L = 1 + K + G indices of a reference, 1 + K of a prediction.
@@ -16,29 +16,25 @@ from autoseg.datasets.partial_labels import class_table, region_table
 CaseDice = dict[str, float | None]
 
 
-def new_confusion(plan: DataPlan) -> np.ndarray:
-    """Return zeros, (L, 1 + K)."""
-    return np.zeros((1 + len(plan.label_names), 1 + len(plan.organs)), dtype=np.int64)
+def count_confusion(reference: np.ndarray, predicted: np.ndarray, *, plan: DataPlan) -> np.ndarray:
+    """Count the (L, 1 + K) pairs of reference and predicted index; voxels that the reference ignores are left out."""
+    shape = (1 + len(plan.label_names), 1 + len(plan.organs))
+    is_known = reference != np.iinfo(reference.dtype).max
+    pairs = reference[is_known].astype(np.int64) * shape[1] + predicted[is_known]
+    return np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
 
 
-def count_confusion(meetings: np.ndarray, reference: np.ndarray, predicted: np.ndarray) -> None:
-    """Add voxels to the table; both arrays hold indices, and ignored voxels are none of them."""
-    size = meetings.shape[1]
-    pairs = reference.astype(np.int64) * size + predicted
-    meetings += np.bincount(pairs.ravel(), minlength=meetings.size).reshape(meetings.shape)
-
-
-def measure_dice(meetings: np.ndarray, *, plan: DataPlan, annotated: Collection[int] | None) -> CaseDice:
+def measure_dice(confusion: np.ndarray, *, plan: DataPlan, annotated: Collection[int] | None) -> CaseDice:
     """Return Dice by the name of each organ and region.
 
-    One that is neither in the reference nor predicted has None, and one that was not annotated. A region is annotated
-    too where all its organs are. Voxels that may or may not lie in an item, such as "kidney" in the left one, count
-    nowhere in its Dice.
+    It is None for an item that is neither in the reference nor predicted, and for one that was not annotated. A region
+    counts as annotated where all its organs are. Voxels that may or may not lie in an item ("kidney" for the left
+    kidney) are left out of its Dice.
 
     Args:
-        meetings: (L, 1 + K) voxels.
-        plan: Organs and regions.
-        annotated: Indices of what was annotated in the case; None: all organs.
+        confusion: The (L, 1 + K) matrix of `count_confusion`.
+        plan: The organs and regions.
+        annotated: The indices that were annotated in the case; None: all organs.
     """
     labels = class_table(plan, annotated)  # (L, 1 + K)
     regions = region_table(plan)
@@ -51,8 +47,8 @@ def measure_dice(meetings: np.ndarray, *, plan: DataPlan, annotated: Collection[
             dice[name] = None
             continue
         rows, known, columns = is_in[:, number], ~may_be[:, number], items[number]
-        total = meetings[rows].sum() + meetings[known][:, columns].sum()
-        dice[name] = float(2 * meetings[rows][:, columns].sum() / total) if total else None
+        total = confusion[rows].sum() + confusion[known][:, columns].sum()
+        dice[name] = float(2 * confusion[rows][:, columns].sum() / total) if total else None
     return dice
 
 

@@ -56,15 +56,6 @@ def test_permuting_the_organs_permutes_the_maps(network_and_inputs):
     torch.testing.assert_close(other[:, [0, 2, 1]], one, atol=1e-4, rtol=1e-3)
 
 
-def test_each_slice_is_encoded_once(network_and_inputs):
-    network, images, organs, _ = network_and_inputs
-    seen = []
-    network.image_encoder.register_forward_hook(lambda _module, args, _output: seen.append(len(args[0])))
-    with torch.no_grad():
-        network(images, organs, positions=torch.tensor([[0, 1, 2], [0, 1, 2]]))
-    assert seen == [6]
-
-
 def test_backward_reaches_every_parameter_of_the_memory_too(network_and_inputs):
     network, images, organs, plans = network_and_inputs
     network.train()

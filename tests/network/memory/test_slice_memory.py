@@ -81,41 +81,6 @@ def test_no_more_than_the_most_similar_entries_are_read():
     assert not torch.allclose(*(memory.read(coarse, one, torch.tensor([0])) for one in (bank, changed)), atol=1e-3)
 
 
-def test_volumes_of_a_batch_do_not_see_each_other():
-    memory, coarse = make_memory(), torch.randn(2, CHANNELS, SIDE, SIDE)
-    masks, tokens = torch.rand(2, 2, 8, 8), torch.randn(2, 2, CHANNELS)
-    both = write(memory, None, coarse, masks=masks, tokens=tokens)
-    alone = write(memory, None, coarse[1:], masks=masks[1:], tokens=tokens[1:])
-    slices = torch.randn(2, CHANNELS, SIDE, SIDE)
-    read = memory.read(slices, both, torch.tensor([3, 3]))[1:]
-    assert torch.allclose(read, memory.read(slices[1:], alone, torch.tensor([3])), atol=1e-5)
-
-
-def test_permuting_the_organs_changes_nothing_in_a_memory():
-    memory, coarse = make_memory(), torch.randn(1, CHANNELS, SIDE, SIDE)
-    with torch.no_grad():
-        memory.paint.weight.normal_()
-    masks, tokens = torch.rand(1, 3, 8, 8), torch.randn(1, 3, CHANNELS)
-    order = [2, 0, 1]
-    one = write(memory, None, coarse, masks=masks, tokens=tokens)
-    other = write(memory, None, coarse, masks=masks[:, order], tokens=tokens[:, order])
-    assert torch.allclose(one.features, other.features, atol=1e-5)
-    read = [memory.read(coarse, bank, torch.tensor([1])) for bank in (one, other)]
-    assert torch.allclose(*read, atol=1e-5)
-
-
-def test_gradients_reach_every_part_once_a_memory_is_read():
-    memory = make_memory()
-    bank = write(memory, None, torch.randn(1, CHANNELS, SIDE, SIDE))
-    read = memory.read(torch.randn(1, CHANNELS, SIDE, SIDE), bank, torch.tensor([2]))
-    first = memory.read(torch.randn(1, CHANNELS, SIDE, SIDE), None, torch.tensor([0]))
-    (read.square().sum() + first.sum()).backward()
-    without = [name for name, parameter in memory.named_parameters() if parameter.grad is None]
-    assert without == []
-    still = [name for name, parameter in memory.named_parameters() if not parameter.grad.any()]
-    assert still == []
-
-
 def test_absent_organs_leave_sams_tokens_of_absence():
     memory, coarse = make_memory(), torch.randn(1, CHANNELS, SIDE, SIDE)
     masks, tokens = torch.zeros(1, 2, 8, 8), torch.randn(1, 2, CHANNELS)

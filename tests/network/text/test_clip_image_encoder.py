@@ -46,15 +46,6 @@ def test_tokens_are_the_models_own_patch_tokens_each_in_its_place(tiny_plans, sm
         torch.testing.assert_close(tokens[:, row, column], expected[:, place])
 
 
-@pytest.mark.parametrize("side", [64, 24])
-def test_slices_come_to_the_towers_own_size(tiny_plans, small_clip, side):
-    tower = build_tower(tiny_plans, "small-clip", small_clip[1])
-    images = torch.randn(2, 3, side, side)
-    with torch.no_grad():
-        resized = F.interpolate(images, size=(32, 32), mode="bilinear", align_corners=False, antialias=True)
-        assert torch.equal(tower(images), tower(resized))
-
-
 def test_both_towers_come_from_one_model_loaded_once(tiny_plans, small_clip, monkeypatch):
     model, weights = small_clip
     created = []
@@ -111,16 +102,6 @@ def test_tower_without_weights_learns_in_all_its_parts(tiny_plans, small_clip, m
     assert same == {"config"}
 
 
-def test_tokens_decide_the_map(tiny_plans, make_network):
-    network, _ = make_network(2, interaction_image_encoder="clip")
-    images, organs = torch.randn(2, 3, 32, 32), torch.arange(2)
-    with torch.no_grad():
-        output = network(images, organs).logits
-        tokens = network.image_tower(images)
-        network.image_tower.forward = lambda _images: tokens.flip(0)
-        assert not torch.allclose(network(images, organs).logits, output, atol=1e-3)
-
-
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_models_of_timm_give_tokens_and_learn_in_all_their_parts(tiny_plans, teach_open_clip, name):
     teach_open_clip("timm-clip", timm_model_name=name, timm_pool="avg", image_size=160)
@@ -129,12 +110,6 @@ def test_models_of_timm_give_tokens_and_learn_in_all_their_parts(tiny_plans, tea
     assert tokens.shape == ((1, 10, 10, 64) if name == "test_vit" else (1, 5, 5, 64))
     (tokens * torch.randn_like(tokens)).sum().backward()
     assert [name for name, p in tower.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def test_patches_are_never_dropped(tiny_plans, teach_open_clip):
-    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "patch_dropout": 0.5}
-    teach_open_clip("holed-clip", **vision)
-    assert build_tower(tiny_plans, "holed-clip")(torch.randn(1, 3, 32, 32)).shape == (1, 4, 4, 32)
 
 
 def test_a_description_cannot_make_the_building_fetch_weights_or_drop_patches(monkeypatch):
@@ -158,9 +133,3 @@ def test_resnets_are_refused_with_what_to_take_instead(tiny_plans, teach_open_cl
     torch.save(open_clip.create_model("resnet-clip").state_dict(), tmp_path / "resnet.pt")
     with pytest.raises(CheckpointError, match=r"no patch tokens .*'resnet-clip': ModifiedResNet .*ViT-B-16"):
         build_tower(tiny_plans, "resnet-clip", tmp_path / "resnet.pt")
-
-
-def test_text_of_a_resnet_clip_still_goes_with_hieras_tokens(tiny_plans, teach_open_clip):
-    teach_open_clip("resnet-clip", image_size=32, layers=[1, 1, 1, 1], width=8, head_width=16)
-    network = build_network(plan_with(tiny_plans, "resnet-clip", interaction_image_encoder="hiera"))
-    assert network.image_tower is None and not any("visual" in name for name in network.state_dict())

@@ -8,7 +8,6 @@ from safetensors.torch import save
 from autoseg.config.plans import TextPlan
 from autoseg.errors import CheckpointError
 from autoseg.network.text import text_encoder
-from autoseg.network.text.cached_text import StoredText
 from autoseg.network.text.text_encoder import build_text_encoder, tokenize_sentences
 
 LIVER = "The liver is the largest gland."
@@ -64,11 +63,6 @@ def test_encode_some_organs_gives_their_rows_in_the_order_asked():
     assert is_sentence.tolist() == [[True, False], [True, True]]
 
 
-def test_encode_tells_sentences_apart_by_their_place_too():
-    _, (vectors, _) = encode([[LIVER, LIVER]])
-    assert not torch.allclose(vectors[0, 0], vectors[0, 1], atol=1e-3)
-
-
 def test_scratch_tower_takes_words_that_no_sentence_has():
     """All of them are one and the same unknown word: no index error, no look-up of somebody else's word."""
     encoder, _ = encode([[LIVER], [SPLEEN]])
@@ -82,17 +76,6 @@ def test_scratch_tower_takes_words_that_no_sentence_has():
     lookup = encoder.tower.lookup
     assert lookup[0] == 0 and lookup.max() == lookup[text_encoder.END_OF_TEXT]
     assert (lookup == 1).sum() > 49_000
-
-
-def test_stored_text_answers_as_the_tower_did():
-    encoder, (vectors, is_sentence) = encode([[LIVER], [SPLEEN, KIDNEY], [KIDNEY]])
-    stored = StoredText(vectors, is_sentence)
-    organs = torch.tensor([1, 0])
-    with torch.no_grad():
-        expected = encoder(organs)
-    given = stored(organs)
-    torch.testing.assert_close(given[0], expected[0])
-    assert torch.equal(given[1], expected[1])
 
 
 def test_open_clip_model_with_weights_from_a_file_is_frozen_and_runs_once(small_clip):
@@ -210,11 +193,4 @@ def test_open_clip_tag_without_a_network_comes_from_the_cache_or_is_an_error_soo
     with pytest.raises(CheckpointError, match=r"http://127\.0\.0\.1:9 cannot be reached.*Run once with a network"):
         frozen_vectors(tag_on_hub)
     assert time.monotonic() - start < 3
-    assert hub.asked == []
-
-
-def test_text_model_without_weights_of_the_hub_asks_nobody(small_clip, hub):
-    for weights in (None, str(small_clip[1])):
-        encode([[LIVER]], TextPlan(model="small-clip", weights=weights))
-    encode([[LIVER]])
     assert hub.asked == []

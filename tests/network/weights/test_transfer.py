@@ -7,7 +7,7 @@ from autoseg.config.overrides import apply_settings
 from autoseg.errors import CheckpointError
 from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import load_model, read_model_tensors, save_model
-from autoseg.network.weights.transfer import ModelWeights, count_by_part, load_model_weights
+from autoseg.network.weights.transfer import ModelWeights, load_model_weights
 
 TABLE = "text.tower.transformer.token_embedding.weight"
 
@@ -108,13 +108,6 @@ def test_learned_vectors_follow_their_organs_and_new_ones_are_drawn(finish, tiny
     assert report.new == report.left_over == ("text.vectors",)
 
 
-def test_another_text_tower_takes_no_text_and_all_else(finish, tiny_plans):
-    path, _ = finish(2)
-    _, report, _ = begin(path, tiny_plans(2, network={"text": {"model": "learned"}}))
-    assert report.new == ("text.vectors",) and report.adapted == ()
-    assert {name.split(".")[0] for name in report.left_over} == {"text"}
-
-
 def test_a_new_channel_changes_nothing_at_first_and_the_known_one_is_read_in_its_place(finish, tiny_plans):
     path, plans = finish(2)
     other = tiny_plans(2, num_channels=2)
@@ -208,14 +201,6 @@ def test_prompt_tokens_refiner_stages_and_parts_that_differ_are_reported(finish,
         assert torch.equal(new.state_dict()[name], before[name]), name
 
 
-def test_another_width_leaves_what_has_it_new(finish, tiny_plans):
-    path, _ = finish(1)
-    _, report, _ = begin(path, tiny_plans(1, network={"feature_channels": 32}))
-    assert any(name.startswith("image_encoder.hiera") for name in report.taken)
-    assert "prompt_projector.queries.weight" in report.new and "prompt_projector.queries.weight" in report.left_over
-    assert "position.positional_encoding_gaussian_matrix" in report.new
-
-
 def test_clips_code_of_places_is_interpolated_to_another_square(finish, tiny_plans):
     path, _ = finish(1, interaction_image_encoder="clip")
     new, report, _ = begin(path, tiny_plans(1, network={"interaction_image_encoder": "clip", "image_size_px": 64}))
@@ -250,7 +235,3 @@ def test_weights_that_contradict_their_plan_are_refused_and_nothing_is_changed(f
     with pytest.raises(CheckpointError, match="do not fit the plan inside it"):
         load_model_weights(network, ModelWeights(tensors, plans, [0, 1], [0, 1]), plans)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-
-
-def test_tensors_are_counted_by_the_parts_of_the_network():
-    assert count_by_part(["refiner.a", "mask_decoder.b", "refiner.c"]) == "refiner 2, mask decoder 1"

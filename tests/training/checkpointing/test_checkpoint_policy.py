@@ -52,13 +52,6 @@ def test_going_back_takes_the_older_state_and_leaves_steps_and_time_spent(kept, 
     assert saved(folder, "resume_previous.pt")["step"] == 10  # not the one that may hold the beginnings of the trouble
 
 
-def test_going_back_works_without_a_state_before(kept):
-    state, context, folder = kept
-    (folder / "resume_previous.pt").unlink()
-    roll_back(state, context, cases=["a"])
-    assert state.network.fusion_gates.tolist() == [20.0] * 3
-
-
 def test_a_second_time_is_an_error_that_names_the_cases(kept):
     state, context, folder = kept
     state.rate_factor = 0.3
@@ -90,12 +83,3 @@ def test_a_state_is_saved_once_a_step(kept):
     state.step += 1
     save_at_interruption(KeyboardInterrupt(), state, context)
     assert saved(folder)["step"] == 26 and saved(folder, "resume_previous.pt")["step"] == 25
-
-
-def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch, caplog):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint_policy, "plot_progress", full)
-    checkpoint_policy.draw_progress(tmp_path)
-    assert "progress.png could not be drawn: [Errno 28] No space left on device" in caplog.text

@@ -243,12 +243,6 @@ def test_a_fold_that_has_begun_goes_on_without_the_model_and_refuses_another(run
         train(run, epochs=3, device="cpu", start_from=other)
 
 
-def test_a_fold_that_began_from_scratch_does_not_begin_from_a_model_any_more(run, model):
-    train(run, device="cpu")
-    with pytest.raises(UsageError, match=r"has begun already, and not from a model. Leave out --from to go on"):
-        train(run, device="cpu", start_from=model)
-
-
 def test_the_record_of_a_beginning_that_was_killed_is_not_taken_for_that_of_the_next(run, plans, model):
     train(run, device="cpu", start_from=model)
     (run / "fold_all" / "resume.pt").unlink()
@@ -256,18 +250,3 @@ def test_the_record_of_a_beginning_that_was_killed_is_not_taken_for_that_of_the_
     assert name_start(None, None, plans) == "no pretrained weights, from scratch"
     train(run, device="cpu")
     assert not (run / "fold_all" / "weights.json").exists()
-
-
-def test_weights_that_are_not_finite_or_no_models_file_are_refused_before_any_work(run, plans, tmp_path):
-    network = build_network(plans)
-    with torch.no_grad():
-        network.fusion_gates[0] = float("nan")
-    save_model(network.eval(), plans, tmp_path / "odd.safetensors")
-    with pytest.raises(CheckpointError, match=r"odd.safetensors: its weights 'fusion_gates' are not finite"):
-        train(run, device="cpu", start_from=tmp_path / "odd.safetensors")
-    torch.save({"model": {}}, tmp_path / "sam2.pt")
-    with pytest.raises(UsageError, match=r"sam2.pt: expected a model.safetensors .*--set network.weights=FILE"):
-        train(run, device="cpu", start_from=str(tmp_path / "sam2.pt"))
-    with pytest.raises(CheckpointError, match=r"there is no model.safetensors here"):
-        train(run, device="cpu", start_from=tmp_path / "none.safetensors")
-    assert not list(run.glob("fold_*"))

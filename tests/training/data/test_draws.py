@@ -69,17 +69,6 @@ def test_organs_in_the_slices_come_first_and_the_rest_is_filled_up(make_draws):
     assert seen == {0, 1, 2, 3, 4}  # two are in no slice, and come by turns
 
 
-def test_where_more_organs_are_in_the_slices_than_allowed_some_of_them_are_drawn(make_draws):
-    draws = make_draws({"a": {1: [3], 2: [3], 5: [3]}}, organs_per_step=2, foreground_oversampling=1.0)
-    chosen = [draws.organs_of(step).tolist() for step in range(12)]
-    assert all(set(organs) <= {0, 1, 4} and len(organs) == 2 for organs in chosen)
-    assert len({tuple(organs) for organs in chosen}) == 3
-
-
-def test_all_organs_are_asked_for_where_the_plan_allows_it(make_draws):
-    assert make_draws(CASES, organs_per_step=5).organs_of(0).tolist() == [0, 1, 2, 3, 4]
-
-
 def test_organs_of_a_region_that_was_annotated_count_as_present(tiny_plans):
     plans = tiny_plans(
         4,

@@ -73,15 +73,6 @@ def test_relabel_asked_organs_by_their_place_the_others_to_background():
     assert relabel(np.array([[0, IGNORE]]), np.array([6])).tolist() == [[0, IGNORE]]
 
 
-def test_make_batch_has_the_shapes_and_types_that_the_network_takes(tiny_plans):
-    plans = tiny_plans(3, num_channels=2, training={"batch_slices": 3}, network={"context_slices": 2})
-    batch = make_sampler(plans, a=make_case(num_channels=2), b=make_case(num_channels=2, seed=1)).make_batch(0)
-    assert batch.images.shape == (3, 10, 32, 32) and batch.images.dtype == torch.float32
-    assert batch.labels.shape == (3, 32, 32) and batch.labels.dtype == torch.int64
-    assert batch.organs.tolist() == [0, 1, 2]
-    assert len(batch.case_ids) == 3 and set(batch.case_ids) <= {"a", "b"}
-
-
 def test_make_batch_depends_on_seed_and_step_alone(tiny_plans):
     cases = {"a": make_case(), "b": make_case(seed=1)}
     plans = tiny_plans(3)
@@ -122,19 +113,6 @@ def test_slices_with_an_organ_come_as_often_as_the_plan_says(tiny_plans, share, 
     sampler = make_sampler(plans, a=(image, labels))
     found = [bool((labels == 1).any()) for step in range(25) for labels in sampler.make_batch(step).labels]
     assert least <= np.mean(found) <= most
-
-
-def test_every_organ_is_drawn_though_one_is_in_a_single_slice_of_a_single_case(tiny_plans):
-    common, rare = np.zeros((10, 32, 32), np.uint8), np.zeros((10, 32, 32), np.uint8)
-    common[:, 4:20, 4:20] = 1
-    rare[:, 4:20, 4:20] = 1
-    rare[9, 24:28, 24:28] = 2
-    image = np.zeros((1, 10, 32, 32), np.float32)
-    plans = tiny_plans(2, training={"foreground_oversampling": 1.0, "augmentation": STILL, "batch_slices": 4})
-    cases = {f"common_{i}": (image, common) for i in range(9)} | {"rare": (image, rare)}
-    sampler = make_sampler(plans, **cases)
-    found = [bool((labels == 2).any()) for step in range(20) for labels in sampler.make_batch(step).labels]
-    assert np.mean(found) > 0.3  # one slice in a hundred holds it
 
 
 def test_window_of_a_larger_slice_holds_the_organ_more_often_than_by_chance(tiny_plans):
@@ -179,21 +157,6 @@ def test_windows_are_not_drawn_to_ignored_voxels(tiny_plans):
         assert one.images.equal(other.images)
 
 
-def test_organs_per_step_limits_the_organs_and_keeps_those_in_the_slices(tiny_plans):
-    labels = np.zeros((2, 32, 32), np.uint8)
-    labels[:, 4:20, 4:20] = 4
-    plans = tiny_plans(5, training={"organs_per_step": 2, "augmentation": STILL})
-    sampler = make_sampler(plans, a=(np.zeros((1, 2, 32, 32), np.float32), labels))
-    others = set()
-    for step in range(12):
-        batch = sampler.make_batch(step)
-        organs = batch.organs.tolist()
-        assert len(organs) == 2 and organs == sorted(set(organs)) and 3 in organs
-        assert set(batch.labels.unique().tolist()) == {0, organs.index(3) + 1}
-        others |= set(organs) - {3}
-    assert others == {0, 1, 2, 4}
-
-
 def test_organs_per_step_with_more_organs_in_the_slices_than_allowed_makes_the_rest_background(tiny_plans):
     labels = np.zeros((1, 32, 32), np.uint8)
     for organ in range(5):
@@ -204,12 +167,6 @@ def test_organs_per_step_with_more_organs_in_the_slices_than_allowed_makes_the_r
     for place, organ in enumerate(batch.organs.tolist()):
         assert batch.labels[0, 6 * organ].eq(place + 1).all()
     assert int((batch.labels > 0).sum()) == 2 * 3 * 4 * 32
-
-
-def test_a_case_without_any_organ_is_drawn_too(tiny_plans):
-    empty = (np.ones((1, 2, 32, 32), np.float32), np.zeros((2, 32, 32), np.uint8))
-    batch = make_sampler(tiny_plans(1), a=empty).make_batch(0)
-    assert batch.labels.eq(0).all()
 
 
 CLIPS = {
@@ -245,31 +202,6 @@ def test_clips_are_evenly_spaced_slices_of_one_case_in_either_direction(tiny_pla
     assert steps == {-2, -1, 1, 2}
 
 
-def test_clips_of_a_short_case_repeat_its_ends(tiny_plans):
-    plans = tiny_plans(1, network={"memory_slices": 2}, training=CLIPS)
-    sampler = make_sampler(plans, a=numbered_case(2))
-    found = torch.cat([sampler.make_batch(number).positions for number in range(10)])
-    assert found.unique().tolist() == [0, 1]
-    assert (found[:, 0] == found[:, 1]).any()
-
-
-def test_every_slice_of_a_clip_has_the_labels_of_its_own(tiny_plans):
-    image, labels = numbered_case(12, size=48)
-    labels[:] = 0
-    for number in range(12):
-        labels[number, 10 : 12 + number, 10:20] = 1
-    plans = tiny_plans(1, network={"memory_slices": 2}, training={**CLIPS, "foreground_oversampling": 1.0})
-    whole = [int((labels[number] == 1).sum()) for number in range(12)]
-    sampler = make_sampler(
-        tiny_plans(1, network={"memory_slices": 2, "window_rows_px": 48, "window_columns_px": 48}, training=CLIPS),
-        a=(image, labels),
-    )
-    batch = sampler.make_batch(0)
-    assert (batch.labels == 1).sum(dim=(1, 2)).tolist() == [whole[number] for number in batch.positions.flatten()]
-    cut = make_sampler(plans, a=(image, labels)).make_batch(0)
-    assert cut.labels.shape == (8, 32, 32)
-
-
 def test_clips_come_every_so_many_steps_and_single_slices_between_them(tiny_plans):
     plans = tiny_plans(1, network={"memory_slices": 2}, training={**CLIPS, "memory_clip_every": 3})
     sampler = make_sampler(plans, a=numbered_case(40), b=numbered_case(30))
@@ -280,10 +212,6 @@ def test_clips_come_every_so_many_steps_and_single_slices_between_them(tiny_plan
     assert len(set(single.case_ids)) == 2
     halves = [sampler.make_batch(1, part=part) for part in (slice(0, 4), slice(4, 8))]
     assert torch.equal(torch.cat([half.images for half in halves]), single.images)
-
-
-def test_single_slices_have_no_positions(tiny_plans):
-    assert make_sampler(tiny_plans(3), a=make_case()).make_batch(0).positions is None
 
 
 def test_points_are_drawn_on_the_slices_and_organs_of_the_batch_where_the_plan_takes_them(tiny_plans):

@@ -49,9 +49,3 @@ def test_present_organs_are_pointed_at_as_often_as_asked_and_beside_absent_ones_
         0.25, abs=0.05
     )
     assert not any((kinds != NOTHING).any() for _, kinds in draw_often(labels, share=0.0, times=5))
-
-
-def test_an_organ_of_one_pixel_is_hit(labels):
-    for places, kinds in draw_often(labels):
-        points = places[1, 0][kinds[1, 0] == INSIDE]
-        assert (points == 3).all()

@@ -31,15 +31,3 @@ def test_plot_of_any_records_is_a_picture(records, tmp_path):
     plot_progress(records, tmp_path / "progress.png")
     picture = matplotlib.image.imread(tmp_path / "progress.png")
     assert picture.shape[0] > 400 and picture.shape[1] > 600 and picture.std() > 0.02
-
-
-def test_plot_of_an_organ_that_no_case_has_is_a_picture(tmp_path):
-    records = [record(1, dice=0.5), record(2, dice=0.5)]
-    records[0]["validation"]["dice"]["organ 1"] = records[1]["validation"]["dice"]["organ 1"] = None
-    plot_progress(records, tmp_path / "progress.png")
-    assert (tmp_path / "progress.png").stat().st_size > 5000
-
-
-def test_plot_of_nothing_writes_nothing(tmp_path):
-    plot_progress([], tmp_path / "progress.png")
-    assert list(tmp_path.iterdir()) == []

@@ -88,12 +88,6 @@ def test_focal_loss_of_even_odds_is_that_of_its_paper():
     assert focal_loss(torch.zeros(1, 1, 1, 4), row(1, 1, 0, 0)).item() == pytest.approx(expected)
 
 
-def test_focal_loss_of_a_sure_right_mask_is_0_and_of_a_sure_wrong_one_large():
-    right = torch.tensor([20.0, 20, -20, -20]).view(1, 1, 1, 4)
-    assert focal_loss(right, row(1, 1, 0, 0)).item() == pytest.approx(0, abs=1e-5)
-    assert focal_loss(-right, row(1, 1, 0, 0)).item() > 5
-
-
 @pytest.mark.parametrize(
     ("mask", "target", "known", "iou"),
     [
@@ -107,13 +101,6 @@ def test_focal_loss_of_a_sure_right_mask_is_0_and_of_a_sure_wrong_one_large():
 def test_quality_loss_is_the_distance_to_the_measured_iou(mask, target, known, iou):
     sums = iou_sums(torch.tensor([[0.7]]), row(*mask), row(*target), row(*known), torch.ones(1, 1))
     assert mean_of(sums).item() == pytest.approx(abs(0.7 - iou))
-
-
-def test_alignment_is_0_where_both_decoders_say_the_same_place():
-    assert dice_of(row(1, 1, 0, 0), row(1, 1, 0, 0), ALL).item() == pytest.approx(0)
-    apart = dice_of(row(1, 1, 0, 0), row(0, 0, 1, 1), ALL).item()
-    assert apart == pytest.approx(1 - SMOOTH / (4 + SMOOTH))
-    assert dice_of(row(1, 1, 0, 0), row(0, 0, 1, 1), row(0, 0, 0, 0)).item() == pytest.approx(0)
 
 
 def make_output(*, num_organs=2, has_maps=True):
@@ -150,18 +137,6 @@ def test_compute_losses_ignored_pixels_have_exactly_no_gradient():
         assert gradient[..., :first].ne(0).any(), name
 
 
-def test_compute_losses_what_is_predicted_where_it_is_ignored_changes_nothing():
-    output, labels = make_output(), make_labels()
-    before = compute_losses(output, labels, weights=LossPlan())
-    with torch.no_grad():
-        output.logits[..., 20:] += 9
-        output.map_logits[..., 5:] -= 9
-        output.mask_logits[..., 5:] += 9
-        output.coarse_logits[..., 10:] += 9
-    after = compute_losses(output, labels, weights=LossPlan())
-    assert {name: value.item() for name, value in before.items()} == {n: v.item() for n, v in after.items()}
-
-
 def test_compute_losses_presence_of_an_organ_that_may_lie_where_it_is_ignored_does_not_count():
     """Organ 2 is in the first slice only; the second one is ignored in part, so it may be there too."""
     output, labels = make_output(), make_labels()
@@ -193,13 +168,6 @@ def test_compute_losses_terms_follow_their_weights_and_sum_to_the_total():
         assert terms[name].item() > 0
 
 
-def test_compute_losses_without_the_semantic_decoder_and_deep_supervision_has_fewer_terms():
-    output = make_output(has_maps=False)
-    terms = compute_losses(output, make_labels(), weights=LossPlan())
-    assert not {"semantic", "alignment"} & set(terms)
-    assert bool(terms["total"].isfinite())
-
-
 def test_compute_losses_of_a_batch_without_any_known_pixel_is_finite():
     output = make_output()
     labels = torch.full((2, 32, 32), IGNORE)
@@ -207,18 +175,6 @@ def test_compute_losses_of_a_batch_without_any_known_pixel_is_finite():
     terms["total"].backward()
     assert bool(terms["total"].isfinite())
     assert bool(output.logits.grad.eq(0).all())
-
-
-def test_compute_losses_a_better_output_costs_less():
-    output, labels = make_output(), make_labels()
-    before = compute_losses(output, labels, weights=LossPlan())
-    before["total"].backward()
-    with torch.no_grad():
-        for name in ("logits", "coarse_logits", "mask_logits", "map_logits", "object_score_logits"):
-            getattr(output, name).sub_(0.1 * getattr(output, name).grad.sign())
-    after = compute_losses(output, labels, weights=LossPlan())
-    for name in ("dice", "cross_entropy", "mask", "semantic", "object_score", "total"):
-        assert after[name].item() < before[name].item(), name
 
 
 def every_label_one_class(num_slices=2, num_organs=2):
@@ -330,15 +286,6 @@ def test_compute_losses_with_labels_that_are_single_organs_is_that_without_sets(
     said = compute_losses(output, labels, weights=LossPlan(), sets=label_sets(every_label_one_class()))
     for name, value in compute_losses(output, labels, weights=LossPlan()).items():
         assert said[name].item() == pytest.approx(value.item(), rel=1e-5), name
-
-
-def test_compute_losses_of_slices_without_any_annotated_organ_is_finite():
-    output = make_output()
-    classes = torch.ones(2, 3, 3, dtype=torch.bool)
-    terms = compute_losses(output, make_labels(), weights=LossPlan(), sets=label_sets(classes))
-    terms["total"].backward()
-    assert bool(terms["total"].isfinite()) and abs(terms["total"].item()) < 1e-5
-    assert output.logits.grad.abs().max() < 1e-6 and output.mask_logits.grad.eq(0).all()
 
 
 @pytest.mark.parametrize("sets", [None, not_annotated(), region_of_both()])
