@@ -77,7 +77,9 @@ def build_network(
     assert (image_tower is not None) == (network.interaction_image_encoder == "clip")
     backbone = image_backbone or _build_hiera_backbone(network)
     decoder = build_mask_decoder(network.backbone, feature_channels=channels)
-    point_prompts = _build_point_prompt_encoder(network) if network.point_prompts else None
+    point_prompts = None
+    if network.point_prompts:
+        point_prompts = PointPromptEncoder(build_prompt_encoder(feature_channels=channels, side=network.image_size_px))
     position = PositionEmbeddingRandom(channels // 2) if point_prompts is None else point_prompts.encoder.pe_layer
     memory = _build_memory(network) if network.memory_slices else None
     return AutosegNetwork(
@@ -139,12 +141,6 @@ def _build_towers(plans: Plans, *, offline: bool) -> tuple[nn.Module, "ClipImage
     sentences = plans.data.text_rows
     text = build_text_encoder(network.text, sentences, feature_channels=channels, clip=clip)
     return text, build_clip_image(network, clip) if network.interaction_image_encoder == "clip" else None
-
-
-def _build_point_prompt_encoder(network: NetworkPlan) -> PointPromptEncoder:
-    return PointPromptEncoder(
-        build_prompt_encoder(feature_channels=network.feature_channels, side=network.image_size_px)
-    )
 
 
 def _build_memory(network: NetworkPlan) -> SliceMemory:

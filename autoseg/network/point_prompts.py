@@ -49,29 +49,19 @@ class PointPrompts:
 
     def flip(self, axes: Sequence[int], *, window: tuple[int, int]) -> "PointPrompts":
         """Mirror them as `Tensor.flip` mirrors (B, C, r, c) images: axis 2 are the rows, 3 the columns."""
-        places, kinds = self.places.clone(), self.kinds
+        places = self.places.clone()
         for axis in axes:
             places[..., axis - 2] = window[axis - 2] - 1 - places[..., axis - 2]
-        first, last = kinds == BOX_FIRST, kinds == BOX_LAST
-        if axes and first.any():  # the corner with the smaller numbers stays the first
-            places = _swap_corners(places, first, last, axes=axes)
-        return PointPrompts(places, kinds)
+        first, last = self.kinds == BOX_FIRST, self.kinds == BOX_LAST
+        corners = places[first], places[last]
+        places[first], places[last] = torch.minimum(*corners), torch.maximum(*corners)  # the smaller stays the first
+        return PointPrompts(places, self.kinds)
 
 
 def no_point_prompts(num_slices: int, num_organs: int, num_points: int = NUM_POINTS) -> PointPrompts:
     """Return (B, K, P) points that are all NOTHING."""
     kinds = torch.full((num_slices, num_organs, num_points), NOTHING)
     return PointPrompts(torch.zeros(*kinds.shape, 2), kinds)
-
-
-def _swap_corners(places: Tensor, first: Tensor, last: Tensor, *, axes: Sequence[int]) -> Tensor:
-    result = places.clone()
-    for axis in axes:
-        result[..., axis - 2][first], result[..., axis - 2][last] = (
-            places[..., axis - 2][last],
-            places[..., axis - 2][first],
-        )
-    return result
 
 
 @dataclass(frozen=True)

@@ -10,42 +10,22 @@ The parts keep sam2's own names inside, so Meta's weights fit key by key.
 from dataclasses import dataclass
 
 import torch
-from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
+from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
-from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
+from sam2.modeling.position_encoding import PositionEmbeddingRandom as PositionEmbeddingRandom
+from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
-from sam2.modeling.sam.transformer import Attention, RoPEAttention, TwoWayTransformer
-from sam2.modeling.sam2_utils import MLP, LayerNorm2d, get_1d_sine_pe
+from sam2.modeling.sam.transformer import Attention as Attention
+from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer
+from sam2.modeling.sam2_utils import MLP
+from sam2.modeling.sam2_utils import LayerNorm2d as LayerNorm2d
+from sam2.modeling.sam2_utils import get_1d_sine_pe as get_1d_sine_pe
 from torch import Tensor, nn
 
 from autoseg.config.plans import Backbone
-
-__all__ = [
-    "Attention",
-    "FpnNeck",
-    "Hiera",
-    "LayerNorm2d",
-    "MaskDecoder",
-    "MemoryAttention",
-    "MemoryEncoder",
-    "MemoryTokens",
-    "MultiScaleBlock",
-    "PositionEmbeddingRandom",
-    "PositionEmbeddingSine",
-    "PromptEncoder",
-    "TwoWayTransformer",
-    "build_hiera",
-    "build_mask_decoder",
-    "build_memory_attention",
-    "build_memory_encoder",
-    "build_neck",
-    "build_prompt_encoder",
-    "build_two_way_transformer",
-    "get_1d_sine_pe",
-]
 
 MEMORY_RANKS = 7  # SAM 2's codes for the age of a memory: one for the prompted frame, six for the last ones
 

@@ -29,6 +29,7 @@ from autoseg.training.checkpointing.transfer_report import StartReport
 from autoseg.training.optim.optimizers import build_optimizers
 
 STATE_VERSION = 1
+SAVED_NUMBERS = ("step", "seconds", "rate_factor", "best_dice", "slices_per_step")
 
 
 @dataclass
@@ -97,20 +98,19 @@ def new_state(
     world_size: int = 1,
     build: Callable[[Plans], nn.Module] | None = None,
 ) -> TrainState:
-    """Build the state of a new run: weights drawn from the plan's seed, a checkpoint's, or those of a finished model.
+    """Build the state of a new run, whose weights are drawn, or come from a checkpoint or a finished model.
 
     Args:
         plans: The plan of the run.
         device: The network's device.
-        offline: Take a checkpoint or text model of the hub from its cache only.
-        pretrained: For a run that is resumed: the names of the weights that came from a checkpoint, which is not read
-            again.
+        offline: Whether weights come from the hub's cache alone.
+        pretrained: For a resumed run, the names of the weights that came from a checkpoint, which is not read again.
         start: The finished model to begin with, or None.
         world_size: The number of ranks that torchrun started.
-        build: Builds a network of the user's own from the plan; None: autoseg's network.
+        build: The user's function that builds the network from the plan; None: autoseg's own.
 
     Raises:
-        CheckpointError: The checkpoint or text model cannot be had, or does not fit the plan.
+        CheckpointError: The checkpoint or text model cannot be read, or does not fit the plan.
     """
     torch.manual_seed(plans.training.seed)
     report: WeightsReport | StartReport | None = None
@@ -139,20 +139,15 @@ def new_state(
 
 
 def read_pretrained(path: Path) -> list[str]:
-    """Return the names of the weights that came from a checkpoint, as the run noted when it began.
-
-    Raises:
-        CheckpointError: The file is damaged.
-    """
+    """Return the names of the weights that came from a checkpoint, as `weights.json` recorded when the run began."""
     try:
         content = read_json(path)
-        names: list[str] = [name for name in content["parameters"] if isinstance(name, str)]
+        return [name for name in content["parameters"] if isinstance(name, str)]
     except (UsageError, KeyError, TypeError):
         raise CheckpointError(
             f"{path} is damaged: it does not name the weights that training began from. Delete the folder "
             f"{path.parent} to start this fold again."
         ) from None
-    return names
 
 
 def pack_state(state: TrainState, plans: Plans) -> dict[str, Any]:
@@ -164,22 +159,12 @@ def pack_state(state: TrainState, plans: Plans) -> dict[str, Any]:
         "averaged": state.averaged.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
         "scaler": state.scaler.state_dict(),
-        "step": state.step,
-        "seconds": state.seconds,
-        "rate_factor": state.rate_factor,
-        "best_dice": state.best_dice,
-        "slices_per_step": state.slices_per_step,
+        **{name: getattr(state, name) for name in SAVED_NUMBERS},
     }
 
 
 def fill_state(state: TrainState, plans: Plans, content: dict[str, Any], *, source: Path) -> None:
-    """Fill a state with what `pack_state` gave; the network's weights stay in the memory that they lie in.
-
-    Args:
-        state: Of the same plan.
-        plans: Of the run.
-        content: A dict with the key "plans" at least.
-        source: For messages.
+    """Fill a state, in place, with what `pack_state` returned; `source` names its file in messages.
 
     Raises:
         CheckpointError: It was written under another plan or version of autoseg.
@@ -188,7 +173,13 @@ def fill_state(state: TrainState, plans: Plans, content: dict[str, Any], *, sour
     if content.get("version") != STATE_VERSION:
         found = content.get("version")
         raise CheckpointError(f"{source} has version {found!r:.20}; this autoseg reads {STATE_VERSION}. {remedy}")
-    difference = _explain_difference(_plans_of(content, source), plans)
+    try:
+        written_under = parse_json(content["plans"])
+    except (ValueError, TypeError):
+        written_under = None
+    if not isinstance(written_under, dict):
+        raise CheckpointError(f"{source} is damaged: it carries no plan. {remedy}")
+    difference = _explain_difference(written_under, plans)
     if difference:
         raise CheckpointError(f"{source} was written under another plan ({difference}). {remedy}")
     try:
@@ -198,30 +189,12 @@ def fill_state(state: TrainState, plans: Plans, content: dict[str, Any], *, sour
             optimizer.load_state_dict(saved)
         if content["scaler"]:  # empty where it was saved without float16
             state.scaler.load_state_dict(content["scaler"])
-        state.step, state.seconds = content["step"], content["seconds"]
-        state.rate_factor, state.best_dice = content["rate_factor"], content["best_dice"]
-        state.slices_per_step = content["slices_per_step"]
+        for name in SAVED_NUMBERS:
+            setattr(state, name, content[name])
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # torch names what differs
         reason = explain_load_failure(error)
         raise CheckpointError(f"{source} does not fit this version's network: {reason}. {remedy}") from error
     state.saved_step, state.bad_steps, state.is_whole = state.step, 0, True
-
-
-def _plans_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return the plan that a state carries, as plain values.
-
-    Raises:
-        CheckpointError: It carries none.
-    """
-    try:
-        written_under = parse_json(content["plans"])
-    except (ValueError, TypeError):
-        written_under = None
-    if not isinstance(written_under, dict):
-        raise CheckpointError(
-            f"{path} is damaged: it carries no plan. Delete the folder {path.parent} to start this fold again."
-        )
-    return written_under
 
 
 def _explain_difference(old: Mapping[str, Any], plans: Plans) -> str:

@@ -6,8 +6,6 @@ Does not own: Hiera itself (`sam2_modules.py`), the adapters (`semantic_injectio
 Legend: B slices, K organs, D channels, C channels of a stage.
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from autoseg.network.backbones.semantic_injection import SemanticInjection
@@ -50,9 +48,5 @@ class HieraBackbone(nn.Module):
                 stage += 1
                 if stage < len(self.hiera.stage_ends):
                     tokens = self.injection(tokens, semantics, stage=stage)
-        return _pyramid(self.neck, outputs)[:3]
-
-
-def _pyramid(neck: FpnNeck, outputs: Sequence[Tensor]) -> list[Tensor]:
-    features, _positions = neck(outputs)
-    return features
+        features: list[Tensor] = self.neck(outputs)[0]
+        return features[:3]

@@ -46,7 +46,7 @@ class ClipImageTower(nn.Module):
         super().__init__()
         self.channels = channels
         self.is_frozen = is_frozen
-        self.visual = visual
+        self.visual: Any = visual
         self.norm = nn.LayerNorm(channels)  # the tower's own is for its class token, and pruned
         # Along with the weights, so that a model file says how to build the tower again, without open_clip's hub.
         self.register_buffer("config", torch.tensor(list(json.dumps(config, sort_keys=True).encode())).byte())
@@ -66,18 +66,13 @@ class ClipImageTower(nn.Module):
 
         CLIP was trained on images of mean 0 and deviation 1; so are our slices, and nothing is normalized here.
         """
-        images = _resize(images, self.visual)
+        size = tuple(self.visual.image_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         # The stem before a frozen tower learns through Hiera; to keep CLIP's activations for it would cost too much.
         with torch.no_grad() if self.is_frozen else nullcontext():
             maps = _patch_maps(self.visual, images)  # (B, C, H, W)
         return self.norm(maps.permute(0, 2, 3, 1))  # (B, H, W, C)
-
-
-def _resize(images: Tensor, visual: Any) -> Tensor:
-    size = tuple(visual.image_size)
-    if images.shape[-2:] == size:
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _patch_maps(visual: Any, images: Tensor) -> Tensor:

@@ -12,25 +12,14 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip import tokenize
-from open_clip.transformer import TextTransformer
+from open_clip import tokenize as tokenize
+from open_clip.transformer import TextTransformer as TextTransformer
 from torch import Tensor, nn
 
 from autoseg.config.plans import TextPlan
 from autoseg.errors import CheckpointError
 from autoseg.hub.download import cache_folder, explain_no_network, hub_access, is_absence
 from autoseg.network.weights.load_errors import explain_load_failure
-
-__all__ = [
-    "ClipModel",
-    "TextTransformer",
-    "Tokenizer",
-    "build_visual",
-    "check_visual",
-    "keep_patches",
-    "load_clip",
-    "tokenize",
-]
 
 MOST_IMAGE_PX = 2048  # side of a tower's input; as much as Hiera's in a plan
 # open_clip builds both towers or none; this text tower is the least that it takes, and is thrown away

@@ -1,9 +1,9 @@
-"""The finished model that a new fold begins from, where the user names one (`--from`).
+"""Reads the finished model that a new fold begins from, where the user names one (`--from`).
 
-Owns: finding and reading it before any work, which of several folds' models is taken, what its organs and channels are
-in the new plan, whether a fold that has begun already began from it.
-Does not own: which of its tensors fit (`weights/transfer.py`), what is said of them (`transfer_report.py`), SAM2's
-checkpoints (`weights/sam2_checkpoint.py`).
+Owns: the choice among several folds' models, the matching of its organs and channels with those of the new plan, and
+the check that a fold that has begun already began from this model.
+Does not own: which tensors fit (`weights/transfer.py`), the report (`transfer_report.py`), SAM2's checkpoints
+(`weights/sam2_checkpoint.py`).
 """
 
 import logging
@@ -11,8 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
 
 from autoseg.config.plans import Plans
 from autoseg.errors import CheckpointError, UsageError
@@ -33,28 +31,22 @@ log = logging.getLogger("autoseg")
 
 @dataclass(frozen=True)
 class StartingModel:
-    """A model to begin from, read and found whole.
+    """A model to begin from, which has been read and checked.
 
     Attributes:
-        path: Of its file.
-        sha256: Of the file.
-        number: Of the fold whose model it is, where there are several.
-        num_models: Of which it is one.
+        path: The model's file.
+        sha256: The digest of the file.
+        number: The number of the fold whose model it is, where there are several.
         weights: Its tensors, and what the new plan has in common with it.
     """
 
     path: Path
     sha256: str
     number: int | None
-    num_models: int
     weights: ModelWeights
 
     def fill(self, network: AutosegNetwork, plans: Plans) -> StartReport:
-        """Fill a new network with what fits, and say what did.
-
-        Raises:
-            CheckpointError: The model's weights contradict its own plan.
-        """
+        """Fill a new network with the weights that fit, and log the report."""
         report = StartReport.make(
             load_model_weights(network, self.weights, plans),
             file=self.path.name,
@@ -71,18 +63,18 @@ class StartingModel:
 def find_start(
     model: Path | str | None, folder: Path, *, plans: Plans, fold: str, has_begun: bool
 ) -> StartingModel | None:
-    """Read the model that a fold shall begin from; None where there is none, or the fold has begun from it already.
+    """Read the model that a fold begins from; None where none is named, or the fold has begun from it already.
 
     Args:
         model: What the user named: a model file, or a folder as for prediction.
-        folder: Of the fold.
-        plans: Of the run.
-        fold: "all", "0", ..
+        folder: The fold's folder.
+        plans: The plan of the run.
+        fold: The fold's name: "all", "0", ..
         has_begun: Whether there is a training state in the folder.
 
     Raises:
-        CheckpointError: There is no such model, or it is damaged, of another version, or holds no finite weights.
-        UsageError: It is no model of autoseg's, or the fold began from something else.
+        CheckpointError: There is no such model, or it is damaged, of another version, or its weights are not finite.
+        UsageError: It is not a model of autoseg, or the fold began from something else.
     """
     if model is None:
         return None
@@ -95,18 +87,19 @@ def find_start(
     if len(parts) > 1:
         number, num_models = _choose(range(len(parts)), fold=fold), len(parts)
     tensors = parts[number] if len(parts) > 1 and number is not None else parts[0]
-    odd = next((name for name, value in tensors.items() if not bool(value.isfinite().all())), None)
-    if odd is not None:
-        raise CheckpointError(f"--from {path}: its weights {odd!r:.80} are not finite. Give another model.")
+    bad = next((name for name, value in tensors.items() if not bool(value.isfinite().all())), None)
+    if bad is not None:
+        raise CheckpointError(f"--from {path}: its weights {bad!r:.80} are not finite. Give another model.")
     if num_models > 1:
         log.info("%s: %d folds have a model there; beginning from that of fold %s.", model, num_models, number)
-    return StartingModel(
-        path=path,
-        sha256=file_sha256(path),
-        number=number,
-        num_models=num_models,
-        weights=_compare(tensors, there, plans),
+    channels, their_channels = ([one.name for one in side.data.channels] for side in (plans, there))
+    weights = ModelWeights(
+        tensors,
+        there,
+        text_rows=match_text_rows(plans, there),
+        channels=match_channels(channels, their_channels),
     )
+    return StartingModel(path=path, sha256=file_sha256(path), number=number, weights=weights)
 
 
 def _choose_file(model: Path, *, fold: str) -> tuple[Path, int | None, int]:
@@ -130,12 +123,7 @@ def _choose(numbers: Sequence[int], *, fold: str) -> int:
 
 
 def _refuse_another(model: Path, folder: Path, *, fold: str) -> None:
-    """Check that a fold that has begun began from this model.
-
-    Raises:
-        UsageError: From another, or from none.
-        CheckpointError: What it began from is not readable any more.
-    """
+    """Check that a fold that has begun began from this model."""
     began = read_start(folder)
     ways = f"Leave out --from to go on, or delete the folder {folder} to start again."
     if began is None:
@@ -159,18 +147,6 @@ def name_start(start: StartingModel | None, begun: Path | None, plans: Plans) ->
     began = read_start(begun) if start is None and begun is not None else None
     file = start.path.name if start is not None else began[0] if began is not None else None
     return f"from {file}" if file is not None else plans.network.weights or "no pretrained weights, from scratch"
-
-
-def _compare(tensors: dict[str, Tensor], there: Plans, here: Plans) -> ModelWeights:
-    """Say which organ and which channel of the new plan is which of the model's."""
-    return ModelWeights(
-        tensors,
-        there,
-        text_rows=match_text_rows(here, there),
-        channels=match_channels(
-            [channel.name for channel in here.data.channels], [channel.name for channel in there.data.channels]
-        ),
-    )
 
 
 def match_organs(here: Plans, there: Plans) -> tuple[int | None, ...]:
