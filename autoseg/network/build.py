@@ -1,7 +1,4 @@
-"""The whole network wired on one page, from the numbers of a plan.
-
-Owns: `build_network`.
-"""
+"""Builds the whole network from the numbers of a plan, on one page."""
 
 from typing import TYPE_CHECKING
 
@@ -51,22 +48,21 @@ def build_network(
 ) -> AutosegNetwork:
     """Build the network of a plan with new weights; `weights/sam2_checkpoint.py` loads those of a checkpoint.
 
+    Args:
+        plans: The resolved plan.
+        text: A module that turns organ positions into sentence vectors; None builds the plan's text encoder.
+        image_tower: CLIP's image encoder, where the plan uses it and `text` is given; otherwise it is built too.
+        image_backbone: A module that encodes slices, in place of the plan's Hiera.
+        offline: Whether the text model comes from the hub's cache alone.
+
+    Raises:
+        CheckpointError: The text model that the plan names cannot be loaded.
+
     Example:
         >>> network = autoseg.build_network(plans)
         >>> output = network(images, torch.arange(2))  # (B, N * C, R, W) slices, the first two organs of the plan
         >>> output.logits.shape
         torch.Size([4, 3, 128, 128])
-
-    Args:
-        plans: The resolved plan.
-        text: What turns organ positions into sentence vectors; None builds the plan's text tower. A finished model
-            brings its `StoredText`.
-        image_tower: CLIP's, where the plan wants its tokens and `text` is given; otherwise it is built with the text's.
-        image_backbone: A module that encodes slices, in place of the plan's Hiera.
-        offline: Ask no network for a text model of the hub; its cache has it, or it cannot be had.
-
-    Raises:
-        CheckpointError: The text model that the plan names cannot be had.
     """
     network = plans.network
     channels = network.feature_channels

@@ -1,11 +1,11 @@
-"""Cross-modal interaction: the organs' sentences look at the slice, and the slice at the sentences.
+"""Lets the organs' sentences and the slice's image tokens attend to each other.
 
-Owns: the progressive two-way attention that makes contextual semantics, one vector an organ and slice.
+Owns: the progressive two-way attention that makes contextual semantics, one vector per organ and slice.
 
 Source: CRISP-SAM2, section "Cross-modal semantic interaction": image to text and text to image, then both against
 their fused features, level after level.
 
-Legend: B slices, K organs, S sentences an organ, N image tokens, D channels.
+Legend: B slices, K organs, S sentences per organ, N image tokens, D channels.
 """
 
 import torch
@@ -20,12 +20,7 @@ class InteractionLevel(nn.Module):
     """One level: each side attends to the other, then to the fusion of both."""
 
     def __init__(self, channels: int, *, is_last: bool) -> None:
-        """Build for D channels; nobody reads the image side after the last level, so it ends before the fusion there.
-
-        Args:
-            channels: D.
-            is_last: Whether no level follows.
-        """
+        """Build for D channels; the last level ends before the image side's fusion, which no part would read."""
         super().__init__()
         self.text_to_image = Attention(channels, NUM_HEADS)
         self.image_to_text = Attention(channels, NUM_HEADS)
@@ -34,15 +29,7 @@ class InteractionLevel(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3 if is_last else 4))
 
     def forward(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Refine both sides.
-
-        Args:
-            text: (B, K * S, D).
-            image: (B, N, D).
-
-        Returns:
-            Both, of the same shapes.
-        """
+        """Refine (B, K * S, D) text and (B, N, D) image tokens; the shapes stay."""
         text_cross = self.norms[0](text + self.text_to_image(text, image, image))
         image_cross = self.norms[1](image + self.image_to_text(image, text, text))
         fused = torch.cat([text_cross, image_cross], dim=1)  # (B, K * S + N, D)
@@ -54,10 +41,10 @@ class InteractionLevel(nn.Module):
 
 
 class CrossModalInteraction(nn.Module):
-    """Contextual semantics of all organs asked for, together, from early image tokens."""
+    """Makes the contextual semantics of all requested organs together, from early image tokens."""
 
     def __init__(self, *, image_channels: int, channels: int, num_levels: int) -> None:
-        """Build `num_levels` levels; none leaves the text as it is."""
+        """Build `num_levels` levels; with 0 the text stays as it is."""
         super().__init__()
         self.image_in = nn.Linear(image_channels, channels)
         self.pool = nn.AdaptiveAvgPool2d(8)  # 64 tokens tell where things are; more cost more and say little more
@@ -67,15 +54,12 @@ class CrossModalInteraction(nn.Module):
         self.score = nn.Linear(channels, 1, bias=False)  # the softmax would not see it
 
     def forward(self, early: Tensor, vectors: Tensor, is_sentence: Tensor) -> Tensor:
-        """Make one vector for each organ in each slice.
+        """Return one vector per organ and slice, (B, K, D).
 
         Args:
             early: (B, H, W, C) image tokens before the backbone's first block.
             vectors: (K, S, D) sentence vectors.
             is_sentence: (K, S) True where there is a sentence.
-
-        Returns:
-            (B, K, D) contextual semantics.
         """
         num_slices = early.shape[0]
         image = self.pool(early.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)  # (B, N, C)

@@ -1,7 +1,7 @@
-"""SAM2's mask decoder with one more output token: the semantic token, whose mask is added to SAM's.
+"""Adds a semantic token to SAM2's mask decoder; the token's mask is added to SAM's.
 
-Owns: the tokens' way through SAM's decoder, organs batched.
-Does not own: the decoder's weights and layers (sam2's `MaskDecoder`, unchanged, so that Meta's weights fit).
+Owns: how the tokens pass through SAM's decoder, with the organs batched.
+Does not own: the decoder's layers (sam2's `MaskDecoder`, unchanged, so that Meta's weights fit).
 
 Source: CRISP-SAM2, mask decoder with a semantic output token; SAM 2, section 4 (quality and occlusion heads).
 
@@ -20,7 +20,7 @@ from autoseg.network.sam2_modules import MaskDecoder
 
 @dataclass(frozen=True)
 class DecodedMasks:
-    """What the decoder says of each organ in each slice.
+    """The decoder's result for each organ in each slice.
 
     Attributes:
         mask_logits: (B, K, h4, w4).
@@ -36,7 +36,7 @@ class DecodedMasks:
 
 
 class SemanticMaskDecoder(nn.Module):
-    """Decode the masks of all organs of all slices in one batch of B * K."""
+    """Decodes the masks of all organs of all slices in one batch of B * K."""
 
     def __init__(self, *, decoder: MaskDecoder, channels: int) -> None:
         """Take SAM2's built decoder and add the semantic token."""
@@ -46,11 +46,11 @@ class SemanticMaskDecoder(nn.Module):
         self.semantic_head = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels // 8))
 
     def forward(self, pyramid: Sequence[Tensor], prompts: Prompts, position: Tensor) -> DecodedMasks:
-        """Decode.
+        """Decode the prompts of K organs.
 
         Args:
             pyramid: (B, D, h, w) at strides 4, 8, 16.
-            prompts: Of K organs.
+            prompts: The prompts of K organs.
             position: (1, D, h, w) positional code of the stride-16 grid.
         """
         fine, middle, coarse = pyramid

@@ -1,9 +1,9 @@
-"""The whole network, in the order in which a slice flows through it.
+"""Wires the whole network, in the order in which a slice flows through it.
 
 Owns: `AutosegNetwork.forward`.
-Does not own: what comes out (`output.py`), how the parts are built (`build.py`), the loss (`training/loss/`).
+Does not own: its output (`output.py`), how the parts are built (`build.py`), the loss (`training/loss/`).
 
-Legend: B slices, of V volumes T each where the memory is used, K organs asked for, D channels, C image channels, N
+Legend: B slices, of V volumes T each where the memory is used, K requested organs, D channels, C image channels, N
 neighboring slices, R x W the window at target spacing, h4 x w4 the grid at stride 4 of the image encoder.
 """
 
@@ -29,7 +29,7 @@ from autoseg.system.torch_device import convolution_precision
 
 
 class AutosegNetwork(nn.Module):
-    """Text-guided SAM2: organs' descriptions and slices in, one map over all organs asked for out."""
+    """A text-guided SAM2: it takes slices and organs, and returns one map over all requested organs."""
 
     def __init__(
         self,
@@ -49,23 +49,13 @@ class AutosegNetwork(nn.Module):
         image_size_px: int,
         encoder_channels: int,
     ) -> None:
-        """Take the built parts.
+        """Take the built parts, of which a plan may leave out those that are None; `build.py` shows how they are built.
 
-        Args:
-            text: Organ positions to sentence vectors: `TextEncoder` or `StoredText`.
-            image_tower: CLIP's, from Hiera's square to the tokens that the text looks at; None: Hiera's own patches.
-            stem: From `encoder_channels` to the three that Hiera takes.
-            interaction: Makes the semantics.
-            image_encoder: The image backbone, a module.
-            prompt_projector: Makes the prompts.
-            point_prompt_encoder: Makes more of them from points and boxes, or None.
-            mask_decoder: SAM's.
-            semantic_decoder: SEG-SAM's, or None.
-            memory: Of other slices of a volume, or None.
-            refiner: The branch at full resolution, or None: then the decoders' coarse maps are the result.
-            position: Code of the places of the stride-16 grid.
-            image_size_px: Side of the square that the image encoder sees.
-            encoder_channels: How many of the input's channels, from its middle, the image encoder sees.
+        The stem maps `encoder_channels`, from the middle of the input, to the three that the image encoder takes; the
+        image
+        encoder sees a square of `image_size_px`. Without CLIP's `image_tower` the text attends to Hiera's own patches,
+        and
+        `position` is the positional code of the stride-16 grid.
         """
         super().__init__()
         self.text = text
@@ -99,14 +89,12 @@ class AutosegNetwork(nn.Module):
 
         Args:
             images: (B, N * C, R, W) normalized slices, each in the middle of its neighbors.
-            organs: (K,) rows of the text: the positions of the organs in the plan, `plans.data.text_row`.
-            point_prompts: Points and boxes of B slices and these organs, for a network that takes them; None: text
-                alone.
-            positions: (V, T) numbers of the slices in their volumes, in the order in which they are visited, with the
-                memory of one slice at hand for the next; B = V * T, one volume after the other. None: each slice by
-                itself.
+            organs: (K,) rows of the text, `plans.data.text_row`.
+            point_prompts: Points and boxes for these slices and organs; None: text alone.
+            positions: (V, T) numbers of the slices in their volumes, in the order in which the memory visits them;
+                B = V * T, one volume after the other. None: each slice is segmented by itself.
             bank: The memory of the V volumes; None at their beginning.
-            gradient_slices: The number of slices visited last through whose memory gradients flow.
+            gradient_slices: The number of most recently visited slices through whose memory gradients flow.
         """
         vectors, is_sentence = self.text(organs)  # (K, S, D)
         small = self._to_square(self.stem(self._middle(images)))  # (B, 3, side, side)
@@ -155,7 +143,7 @@ class AutosegNetwork(nn.Module):
     def _encode_point_prompts(
         self, point_prompts: PointPrompts | None, semantics: Tensor, *, window: tuple[int, int]
     ) -> EncodedPrompts | None:
-        """Encode points and boxes; without any, a network that takes them sees empty ones, as in training."""
+        """Encode points and boxes; a network that takes them sees empty ones where none are given, as in training."""
         if self.point_prompt_encoder is None:
             if point_prompts is not None:
                 raise ValueError("this network takes no point_prompts: network.point_prompts is off in its plan")
@@ -168,7 +156,7 @@ class AutosegNetwork(nn.Module):
     def _decode(
         self, pyramid: Sequence[Tensor], semantics: Tensor, encoded_prompts: EncodedPrompts | None
     ) -> DecodedSlices:
-        """Make the prompts of slices and run both decoders."""
+        """Make the prompts and run both decoders."""
         prompts, fused = self.prompt_projector(pyramid, semantics)
         if self.point_prompt_encoder is not None:
             prompts = Prompts(prompts.sparse, prompts.dense + self.point_prompt_encoder.no_mask)
@@ -190,7 +178,7 @@ class AutosegNetwork(nn.Module):
         bank: MemoryBank | None,
         gradient_slices: int,
     ) -> tuple[DecodedSlices, MemoryBank | None]:
-        """Decode one slice of each volume after the other: each looks at the bank, then enters it."""
+        """Decode one slice of each volume after the other: each attends to the bank, then enters it."""
         assert self.memory is not None
         num_volumes, num_turns = positions.shape
         decoded: list[DecodedSlices] = []
@@ -229,9 +217,9 @@ class AutosegNetwork(nn.Module):
         return F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=not is_smaller)
 
     def _fuse(self, refined: Tensor, masks: DecodedMasks, mapped: SemanticMap | None) -> Tensor:
-        """Add to the refined map what the decoders say coarsely, each as much as its learned gate says.
+        """Add the decoders' coarse logits to the refined map, each times its learned gate.
 
-        An organ that both hold for absent sinks in the whole slice: the log of its probability to be there is added.
+        An organ that both decoders consider absent is suppressed in the whole slice: the log of its presence is added.
         """
         absence = F.logsigmoid(masks.object_score_logits)  # (B, K), 0 where surely present
         organs = self.fusion_gates[0] * masks.mask_logits
@@ -245,7 +233,7 @@ class AutosegNetwork(nn.Module):
 
 
 def _join(turns: Sequence[DecodedSlices]) -> DecodedSlices:
-    """Put the slices of T turns, V in each, back in the order in which they came: one volume after the other."""
+    """Put the slices of T turns, V in each, back into the order of the input: one volume after the other."""
 
     def join(tensors: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(tensors), dim=1).flatten(0, 1)  # (V * T, ..)

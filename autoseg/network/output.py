@@ -1,9 +1,6 @@
-"""Holds what a network returns: `NetworkOutput`, and on the way to it `DecodedSlices`.
+"""Defines what a network returns, `NetworkOutput`, and the intermediate `DecodedSlices`.
 
-Owns: the two dataclasses.
-Does not own: how they come about (`model.py`), the losses of each output (`training/loss/compound_loss.py`).
-
-Legend: B slices, K organs asked for, D channels, R x W the window, h4 x w4 the grid at stride 4 of the image encoder.
+Legend: B slices, K requested organs, D channels, R x W the window, h4 x w4 the image encoder's grid at stride 4.
 """
 
 from dataclasses import dataclass, replace
@@ -18,9 +15,9 @@ from autoseg.network.semantic_decoder import SemanticMap
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """Everything the losses and the predictor need.
+    """Everything that the losses and the predictor need.
 
-    A network of your own may give `logits` alone: the loss leaves out the terms of all outputs that are None.
+    A network of your own may return `logits` alone: the loss leaves out the terms of all outputs that are None.
 
     Attributes:
         logits: (B, 1 + K, R, W) the final map, background first.
@@ -30,7 +27,10 @@ class NetworkOutput:
         iou_predictions: (B, K) predicted IoU of `mask_logits`.
         object_score_logits: (B, K) of SAM's decoder.
         semantic_object_score_logits: (B, K) of the semantic-aware decoder, or None.
-        bank: What is remembered after these slices, in training but for the last; None where the memory was not used.
+        bank: The memory after these slices (in training without the last), or None where no memory was used.
+
+    Example:
+        >>> return autoseg.NetworkOutput(logits)  # in the forward() of your own network
     """
 
     logits: Tensor
@@ -50,11 +50,11 @@ class NetworkOutput:
 
 @dataclass(frozen=True)
 class DecodedSlices:
-    """What both decoders say of some slices.
+    """The results of both decoders for some slices.
 
     Attributes:
-        masks: Of SAM's decoder.
-        mapped: Of the semantic-aware decoder, or None.
+        masks: The masks of SAM's decoder.
+        mapped: The map of the semantic-aware decoder, or None.
         fine: (B, D, h4, w4) fused features, for the refiner.
     """
 

@@ -1,14 +1,12 @@
-"""Points and boxes beside the text: what a user points at, as tokens for SAM's decoder and as a picture.
+"""Encodes points and boxes as tokens for SAM's decoder and as a picture.
 
 Owns: `PointPrompts`, and `PointPromptEncoder` around SAM 2's prompt encoder.
 Does not own: where points come from (`data/simulated_prompts.py`, `inference/organ_prompts.py`).
 
-SAM learned from a billion masks what a token of a place means. A network trained from scratch does not learn it in
-hundreds of steps, so the points are drawn as well: a bump for each point, a filled box.
+A network trained from scratch does not learn in hundreds of steps what a token of a place means, so the points are
+also drawn: a bump for each point, a filled box. Source: SEG-SAM, visual prompts beside text; SAM 2, section 4.
 
-Source: SEG-SAM, visual prompts beside text; SAM 2, section 4, prompt encoder.
-
-Legend: B slices, K organs, P points an organ, D channels, h x w the stride-16 grid, h4 x w4 at stride 4,
+Legend: B slices, K organs, P points per organ, D channels, h x w the stride-16 grid, h4 x w4 at stride 4,
 r x c the window.
 """
 
@@ -29,7 +27,7 @@ NOTHING, OUTSIDE, INSIDE, BOX_FIRST, BOX_LAST = -1, 0, 1, 2, 3  # SAM's own numb
 
 @dataclass(frozen=True)
 class PointPrompts:
-    """What is encoded prompts at in each slice.
+    """The points and boxes in each slice, for each organ.
 
     Attributes:
         places: (B, K, P, 2) row and column in pixels of the window; 0 is the middle of the first pixel.
@@ -66,10 +64,10 @@ def no_point_prompts(num_slices: int, num_organs: int, num_points: int = NUM_POI
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """What the points of B slices say of K organs.
+    """The encoded points of B slices and K organs.
 
     Attributes:
-        tokens: (B, K, P + 1, D) for SAM's decoder; the last is SAM's padding, a point that is none.
+        tokens: (B, K, P + 1, D) for SAM's decoder; the last is SAM's padding, which is no point.
         picture: (B, K, 2, h4, w4): points, 1 in the organ and -1 beside it, and boxes, 1 inside.
         dense: (B, K, D, h, w), the picture as a dense prompt.
     """
@@ -79,12 +77,12 @@ class EncodedPrompts:
     dense: Tensor
 
     def take(self, slices: Tensor) -> "EncodedPrompts":
-        """Return what is said of some slices."""
+        """Return those of some slices."""
         return EncodedPrompts(self.tokens[slices], self.picture[slices], self.dense[slices])
 
 
 class PointPromptEncoder(nn.Module):
-    """SAM 2's prompt encoder over all organs of all slices, and the picture."""
+    """Applies SAM 2's prompt encoder to all organs of all slices, and draws the picture."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         """Take the built encoder."""
@@ -111,16 +109,14 @@ class PointPromptEncoder(nn.Module):
 
     @property
     def no_mask(self) -> Tensor:
-        """(D, 1, 1), what SAM's decoder is told where no mask is given as a prompt: always here."""
+        """(D, 1, 1), SAM's dense prompt where no mask is given, which is always the case here."""
         return self.encoder.no_mask_embed.weight.view(-1, 1, 1)
 
 
 def paint_point_prompts(point_prompts: PointPrompts, *, grid: tuple[int, int]) -> Tensor:
     """Draw points as (B, K, 2, h4, w4): bumps of the points, 1 or -1 high, and filled boxes.
 
-    Args:
-        point_prompts: In cells of the grid, 0 being the first one's edge.
-        grid: (h4, w4).
+    The places are in cells of the (h4, w4) grid, 0 being the edge of the first one.
     """
     middles = [torch.arange(size, device=point_prompts.places.device) + 0.5 for size in grid]
     away = [

@@ -1,6 +1,6 @@
 """Derives the prompts of SAM's mask decoder from the semantics of each organ.
 
-Owns: the fusion of the feature scales both ways, and the sparse and dense prompts made from it.
+Owns: the fusion of the feature scales in both directions, and the sparse and dense prompts made from it.
 
 Source: CRISP-SAM2, semantic prompt projector in place of the geometric prompt encoder; SEG-SAM, the text summary
 token among the sparse prompts.
@@ -32,7 +32,7 @@ class Prompts:
 
 
 class ScaleFusion(nn.Module):
-    """Carry what each scale knows to the others: coarse to fine, then fine to coarse."""
+    """Pass features between the scales: coarse to fine, then fine to coarse."""
 
     def __init__(self, channels: int, num_scales: int = 3) -> None:
         """Build depthwise convolutions, cheap beside the backbone."""
@@ -54,7 +54,7 @@ class ScaleFusion(nn.Module):
 
 
 class PromptProjector(nn.Module):
-    """Features attended by each organ's semantics become that organ's prompts."""
+    """Turns the features that an organ's semantics attend to into the organ's prompts."""
 
     def __init__(self, *, channels: int, num_tokens: int) -> None:
         """Build for D channels and P tokens."""
@@ -69,15 +69,7 @@ class PromptProjector(nn.Module):
         self.dense_semantics = nn.Linear(channels, channels)
 
     def forward(self, pyramid: Sequence[Tensor], semantics: Tensor) -> tuple[Prompts, list[Tensor]]:
-        """Make the prompts.
-
-        Args:
-            pyramid: (B, D, h, w) at strides 4, 8, 16.
-            semantics: (B, K, D).
-
-        Returns:
-            The prompts, and the fused pyramid.
-        """
+        """Return the prompts and the fused pyramid; the pyramid is (B, D, h, w) at strides 4, 8, 16."""
         num_slices, num_organs, channels = semantics.shape
         fused = self.fusion(pyramid)
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in fused[1:]], dim=1)  # (B, N8 + N16, D)

@@ -1,9 +1,9 @@
-"""The refiner: from the decoders' coarse masks to the slice's full resolution.
+"""Refines the decoders' coarse masks to the slice's full resolution.
 
-Owns: a U-shaped branch on the slice itself, with the image encoder's features and both decoders' masks as context at
-its bottleneck; text vectors times its finest pixel embedding give the final map.
+Owns: a U-shaped network on the slice itself, with the image encoder's features and both decoders' masks as context at
+its bottleneck; kernels made from the text vectors turn its finest pixel embedding into the final map.
 
-Source: CRISP-SAM2, mask refining. The number of stages is the number of levels of the branch.
+Source: CRISP-SAM2, mask refining. The number of stages is the number of levels of the network.
 
 Legend: B slices, K organs, D channels, R x W the slice, C0.. channels of the stages, full resolution first.
 """
@@ -33,10 +33,10 @@ class RefinedMap:
 
 
 class ChannelNorm(nn.GroupNorm):
-    """Instance normalization, written as one group a channel: the same numbers, in half the time on a CPU.
+    """Instance normalization as a GroupNorm with one group per channel: the same numbers, in half the time on a CPU.
 
-    On a GPU it stays in the precision of its input, where autocast would widen the largest maps of all and narrow them
-    again; the sums inside are in full precision all the same.
+    On a GPU it stays in the precision of its input, where autocast would convert the largest maps of all to float32 and
+    back; the sums inside are in float32 in either case.
     """
 
     def __init__(self, channels: int) -> None:
@@ -72,7 +72,7 @@ class ConvBlock(nn.Module):
 
 
 class Refiner(nn.Module):
-    """A U-shaped branch with text-made output kernels: its cost hardly grows with the number of organs."""
+    """A U-shaped network whose output kernels are made from text: its cost hardly grows with the number of organs."""
 
     def __init__(
         self,
@@ -86,11 +86,12 @@ class Refiner(nn.Module):
         """Build one stage per entry of `stage_channels`.
 
         Args:
-            image_channels: Channels of the slice with its neighbors.
+            image_channels: The channels of the slice with its neighbors.
             channels: D.
-            stage_channels: Width of each stage, finest first.
-            stride: Of the finest stage. At 2, blocks of 2 x 2 pixels enter and leave as channels: no pixel is lost and
-                the stage costs a quarter.
+            stage_channels: The width of each stage, finest first.
+            stride: The stride of the finest stage. At 2, blocks of 2 x 2 pixels enter and leave as channels: no pixel
+                is
+                lost, and the stage costs a quarter.
             point_prompts: Whether the picture of points is painted beside the masks.
         """
         super().__init__()
@@ -115,13 +116,13 @@ class Refiner(nn.Module):
     def forward(
         self, images: Tensor, *, fine: Tensor, masks: Tensor, organs: Tensor, point_prompts: Tensor | None = None
     ) -> RefinedMap:
-        """Refine.
+        """Refine the masks.
 
         Args:
-            images: (B, C, R, W) the slice with its neighbors; R and W divide by stride * 2 ** (stages - 1).
+            images: (B, C, R, W) the slice with its neighbors; R and W are multiples of stride * 2 ** (stages - 1).
             fine: (B, D, h4, w4) the finest features of the image encoder.
-            masks: (B, K, h4, w4) probabilities of both decoders, fused.
-            organs: (B, K, D) what is known of each organ: its semantics and mask token, summed.
+            masks: (B, K, h4, w4) probabilities, the mean of both decoders'.
+            organs: (B, K, D) each organ's semantics plus its mask token.
             point_prompts: (B, K, 2, h4, w4) picture of points, or None.
         """
         organs = self.organ_norm(organs)
@@ -148,10 +149,10 @@ class Refiner(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """From the finest stage to the pixels inside each of its cells."""
+    """Maps the finest stage to the pixels inside each of its cells."""
 
     def __init__(self, width: int, *, stride: int) -> None:
-        """Build from `width` channels at `stride` to PIXEL_CHANNELS at 1; a cell of one pixel stays as it is."""
+        """Build from `width` channels at `stride` to PIXEL_CHANNELS at 1; at stride 1 nothing is changed."""
         super().__init__()
         self.conv = nn.Conv2d(width, PIXEL_CHANNELS * stride**2, kernel_size=1) if stride > 1 else None
         self.channels = PIXEL_CHANNELS if stride > 1 else width
@@ -164,7 +165,7 @@ class PixelHead(nn.Module):
 
 
 class TextKernels(nn.Module):
-    """1 x 1 convolutions whose kernels are made from the organs' vectors; background has one of its own."""
+    """1 x 1 convolutions whose kernels are made from the organs' vectors; background has a kernel of its own."""
 
     def __init__(self, channels: int, width: int) -> None:
         """Build kernels of `width` from vectors of D."""
@@ -173,7 +174,7 @@ class TextKernels(nn.Module):
         self.background = nn.Parameter(torch.zeros(width + 1))
 
     def forward(self, pixels: Tensor, organs: Tensor) -> Tensor:
-        """Give (B, 1 + K, ..) logits from (B, width, ..) pixels, a grid of any dimension, and (B, K, D) organs."""
+        """Return (B, 1 + K, ..) logits from (B, width, ..) pixels, a grid of any dimension, and (B, K, D) organs."""
         kernels = torch.cat([self.background.expand(len(organs), 1, -1), self.make(organs)], dim=1)
         logits = kernels[..., :-1] @ pixels.flatten(2) + kernels[..., -1:]  # (B, 1 + K, pixels)
         return logits.unflatten(2, pixels.shape[2:])

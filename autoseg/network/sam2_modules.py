@@ -1,10 +1,9 @@
-"""The only door to the sam2 package: its modules, in the sizes that a plan can name.
+"""Builds the modules of sam2 in the sizes that a plan can name; no other file imports that package.
 
-Owns: the table of backbone sizes, the building of Hiera, its neck, SAM's decoder, memory and prompt encoder.
-Does not own: what happens between the parts (`backbones/hiera.py`, `mask_decoder.py`, `model.py`), and their pretrained
-weights (`weights/sam2_checkpoint.py`).
-
-The parts keep sam2's own names inside, so Meta's weights fit key by key.
+Owns: the table of backbone sizes; Hiera, its neck, SAM's decoder, memory and prompt encoder, with sam2's own names
+inside, so that Meta's weights fit key by key.
+Does not own: the data flow between them (`backbones/hiera.py`, `mask_decoder.py`, `model.py`), pretrained weights
+(`weights/sam2_checkpoint.py`).
 """
 
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ MEMORY_RANKS = 7  # SAM 2's codes for the age of a memory: one for the prompted 
 
 @dataclass(frozen=True)
 class HieraSize:
-    """The numbers that tell one Hiera from another; all but nano are sam2's own configurations."""
+    """The numbers that distinguish the sizes of Hiera; all but nano are sam2's own configurations."""
 
     width: int
     num_heads: int
@@ -117,10 +116,7 @@ def memory_channels(feature_channels: int) -> int:
 def build_memory_attention(size: Backbone, *, feature_channels: int, side: int) -> MemoryAttention:
     """Build the attention of a slice to its memory, SAM2's four layers, one for nano.
 
-    Args:
-        size: Of the backbone.
-        feature_channels: D.
-        side: Of the stride-16 grid, which must be a square for the rotary positions.
+    The stride-16 grid must be a square of `side` cells for the rotary positions.
     """
     is_nano = size == "nano"
     numbers = {"embedding_dim": feature_channels, "num_heads": 1, "dropout": 0.0 if is_nano else 0.1}
@@ -141,7 +137,7 @@ def build_memory_attention(size: Backbone, *, feature_channels: int, side: int) 
 
 
 def build_memory_encoder(*, feature_channels: int) -> MemoryEncoder:
-    """Build what makes a memory of a slice's features and its mask, in SAM2's proportions."""
+    """Build the encoder that turns a slice's features and mask into a memory, in SAM2's proportions."""
     width = memory_channels(feature_channels)
     return MemoryEncoder(
         out_dim=width,
@@ -153,17 +149,10 @@ def build_memory_encoder(*, feature_channels: int) -> MemoryEncoder:
 
 
 class MemoryTokens(nn.Module):
-    """The tensors and small layers that stand loose in SAM 2's model beside memory attention and encoder.
-
-    They keep its names, so that its weights fit.
-    """
+    """The tensors and small layers of SAM 2's model outside memory attention and encoder, under its names."""
 
     def __init__(self, channels: int) -> None:
-        """Draw them new, as sam2 does.
-
-        Args:
-            channels: D; a memory has M = D / 4.
-        """
+        """Draw them as sam2 does, for D = `channels` and memories of M = D / 4."""
         super().__init__()
         width = memory_channels(channels)
         self.no_mem_embed = _new_token(1, 1, channels)
@@ -176,7 +165,7 @@ class MemoryTokens(nn.Module):
     def rank_code(self, count: int) -> Tensor:
         """Return (count, M) codes of the most similar memory, the second, and so on.
 
-        They are SAM 2's of the last frame, the one before, and so on; from the sixth memory on they are one.
+        They are SAM 2's codes of the last frame, the one before, and so on; from the sixth memory on they are equal.
         """
         rows = [max(0, MEMORY_RANKS - 2 - rank) for rank in range(count)]
         return self.maskmem_tpos_enc[rows, 0, 0]
@@ -187,12 +176,7 @@ def _new_token(*shape: int) -> nn.Parameter:
 
 
 def build_prompt_encoder(*, feature_channels: int, side: int) -> PromptEncoder:
-    """Build SAM's prompt encoder for points and boxes; the layers for masks as prompts are left out.
-
-    Args:
-        feature_channels: D.
-        side: Of the square that the image encoder sees, pixels.
-    """
+    """Build SAM's prompt encoder for points and boxes in a square of `side` pixels, without mask prompts."""
     grid = (side // 16, side // 16)
     encoder = PromptEncoder(feature_channels, grid, (side, side), mask_in_chans=16)
     encoder.mask_downscaling = nn.Identity()

@@ -1,7 +1,7 @@
-"""The semantic-aware decoder: all organs at once, competing for each pixel, independent of SAM's decoder.
+"""Segments all organs at once: they compete for each pixel, independently of SAM's decoder.
 
-Owns: segmentation-oriented tokens (one an organ and one for background) that give a multi-class map, and
-classification-oriented tokens that say which organs are in the slice.
+Owns: segmentation-oriented tokens (one per organ, and one for background), which give a multi-class map, and
+classification-oriented tokens, which say which organs are in the slice.
 
 Source: SEG-SAM, semantic-aware decoder.
 
@@ -32,10 +32,10 @@ class SemanticMap:
 
 
 class SemanticAwareDecoder(nn.Module):
-    """One transformer over the tokens of all organs together."""
+    """Runs one transformer over the tokens of all organs together."""
 
     def __init__(self, *, transformer: TwoWayTransformer, channels: int) -> None:
-        """Take a built two-way transformer for D channels."""
+        """Take a two-way transformer for D channels."""
         super().__init__()
         self.transformer = transformer
         self.segmentation_token = nn.Linear(channels, channels)

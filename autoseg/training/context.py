@@ -1,7 +1,7 @@
-"""Describes one training run: what all of its parts need and none of them changes.
+"""Describes one training run: the values that all of its parts need and none of them changes.
 
 Owns: `TrainingContext`, `Length`, `Callback`.
-Does not own: what changes while a run goes on (`state.py`).
+Does not own: what changes during a run (`state.py`).
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ from autoseg.training.state import TrainState
 
 
 class Callback:
-    """Looks on while a fold is trained; override what you need.
+    """Observes the training of a fold; override the methods that you need.
 
-    Rank 0 alone calls it. An exception that it raises ends the run, whose state is saved first.
+    Only rank 0 calls it. An exception that it raises ends the run, whose state is saved first.
 
     Example:
         >>> class PrintLoss(autoseg.Callback):
@@ -34,15 +34,15 @@ class Callback:
     """
 
     def on_step_end(self, step: int, losses: Mapping[str, float]) -> None:
-        """Look at the named terms of the loss after a step, counted from 1."""
+        """Receive the named terms of the loss after a step, counted from 1."""
 
     def on_epoch_end(self, record: Mapping[str, Any]) -> None:
-        """Look at an epoch's record in `metrics.jsonl`; "validation" has Dice, where it was measured."""
+        """Receive an epoch's record in `metrics.jsonl`; "validation" contains Dice, where it was measured."""
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is: in steps, or in seconds where they are given."""
+    """The length of a run: in steps, or in seconds where they are given."""
 
     steps: int
     seconds: float | None = None
@@ -98,16 +98,10 @@ class TrainingContext:
 
 
 def shard_of_step(plans: Plans, *, slices_per_step: int, rank: int, world_size: int) -> slice:
-    """Return the numbers of the slices of each step that one rank has: an equal part, in whole clips.
+    """Return the numbers of the slices of each step that one rank computes: an equal part, in whole clips.
 
     The slices of a step are numbered over all ranks, and each has random numbers of its own. So two ranks see what one
-    would see with the doubled batch, and a run that goes on with other ranks sees what it would have seen.
-
-    Args:
-        plans: The plan of the run.
-        slices_per_step: The slices of a step, over all ranks.
-        rank: The rank whose shard is wanted.
-        world_size: The number of ranks.
+    would see with the doubled batch, and a run that continues with other ranks sees the same slices.
 
     Raises:
         UsageError: There are more ranks than slices, or clips.

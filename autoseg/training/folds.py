@@ -1,6 +1,5 @@
 """Reads the folds from `splits.json`, which a user may have edited, and chooses the cases of one.
 
-Owns: `read_folds`, `choose_fold`, and what is wrong with folds.
 Does not own: how folds are made (`planning/splits.py`).
 """
 
@@ -29,14 +28,10 @@ class Fold:
 
 
 def read_folds(path: Path, *, stored: Collection[str]) -> tuple[Fold, ...]:
-    """Read the folds of a run.
-
-    Args:
-        path: Of `splits.json`.
-        stored: The cases that are preprocessed.
+    """Read the folds of a run from its `splits.json`; `stored` are the preprocessed cases.
 
     Raises:
-        UsageError: It is not of its form, or a case is twice in a fold, on both of its sides, or not in the store.
+        UsageError: The form is wrong, or a case is twice in a fold, on both of its sides, or not in the store.
     """
     content = read_json(path)
     if not isinstance(content, list) or not 1 <= len(content) <= MOST_FOLDS:

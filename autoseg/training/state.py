@@ -1,6 +1,6 @@
 """Holds everything that a training run would lose if it were killed: `TrainState`, packed and filled side by side.
 
-Owns: the network, its averaged copy, the optimizers, the counters, and whether a saved state belongs to a plan.
+Owns: the network, its moving average, the optimizers, the counters, and whether a saved state belongs to a plan.
 Does not own: the file (`checkpointing/checkpoints.py`), what stays the same during a run (`context.py`).
 """
 
@@ -37,14 +37,14 @@ class TrainState:
     """A run between two steps.
 
     Attributes:
-        network: The weights that the optimizers update.
+        network: The network whose weights are trained.
         averaged: Their exponential moving average, which becomes the model.
-        optimizers: AdamW, and Muon where the plan has it.
-        scaler: Loss scaling for float16; inert elsewhere.
-        weights: What was taken from the checkpoint or model that the run began with, if this process read it.
-        step: The number of steps done.
+        optimizers: AdamW, and Muon where the plan uses it.
+        scaler: The loss scaling for float16; inactive otherwise.
+        weights: The report on the checkpoint or model that the run began with, if this process read it.
+        step: The number of completed steps.
         seconds: The time spent on them, over all sessions of the run.
-        bad_steps: The number of steps in a row, up to now, whose loss was not finite.
+        bad_steps: The number of most recent steps in a row whose loss was not finite.
         rate_factor: A factor of the learning rate; below 1 once the run was rolled back to an earlier state.
         best_dice: The best mean Dice on validation cases so far; below 0 before the first validation.
         slices_per_step: The slices of each step, over all ranks, as when the run began.
@@ -79,12 +79,12 @@ class TrainState:
         return next(self.network.parameters()).device
 
     def is_finite(self) -> bool:
-        """Return whether every weight is."""
+        """Return whether every weight is finite."""
         weights = [*self.network.parameters(), *self.averaged.parameters()]
         return all(bool(weight.isfinite().all()) for weight in weights)
 
     def is_sound(self) -> bool:
-        """Return whether this state is worth keeping: between two steps, the last of them good, every weight finite."""
+        """Return whether this state is worth saving: between two steps, the last one good, every weight finite."""
         return self.is_whole and self.bad_steps == 0 and self.is_finite()
 
 
@@ -198,10 +198,7 @@ def fill_state(state: TrainState, plans: Plans, content: dict[str, Any], *, sour
 
 
 def _explain_difference(old: Mapping[str, Any], plans: Plans) -> str:
-    """Name the fields that decide a training run and differ, or return nothing.
-
-    Inference, reasons and the machine may change when a run is resumed.
-    """
+    """Name the fields of the plan that affect training and differ; inference and reasons may change on resuming."""
     new = plans.model_dump(mode="json")
     differing = [
         name for part in ("data", "network", "training") for name in _differing(old.get(part), new[part], part)

@@ -25,12 +25,7 @@ log = logging.getLogger("autoseg")
 
 
 def train_step(state: TrainState, batch: Batch, context: TrainingContext) -> dict[str, float] | None:
-    """Update the weights by one batch, and count the step, also one in which nothing is updated.
-
-    Args:
-        state: The run between two steps.
-        batch: This rank's shard of the step's batch.
-        context: The run.
+    """Update the weights by one batch, this rank's shard of the step's, and count the step even if nothing is updated.
 
     Returns:
         The terms of the loss, averaged over micro-batches and ranks; None where the loss or a gradient was not finite,
@@ -88,7 +83,7 @@ def accumulate_gradients(state: TrainState, batch: Batch, context: TrainingConte
 
 
 def num_micro_batches(state: TrainState, context: TrainingContext) -> int:
-    """Return into how many micro-batches every rank splits its shard, so that each fits into the memory."""
+    """Return the number of micro-batches into which every rank splits its shard, so that each fits into memory."""
     largest_shard = math.ceil(state.slices_per_step / context.ranks.world_size)
     return math.ceil(largest_shard / min(state.micro_batch_slices, largest_shard))
 
@@ -111,7 +106,7 @@ def average_over_ranks(state: TrainState, losses: Mapping[str, Tensor], ranks: R
 
 
 def apply_gradients(state: TrainState, context: TrainingContext) -> bool:
-    """Update the weights and their average; False where the gradients are not finite, and then nothing is updated."""
+    """Update the weights and their average; return False, and update nothing, where a gradient is not finite."""
     plan = context.plans.training
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
@@ -128,5 +123,5 @@ def apply_gradients(state: TrainState, context: TrainingContext) -> bool:
 
 
 def seed_dropout(seed: int, *, step: int, rank: int) -> None:
-    """Make the random numbers of dropout depend on step and rank alone, so that a resumed run equals another."""
+    """Seed dropout by step and rank alone, so that a resumed run equals an undisturbed one."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))

@@ -1,6 +1,6 @@
 """Trains one fold: the loop over epochs and steps.
 
-Owns: `train_fold`: how a run begins or is resumed, when it is saved, and when it has gone wrong.
+Owns: `train_fold`: how a run begins or is resumed, when it is saved, and when it is rolled back.
 Does not own: a step (`step.py`), batches (`data/`), validation (`validation/periodic_validation.py`), files
 (`checkpointing/checkpoint_policy.py`).
 """
@@ -43,16 +43,13 @@ MAX_BAD_STEPS = 20  # in a row; a loss that stays not finite for longer is no ac
 def train_fold(context: TrainingContext) -> TrainState:
     """Train a fold, or resume it where an earlier run stopped, and write its model.
 
-    A run that is complete only has its model written again.
-
-    Args:
-        context: The run.
+    For a run that is already complete, only the model is written again.
 
     Raises:
-        CheckpointError: Pretrained weights cannot be had, or the states of the earlier run cannot be used.
+        CheckpointError: Pretrained weights cannot be loaded, or the states of the earlier run cannot be used.
         OutputError: The disk is full at the beginning or the end.
         DatasetError: A preprocessed case is damaged.
-        TrainingError: The loss stays not finite, or the device's memory holds not one slice.
+        TrainingError: The loss stays not finite, or the device's memory is too small for one slice.
         UsageError: There are more ranks than slices in a step.
         RankLostError: Another rank is gone; the state is saved.
     """
@@ -99,7 +96,7 @@ def train_fold(context: TrainingContext) -> TrainState:
 
 
 def train_epoch(state: TrainState, batches: Iterator[Batch], context: TrainingContext) -> dict[str, Any]:
-    """Train one epoch, or less where too many steps in a row go wrong; return its record for `metrics.jsonl`."""
+    """Train one epoch, or less where too many steps in a row go wrong, and return its record for `metrics.jsonl`."""
     plan, length = context.plans.training, context.length
     sums: dict[str, float] = defaultdict(float)
     waited, good_steps, epoch_start = 0.0, 0, time.monotonic()
@@ -133,7 +130,7 @@ def train_epoch(state: TrainState, batches: Iterator[Batch], context: TrainingCo
 
 
 def _begin_or_resume(context: TrainingContext) -> TrainState:
-    """Build the state of a new run and save it, which shows that there is room; or load the one that was saved."""
+    """Build the state of a new run and save it, which shows that there is room; or load the saved state."""
     plans, ranks = context.plans, context.ranks
     path, weights_path = context.folder / STATE_FILE_NAME, context.folder / WEIGHTS_FILE_NAME
     is_new = ranks.broadcast(not has_state(path))

@@ -1,8 +1,5 @@
 """Encodes slices with plain convolutions: the simplest `ImageBackbone`, and an example for your own.
 
-Owns: `ConvolutionalBackbone`.
-Does not own: the adapters through which text enters (`semantic_injection.py`).
-
 Legend: B slices, K organs, D channels of the pyramid, C channels of a stage.
 """
 
@@ -24,12 +21,7 @@ class ConvolutionalBackbone(nn.Module):
     """
 
     def __init__(self, *, feature_channels: int, stage_channels: Sequence[int] = (32, 64, 128)) -> None:
-        """Build the layers.
-
-        Args:
-            feature_channels: D, the plan's `network.feature_channels`.
-            stage_channels: C of the stages at strides 4, 8 and 16.
-        """
+        """Build stages of C = `stage_channels` at strides 4, 8 and 16, and a pyramid of D = `feature_channels`."""
         super().__init__()
         first = stage_channels[0]
         self.token_channels = first
@@ -56,12 +48,7 @@ class ConvolutionalBackbone(nn.Module):
         return self.patches(images).permute(0, 2, 3, 1)
 
     def forward(self, tokens: Tensor, semantics: Tensor) -> list[Tensor]:
-        """Return (B, D, h, w) maps at strides 4, 8 and 16, finest first.
-
-        Args:
-            tokens: (B, H / 4, W / 4, C) from `embed`.
-            semantics: (B, K, D).
-        """
+        """Return (B, D, h, w) maps at strides 4, 8 and 16, finest first, from the tokens and (B, K, D) semantics."""
         maps, pyramid = tokens.permute(0, 3, 1, 2), []
         for number, (stage, output) in enumerate(zip(self.stages, self.outputs, strict=True)):
             maps = stage(maps)  # (B, C, h, w)

@@ -1,6 +1,6 @@
-"""Encodes slices with SAM2's Hiera, with the organs' semantics entering at each stage.
+"""Encodes slices with SAM2's Hiera; the organs' semantics enter at each stage.
 
-Owns: `HieraBackbone`: the walk through Hiera's blocks, and the feature pyramid.
+Owns: `HieraBackbone`, which runs Hiera's blocks and the feature pyramid.
 Does not own: Hiera itself (`sam2_modules.py`), the adapters (`semantic_injection.py`).
 
 Legend: B slices, K organs, D channels, C channels of a stage.
@@ -29,15 +29,7 @@ class HieraBackbone(nn.Module):
         return tokens + self.hiera._get_pos_embed(tokens.shape[1:3])
 
     def forward(self, tokens: Tensor, semantics: Tensor) -> list[Tensor]:
-        """Run the backbone with injection, and the pyramid.
-
-        Args:
-            tokens: (B, h, w, C) from `embed`.
-            semantics: (B, K, D).
-
-        Returns:
-            (B, D, h, w) maps at strides 4, 8 and 16, finest first.
-        """
+        """Return (B, D, h, w) maps at strides 4, 8 and 16; tokens are (B, h, w, C), semantics (B, K, D)."""
         outputs: list[Tensor] = []
         stage = 0
         tokens = self.injection(tokens, semantics, stage=0)

@@ -1,7 +1,6 @@
-"""Says what autoseg expects of an image backbone: `ImageBackbone`.
+"""Defines what autoseg expects of an image backbone: `ImageBackbone`.
 
-Owns: the protocol. `hiera.py` and `convolutional.py` fulfill it; `build_network(plans, image_backbone=...)` takes any
-other object that does.
+`hiera.py` and `convolutional.py` fulfill it; `build_network(plans, image_backbone=...)` takes any object that does.
 
 Legend: B slices, K organs, D the plan's feature channels, C the backbone's channels at stride 4.
 """
@@ -23,12 +22,12 @@ class ImageBackbone(Protocol):
     token_channels: int  # C
 
     def embed(self, images: Tensor) -> Tensor:
-        """Cut (B, 3, H, W) images into (B, H / 4, W / 4, C) tokens, at which the organs' texts look."""
+        """Cut (B, 3, H, W) images into (B, H / 4, W / 4, C) tokens, which the organs' texts attend to."""
 
     def __call__(self, tokens: Tensor, semantics: Tensor) -> list[Tensor]:
         """Return (B, D, h, w) maps at strides 4, 8 and 16, finest first.
 
         Args:
             tokens: (B, H / 4, W / 4, C) from `embed`.
-            semantics: (B, K, D), what the texts of the organs found in the tokens; a backbone may use it or not.
+            semantics: (B, K, D), the organs' contextual semantics, which a backbone may use or ignore.
         """

@@ -1,4 +1,4 @@
-"""Lets the organs' semantics enter an image backbone.
+"""Injects the organs' semantics into an image backbone.
 
 Owns: `SemanticInjection`, the adapters of all stages.
 Does not own: the semantics (`interaction.py`), where a backbone calls the adapters (`hiera.py`, `convolutional.py`).
@@ -15,15 +15,10 @@ ADAPTER_CHANNELS = 32
 
 
 class SemanticInjection(nn.Module):
-    """Let each image token take what it needs from the organs' semantics, at the stages that the plan names."""
+    """Lets each image token attend to the organs' semantics, at the stages that the plan names."""
 
     def __init__(self, *, channels: int, stage_channels: dict[int, int]) -> None:
-        """Build one up-projection per stage; the down-projection of the semantics is shared.
-
-        Args:
-            channels: D.
-            stage_channels: Stage number to its C.
-        """
+        """Build a down-projection of D = `channels`, and one up-projection per stage of `stage_channels`."""
         super().__init__()
         self.down = nn.Linear(channels, 2 * ADAPTER_CHANNELS)
         self.query = nn.ModuleDict({str(s): nn.Linear(c, ADAPTER_CHANNELS) for s, c in stage_channels.items()})

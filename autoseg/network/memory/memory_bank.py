@@ -1,13 +1,12 @@
-"""What is remembered of a volume's other slices: an explicit value, never state of a module.
+"""Holds the memory of a volume's other slices as an explicit value, never as the state of a module.
 
-Owns: which slices are kept (`remember`), and which of them a slice looks at (`recall`).
+Owns: which slices are kept (`remember`), and which of them a slice attends to (`recall`).
 Does not own: how a slice becomes a memory and how memories change features (`slice_memory.py`).
 
-Source: CRISP-SAM2, similarity-sorting self-updating memory: the bank is sorted by similarity to the slice at hand, and
-a new slice takes the place of the least useful one. SAM 2's first-in first-out bank stays selectable.
+Source: CRISP-SAM2, similarity-sorting self-updating memory: the bank is sorted by similarity to the current slice, and
+a new slice replaces the least useful one. SAM 2's first-in first-out bank can be selected instead.
 
-Legend: B volumes, N entries of the bank, K organs, M memory channels, D channels, h x w the stride-16 grid. One memory
-of a slice holds all organs, so that the bank and reading it cost the same for any K.
+Legend: B volumes, N entries of the bank, K organs, M memory channels, D channels, h x w the stride-16 grid.
 """
 
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ MemoryUpdate = Literal["similarity", "fifo"]
 
 @dataclass(frozen=True)
 class MemoryBank:
-    """Entries of B volumes, the oldest first; all fields have the axes B and N in front.
+    """The entries of B volumes, the oldest first; all fields begin with the axes B and N.
 
     Attributes:
         features: (B, N, M, h, w) of the memory encoder.
         pointers: (B, N, K, D), SAM 2's object pointers.
-        keys: (B, N, D) what the slice looks like, of length 1.
+        keys: (B, N, D) mean features of the slice, of length 1.
         quality: (B, N) predicted IoU, mean over the organs, 0 to 1.
         positions: (B, N) number of the slice in its volume, int64.
     """
@@ -47,7 +46,7 @@ class MemoryBank:
         return MemoryBank(**{name: value[rows, entries] for name, value in vars(self).items()})
 
     def detach_all_but(self, num_newest: int) -> "MemoryBank":
-        """Return the same values; gradients flow through the newest entries alone."""
+        """Return the same values; gradients flow through the newest entries only."""
         old = max(0, len(self) - num_newest)
         if old == 0:
             return self
@@ -61,18 +60,12 @@ class MemoryBank:
 
 
 def make_key(features: Tensor) -> Tensor:
-    """Describe slices for comparison: (B, D, h, w) features to (B, D) vectors of length 1, means over the slice."""
+    """Return the (B, D) mean features of (B, D, h, w) slices, of length 1, by which slices are compared."""
     return F.normalize(features.mean(dim=(2, 3)), dim=1)
 
 
 def recall(bank: MemoryBank, key: Tensor, *, count: int) -> MemoryBank:
-    """Return the `count` entries most similar to the slices at hand, the most similar first; fewer where there are not.
-
-    Args:
-        bank: Of any length.
-        key: (B, D) of the slices at hand.
-        count: At least 1.
-    """
+    """Return the entries most similar to the (B, D) keys of the current slices, at most `count`, most similar first."""
     similarity = (bank.keys @ key.unsqueeze(2)).squeeze(2)  # (B, N) cosines
     order = similarity.argsort(dim=1, descending=True, stable=True)
     return bank.take(order[:, :count])
@@ -81,16 +74,17 @@ def recall(bank: MemoryBank, key: Tensor, *, count: int) -> MemoryBank:
 def remember(
     bank: MemoryBank | None, new: MemoryBank, *, capacity: int, update: MemoryUpdate = "similarity"
 ) -> MemoryBank:
-    """Return the bank with one more slice; a full bank lets go of one entry of each volume.
+    """Return the bank with one more slice; a full bank drops one entry of each volume.
 
-    By "similarity" that is the least useful one: an entry is worth its quality times what sets it apart from the entry
-    that is most like it (1 - cosine), so both a poor mask and a twin of another slice are let go. The new slice itself
-    may be the least useful. By "fifo" it is the oldest.
+    By "similarity" it drops the least useful entry. An entry is worth its quality times its distance (1 - cosine) from
+    the entry most similar to it, so poor masks and duplicates go first, perhaps the new slice itself. By "fifo" it
+    drops
+    the oldest.
 
     Args:
-        bank: None at the beginning of a volume.
-        new: One entry a volume, (B, 1, ..).
-        capacity: The most entries a bank may hold, at least 1.
+        bank: The bank so far; None at the beginning of a volume.
+        new: One entry per volume, (B, 1, ..).
+        capacity: The largest number of entries, at least 1.
         update: How a full bank makes room.
     """
     if bank is None:
@@ -105,13 +99,7 @@ def remember(
 
 
 def capacity_within(entry: MemoryBank, *, num_slices: int, num_bytes: int) -> int:
-    """Return how many entries like one of B volumes a bank may hold: at most `num_slices`, at least one.
-
-    Args:
-        entry: (B, 1, ..).
-        num_slices: The most that the plan allows.
-        num_bytes: The most that the entries of one volume may take.
-    """
+    """Return how many entries like this (B, 1, ..) one fit into `num_bytes` per volume: 1 to `num_slices`."""
     each = entry.num_bytes() / entry.keys.shape[0]
     return max(1, min(num_slices, int(num_bytes // each)))
 

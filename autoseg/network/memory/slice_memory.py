@@ -1,13 +1,13 @@
-"""How a slice becomes a memory, and how memories of other slices change what is seen in one.
+"""Turns slices into memories, and lets later slices attend to them.
 
 Owns: `SliceMemory`: `read` beside `write`.
-Does not own: which memories are kept and looked at (`memory_bank.py`), the attention and the encoder (sam2's).
+Does not own: which memories are kept and attended to (`memory_bank.py`), the attention and the encoder (sam2's).
 
 Sources: SAM 2, section 4, memory attention, memory encoder, object pointers; CRISP-SAM2, memory sorted by similarity.
-SAM 2 keeps a memory an object. Here one memory of a slice holds all organs: their masks enter it *painted* with the
-organs' vectors, as in the refiner, beside their union, which SAM 2's mask encoder reads: the same cost for any K.
+SAM 2 keeps one memory per object. Here one memory holds all organs, so its cost does not depend on K: their masks enter
+*painted* with the organs' vectors, as in the refiner, beside their union, which SAM 2's mask encoder reads.
 
-Legend: V volumes, K organs, D channels, M = D / 4, n entries looked at, h x w the stride-16 grid, h4 x w4 stride 4.
+Legend: V volumes, K organs, D channels, M = D / 4, n recalled entries, h x w the stride-16 grid, h4 x w4 stride 4.
 """
 
 import torch
@@ -43,17 +43,17 @@ class SliceMemory(nn.Module):
         num_recalled: int,
         update: MemoryUpdate,
     ) -> None:
-        """Take the built parts.
+        """Take the built parts, and the limits of the bank.
 
         Args:
-            attention: From D to memories of M.
-            encoder: From D to M.
-            tokens: SAM 2's codes and pointer layers, of D.
-            position: Code of the places of the stride-16 grid, D.
+            attention: Attends from D to memories of M channels.
+            encoder: Encodes D channels as M.
+            tokens: SAM 2's codes and pointer layers.
+            position: The positional code of the stride-16 grid.
             channels: D.
-            num_slices: The most that a bank holds of a volume.
-            num_bytes: The most that they may take.
-            num_recalled: The most that a slice looks at.
+            num_slices: The largest number of slices in the bank of a volume.
+            num_bytes: The most bytes that they may take.
+            num_recalled: The largest number of memories that a slice attends to.
             update: How a full bank makes room.
         """
         super().__init__()
@@ -71,11 +71,11 @@ class SliceMemory(nn.Module):
         nn.init.zeros_(self.paint.bias)
 
     def read(self, coarse: Tensor, bank: MemoryBank | None, positions: Tensor) -> Tensor:
-        """Let slices look at what is remembered of their volumes.
+        """Let slices attend to the memories of their volumes.
 
         Args:
             coarse: (V, D, h, w) features at stride 16.
-            bank: Of the same volumes; None at the beginning.
+            bank: The memories of the same volumes; None at the beginning.
             positions: (V,) numbers of the slices in their volumes.
 
         Returns:
@@ -112,20 +112,17 @@ class SliceMemory(nn.Module):
         quality: Tensor,
         positions: Tensor,
     ) -> MemoryBank:
-        """Remember slices.
+        """Add slices to the bank, and return it.
 
         Args:
-            bank: Of the volumes; None at the beginning.
+            bank: The memories of the volumes; None at the beginning.
             coarse: (V, D, h, w) features at stride 16, before `read` changed them.
             masks: (V, K, h4, w4) probabilities.
-            tokens: (V, K, D) of the mask decoder, one an organ.
-            presence: (V, K) probability that the organ is in the slice; SAM 2's object pointer gives way to a token of
-                absence as it falls.
+            tokens: (V, K, D) of the mask decoder, one per organ.
+            presence: (V, K) probability that the organ is in the slice: the weight of its token against SAM 2's of
+                absence.
             quality: (V, K) predicted IoU.
             positions: (V,) numbers of the slices in their volumes.
-
-        Returns:
-            The bank with them, or with them in place of others.
         """
         rows, columns = coarse.shape[-2:]
         painted = torch.einsum("vkhw,vkd->vdhw", masks, self.paint(tokens))  # (V, D, h4, w4)

@@ -1,8 +1,8 @@
-"""The text vectors of a finished model: what the text tower gave at the end of training.
+"""Looks up the text vectors of a finished model, computed at the end of its training.
 
-Owns: `StoredText`, which stands where the text tower stood, so that prediction needs neither open_clip nor its weights.
+Owns: `StoredText`, which replaces the text encoder, so that prediction needs neither open_clip nor its weights.
 
-Legend: K organs, S sentences an organ, D channels.
+Legend: K organs, S sentences per organ, D channels.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ class StoredText(nn.Module):
     """Look up vectors computed earlier; the same call as `TextEncoder`.
 
     Attributes:
-        reader: The tower's weights, to read text about other organs (`encode_new_text.py`); perhaps none. They
-            are no part of the network, and stay where they are when it moves.
+        reader: The text encoder's weights, for text about other organs (`encode_new_text.py`), or empty. They are not
+            parameters of the network, and stay on the CPU when it moves.
     """
 
     vectors: Tensor

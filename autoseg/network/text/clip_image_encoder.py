@@ -1,11 +1,11 @@
-"""CLIP's image tower: a slice becomes the tokens that the descriptions look at.
+"""Encodes slices with CLIP's image encoder, whose tokens the descriptions attend to.
 
-Owns: the way from the square that Hiera sees to patch tokens; building the tower for training and for a model file.
-Does not own: the tower itself (`open_clip_models.py`), what is made of the tokens (`interaction.py`).
+Owns: `ClipImageTower`, and building it for training and from a model file.
+Does not own: the encoder itself (`open_clip_models.py`), the use of its tokens (`interaction.py`).
 
 Source: CRISP-SAM2, whose interaction is between the text and the image tokens of one CLIP: they share a space.
 
-Legend: B slices, H x W the tower's grid of patches, C its channels.
+Legend: B slices, H x W the grid of patches, C channels of a token.
 """
 
 import json
@@ -30,19 +30,12 @@ SMALL_SQUARE_PX = 128  # up to this side the small tower's patches have 8 px, be
 
 
 class ClipImageTower(nn.Module):
-    """Slices to patch tokens; a pretrained tower stays as it is, another is trained."""
+    """Turns slices into patch tokens; a pretrained encoder is frozen, any other is trained."""
 
     config: Tensor
 
     def __init__(self, visual: nn.Module, *, config: Mapping[str, Any], channels: int, is_frozen: bool) -> None:
-        """Take a built tower.
-
-        Args:
-            visual: open_clip's, without what comes after the patch tokens.
-            config: What it was built from.
-            channels: C.
-            is_frozen: Whether its weights stay as they are.
-        """
+        """Take open_clip's image encoder up to its tokens of C = `channels`, and the config that it was built from."""
         super().__init__()
         self.channels = channels
         self.is_frozen = is_frozen
@@ -55,7 +48,7 @@ class ClipImageTower(nn.Module):
         self.train()  # as any new module, but for a frozen tower
 
     def train(self, mode: bool = True) -> "ClipImageTower":
-        """Switch to training; a frozen tower stays in evaluation."""
+        """Switch to training; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.is_frozen:
             self.visual.eval()
@@ -64,7 +57,8 @@ class ClipImageTower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Turn (B, 3, side, side) slices into (B, H, W, C) tokens.
 
-        CLIP was trained on images of mean 0 and deviation 1; so are our slices, and nothing is normalized here.
+        CLIP was trained on images of mean 0 and standard deviation 1, as our slices are, so nothing is normalized
+        here.
         """
         size = tuple(self.visual.image_size)
         if images.shape[-2:] != size:
@@ -82,14 +76,10 @@ def _patch_maps(visual: Any, images: Tensor) -> Tensor:
 
 
 def build_clip_image(plan: NetworkPlan, clip: ClipModel | None) -> ClipImageTower:
-    """Build the image tower of the plan's text model.
-
-    Args:
-        plan: Of the network.
-        clip: The model that `plan.text.model` names, or None for the small one, which is trained from scratch.
+    """Build the image encoder of the plan's text model, or without a `clip` the small one, trained from scratch.
 
     Raises:
-        CheckpointError: The model's image tower has no patch tokens, or cannot be trained from scratch.
+        CheckpointError: The model's image encoder has no patch tokens, or cannot be trained from scratch.
     """
     is_frozen = _is_frozen(plan)
     config = _small_config(plan.image_size_px) if clip is None else clip.visual_config
@@ -111,15 +101,10 @@ def build_clip_image(plan: NetworkPlan, clip: ClipModel | None) -> ClipImageTowe
 
 
 def restore_clip_image(tensors: Mapping[str, Tensor], plan: NetworkPlan, *, source: Path) -> ClipImageTower:
-    """Build the tower of a model file, whose weights are still to be loaded into it.
-
-    Args:
-        tensors: The file's, untrusted.
-        plan: The file's.
-        source: Names the file in the error.
+    """Build the image encoder of a model file from its untrusted tensors; its weights are still to be loaded.
 
     Raises:
-        CheckpointError: The file does not describe a tower that fits its weights.
+        CheckpointError: The file `source` does not describe an encoder that fits its weights.
     """
     prefix = "image_tower.visual."
     shapes = {key.removeprefix(prefix): tuple(value.shape) for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,9 +1,7 @@
-"""A finished model reads text that it was not trained on.
+"""Lets a finished model read text that it was not trained on.
 
-Owns: `reader_state`, which weights that takes, and `read_new_text`, beside each other.
-Does not own: the tower (`text_encoder.py`), whose text it is (`inference/open_vocabulary.py`).
-
-Legend: K organs, S sentences an organ (padded), D channels.
+Owns: `reader_state`, which chooses the weights for it, and `read_new_text`, side by side.
+Does not own: the text encoder (`text_encoder.py`), the new organs (`inference/open_vocabulary.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +19,12 @@ from autoseg.network.weights.load_errors import explain_load_failure
 
 @dataclass(frozen=True)
 class NewText:
-    """What a finished model reads in sentences about other organs than its own.
+    """The encoded sentences about K organs that a finished model was not trained on.
 
     Attributes:
-        vectors: (K, S, D), S as for its own organs.
-        is_sentence: (K, S).
-        unknown_share: (K) share of the words that its own sentences do not have, and its tower so knows nothing of; 0
-            for a pretrained tower.
+        vectors: (K, S, D), with S sentences per organ as for the model's own organs.
+        is_sentence: (K, S) True where there is a sentence.
+        unknown_share: (K) fraction of the words that the text encoder has never seen; 0 for a pretrained one.
     """
 
     vectors: Tensor
@@ -36,9 +33,9 @@ class NewText:
 
 
 def reader_state(encoder: nn.Module) -> dict[str, Tensor]:
-    """Return the weights that reading new text takes; none where it would be too many, or there is no text.
+    """Return the weights needed to read new text; empty where there is no text, or its encoder is too large to be kept.
 
-    A frozen tower is had again from where it came; a large one that was trained itself would double the model.
+    A frozen encoder is loaded again from its source; a large one that was trained would double the model's size.
     """
     if not isinstance(encoder, TextEncoder) or not (encoder.is_frozen or isinstance(encoder.tower, ScratchTextTower)):
         return {}
@@ -53,17 +50,17 @@ def read_new_text(
     state: Mapping[str, Tensor],
     offline: bool = False,
 ) -> NewText:
-    """Read sentences about other organs as a finished model would have read them in its training.
+    """Encode sentences about other organs as in the model's training.
 
     Args:
-        plan: Names the tower.
-        known: Sentences of the model's own organs.
-        new: Of the others; of one with more sentences than any of its own organs the last ones are left out.
-        state: What `reader_state` gave.
-        offline: As `build_text_encoder`.
+        plan: The plan of the text.
+        known: The sentences of the model's own organs.
+        new: The sentences of the new organs; those beyond the longest list in `known` are left out.
+        state: The weights from `reader_state`.
+        offline: Whether a pretrained text model comes from the hub's cache alone.
 
     Raises:
-        CheckpointError: A pretrained tower cannot be had, or the weights do not fit.
+        CheckpointError: A pretrained text model cannot be loaded, or the weights do not fit.
     """
     most = max(map(len, known))
     new = [sentences[:most] for sentences in new]

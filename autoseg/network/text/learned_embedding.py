@@ -1,6 +1,4 @@
-"""One learned vector an organ where the text tower would stand: what the text is compared with.
-
-Owns: `LearnedText`, the same call as `TextEncoder`. It knows an organ's number and nothing of its description.
+"""Learns one vector per organ in place of the text encoder, as a baseline that ignores the descriptions.
 
 Legend: K organs, D channels.
 """
@@ -10,7 +8,7 @@ from torch import Tensor, nn
 
 
 class LearnedText(nn.Module):
-    """Give each organ of the plan a vector of its own."""
+    """Give each organ of the plan a vector of its own; the same call as `TextEncoder`."""
 
     def __init__(self, num_organs: int, *, channels: int) -> None:
         """Draw a vector of D for each organ."""

@@ -1,7 +1,6 @@
-"""The only door to open_clip: its models, loaded once for both of their towers, and its transformers in small sizes.
+"""Loads open_clip's models for both of their encoders; no other file imports that package.
 
-Owns: what a name of open_clip's becomes, its text and its image tower, and the building of an image tower from its
-description alone.
+Owns: loading a model by name, and building an image encoder from its description alone.
 Does not own: sentence vectors (`text_encoder.py`), image tokens (`clip_image_encoder.py`).
 """
 
@@ -33,10 +32,10 @@ class ClipModel:
     """One of open_clip's models, taken apart.
 
     Attributes:
-        text: Module from (N, L) tokens to (N, width).
-        visual: Its image tower.
-        visual_config: What `build_visual` builds the like of `visual` from.
-        tokenizer: Sentences to (N, L) tokens.
+        text: A module from (N, L) tokens to (N, width).
+        visual: The image encoder.
+        visual_config: The description from which `build_visual` builds such an image encoder.
+        tokenizer: A function from sentences to (N, L) tokens.
         context_length: L.
     """
 
@@ -50,12 +49,10 @@ class ClipModel:
 def load_clip(plan: TextPlan, *, offline: bool = False) -> ClipModel:
     """Create the model that the plan names, with its weights where the plan names some.
 
-    Args:
-        plan: Names it.
-        offline: Ask no network: what open_clip would fetch comes from the hub's cache, or cannot be had.
+    Where `offline` is set, weights come from the hub's cache alone.
 
     Raises:
-        CheckpointError: open_clip does not know the model, or its weights cannot be had.
+        CheckpointError: open_clip does not know the model, or its weights cannot be loaded.
     """
     is_on_hub = plan.model.startswith("hf-hub:") or bool(open_clip.get_pretrained_cfg(plan.model, plan.weights or ""))
     fault = None
@@ -115,11 +112,7 @@ class _ClipTextTower(nn.Module):
 
 
 def build_visual(config: Mapping[str, Any]) -> nn.Module:
-    """Build an image tower with new weights; nothing is fetched.
-
-    Args:
-        config: `embed_dim`, `vision_cfg` and perhaps `quick_gelu`, as in open_clip's files of models.
-    """
+    """Build an image encoder with new weights from a description as in open_clip's model files; nothing is fetched."""
     vision = dict(config["vision_cfg"]) | {"patch_dropout": 0.0, "timm_model_pretrained": False}
     model = open_clip.CLIP(
         embed_dim=config["embed_dim"],
@@ -132,14 +125,10 @@ def build_visual(config: Mapping[str, Any]) -> nn.Module:
 
 
 def check_visual(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse the description of an image tower that comes with other weights, before it takes any memory.
-
-    Args:
-        config: Untrusted, from a model file.
-        shapes: Of the weights that came with it, by name.
+    """Check that an untrusted description fits the shapes of its weights, before it takes any memory.
 
     Raises:
-        ValueError: It would need the network, is over the limits, or does not fit.
+        ValueError: It would need the network, exceeds the limits, or does not fit.
     """
     vision = config["vision_cfg"]
     side = vision.get("image_size", 0)
@@ -157,10 +146,10 @@ def check_visual(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
 
 
 def keep_patches(visual: nn.Module) -> nn.Module:
-    """Remove from an image tower what comes after its patch tokens; returns it.
+    """Remove what follows the patch tokens from an image encoder, and return it.
 
     Raises:
-        TypeError: The tower is not made of stages that end in patch tokens.
+        TypeError: The encoder is not made of stages that end in patch tokens.
     """
     trunk: Any = getattr(visual, "trunk", visual)  # timm's models stand inside an adapter
     if not (hasattr(trunk, "prune_intermediate_layers") and hasattr(visual, "forward_intermediates")):

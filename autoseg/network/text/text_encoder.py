@@ -1,9 +1,9 @@
-"""The text tower: sentences about organs become vectors.
+"""Turns sentences about organs into vectors.
 
-Owns: tokens, the tower (small and trained from scratch, or pretrained and frozen), the projection to D.
+Owns: tokens, the text encoder (small and trained from scratch, or pretrained and frozen), the projection to D.
 Does not own: the sentences (`planning/organ_texts/`), open_clip's models (`open_clip_models.py`).
 
-Legend: K organs, S sentences an organ (padded), L tokens a sentence, D channels.
+Legend: K organs, S sentences per organ (padded), L tokens per sentence, D channels.
 """
 
 import functools
@@ -26,7 +26,7 @@ class TokenizedText:
     """All sentences of all organs.
 
     Attributes:
-        tokens: (K, S, L) ids; sentences that are not there are all zero.
+        tokens: (K, S, L) ids; missing sentences are all zero.
         is_sentence: (K, S) True where there is a sentence.
     """
 
@@ -40,9 +40,9 @@ def tokenize_sentences(
     """Turn each organ's sentences into tokens; L is the longest sentence, not the limit.
 
     Args:
-        sentences: Of each organ.
-        max_tokens: Length of what `tokenizer` gives; longer sentences are cut.
-        tokenizer: Sentences to (N, max_tokens) ids; None is open_clip's byte-pair tokenizer.
+        sentences: The sentences of each organ.
+        max_tokens: The length of the tokenizer's output; longer sentences are cut.
+        tokenizer: A function from sentences to (N, max_tokens) ids; None: open_clip's byte-pair tokenizer.
     """
     tokenizer = tokenizer or functools.partial(tokenize, context_length=max_tokens)
     num_sentences = max(len(group) for group in sentences)
@@ -90,7 +90,7 @@ class ScratchTextTower(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Sentences to D-wide vectors; a pretrained tower runs once and is let go, another at each training step."""
+    """Turns sentences into vectors of D; a pretrained tower runs once and is dropped, any other runs at each step."""
 
     tokens: Tensor
     is_sentence: Tensor
@@ -99,14 +99,9 @@ class TextEncoder(nn.Module):
     def __init__(
         self, tower: nn.Module, *, text: TokenizedText, width: int, feature_channels: int, is_frozen: bool
     ) -> None:
-        """Take a built tower whose output is `width` wide.
+        """Take a tower from (N, L) tokens to (N, `width`), and the sentences of the plan's organs.
 
-        Args:
-            tower: Module from (N, L) tokens to (N, width).
-            text: The sentences of the plan's organs.
-            width: Output width of the tower.
-            feature_channels: D.
-            is_frozen: Whether the tower's weights stay as they are; then it runs here and never again.
+        A frozen tower runs here and never again.
         """
         super().__init__()
         self.is_frozen = is_frozen
@@ -123,14 +118,7 @@ class TextEncoder(nn.Module):
             self.tower = tower
 
     def forward(self, organs: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the sentences of some organs.
-
-        Args:
-            organs: (K,) positions of the organs in the plan.
-
-        Returns:
-            (K, S, D) vectors and (K, S) True where there is a sentence.
-        """
+        """Return the (K, S, D) vectors and the (K, S) mask of the sentences of some organs, by their positions."""
         is_sentence = self.is_sentence[organs]
         if self.is_frozen:
             vectors = self.frozen_vectors[organs]
@@ -155,17 +143,17 @@ def build_text_encoder(
     clip: ClipModel | None = None,
     offline: bool = False,
 ) -> TextEncoder:
-    """Build the tower that the plan names.
+    """Build the text encoder that the plan names.
 
     Args:
-        plan: Names it.
-        sentences: Of each organ.
+        plan: The plan of the text.
+        sentences: The sentences of each organ.
         feature_channels: D.
-        clip: The model that the plan names, if it is loaded already.
-        offline: Ask no network: what open_clip would fetch comes from the hub's cache, or cannot be had.
+        clip: The model that the plan names, if it is already loaded.
+        offline: Whether a pretrained model comes from the hub's cache alone.
 
     Raises:
-        CheckpointError: open_clip does not know the model, or its weights cannot be had.
+        CheckpointError: open_clip does not know the model, or its weights cannot be loaded.
     """
     if plan.model == "nano":
         text = tokenize_sentences(sentences, max_tokens=plan.max_tokens)

@@ -1,12 +1,12 @@
-"""The layers that read a slice's channels, rebuilt for other channels and neighbors than they were trained with.
+"""Adapts the layers that read a slice's channels to other channels and neighbors than they were trained with.
 
-Owns: where each channel of each neighbor stands in the stem, in the patch embedding behind it and in the refiner.
-Does not own: which channel is which (`checkpointing/init_from_model.py`), all other layers (`transfer.py`).
+Owns: where each channel of each neighbor lies in the stem, in the patch embedding behind it and in the refiner.
+Does not own: the matching of channels (`checkpointing/init_from_model.py`), all other layers (`transfer.py`).
 
-A channel that is new reads with weights of zero: at first the network says what it said without it, and learns to
-look at it from there. A channel that is gone is taken for zero, its mean, everywhere.
+A new channel is read with weights of zero, so at first the network's output does not depend on it. A channel that is
+gone is treated as zero, its mean, everywhere.
 
-Legend: N neighbors, C channels a slice, n * C + c the place of a channel, s the refiner's stride.
+Legend: N neighbors, C channels of a slice, n * C + c the place of a channel, s the refiner's stride.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ SLICES_TO_STEM = 3  # the slice and one on each side
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels and neighbors of a new plan, and what a finished model had.
+    """The channels and neighbors of a new plan and of a finished model.
 
     Attributes:
-        sources: For each channel of the new plan its number in the model's, or None.
-        num_there: Channels of the model.
-        reach_here: Neighbors on each side that the new refiner sees.
-        reach_there: That the model's saw.
+        sources: The number in the model of each channel of the new plan, or None.
+        num_there: The number of channels of the model.
+        reach_here: The number of neighbors on each side that the new refiner sees.
+        reach_there: The number that the model's refiner saw.
     """
 
     sources: Sequence[int | None]
@@ -41,7 +41,7 @@ class Channels:
 
 
 def fit_stem(channels: Channels, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return (3, 3 * C, 1, 1) and (3) of the stem for the new channels; the model may have had none (None)."""
+    """Return the stem's (3, 3 * C, 1, 1) weight and (3) bias for the new channels; a model may have had none (None)."""
     matrix, offset = _as_matrix(weight, bias)
     return _place(matrix, channels, reach_here=1, reach_there=1)[..., None, None], offset
 
@@ -49,14 +49,14 @@ def fit_stem(channels: Channels, weight: Tensor | None, bias: Tensor | None) -> 
 def fold_stem(
     channels: Channels, *, patches: Tensor, patch_bias: Tensor, stem: Tensor | None, stem_bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return a patch embedding that takes the one channel left without the stem that stood before it.
+    """Fold the stem into a patch embedding for the one channel that is left, and return weight and bias.
 
     At the border, where the embedding pads with zeros, it differs by what the stem's offset added there.
 
     Args:
-        channels: One channel is left.
-        patches: (O, 3, h, w) of the model.
-        patch_bias: (O).
+        channels: The channels, of which the new plan has one.
+        patches: (O, 3, h, w) weight of the model.
+        patch_bias: (O) bias of the model.
         stem: (3, 3 * C, 1, 1), or None where the model had none.
         stem_bias: (3).
     """

@@ -1,11 +1,10 @@
-"""What a finished model has learned of words, sentences and organs, for a plan with other words and organs.
+"""Adapts a model's weights for words, sentences and organs to a plan with other words and organs.
 
-Owns: whether two plans read text with one tower, and the rows of weights that have one a word, a place or an organ.
-Does not own: the towers (`text/text_encoder.py`, `text/learned_embedding.py`), which organ is which
+Owns: whether two plans read text with the same encoder, and the weights with a row per word, position or organ.
+Does not own: the encoders (`text/text_encoder.py`, `text/learned_embedding.py`), which organ is which
 (`checkpointing/init_from_model.py`).
 
-A pretrained tower is frozen, and no part of a model file: it is had from where it came. What was trained behind it
-means something with that very tower alone.
+A pretrained encoder is frozen and not part of a model file. The layers trained behind it only fit this very encoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +27,9 @@ class FittedText:
     """Rows of text weights for another plan.
 
     Attributes:
-        tensors: By the network's names.
-        words: Tokens of the plan's descriptions; 0 where there is no small tower.
-        known_words: Of these, those that the model knows.
+        tensors: Tensors by the network's names.
+        words: The number of tokens in the plan's descriptions; 0 where there is no small text encoder.
+        known_words: The number of these that the model knows.
     """
 
     tensors: dict[str, Tensor]
@@ -39,7 +38,7 @@ class FittedText:
 
 
 def is_same_tower(here: TextPlan, there: TextPlan) -> bool:
-    """Say whether two plans read text with one tower: a file of weights counts by its name, wherever it lies."""
+    """Say whether two plans read text with the same encoder; a file of weights is compared by its name alone."""
 
     def identity(plan: TextPlan) -> tuple[str, str | None]:
         return plan.model, None if plan.weights is None else Path(plan.weights).name
@@ -48,13 +47,13 @@ def is_same_tower(here: TextPlan, there: TextPlan) -> bool:
 
 
 def fit_text(text: nn.Module, offered: Mapping[str, Tensor], *, there: Plans, rows: Sequence[int | None]) -> FittedText:
-    """Fit what has a row a word, a place or an organ; all else of a text part fits by its shape.
+    """Fit the weights with a row per word, position or organ; all others of the text are compared by shape.
 
     Args:
-        text: The new network's, with the weights that rows without a counterpart keep.
-        offered: The model's weights by the network's names, those of the same tower.
+        text: The new network's text module, whose weights are kept in rows without a counterpart.
+        offered: The model's weights by the network's names.
         there: The model's plan.
-        rows: For each row of the new plan's text, an organ in a kind of scans, that in the model's, or None.
+        rows: For each row of the new plan's text (an organ in one modality) the model's row, or None.
     """
     vectors, position, places, table = ROWS
     own = {name: value for name, value in text.state_dict(prefix="text.").items() if name in offered}
@@ -70,14 +69,14 @@ def fit_text(text: nn.Module, offered: Mapping[str, Tensor], *, there: Plans, ro
 
 
 def fit_rows(new: Tensor, old: Tensor) -> Tensor:
-    """Return the new rows, as many of the first ones as the old has being the old's."""
+    """Return the new rows, with as many of the old rows as fit in place of the first ones."""
     return _with_rows(new, old, [(row, row) for row in range(min(len(new), len(old)))])
 
 
 def _with_rows(new: Tensor, old: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Return the new rows, some replaced: each pair is a row of the new and the old one's in its place.
+    """Return the new rows with some replaced: each pair is a new row and the old row that replaces it.
 
-    Rows of another width are no use, and come back as they are.
+    Rows of another width cannot be used, and are returned as they are.
     """
     if new.shape[1:] != old.shape[1:]:
         return old

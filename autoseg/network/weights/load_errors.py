@@ -1,8 +1,6 @@
-"""What is said of a file of weights that torch, safetensors or open_clip would not load.
+"""Explains why torch, safetensors or open_clip did not load a file of weights.
 
-Owns: `explain_load_failure`.
-
-torch advises to load such a file without its guard against code. Nothing of autoseg does that, so nobody is told to.
+torch's own message advises loading without the guard against code, which autoseg never does, so it is replaced.
 """
 
 MOST_LETTERS = 600

@@ -1,9 +1,8 @@
-"""`model.safetensors`: weights, plans and text vectors, all that prediction needs in one file that can run no code.
+"""Saves and loads `model.safetensors`: weights, plans and text vectors, all that prediction needs, and no code.
 
-Owns: `save_model` and `load_model`, side by side, and `pack_models`, which makes one file of several folds' models;
-`load_models` reads either, `read_model_tensors` without building a network.
-Does not own: how a network is built (`build.py`), the form of the file (`model_format.py`).
-
+Owns: `save_model` beside `load_model`, `pack_models` for several folds in one file beside `load_models`, and
+`read_model_tensors`, which builds no network.
+Does not own: how a network is built (`build.py`), the format of the file (`model_format.py`).
 """
 
 import re
@@ -34,12 +33,13 @@ BuildNetwork = Callable[[Plans], nn.Module]
 
 
 def save_model(network: nn.Module, plans: Plans, path: Path) -> None:
-    """Write a model; the text encoder is replaced by its vectors for the plan's organs, and kept to read new texts.
+    """Write a model, with the text vectors of the plan's organs in place of the text encoder.
 
-    Of a network that a user's function built, the name of that function is written, and the weights as they are.
+    The weights needed to read new texts are kept. A network built by a user's function is written as it is, with the
+    function's name.
 
     Raises:
-        OutputError: The disk is full or cannot be written; a model that was there stays as it was.
+        OutputError: The disk is full or cannot be written; an earlier model stays as it was.
     """
     builder = getattr(network, "builder", None)
     tensors = dict(network.state_dict()) if builder else _with_cached_text(network, plans)
@@ -48,7 +48,7 @@ def save_model(network: nn.Module, plans: Plans, path: Path) -> None:
 
 
 def call_builder(build: BuildNetwork, plans: Plans) -> nn.Module:
-    """Build a network by a user's function, and keep the function's name with it for the model file."""
+    """Build a network by a user's function, and store the function's name with it for the model file."""
     network = build(plans)
     network.builder = f"{build.__module__}.{build.__qualname__}"  # type: ignore[assignment]
     return network
@@ -87,7 +87,7 @@ def load_model(
 def load_models(
     path: Path, *, device: torch.device | None = None, build_network: BuildNetwork | None = None
 ) -> tuple[list[nn.Module], Plans]:
-    """Read the model of one training, or all that `pack_models` put into a file, ready to predict.
+    """Read the model of one training, or all models of a packed file, ready to predict.
 
     Args:
         path: The model file.
@@ -96,7 +96,8 @@ def load_models(
 
     Raises:
         CheckpointError: The file is missing, damaged, of another program or version, its weights do not fit its plan,
-            or it needs a `build_network` that is not given.
+            or
+            it needs a `build_network` that is not given.
     """
     tensors, plans, builder = read_tensors(path)
     if builder is not None and build_network is None:
@@ -109,7 +110,7 @@ def load_models(
 
 
 def read_model_tensors(path: Path) -> tuple[list[dict[str, Tensor]], Plans]:
-    """Read a model file as it is, for a new network to begin from: the tensors of each fold in it, and their plan.
+    """Read a model file without building a network: the tensors of each fold, and their plan.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another program or version.
@@ -138,8 +139,8 @@ def pack_models(paths: Sequence[Path], packed: Path) -> None:
 def most_validated(plans: Sequence[Plans]) -> Plans:
     """Return the plan whose component filter was chosen on the most cases; of equals the first.
 
-    The plans of a run's folds agree in all that decides a network's output; what is a speck, each fold chose on its own
-    validation and those before it.
+    The plans of a run's folds differ in this filter alone, which each fold chose on the validations before it and its
+    own.
     """
 
     def num_cases(one: Plans) -> int:
@@ -163,7 +164,7 @@ def _reader_state(text: nn.Module) -> dict[str, Tensor]:
 
 
 def _unpack(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Part the tensors of a packed file by fold; those of a single model are one part."""
+    """Divide the tensors of a packed file by fold; those of a single model are one part."""
     if not any(key.startswith(FOLD) for key in tensors):
         return [dict(tensors)]
     parts: dict[int, dict[str, Tensor]] = {}

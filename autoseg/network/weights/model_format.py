@@ -1,10 +1,10 @@
-"""Reads and writes the form of a model file: tensors with their plan, under a hash, in safetensors.
+"""Reads and writes the format of a model file: tensors and their plan in safetensors, protected by a hash.
 
-Owns: `write_tensors` and `read_tensors`, and what makes a file whole.
+Owns: `write_tensors` and `read_tensors`.
 Does not own: what the tensors are (`model_file.py`), the plan (`config/plans.py`).
 
-Every byte of such a file is vouched for: safetensors lets no byte lie outside of tensors and header, tensors and plan
-are under the hash that the file carries, and the rest of the header must be as it is written here, blanks and all.
+Every byte is checked: safetensors allows no byte outside of tensors and header, the hash covers tensors and plan, and
+the rest of the header must be exactly as it is written here, including its blanks.
 """
 
 import hashlib
@@ -31,16 +31,10 @@ LENGTH_BYTES = 8  # of the header, before it
 
 
 def write_tensors(tensors: dict[str, Tensor], plans: Plans, path: Path, *, builder: str | None) -> None:
-    """Write tensors and their plan.
-
-    Args:
-        tensors: On the CPU, by name.
-        plans: The plan that the network was built from.
-        path: The file.
-        builder: The name of the user's function that built the network, if it was not autoseg's own.
+    """Write tensors on the CPU and their plan; `builder` names the user's function that built the network, if any.
 
     Raises:
-        OutputError: The disk is full or cannot be written; a file that was there stays as it was.
+        OutputError: The disk is full or cannot be written; an earlier file stays as it was.
     """
     text = _without_places(plans).model_dump_json()
     card = {"format_version": FORMAT_VERSION, "sha256": content_hash(tensors, plans=text), "plans": text}
@@ -99,8 +93,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Plans, str | None]:
 def _header_is_as_written(path: Path) -> bool:
     """Say whether the header is, byte for byte, what saving its content again would give.
 
-    The hash is over what the header means. A blank that became another, or a letter of an escape that became a capital,
-    means the same: no harm, but not the file that was written either.
+    The hash covers the header's meaning only, which a changed blank or escape sequence does not affect.
     """
     with path.open("rb") as file:
         raw = file.read(int.from_bytes(file.read(LENGTH_BYTES), "little"))
@@ -112,10 +105,9 @@ def _header_is_as_written(path: Path) -> bool:
 
 
 def _without_places(plans: Plans) -> Plans:
-    """Name a checkpoint that training began from by its file alone: prediction does not need it, and models are shared.
+    """Reduce the path of the checkpoint that training began from to its file name, since models are shared.
 
-    A folder's path holds names of users and machines. Those of `network.text.weights` stay: `--new-organ` reads that
-    file.
+    A path contains names of users and machines. `network.text.weights` keeps its path: `--new-organ` reads that file.
     """
     weights = plans.network.weights
     if weights is None or weights.startswith(PREFIX) or Path(weights).name == weights:
@@ -128,7 +120,7 @@ def _without_places(plans: Plans) -> Plans:
 
 
 def _get_again(path: Path) -> str:
-    """Say how a damaged model is had again: a fold's own is in its training state."""
+    """Say how to replace a damaged model: a fold's own can be written again from its training state."""
     if (path.parent / STATE_FILE_NAME).exists():
         return f"Give the same autoseg_train command again: it writes the model again from {STATE_FILE_NAME}."
     return "Copy it again."
@@ -137,7 +129,7 @@ def _get_again(path: Path) -> str:
 def content_hash(tensors: Mapping[str, Tensor], *, plans: str) -> str:
     """Return a digest of all tensors with their names, types and shapes, and of the plan's text.
 
-    safetensors checks its own form only: a byte that was flipped inside a weight would go unnoticed.
+    safetensors does not notice a flipped byte inside a weight.
     """
     digest = hashlib.sha256(plans.encode())
     for name in sorted(tensors):

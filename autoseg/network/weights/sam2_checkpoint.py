@@ -1,9 +1,9 @@
-"""Pretrained weights of SAM2 for a new network: Meta's checkpoints, and files of others in the same names.
+"""Loads pretrained weights of SAM2: Meta's checkpoints, and other files with the same names.
 
-Owns: the forms of such files, which of their tensors fit which part of the network, the report of it.
-Does not own: the parts (`network/sam2_modules.py`), how fast pretrained weights move (`optim/pretrained_rates.py`).
+Owns: the formats of such files, which of their tensors fit which part of the network, the report.
+Does not own: the parts (`network/sam2_modules.py`), how fast pretrained weights change (`optim/pretrained_rates.py`).
 
-Nothing is resized: Hiera interpolates its own positions to any image size, so a tensor fits or is left out.
+No tensor is resized: Hiera interpolates its own positions to any image size, so a tensor fits or is left out.
 """
 
 import logging
@@ -31,14 +31,14 @@ log = logging.getLogger("autoseg")
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What became of a file's tensors; names are SAM 2's.
+    """Which tensors of a file were used; names are SAM 2's.
 
     Attributes:
-        file: Name of the file.
-        loaded: Taken.
-        skipped: In the file, but the plan has no such part, or one of another shape.
-        missing: In a part that SAM 2 has too, but not in the file, or of another shape: new and untrained.
-        parameters: The network's own names of the trained weights among the loaded.
+        file: The name of the file.
+        loaded: Tensors that were loaded.
+        skipped: Tensors of the file for which the plan has no such part, or one of another shape.
+        missing: Tensors of SAM 2's parts that are not in the file or have another shape; they are untrained.
+        parameters: The network's own names of the loaded weights that are trained.
     """
 
     file: str
@@ -54,18 +54,16 @@ class WeightsReport:
 
 
 def load_sam2_weights(network: AutosegNetwork, path: Path) -> WeightsReport:
-    """Load a SAM2 checkpoint into all parts of a network that SAM2 has too.
+    """Load a SAM2 checkpoint into all parts that the network shares with SAM2.
 
-    Hiera must fit whole: sizes share some shapes, so half of another size's weights would fit and mean nothing. The
-    other parts fit where the plan has SAM2's own width (256), and stay new elsewhere.
-
-    Args:
-        network: Of any device; its weights are overwritten.
-        path: In Meta's format, `{"model": weights}`, as MedSAM2's; what sam2's own trainer saves; the weights alone; or
-            these as `.safetensors`. A wrapper's name before all keys, such as "module.", does not matter.
+    Hiera must fit as a whole: sizes share some shapes, so half of another size's weights would fit and be useless. The
+    other parts fit where the plan has SAM2's own width (256), and stay untrained elsewhere. The file is in Meta's
+    format,
+    in those of other trainers, or `.safetensors`; a wrapper's name before all keys, such as "module.", does not
+    matter.
 
     Raises:
-        CheckpointError: The file is no such checkpoint, or its Hiera is not of the plan's size.
+        CheckpointError: The file is not such a checkpoint, or its Hiera is not of the plan's size.
     """
     parts = shared_parts(network)
     report = fill_parts(parts, read_sam2_file(path), path=path)
@@ -83,7 +81,7 @@ def load_sam2_weights(network: AutosegNetwork, path: Path) -> WeightsReport:
 
 
 def shared_parts(network: AutosegNetwork) -> dict[str, nn.Module]:
-    """Return the parts of a network that SAM2 has too, by the beginning of their tensors' names there."""
+    """Return the parts that a network shares with SAM2, by the prefix of their tensors' names there."""
     backbone = network.image_encoder
     if not isinstance(backbone, HieraBackbone):
         raise CheckpointError(
@@ -107,12 +105,7 @@ def shared_parts(network: AutosegNetwork) -> dict[str, nn.Module]:
 
 
 def fill_parts(parts: Mapping[str, nn.Module], weights: Mapping[str, Tensor], *, path: Path) -> WeightsReport:
-    """Load what fits; nothing is changed where Hiera does not fit whole.
-
-    Args:
-        parts: See `shared_parts`.
-        weights: With SAM 2's names.
-        path: Where they came from, for the report and the error.
+    """Load the weights, by SAM 2's names, that fit; nothing is changed where Hiera does not fit as a whole.
 
     Raises:
         CheckpointError: Hiera is of another size.
@@ -133,10 +126,10 @@ def fill_parts(parts: Mapping[str, nn.Module], weights: Mapping[str, Tensor], *,
 
 
 def read_sam2_file(path: Path) -> dict[str, Tensor]:
-    """Read a file's weights by SAM 2's names; nothing in it is executed.
+    """Read a file's weights by SAM 2's names; no code in it is executed.
 
     Raises:
-        CheckpointError: It cannot be read, or there are no weights of a SAM2 in it.
+        CheckpointError: It cannot be read, or contains no weights of SAM2.
     """
     content = _read(path)
     weights = next((content[name] for name in CONTAINERS if isinstance(content.get(name), dict)), content)

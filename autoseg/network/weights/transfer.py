@@ -1,12 +1,13 @@
-"""Weights of a finished autoseg model for a new network, whose plan may be another.
+"""Copies weights of a finished autoseg model into a new network, whose plan may differ.
 
-Owns: which of a model's tensors means the same in the new network, and the report of what became of each.
+Owns: which of a model's tensors mean the same in the new network, and the report.
 Does not own: layers that read channels (`adapt_input_layers.py`) or text (`adapt_text_rows.py`), the model's file
 (`model_file.py`), which model it is (`checkpointing/init_from_model.py`).
 
-A tensor is taken where its part has the same meaning and shape, adapted where one axis is that of something that both
-plans can name (channels, neighbors, words, places, organs), and left over elsewhere. The image encoder is taken whole
-or not at all, as SAM2's is: half of another size's weights would fit and mean nothing.
+A tensor is copied where its part has the same meaning and shape, adapted where one axis can be matched by name
+(channels, neighbors, words, organs) or interpolated (positions), and otherwise left out. The image encoder is copied
+as
+a whole or not at all, as SAM2's is: half of another size's weights would fit and be useless.
 """
 
 from collections import Counter
@@ -39,12 +40,12 @@ PROMPT_POSITION = (
 
 @dataclass(frozen=True)
 class ModelWeights:
-    """A finished model and what a new plan has in common with it.
+    """A finished model, and what a new plan has in common with it.
 
     Attributes:
-        tensors: As in its file.
-        plans: Its own plan.
-        text_rows: For each row of the new network's text (`DataPlan.text_rows`) that in the model's, or None.
+        tensors: The tensors as in its file.
+        plans: The model's own plan.
+        text_rows: For each row of the new network's text (`DataPlan.text_rows`) the model's row, or None.
         channels: For each channel of the new plan its position in the model's, or None.
     """
 
@@ -56,15 +57,15 @@ class ModelWeights:
 
 @dataclass(frozen=True)
 class FittedWeights:
-    """What became of a model's tensors, by the network's names.
+    """How the weights of a network were made from a model's, by the network's names.
 
     Attributes:
-        taken: As they were.
-        adapted: In part, or changed to the new plan's channels, words, organs or places.
-        new: Of the new network, drawn: the model has no such part, or one of another shape.
-        left_over: Of the model; the plan has no such part, or one of another shape.
-        words: Tokens of the plan's descriptions, where its small text tower reads them, else 0.
-        known_words: Of these, those that the model knows.
+        taken: Tensors that were copied.
+        adapted: Tensors copied in part, or adapted to the new plan's channels, words, organs or positions.
+        new: Untrained tensors of the network: the model has no such part, or one of another shape.
+        left_over: Tensors of the model that the network has no place for.
+        words: The number of tokens in the plan's descriptions, where its small text encoder reads them, else 0.
+        known_words: The number of these that the model knows.
     """
 
     taken: tuple[str, ...]
@@ -77,12 +78,7 @@ class FittedWeights:
 
 @torch.no_grad()
 def load_model_weights(network: AutosegNetwork, model: ModelWeights, plans: Plans) -> FittedWeights:
-    """Fill a new network with what fits of a finished model.
-
-    Args:
-        network: As `build_network` made it, on the CPU; its weights are overwritten.
-        model: What to take from.
-        plans: Of the new network.
+    """Overwrite the weights of a new network on the CPU with those of a finished model that fit.
 
     Raises:
         CheckpointError: The model's weights are not those of its own plan.
@@ -107,7 +103,7 @@ def load_model_weights(network: AutosegNetwork, model: ModelWeights, plans: Plan
 
 
 def _by_our_names(model: ModelWeights) -> dict[str, Tensor]:
-    """Give a file's weights the names that the network has for them; what a text tower said is none of them."""
+    """Give a file's weights the names that the network has for them; stored text vectors are left out."""
     is_learned = model.plans.network.text.model == "learned"
     named = {}
     for key, value in model.tensors.items():
@@ -136,7 +132,7 @@ def _means_the_same(name: str, here: Plans, there: Plans) -> bool:
 def _fit_inputs(
     wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor], model: ModelWeights, plans: Plans
 ) -> dict[str, Tensor]:
-    """Fit what reads the slices' channels."""
+    """Fit the layers that read the slices' channels."""
     channels = Channels(
         sources=model.channels,
         num_there=len(model.plans.data.channels),
@@ -160,7 +156,7 @@ def _fit_inputs(
 
 
 def _fit_places(wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fit what has a row a prompt token, and CLIP's small tower's code of places, which has one a patch."""
+    """Fit the weights with a row per prompt token, and the small CLIP's code of positions, with a row per patch."""
     fitted = {name: fit_rows(wanted[name], offered[name]) for name in QUERIES if name in wanted and name in offered}
     has_places = TOWER_PLACES in wanted and TOWER_PLACES in offered
     if has_places and _fits(offered.get(TOWER_PATCHES), wanted[TOWER_PATCHES]):
@@ -206,6 +202,6 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def count_by_part(names: Iterable[str]) -> str:
-    """Say how many of these tensors each part of the network has, in words."""
+    """Return how many of these tensors each part of the network has, as text."""
     counts = Counter(name.split(".")[0].replace("_", " ") for name in names)
     return ", ".join(f"{part} {count}" for part, count in counts.items())

@@ -1,6 +1,6 @@
 """Decides which training states are saved, and when a run is rolled back to one.
 
-Owns: which states are worth saving, what a full disk means during a run and at its end, the one rollback of a run.
+Owns: which states are worth saving, how a full disk is handled during a run and at its end, the one rollback of a run.
 Does not own: the form of a state's file (`checkpoints.py`), the loop (`training/trainer.py`).
 """
 
@@ -37,7 +37,7 @@ def save_state_if_new(state: TrainState, context: TrainingContext) -> None:
 
 
 def save_periodically(state: TrainState, context: TrainingContext) -> None:
-    """Save state, model and picture during a run: a full disk is a warning, and the next save tries again."""
+    """Save state, model and picture during a run; a full disk is a warning, and the next save tries again."""
     if not state.is_sound():  # keep the one before until it is known how this ends
         return
     try:
@@ -49,7 +49,7 @@ def save_periodically(state: TrainState, context: TrainingContext) -> None:
 
 
 def save_at_interruption(error: BaseException, state: TrainState, context: TrainingContext) -> None:
-    """Save a good state where an error or a signal ends the run; that one counts, so a full disk is a warning.
+    """Save a good state where an error or a signal ends the run; a full disk is then only a warning.
 
     Raises:
         RankLostError: The error came from another rank that is gone.
@@ -67,7 +67,7 @@ def save_at_interruption(error: BaseException, state: TrainState, context: Train
 
 
 def draw_progress(folder: Path) -> None:
-    """Draw `progress.png`; training needs no picture, so a failure is a warning."""
+    """Draw `progress.png`; a failure is only a warning."""
     try:
         plot_progress(read_metrics(folder / "metrics.jsonl"), folder / "progress.png")
     except OSError as error:
@@ -75,11 +75,11 @@ def draw_progress(folder: Path) -> None:
 
 
 def roll_back(state: TrainState, context: TrainingContext, *, cases: Iterable[str]) -> None:
-    """Return to a saved state with a lower learning rate, once in a run; steps and time stay spent.
+    """Return to a saved state with a lower learning rate, once per run; steps and time stay counted.
 
     Args:
-        state: The state that has gone wrong: the last steps were not finite, or weights are not.
-        context: The run, whose ranks all roll back.
+        state: The state that has diverged: its last steps were not finite, or its weights are not.
+        context: The run, all of whose ranks roll back.
         cases: The cases of the last bad steps.
 
     Raises:

@@ -67,10 +67,10 @@ def save_state(state: TrainState, plans: Plans, path: Path, *, keeps_previous: b
 
 
 def load_state(state: TrainState, plans: Plans, path: Path) -> None:
-    """Fill a new state with the newest saved one, or with the one before where that is missing or damaged.
+    """Fill a new state with the newest saved one, or the one before it where that is missing or damaged.
 
     Raises:
-        CheckpointError: Both are damaged; or the newest that is whole was written under another plan or version.
+        CheckpointError: Both are damaged; or the newest whole one was written under another plan or version.
     """
     try:
         content = _read_sealed(path)
@@ -131,7 +131,7 @@ def _put_aside(path: Path) -> None:
 
 
 class _SealingFile:
-    """Passes on what torch writes, and keeps its digest."""
+    """Forwards what torch writes, and updates its digest."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
@@ -166,11 +166,11 @@ def _write_sealed(content: dict[str, Any], path: Path) -> None:
 
 
 def _read_sealed(path: Path) -> dict[str, Any]:
-    """Read what `_write_sealed` wrote; nothing in the file is executed, and every byte is checked against the seal.
+    """Read what `_write_sealed` wrote; no code in it is executed, and every byte is checked against the seal.
 
     Raises:
         DamagedStateError: It is missing, cannot be read, or is not what was written.
-        CheckpointError: It is whole, but holds something else.
+        CheckpointError: It is whole, but not a training state.
     """
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise DamagedStateError(f"{path} is no regular file.")

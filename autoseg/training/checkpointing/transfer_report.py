@@ -1,6 +1,6 @@
-"""What a fold began with from a finished model: the record in its `weights.json`, and the lines that say it.
+"""Reports what a fold took over from a finished model, in its `weights.json` and on the terminal.
 
-Owns: the record, written and read. Does not own: how the weights were fitted (`weights/transfer.py`).
+Does not own: how the weights were fitted (`weights/transfer.py`).
 """
 
 import json
@@ -70,7 +70,7 @@ class StartReport:
         number: int | None,
         plans: Plans,
     ) -> "StartReport":
-        """Put together what is known of a start; `number` is the fold's."""
+        """Collect the report of a start; `number` is the model's fold."""
         there, num_organs = model.plans, len(model.plans.data.organs)
         of_first_modality = model.text_rows[: len(plans.data.organs)]
         organs = [None if row is None else row % num_organs for row in of_first_modality]
@@ -86,7 +86,7 @@ class StartReport:
         )
 
     def describe(self, plans: Plans) -> Iterator[str]:
-        """Say it in a few lines, the first with the numbers of tensors."""
+        """Yield the report in a few lines, the first with the numbers of tensors."""
         fold = "" if self.fold is None else f", fold {self.fold}"
         yield (
             f"beginning from {self.file} ({self.dataset}{fold}): {len(self.taken)} tensors taken, "
@@ -107,7 +107,7 @@ class StartReport:
 
 
 def read_start(folder: Path) -> tuple[str, str] | None:
-    """Read back with which model a fold began, its file's name and SHA-256; None where it was no finished model.
+    """Return the file name and SHA-256 of the model that a fold began with; None where it was no finished model.
 
     Raises:
         CheckpointError: The record is damaged.
@@ -133,7 +133,7 @@ def _named(here: Sequence[Any], there: Sequence[Any], positions: Sequence[int | 
 
 
 def _settings_that_differ(here: Plans, there: Plans) -> Iterator[str]:
-    """Yield what `autoseg_plan` would have to be told to make the parts of a network that the model has."""
+    """Yield the settings of `autoseg_plan` that would make a network with the model's parts."""
     ours, theirs = here.network.model_dump(mode="json"), there.network.model_dump(mode="json")
     for name in SHAPING:
         if ours[name] != theirs[name] and theirs[name] is not False:  # a part that the model lacks makes nothing fit

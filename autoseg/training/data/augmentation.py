@@ -1,9 +1,9 @@
-"""Random changes of training slices, the same for all slices of a clip. The only door to batchgenerators.
+"""Augments training slices with batchgenerators, the same way for all slices of a clip.
 
-Owns: which changes, in which order, by the plan's probabilities.
+Owns: which changes are made, in which order, by the plan's probabilities. No other file imports batchgenerators.
 
-batchgenerators draws from the global generators of NumPy and of Python (the strength of noise); `augment` seeds both
-from the generator it is given, so a batch depends on nothing else. One thread at a time may call it.
+batchgenerators draws from the global generators of NumPy and of Python. `augment` seeds both from the generator it is
+given, so a batch depends on nothing else; only one thread at a time may call it.
 """
 
 import random
@@ -29,12 +29,12 @@ BLUR_SIGMA_PX = (0.5, 1.5)
 def augment(
     image: np.ndarray, labels: np.ndarray, *, plan: AugmentationPlan, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Change a clip of T slices, which may be one, and their labels.
+    """Augment a clip of T slices, which may be one, and their labels.
 
     Args:
         image: (T * N, C, R, W) float32: N neighboring slices of C channels for each slice of the clip, one after the
             other.
-        labels: (T, R, W) integers of the slices; negative ones are to be ignored and stay so.
+        labels: (T, R, W) integers; negative ones are ignored, and stay so.
         plan: Probabilities and ranges.
         rng: The source of all randomness.
 
@@ -98,9 +98,10 @@ def _rotate_and_scale(image: np.ndarray, labels: np.ndarray, plan: AugmentationP
 
 @cache
 def _linear_algebra() -> ThreadpoolController:
-    """Return the hold on NumPy's threads for products of matrices.
+    """Return the control over the threads of NumPy's matrix products.
 
-    batchgenerators turns the places of all pixels by such a product. In large windows (512 px) its threads spin for up
-    to a hundred milliseconds beside two of work, and every process has as many of them as there are cores.
+    batchgenerators rotates the places of all pixels by such a product. In large windows (512 px) its threads spin for
+    up to
+    a hundred milliseconds beside two of work, and every process has as many of them as there are cores.
     """
     return ThreadpoolController()

@@ -1,10 +1,9 @@
-"""Random changes of training slices as numbers, drawn where batches are made and carried out on the training's device.
+"""Draws augmentation as numbers, to be applied on the device that trains.
 
-Owns: `Changes`, and `draw_changes`, which draws what `augmentation.py` would do, from the same distributions.
-Does not own: what becomes of the pixels (`device_augmentation.py`).
-
-Which changes a clip gets is drawn as `augmentation.py` draws it, from the clip's generator, so both make the same ones;
-how strong they are comes from a generator of its own, as there.
+Owns: `Changes`, and `draw_changes`, which draws from the same distributions as `augmentation.py`; the choice of
+changes
+uses the clip's own generator as there, so both make the same ones.
+Does not own: the pixels (`device_augmentation.py`).
 """
 
 from dataclasses import dataclass
@@ -17,17 +16,17 @@ from autoseg.training.data.augmentation import BLUR_SIGMA_PX, BRIGHTNESS_RANGE, 
 
 @dataclass(frozen=True)
 class ClipChanges:
-    """The changes of one clip, in the order in which they are made; None for those that it does not get.
+    """The changes of one clip, in the order in which they are made; None for changes that it does not get.
 
     Attributes:
-        mirrored: Axes: "slice", "row", "column".
+        mirrored: The axes to mirror: "slice", "row", "column".
         turn: Rotation in the plane in radians, and scale.
         brightness: (C,) factors.
         contrast: (C,) factors of the distance from the mean.
         gamma: (C,) exponents.
-        noise: Its standard deviation.
-        blur_px: Standard deviation of the Gaussian.
-        seed: Of the noise's pixels.
+        noise: The standard deviation of the noise.
+        blur_px: The standard deviation of the Gaussian.
+        seed: The seed of the noise's pixels.
     """
 
     mirrored: tuple[str, ...]
@@ -42,25 +41,14 @@ class ClipChanges:
 
 @dataclass(frozen=True)
 class Changes:
-    """Those of a batch, or of a part of it.
-
-    Attributes:
-        clips: In the order of the batch.
-        num_channels: C; each has its own brightness, contrast and gamma.
-    """
+    """The changes of a batch's clips, in order; each of `num_channels` has its own brightness, contrast and gamma."""
 
     clips: tuple[ClipChanges, ...]
     num_channels: int
 
 
 def draw_changes(plan: AugmentationPlan, *, num_channels: int, rng: np.random.Generator) -> ClipChanges:
-    """Draw the changes of one clip.
-
-    Args:
-        plan: Probabilities and ranges.
-        num_channels: Of the scans.
-        rng: The clip's own.
-    """
+    """Draw the changes of one clip from its own generator."""
     seed = int(rng.integers(2**31))
     strengths = np.random.default_rng(seed)
     mirrored = tuple(axis for axis in ("slice", "row", "column") if axis in plan.mirror_axes and rng.random() < 0.5)

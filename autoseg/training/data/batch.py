@@ -3,7 +3,7 @@
 Owns: its tensors, their move to a device, and its division into micro-batches.
 Does not own: how a batch is made (`sampler.py`).
 
-Legend: B slices in V clips of T, N neighboring slices, C channels, K organs asked for, R x W the window.
+Legend: B slices in V clips of T, N neighboring slices, C channels, K requested organs, R x W the window.
 """
 
 import itertools
@@ -31,7 +31,7 @@ class Batch:
             other in `images`. None without a memory; (B, 1) where each slice is the first that is visited.
         point_prompts: Points and boxes on some of the organs, where the network takes them; else None.
         sets: What the labels stand for, where not every one is an organ that was annotated in all slices' cases.
-        changes: Random changes that are still to be made, where the plan has them made on the device.
+        changes: Augmentation that is still to be applied on the device, where the plan says so.
     """
 
     images: Tensor

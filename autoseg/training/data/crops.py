@@ -1,7 +1,6 @@
-"""The window that is cut from a slice: where it lies, and what is read of the case for it.
+"""Cuts the window of a slice: where it lies, and what is read of the case for it.
 
-Owns: reading a window of some slices, padding it, and drawing its place.
-Does not own: which slices they are (`sampler.py`), how large it is (`groups.py`).
+Does not own: which slices they are (`sampler.py`), how large the window is (`groups.py`).
 """
 
 import numpy as np
@@ -26,7 +25,7 @@ def pad_to(array: np.ndarray, shape: tuple[int, int], *, value: float) -> np.nda
 
 
 def pick_target(middle: np.ndarray, axis: int, rng: np.random.Generator) -> int | None:
-    """Pick a row or column of some organ's voxel for the window to hold, if the slice has any organ."""
+    """Pick a row or column of some organ's voxel for the window to contain; None where the slice has no organ."""
     is_organ = (middle > 0) & (middle != np.iinfo(middle.dtype).max)  # the largest value is ignored
     profile = np.flatnonzero(is_organ.any(axis=1 - axis))
     return int(profile[rng.integers(len(profile))]) if len(profile) else None

@@ -1,11 +1,9 @@
-"""Random changes of a batch's slices and labels, as torch operations on the device that trains.
+"""Augments the slices and labels of a batch with torch, on the device that trains.
 
-Owns: `change`, which does what `augmentation.py` does to one clip on a CPU, for all clips of a batch at once.
+Owns: `change`, which does to all clips of a batch at once what `augmentation.py` does to one on a CPU, in its order.
 Does not own: which changes, and how strong (`augmentation_draws.py`).
 
-A GPU does in milliseconds what takes a core 50 ms a slice of 512 px with four neighbors. The order is that of
-`augmentation.py`. The noise's pixels come from the device's own generator, seeded for each clip: they depend on seed,
-step and number, and on the kind of device.
+The noise comes from the device's own generator, seeded for each clip, so it depends on seed, step and kind of device.
 
 Legend: V clips of T slices, N neighboring slices, C channels, S = T * N planes of a channel, R x W the window; v the
 clips that get a change.
@@ -28,7 +26,7 @@ LEAST_RANGE, LEAST_DEVIATION = 1e-7, 1e-8  # of a constant channel, as batchgene
 
 
 def make_changes(batch: Batch) -> Batch:
-    """Make the changes that a batch on the device still waits for; one that waits for none is returned as it is."""
+    """Apply the pending changes of a batch on the device; a batch without any is returned as it is."""
     if batch.changes is None:
         return batch
     images, labels = change(batch.images, batch.labels, batch.changes)
@@ -37,15 +35,12 @@ def make_changes(batch: Batch) -> Batch:
 
 @torch.no_grad()
 def change(images: Tensor, labels: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
-    """Change slices and labels together.
+    """Change slices and labels together; returns new tensors of the same shapes and types.
 
     Args:
         images: (V * T, N * C, R, W) float32: the channels of a slice's neighbors, one neighbor after the other.
-        labels: (V * T, R, W) integers; negative ones are to be ignored and stay so.
-        changes: Of the V clips.
-
-    Returns:
-        New tensors of the same shapes and types.
+        labels: (V * T, R, W) integers; negative ones are ignored, and stay so.
+        changes: The changes of the V clips.
     """
     num_clips, (rows, columns) = len(changes.clips), labels.shape[-2:]
     planes = images.clone().view(num_clips, -1, changes.num_channels, rows, columns)  # (V, S, C, R, W)
@@ -68,14 +63,14 @@ def change(images: Tensor, labels: Tensor, changes: Changes) -> tuple[Tensor, Te
 
 
 def _change_channels(planes: Tensor, changes: Changes, name: str, act: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Change the planes of those clips that get it, by a strength for each channel or one for all."""
+    """Change the planes of the clips that get this change, by a strength per channel or one for all."""
     places, values = _find(changes, name)
     if places:
         _change_some(planes, places, act, _to_device(values, planes).view(len(places), 1, -1, 1, 1))
 
 
 def _change_some(tensor: Tensor, places: Sequence[int], act: Callable[..., Tensor], *arguments: object) -> None:
-    """Put in the place of some clips what becomes of them."""
+    """Replace some clips by the result of `act`."""
     if places:
         index = torch.tensor(places).to(tensor.device, non_blocking=True)
         tensor.index_copy_(0, index, act(tensor.index_select(0, index), *arguments))
@@ -97,9 +92,7 @@ def _to_device(values: Sequence[object], like: Tensor) -> Tensor:
 def _turned_grid(turns: Tensor, *, shape: tuple[int, int]) -> Tensor:
     """Return where each pixel is read, in the coordinates of `grid_sample`: (v, R, W, 2), column first.
 
-    Args:
-        turns: (v, 2) radians and scale; a larger scale reads from further apart, so what is seen grows smaller.
-        shape: R, W.
+    `turns` are (v, 2) radians and scales; a larger scale reads from further apart, so objects become smaller.
     """
     rows, columns = (torch.arange(size, device=turns.device) - (size - 1) / 2 for size in shape)
     rows, columns = rows[:, None], columns[None, :]
@@ -112,7 +105,7 @@ def _turned_grid(turns: Tensor, *, shape: tuple[int, int]) -> Tensor:
 
 
 def _read_between(planes: Tensor, grid: Tensor) -> Tensor:
-    """Interpolate (v, S, C, R, W) planes at the grid's places; beyond the border its pixels go on."""
+    """Interpolate (v, S, C, R, W) planes at the grid's places; the border continues outwards."""
     flat = planes.flatten(1, 2)
     return F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=True).view_as(planes)
 
@@ -146,7 +139,7 @@ def _add_noise(planes: Tensor, changes: Changes) -> None:
 
 
 def _blur(some: Tensor, deviations_px: Tensor) -> Tensor:
-    """Blur every plane; as two products with matrices, which is exact at the borders and quick on a GPU."""
+    """Blur every plane by two matrix products, which is exact at the borders and quick on a GPU."""
     rows, columns = (_blur_matrix(deviations_px.view(-1, 1), size)[:, None, None] for size in some.shape[-2:])
     return rows @ some @ columns.mT
 

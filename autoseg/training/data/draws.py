@@ -1,11 +1,10 @@
-"""What is drawn for a training step before any voxel is read: cases, slices, organs asked for.
+"""Draws the cases, slices and requested organs of a step before any voxel is read.
 
 Owns: `StepDraws`.
-Does not own: which cases may share a step (`groups.py`), what is cut from the slices (`sampler.py`).
+Does not own: which cases may be in one step (`groups.py`), what is cut from the slices (`sampler.py`).
 
-The slices of a step are numbered, over all processes that work on it, and each has random numbers of its own. What all
-of them share, the group of cases and the organs, depends on the step alone: so every process can make its part, and the
-parts together are what one process would have made.
+The slices of a step are numbered over all ranks, and each has random numbers of its own; the group of cases and the
+organs depend on the step alone. So every rank can make its part, and the parts are what one rank would have made.
 
 Legend: T slices of a clip, K organs of the plan.
 """
@@ -27,10 +26,10 @@ class StepDraws:
     """The draws of all steps of a run.
 
     Attributes:
-        groups: Of the cases to draw from.
-        num_slices: Of each case.
-        slices_per_step: Whoever works on them; a multiple of the plan's clips.
-        plans: Seed, clips, organs.
+        groups: The groups of cases to draw from.
+        num_slices: The number of slices of each case.
+        slices_per_step: The number of slices of a step over all ranks; a multiple of the plan's clips.
+        plans: The plan with seed, clips and organs.
     """
 
     groups: Sequence[CaseGroup]
@@ -39,7 +38,7 @@ class StepDraws:
     plans: Plans
 
     def numbers(self, step: int, part: slice | None = None) -> range:
-        """Return the numbers of a step's clips, or slices, or of those in a part of whole clips."""
+        """Return the numbers of a step's slices, or of its clips' first slices, perhaps of a part of whole clips."""
         return range(self.slices_per_step)[part or slice(None)][:: self.plans.clip_slices_of(step)]
 
     def group_of(self, step: int) -> CaseGroup:
@@ -50,7 +49,7 @@ class StepDraws:
         return self.groups[np.random.default_rng([self.plans.training.seed, step]).choice(len(shares), p=shares)]
 
     def place(self, step: int, number: int, *, group: CaseGroup) -> tuple[str, np.ndarray, np.random.Generator]:
-        """Draw the case of a clip, the (T,) numbers of its slices there, and what draws all else about it."""
+        """Draw the case of a clip and the (T,) numbers of its slices; return them with the clip's generator."""
         rng = np.random.default_rng([self.plans.training.seed, step, number])
         case_id, position = self._slice(group, rng)
         return case_id, self._clip(case_id, position, memory_clip_slices=self.plans.clip_slices_of(step), rng=rng), rng
@@ -61,10 +60,7 @@ class StepDraws:
         return [self.place(step, number, group=group)[0] for number in self.numbers(step)]
 
     def organs_of(self, step: int) -> np.ndarray:
-        """Draw the organs of a step, ascending: all, or, where the plan allows fewer, those in its slices first.
-
-        A window may hold fewer than its slice.
-        """
+        """Draw the organs of a step, ascending: all, or, where the plan allows fewer, those in its slices first."""
         num_organs, limit = len(self.plans.data.organs), self.plans.training.organs_per_step
         if num_organs <= limit:
             return np.arange(num_organs)
@@ -74,7 +70,7 @@ class StepDraws:
         return np.sort(np.array(first + absent, dtype=np.int64))
 
     def _organs_in_slices(self, step: int) -> np.ndarray:
-        """Return the positions of all organs in the slices of a step, also of those in a region that was annotated."""
+        """Return the positions of all organs in the slices of a step, including those of an annotated region."""
         group = self.group_of(step)
         found: set[int] = set()
         for number in self.numbers(step):

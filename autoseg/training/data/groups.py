@@ -1,10 +1,10 @@
-"""Cases that one training step may draw from together: of one dataset, with slices that one window fits.
+"""Groups the cases that one training step may draw from: of one dataset, with slices that one window fits.
 
 Owns: the groups, how often a step draws from each, and which slice of a group is drawn.
-Does not own: what is cut from the slice (`sampler.py`), the shares (`rules/datasets.py`).
+Does not own: what is cut from the slice (`sampler.py`), the fractions of the datasets (`rules/datasets.py`).
 
 All slices of a step come from one group. So scans of 40 pixels do not pay for the window of those of 512, a step has
-one modality and with it one text, and "as many steps on this dataset" means something.
+one modality and with it one text, and a dataset's fraction of the steps is well defined.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ class CaseGroup:
     """Cases of one dataset and window.
 
     Attributes:
-        case_ids: At least one.
-        window_px: Rows and columns that are cut from their slices.
-        modality: Which of the plan's modalities they are.
-        share: Of all steps.
-        organ_slices: For each case and index of an organ or region in it the slices that hold it.
-        weights: Of indices that are drawn more or less often than others, whose weight is 1.
+        case_ids: At least one case.
+        window_px: The rows and columns that are cut from their slices.
+        modality: The number of their modality in the plan.
+        share: The fraction of all steps that draw from this group.
+        organ_slices: The slices that contain each index of an organ or region, for each case.
+        weights: The sampling weights of indices; 1 for those that are not listed.
     """
 
     case_ids: tuple[str, ...]
@@ -39,7 +39,7 @@ class CaseGroup:
 
     @cached_property
     def cases_of_organ(self) -> dict[int, list[str]]:
-        """The cases that hold each index, for those that may be drawn."""
+        """The cases that contain each index that may be drawn."""
         found: dict[int, list[str]] = {}
         for case_id in self.case_ids:
             for index in self.organ_slices[case_id]:
@@ -53,7 +53,7 @@ class CaseGroup:
         return np.asarray(odds.cumsum() / odds.sum())
 
     def indices_in(self, case_id: str, numbers: np.ndarray) -> set[int]:
-        """Return the indices of the organs and regions that any of these slices of a case holds."""
+        """Return the indices of the organs and regions that any of these slices of a case contains."""
         first, last = int(numbers.min()), int(numbers.max())
         return {
             index
@@ -62,11 +62,7 @@ class CaseGroup:
         }
 
     def draw_organ_slice(self, rng: np.random.Generator) -> tuple[str, int]:
-        """Draw a slice that holds an organ; all organs are equally likely but for their weights, then all cases.
-
-        Returns:
-            The case, and the number of the slice. The group must hold an organ.
-        """
+        """Draw a case and the number of a slice that contains an organ: first an organ by its weight, then a case."""
         cases = self.cases_of_organ
         if self.weights:
             place = int(np.searchsorted(self._organ_odds, rng.random(), side="right"))
@@ -79,13 +75,7 @@ class CaseGroup:
 
 
 def group_cases(store: CaseStore, case_ids: Sequence[str], *, plans: Plans) -> tuple[CaseGroup, ...]:
-    """Put cases together by dataset and window, in the order in which they come.
-
-    Args:
-        store: Holds them.
-        case_ids: At least one.
-        plans: Windows, and shares of the datasets; without shares each case counts alike.
-    """
+    """Group cases by dataset and window, in their order; without fractions in the plan all cases are equally likely."""
     members: dict[tuple[str | None, tuple[int, int]], list[str]] = {}
     for case_id in case_ids:
         rows, columns = store.open_labels(case_id).shape[-2:]
@@ -107,7 +97,7 @@ def group_cases(store: CaseStore, case_ids: Sequence[str], *, plans: Plans) -> t
 
 
 def _shares(datasets: Sequence[str | None], num_cases: Sequence[int], *, plans: Plans) -> list[float]:
-    """Share the steps out to groups: to the datasets as the plan says, within one by its cases."""
+    """Divide the steps among groups: among datasets as the plan says, within one by the number of cases."""
     planned = {one.dataset: one.fraction for one in plans.training.dataset_sampling_fractions}
     totals: dict[str | None, int] = {}
     for dataset, count in zip(datasets, num_cases, strict=True):

@@ -1,10 +1,10 @@
-"""Makes batches ahead of the training, by torch's DataLoader.
+"""Makes batches ahead of the training with torch's DataLoader.
 
-Owns: `make_loader`, and how many worker processes make batches.
-Does not own: what a batch holds (`sampler.py`).
+Owns: `make_loader`, and the number of worker processes.
+Does not own: what a batch contains (`sampler.py`).
 
-A batch depends on the seed and the number of its step alone, so neither the number of workers nor a break between two
-runs changes what is trained on. On a CPU no worker runs beside the training: the cores have the network to compute.
+A batch depends on the seed and its step alone, so neither the number of workers nor an interruption changes the
+training. On a CPU there are no workers: the cores are busy with the network.
 """
 
 import itertools
@@ -27,10 +27,10 @@ BATCHES_PER_WORKER = 2
 
 
 class StepDataset(Dataset[Batch]):
-    """This rank's part of the batch of each step, by the number of the step."""
+    """Maps a step's number to this rank's part of its batch."""
 
     def __init__(self, sampler: SliceSampler, part: slice) -> None:
-        """Take what makes batches, and the numbers of this rank's slices among those of a step."""
+        """Take the sampler, and the numbers of this rank's slices among those of a step."""
         self.sampler, self.part = sampler, part
 
     def __getitem__(self, step: int) -> Batch:
@@ -41,14 +41,14 @@ class StepDataset(Dataset[Batch]):
 def make_loader(
     sampler: SliceSampler, *, first_step: int, part: slice, device: torch.device, num_workers: int | None = None
 ) -> Iterator[Batch]:
-    """Yield batches without end, in the order of the steps.
+    """Yield batches without end, in the order of the steps from `first_step`.
 
     Args:
         sampler: Makes the batches.
         first_step: The step of the first batch.
         part: The numbers of this rank's slices among those of a step.
         device: The device that trains; for a GPU, workers make batches ahead in pinned memory.
-        num_workers: Worker processes; None: as many as the machine has cores to spare.
+        num_workers: The number of worker processes; None: as many as the machine has cores to spare.
 
     Raises:
         TrainingError: A worker process was killed.
@@ -84,7 +84,7 @@ def choose_num_workers(device: torch.device) -> int:
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Ignore what a terminal sends to all processes; the parent ends its workers."""
+    """Ignore the signals that a terminal sends to all processes; the parent ends its workers."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,12 +1,10 @@
 """Makes training batches from preprocessed cases.
 
-Owns: `SliceSampler`: the windows cut from the slices of a step, and what their labels mean for the organs asked for.
-Does not own: how cases are stored (`preprocessing/store.py`), which slices a step sees (`draws.py`), where a
-window lies (`crops.py`), random changes (`augmentation.py`), processes that make batches ahead (`loader.py`).
+Owns: `SliceSampler`: the windows cut from the slices of a step, and what their labels mean for the requested organs.
+Does not own: the store (`preprocessing/store.py`), which slices a step sees (`draws.py`), where a window lies
+(`crops.py`), augmentation (`augmentation.py`), worker processes (`loader.py`).
 
-A batch depends on the seed and the step's number alone, so a resumed run sees what the undisturbed one would have.
-
-Legend: B slices in V clips of T, N neighboring slices, C channels, K organs asked for, R x W the window.
+Legend: B slices in V clips of T, N neighboring slices, C channels, K requested organs, R x W the window.
 """
 
 from collections.abc import Sequence
@@ -31,7 +29,7 @@ from autoseg.training.loss.targets import IGNORE, LabelSets
 
 
 class SliceSampler:
-    """Draws batches from the cases of one fold."""
+    """Draws batches from the cases of one fold; a batch depends on the seed and the step's number alone."""
 
     def __init__(
         self,
@@ -44,12 +42,7 @@ class SliceSampler:
     ) -> None:
         """Open the cases; as many as fit into `cache_bytes` are kept decompressed.
 
-        Args:
-            store: The preprocessed cases.
-            case_ids: Those to draw from, at least one.
-            plans: Window, batch, augmentation, seed.
-            cache_bytes: Memory that decompressed cases may take.
-            slices_per_step: Of the whole step, whoever works on them; none: the plan's.
+        `slices_per_step` is the number over all ranks; None: the plan's, for one rank.
         """
         self.plans = plans
         self.case_ids = tuple(case_ids)
@@ -76,12 +69,7 @@ class SliceSampler:
         )
 
     def make_batch(self, step: int, *, part: slice | None = None) -> Batch:
-        """Make the batch of one step, or a part of whole clips of it; each clip has random numbers of its own.
-
-        Args:
-            step: From 0.
-            part: The numbers of the slices among those of the step; None: all.
-        """
+        """Make the batch of one step, counted from 0, or the `part` of whole clips with these slice numbers."""
         training, memory_clip_slices = self.plans.training, self.plans.clip_slices_of(step)
         waits = training.augmentation.run_on == "device"
         group = self.draws.group_of(step)
@@ -120,7 +108,7 @@ class SliceSampler:
     def _ask(
         self, labels: np.ndarray, organs: np.ndarray, case_ids: Sequence[str]
     ) -> tuple[np.ndarray, LabelSets | None]:
-        """Say what the labels mean for the organs asked for."""
+        """Translate the labels for the requested organs."""
         if self._is_plain:
             return relabel(labels, organs), None
         tables = [self._tables[case_id] for case_id in case_ids]
@@ -167,7 +155,7 @@ class SliceSampler:
 
 
 def relabel(labels: np.ndarray, organs: np.ndarray) -> np.ndarray:
-    """Turn organ indices into positions among the organs asked for; the others become background, IGNORE stays."""
+    """Turn organ indices into positions among the requested organs; the others become background, IGNORE stays."""
     table = np.zeros(max(int(labels.max()), int(organs.max()) + 1) + 2, dtype=np.int64)
     table[organs + 1] = np.arange(1, len(organs) + 1)
     table[IGNORE] = IGNORE  # the last entry, which -1 indexes

@@ -1,9 +1,8 @@
 """Draws points and boxes from the reference, as a user might set them.
 
-Owns: `draw_point_prompts`.
 Does not own: what the network makes of them (`network/point_prompts.py`).
 
-Legend: B slices, K organs asked for, P = 5 points per organ (the corners of a box, three points), R x W the window.
+Legend: B slices, K requested organs, P = 5 points per organ (the corners of a box, three points), R x W the window.
 """
 
 import numpy as np
@@ -19,12 +18,13 @@ BOX_SLACK = 0.1  # of the organ's width and height, by which a corner may be off
 def draw_point_prompts(
     labels: np.ndarray, *, num_organs: int, share: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Point at some of the organs in some slices, and now and then beside an organ that is not there.
+    """Point at some of the organs in some slices, and sometimes beside an absent organ.
 
     Args:
-        labels: (B, R, W) 0, position among the organs asked for plus 1, or negative where unknown.
+        labels: (B, R, W) 0, position among the requested organs plus 1, or negative where unknown.
         num_organs: K.
-        share: Of the organs in a slice, how many are encoded prompts at; of the absent ones OUTSIDE_SHARE as many.
+        share: The fraction of the organs in a slice that get a prompt; of the absent ones it is OUTSIDE_SHARE times
+            that.
         rng: The source of all randomness.
 
     Returns:

@@ -1,7 +1,6 @@
 """Measures the fraction of training time spent waiting for data, and advises where it is large.
 
-Owns: `measure_waiting`, `advise`.
-Does not own: the measuring (`trainer.py`), what makes batches (`data/loader.py`).
+Does not own: the clock (`trainer.py`), what makes batches (`data/loader.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,10 +14,9 @@ LEAST_SECONDS = 60.0  # of training; before, the wait for the first batch counts
 
 
 def measure_waiting(records: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return the fraction of the whole training time, over all restarts; None without usable records.
+    """Return the fraction over the whole training, from the lines of `metrics.jsonl`; None without usable records.
 
-    Args:
-        records: The lines of `metrics.jsonl`. Each has its own fraction, and `seconds` since the beginning.
+    Each record has the fraction of its own epoch, and `seconds` since the beginning.
     """
     before = waited = total = 0.0
     for record in records:
@@ -32,14 +30,7 @@ def measure_waiting(records: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def advise(share: float | None, *, seconds: float, plans: Plans, device_type: str) -> str | None:
-    """Say in a sentence what would make the wait shorter; None where it is short, or the training was.
-
-    Args:
-        share: Of the time; none: not known.
-        seconds: Of training.
-        plans: Of the run.
-        device_type: "cpu" or "cuda".
-    """
+    """Say in a sentence how to shorten the wait; None where it is short or unknown, or the training was."""
     if share is None or share <= LARGE_SHARE or seconds < LEAST_SECONDS:
         return None
     begin = f"{share:.0%} of the time was spent waiting for data. "

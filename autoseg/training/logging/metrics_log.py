@@ -24,7 +24,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_until(path: Path, *, step: int) -> None:
-    """Drop the records after `step`: a resumed run writes them again."""
+    """Drop the records after `step`, which a resumed run writes again."""
     kept = [record for record in read_metrics(path) if record["step"] <= step]
     if path.exists():
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -1,7 +1,4 @@
-"""`progress.png`: how a run goes, for people who would rather look than read.
-
-Owns: the picture of `metrics.jsonl`.
-"""
+"""Draws `progress.png`, a picture of `metrics.jsonl`: loss, learning rate and Dice."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +51,6 @@ def plot_progress(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _legend(name: str) -> str:
-    """Show an organ's name as it is: matplotlib takes dollars for formulas, and hides what begins with a line."""
+    """Show an organ's name literally: matplotlib reads dollars as formulas, and hides labels that begin with "_"."""
     shown = printable(name)[:NAME_LETTERS].replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

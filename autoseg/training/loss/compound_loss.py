@@ -1,16 +1,14 @@
 """Computes the default loss: every output of the network against the reference, weighted by the plan.
 
-Owns: `CompoundLoss`, its terms, and the sum over ranks.
-Does not own: the formulas (`dice.py`, `cross_entropy.py`, `iou_prediction.py`), what the reference says about a pixel
-(`targets.py`).
+Owns: `CompoundLoss`, its terms, and the sum over ranks. Does not own: the formulas (`dice.py`, `cross_entropy.py`,
+`iou_prediction.py`), what the reference says about a pixel (`targets.py`).
 
 Sources: CRISP-SAM2 (focal to Dice 20:1, predicted against measured IoU, original and refined masks); SEG-SAM (semantic
 map, classification, cross-mask spatial alignment).
 
-Every term follows from sums over slices: Dice from overlaps and sizes, a mean from its numerator and denominator. The
-ranks add up these sums, so the loss is that of the whole batch, whatever the number of ranks.
+Every term follows from sums over slices, which the ranks add up, so the loss is that of the whole batch.
 
-Legend: B slices, K organs asked for, I items (organs and regions), h4 x w4 the decoders' grid.
+Legend: B slices, K requested organs, I items (organs and regions), h4 x w4 the decoders' grid.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
-"""Computes cross-entropies as sums over pixels or organs, from which their means follow.
+"""Computes cross-entropies as sums over pixels or organs, from which `mean_of` makes means.
 
-Owns: `cross_entropy_sums` of a map over all classes, `focal_sums` of separate masks, `binary_sums` of single scores,
-and `mean_of`, which turns the sums of all shards into a mean.
 Does not own: what the reference says about a pixel (`targets.py`), the weights of the terms (`compound_loss.py`).
 
 Source of the focal loss: Lin et al. 2017, "Focal loss for dense object detection", equation 5; CRISP-SAM2 uses it for
@@ -24,14 +22,9 @@ def mean_of(sums: Tensor) -> Tensor:
 
 
 def cross_entropy_sums(logits: Tensor, target: Target) -> Tensor:
-    """Sum the cross-entropy of the known pixels: minus the log-probability of any class that the label allows.
+    """Return (2,): the summed cross-entropy of (B, 1 + K, R, W) logits, and the number of known pixels.
 
-    Args:
-        logits: (B, 1 + K, R, W), background first.
-        target: The reference on the same grid.
-
-    Returns:
-        (2,): the sum and the number of known pixels.
+    The cross-entropy is minus the log-probability of any class that the label allows.
     """
     per_pixel = -(target.shares * target.log_probs_of(logits)).sum(dim=1, keepdim=True)
     return torch.stack([(per_pixel * target.is_known).sum(), target.is_known.sum()])

@@ -1,14 +1,14 @@
-"""What the reference says of each pixel: which classes it may be.
+"""Defines what the reference says of each pixel: which classes it may be.
 
 Owns: `LabelSets` and `Target`, on the grid of the labels and on coarser ones.
-Does not own: which sets a case's labels stand for (`training/data/sampler.py`), the loss's terms (`compound_loss.py`).
+Does not own: which sets a case's labels stand for (`training/data/sampler.py`), the terms (`compound_loss.py`).
 
-A pixel that was annotated as liver is liver. One that is background where nobody annotated the spleen is background
-*or* spleen; one that is "kidney" where other scans tell the left from the right is either. So each label stands for a
-set of classes, and each part of the loss asks only what the set can tell. Sources: Fidon et al. 2021, "Label-set loss
+A label stands for a set of classes: background where nobody annotated the spleen is background *or* spleen; "kidney"
+is
+the left or the right one. Each term uses only what the set determines. Sources: Fidon et al. 2021, "Label-set loss
 functions for partial supervision"; Shi et al. 2021, "Marginal loss and exclusion loss".
 
-Legend: B slices, K organs asked for, L labels, I items (the K organs, then the regions), R x W pixels. Classes are
+Legend: B slices, K requested organs, L labels, I items (the K organs, then the regions), R x W pixels. Classes are
 background and the K organs, 1 + K of them.
 """
 
@@ -25,12 +25,12 @@ __all__ = ["IGNORE", "Items", "LabelSets", "Target", "make_target", "one_hot", "
 
 @dataclass(frozen=True)
 class LabelSets:
-    """What the labels of a batch stand for.
+    """The classes that the labels of a batch stand for.
 
     Attributes:
         classes: (B, L, 1 + K) True where a pixel of slice b with label l may be the class. A label that stands for all
             classes says nothing.
-        regions: (G, 1 + K) True for the classes of each region, a union of organs whose overlap is asked for as well.
+        regions: (G, 1 + K) True for the classes of each region, a union of organs whose overlap is trained as well.
     """
 
     classes: Tensor
@@ -47,13 +47,13 @@ class LabelSets:
 
 @dataclass(frozen=True)
 class Items:
-    """What Dice is measured of: each organ, then each region.
+    """The organs and regions whose Dice is measured.
 
     Attributes:
         classes: (I, 1 + K) ones for the classes of each item.
         is_in: (B, L, I) ones where a pixel with the label lies in the item.
         is_unknown: (B, L, I) ones where it may or may not.
-        counts: (B, I) ones where some label says that a pixel lies in the item: it was annotated in the slice's case.
+        counts: (B, I) ones where the item was annotated in the slice's case: some label lies in it.
     """
 
     classes: Tensor
@@ -67,7 +67,7 @@ class Target:
     """The reference on some grid.
 
     Attributes:
-        shares: (B, L, R, W) share of each label among a pixel's known parts: 0 or 1 on the labels' own grid.
+        shares: (B, L, R, W) fraction of each label in a pixel's known part: 0 or 1 on the labels' own grid.
         is_known: (B, 1, R, W) ones; zeros where the labels are ignored, or mostly.
         sets: (B, L, 1 + K) ones, see `LabelSets`; None where label l stands for class l alone.
         items: None together with `sets`: the items are then the organs, and all were annotated.
@@ -84,14 +84,14 @@ class Target:
         return replace(self, shares=shares, is_known=is_known)
 
     def of_items(self) -> tuple[Tensor, Tensor]:
-        """Return (B, I, R, W) the shares of each item, and (B, I, R, W) or (B, 1, R, W) ones where they are known."""
+        """Return the (B, I, R, W) fraction of each item, and (B, I, R, W) or (B, 1, R, W) ones where it is known."""
         if self.items is None:
             return self.shares[:, 1:], self.is_known
         is_unknown = _per_pixel(self.items.is_unknown, self.shares) > 0.5
         return _per_pixel(self.items.is_in, self.shares), self.is_known * (~is_unknown)
 
     def of_organs(self) -> tuple[Tensor, Tensor]:
-        """Return what `of_items` does, of the K organs alone."""
+        """Return the same as `of_items`, for the K organs alone."""
         shares, is_known = self.of_items()
         if self.items is None:
             return shares, is_known
@@ -99,7 +99,7 @@ class Target:
         return shares[:, :num_organs], is_known[:, :num_organs]
 
     def items_of(self, probs: Tensor) -> Tensor:
-        """Return (B, I, R, W) probabilities of the items from (B, 1 + K, R, W) ones of the classes."""
+        """Return (B, I, R, W) probabilities of the items from (B, 1 + K, R, W) probabilities of the classes."""
         if self.items is None:
             return probs[:, 1:]
         if len(self.items.classes) == probs.shape[1] - 1:  # no regions
@@ -122,12 +122,9 @@ class Target:
 
 
 def make_target(labels: Tensor, *, num_organs: int, sets: LabelSets | None = None) -> Target:
-    """Turn labels into what they say.
+    """Turn (B, R, W) labels below L, or IGNORE, into a target.
 
-    Args:
-        labels: (B, R, W) integers below L, or IGNORE.
-        num_organs: K.
-        sets: What they stand for; None: label 0 is background, label k the k-th organ, and all were annotated.
+    Without `sets`, label 0 is background, label k the k-th organ, and all organs were annotated.
     """
     if sets is None:
         return Target(*one_hot(labels, num_organs))
@@ -144,7 +141,7 @@ def one_hot(labels: Tensor, num_organs: int) -> tuple[Tensor, Tensor]:
 
 
 def shrink(target: Tensor, is_known: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
-    """Average both over the cells of a smaller grid; each target becomes the share among the cell's known pixels."""
+    """Average both over the cells of a smaller grid; a target becomes its fraction of the cell's known pixels."""
     rows, columns = size
     known = F.adaptive_avg_pool2d(is_known, (rows, columns))
     shares = F.adaptive_avg_pool2d(target * is_known, (rows, columns)) / known.clamp(min=1e-6)
@@ -152,7 +149,7 @@ def shrink(target: Tensor, is_known: Tensor, size: torch.Size) -> tuple[Tensor, 
 
 
 def _make_items(sets: LabelSets) -> Items:
-    """Compare each label's set with each item: it lies in it, outside, or may be either."""
+    """Compare each label's set with each item: inside, outside, or undetermined."""
     num_classes = sets.classes.shape[-1]
     organs = torch.eye(num_classes, dtype=torch.bool, device=sets.classes.device)[1:]
     items = torch.cat([organs, sets.regions.bool()])  # (I, 1 + K)

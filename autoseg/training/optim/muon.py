@@ -1,12 +1,9 @@
-"""Muon: momentum whose every step is made orthogonal, for the kernels of convolutions.
-
-Owns: the optimizer and the orthogonalization. Which weights it moves is `optimizers.py`'s affair.
+"""Implements Muon, momentum whose steps are orthogonalized, for the kernels of convolutions.
 
 Sources: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (the iteration and its three
-numbers); Liu et al. 2025, "Muon is scalable for LLM training" (the factor that makes a step as long as AdamW's, so that
-one learning rate serves both).
-
-torch.optim.Muon takes matrices only and works in bfloat16, which most CPUs have to emulate.
+numbers); Liu et al. 2025, "Muon is scalable for LLM training" (the factor that makes a step as long as AdamW's, so
+that one learning rate serves both). torch.optim.Muon takes matrices only, and works in bfloat16, which most CPUs have
+to emulate.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,23 +20,17 @@ ADAMW_LENGTH = 0.2  # root mean square of AdamW's usual step, in learning rates
 
 
 class Muon(torch.optim.Optimizer):
-    """Moves each weight by its orthogonalized momentum, a weight of more than two axes as (first, all others)."""
+    """Updates weights by their orthogonalized momentum; one of more than two axes is a matrix (first, all others)."""
 
     def __init__(
         self, parameters: Iterable[Parameter] | Iterable[dict[str, Any]], *, lr: float, weight_decay: float
     ) -> None:
-        """Take weights of at least two axes.
-
-        Args:
-            parameters: To be moved, or groups of them as torch's optimizers take them.
-            lr: Learning rate; a value that suits AdamW suits here.
-            weight_decay: Decoupled, as AdamW's.
-        """
+        """Take weights of at least two axes; a learning rate and a decoupled weight decay that suit AdamW suit here."""
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Move every weight that has a gradient; `closure` is part of torch's interface and not used."""
+        """Update every weight that has a gradient; `closure` is part of torch's interface and not used."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -55,13 +46,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Return a matrix with the same singular vectors and every singular value near 1 (0.7 to 1.2); zeros stay zeros.
+    """Return an (m, n) matrix with the same singular vectors and every singular value near 1 (0.7 to 1.2); zeros stay.
 
-    The iteration X <- (a + b G + c G^2) X with G = X X^T multiplies from the left only, so it is run on the small side:
-    on G and on the product of the factors, which all commute. The long side is multiplied twice instead of ten times.
-
-    Args:
-        matrix: (m, n).
+    The iteration X <- (a + b G + c G^2) X with G = X X^T multiplies from the left only. So it runs on the small side,
+    on
+    G and on the product of the factors, which all commute, and the long side is multiplied twice instead of ten times.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalize(matrix.T).T

@@ -1,7 +1,6 @@
-"""The optimizers and their learning rate.
+"""Builds the optimizers and schedules their learning rate.
 
-Owns: which weights AdamW moves and which Muon, which of them decay, and the rate as a function of how far the run is
-(by steps or by time).
+Owns: which weights AdamW updates and which Muon, which of them decay, and the rate as a function of progress.
 """
 
 import math
@@ -23,13 +22,9 @@ def build_optimizers(
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Build AdamW, and Muon for the refiner's kernels where the plan says so.
 
-    Biases, norms and single tokens do not decay.
-
-    Args:
-        network: The network whose weights are optimized.
-        plans: Learning rates and weight decay.
-        pretrained: Names of the weights that came from a checkpoint; they have rates of their own
-            (`pretrained_rates.py`). The refiner has none.
+    Biases, norms and single tokens do not decay. Weights that came from a checkpoint, named by `pretrained`, have
+    learning
+    rates of their own (`pretrained_rates.py`); the refiner has none of them.
     """
     plan = plans.training
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -73,7 +68,7 @@ def learning_rate(plan: TrainingPlan, *, progress: float) -> float:
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float, *, progress: float) -> None:
-    """Set the rate of all groups of all optimizers, each times the group's factor; 0 where it is frozen still."""
+    """Set the rate of all parameter groups, each times the group's factor; 0 while the group is frozen."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"] if progress >= group["frozen_until"] else 0.0

@@ -1,9 +1,8 @@
-"""Which weights a run began with from a SAM2 checkpoint, and how slowly they move.
+"""Lowers the learning rates of weights that came from a SAM2 checkpoint.
 
-Owns: their rates: frozen in a first phase, then lower than the others', lower still towards the input.
-Does not own: the optimizers (`optimizers.py`), what is loaded into which part (`weights/sam2_checkpoint.py`).
-
-Sources: CRISP-SAM2, a first phase with the pretrained parts frozen; layer-wise rates as for any pretrained transformer.
+They are frozen in a first phase, and then train more slowly than the others, the more so the closer to the input.
+Sources: CRISP-SAM2, a first phase with the pretrained parts frozen; layer-wise rates as for any pretrained
+transformer.
 """
 
 import re
@@ -16,12 +15,7 @@ HIERA = "image_encoder.hiera."
 
 
 def pretrained_factors(pretrained: Iterable[str], *, plans: Plans) -> dict[str, float]:
-    """Return for each pretrained weight its rate as a multiple of the others'.
-
-    Args:
-        pretrained: Names of the network's weights that came from a checkpoint.
-        plans: Of the run.
-    """
+    """Return the factor of the learning rate of each weight that came from a checkpoint, by name."""
     training = plans.training
     return {
         name: training.pretrained_learning_rate_factor * training.layer_decay ** _stages_before_last(name, plans=plans)
@@ -30,7 +24,7 @@ def pretrained_factors(pretrained: Iterable[str], *, plans: Plans) -> dict[str, 
 
 
 def _stages_before_last(name: str, *, plans: Plans) -> int:
-    """Return how many of Hiera's four stages lie between a weight and the end of it; 0 for other parts."""
+    """Return how many of Hiera's four stages follow that of a weight; 0 for other parts."""
     if not name.startswith(HIERA):
         return 0
     found = re.match(r"blocks\.(\d+)\.", name.removeprefix(HIERA))

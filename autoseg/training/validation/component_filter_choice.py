@@ -69,9 +69,9 @@ def list_pieces(
 
     Args:
         predicted: (S, R, W) organ indices, 0 for background.
-        reference: The same, with the largest value of its type where it is ignored.
-        names: (K) of the organs.
-        voxel_ml: Volume of a voxel.
+        reference: (S, R, W) indices, the largest value of the type where ignored.
+        names: The names of the K organs.
+        voxel_ml: The volume of a voxel.
     """
     is_known = reference != np.iinfo(reference.dtype).max
     predicted = np.where(is_known, predicted, 0).astype(reference.dtype)
@@ -92,13 +92,13 @@ def list_pieces(
 
 
 def write_pieces(folder: Path, cases: Mapping[str, CasePieces], *, plans: Plans) -> None:
-    """Write the pieces of a fold's cases into its folder of validation, with the plan that they belong to."""
+    """Write the pieces of a fold's cases into its validation folder, with a digest of the plan that they belong to."""
     content = {case: {name: asdict(own) for name, own in pieces.items()} for case, pieces in cases.items()}
     write_json(folder / PIECES_NAME, {"plan": _plan_digest(plans), "cases": content})
 
 
 def read_pieces(run_folder: Path, *, plans: Plans) -> list[CasePieces]:
-    """Read the pieces of all folds of a run that were validated; of another plan or form they count for nothing."""
+    """Read the pieces of all validated folds of a run; files of another plan or form are left out."""
     found: list[CasePieces] = []
     for path in sorted(run_folder.glob(f"fold_*/validation/{PIECES_NAME}")):
         try:
@@ -115,7 +115,7 @@ def _plan_digest(plans: Plans) -> str:
 
 
 def dice_after(case: CasePieces, rules: Sequence[ComponentFilter]) -> dict[str, float | None]:
-    """Return each organ's Dice in a case when the rules have removed their pieces; None where it does not count."""
+    """Return each organ's Dice in a case after filtering; None where the organ does not count."""
     own = {rule.organ: rule for rule in rules}
     return {
         name: pieces.dice(own.get(name, ComponentFilter(organ=name))) if pieces.reference or pieces.sizes else None
@@ -126,15 +126,9 @@ def dice_after(case: CasePieces, rules: Sequence[ComponentFilter]) -> dict[str, 
 def choose_component_filter(
     cases: Sequence[CasePieces], *, names: Sequence[str], planned: Sequence[ComponentFilter]
 ) -> tuple[tuple[ComponentFilter, ...], Reason]:
-    """Choose for each organ the rule with the highest mean Dice, or none where none raises it.
+    """Choose for each organ the rule with the highest mean Dice, or none where none raises it; with the figures.
 
-    Args:
-        cases: Left out of training.
-        names: Of the organs.
-        planned: Rules of the plan; they stay for organs of which there are too few cases, and are among those compared.
-
-    Returns:
-        The rules, and the figures that led to them.
+    The `planned` rules are compared too, and stay for organs with too few cases.
     """
     chosen: list[ComponentFilter] = []
     figures: dict[str, Any] = {}

@@ -53,7 +53,7 @@ def measure_dice(confusion: np.ndarray, *, plan: DataPlan, annotated: Collection
 
 
 def ambiguous_labels(plan: DataPlan, annotated: Collection[int] | None) -> np.ndarray:
-    """Return (L,) True for indices that say of some organ neither that a voxel is it nor that it is not."""
+    """Return (L,) True for indices that leave open whether a voxel is some organ."""
     several: np.ndarray = class_table(plan, annotated).sum(axis=1) > 1
     several[0] = False  # background is counted: what was annotated is not in it
     return several

@@ -1,7 +1,7 @@
 """Measures Dice on whole volumes while a fold trains, and keeps the best model so far.
 
 Owns: `ValidationSchedule`, the choice of the cases, and `model_best.safetensors`.
-Does not own: how a volume is predicted (`validate_case.py`), the model that prediction uses, which is the last one.
+Does not own: how a volume is predicted (`validate_case.py`), the model used for prediction, which is the last one.
 """
 
 import logging
@@ -25,7 +25,7 @@ MAX_SLICES = 300  # of one periodic validation
 
 
 class ValidationSchedule:
-    """Decides when to validate, so that it costs little, and counts what it has cost."""
+    """Decides when to validate, so that it costs little, and measures its time."""
 
     def __init__(self, *, progress: float) -> None:
         """Begin at this fraction of the run."""
@@ -40,7 +40,7 @@ class ValidationSchedule:
         """Measure Dice, and keep the averaged network if it is the best so far.
 
         Returns:
-            A record for `metrics.jsonl`; None where there is no case to validate on, or no memory for it.
+            A record for `metrics.jsonl`; None where there is no case to validate on, or too little memory.
         """
         start = time.monotonic()
         record = _measure(state, context)
@@ -91,9 +91,9 @@ def _keep_best(state: TrainState, context: TrainingContext, dice: CaseDice) -> b
 
 
 def choose_validation_cases(context: TrainingContext) -> list[str]:
-    """Choose the cases to validate on during training: as many as keep it cheap, or else the one with fewest slices.
+    """Choose as many cases as keep periodic validation cheap, or else the one with the fewest slices.
 
-    Datasets alternate, since the best model is chosen by these cases.
+    Datasets alternate, since these cases decide which model is the best.
     """
     num_slices = {case: context.store.shape(case)[1] for case in context.validation_cases}
     chosen: list[str] = []
