@@ -22,7 +22,7 @@ from autoseg.network.memory.slice_memory import SliceMemory
 from autoseg.network.output import DecodedSlices, NetworkOutput
 from autoseg.network.point_prompts import EncodedPrompts, PointPromptEncoder, PointPrompts, no_point_prompts
 from autoseg.network.prompt_projector import PromptProjector, Prompts
-from autoseg.network.refiner import RefinedMap, Refiner
+from autoseg.network.refiner import Refiner
 from autoseg.network.sam2_modules import PositionEmbeddingRandom
 from autoseg.network.semantic_decoder import SemanticAwareDecoder, SemanticMap
 from autoseg.system.torch_device import convolution_precision
@@ -112,10 +112,10 @@ class AutosegNetwork(nn.Module):
                 pyramid, semantics, encoded_prompts, positions=positions, bank=bank, gradient_slices=gradient_slices
             )
         mapped = decoded.mapped
-        refined = self._refine(images, decoded, semantics, encoded_prompts)
+        refined, coarse_logits = self._refine(images, decoded, semantics, encoded_prompts)
         return NetworkOutput(
-            logits=self._fuse(refined.logits, decoded.masks, mapped),
-            coarse_logits=refined.coarse_logits,
+            logits=self._fuse(refined, decoded.masks, mapped),
+            coarse_logits=coarse_logits,
             mask_logits=decoded.masks.mask_logits,
             map_logits=mapped.map_logits if mapped else None,
             iou_predictions=decoded.masks.iou_predictions,
@@ -126,10 +126,10 @@ class AutosegNetwork(nn.Module):
 
     def _refine(
         self, images: Tensor, decoded: DecodedSlices, semantics: Tensor, encoded_prompts: EncodedPrompts | None
-    ) -> RefinedMap:
+    ) -> tuple[Tensor, Tensor | None]:
         if self.refiner is None:
             num_slices, num_organs, _ = semantics.shape
-            return RefinedMap(images.new_zeros(num_slices, 1 + num_organs, *images.shape[-2:]), None)
+            return images.new_zeros(num_slices, 1 + num_organs, *images.shape[-2:]), None
         known = semantics + decoded.masks.tokens  # (B, K, D)
         with convolution_precision(images.device) if self.training else nullcontext():
             return self.refiner(

@@ -10,26 +10,12 @@ Legend: B slices, K organs, D channels, R x W the slice, C0.. channels of the st
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 PIXEL_CHANNELS = 12
-
-
-@dataclass(frozen=True)
-class RefinedMap:
-    """The refiner's result.
-
-    Attributes:
-        logits: (B, 1 + K, R, W), background first.
-        coarse_logits: (B, 1 + K, ..) of the second stage, for deep supervision, or None with a single stage.
-    """
-
-    logits: Tensor
-    coarse_logits: Tensor | None
 
 
 class ChannelNorm(nn.GroupNorm):
@@ -40,7 +26,6 @@ class ChannelNorm(nn.GroupNorm):
     """
 
     def __init__(self, channels: int) -> None:
-        """Build for `channels` channels."""
         super().__init__(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,14 +40,11 @@ class ConvBlock(nn.Module):
     """Two 3 x 3 convolutions, each with instance normalization and a leaky rectifier."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        """Build from `inputs` to `outputs` channels."""
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
-            ChannelNorm(outputs),
+            *(nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False), ChannelNorm(outputs)),
             nn.LeakyReLU(0.1, inplace=True),
-            nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False),
-            ChannelNorm(outputs),
+            *(nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False), ChannelNorm(outputs)),
             nn.LeakyReLU(0.1, inplace=True),
         )
 
@@ -115,8 +97,8 @@ class Refiner(nn.Module):
 
     def forward(
         self, images: Tensor, *, fine: Tensor, masks: Tensor, organs: Tensor, point_prompts: Tensor | None = None
-    ) -> RefinedMap:
-        """Refine the masks.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (B, 1 + K, R, W) logits, and those of the second stage for deep supervision, if there is one.
 
         Args:
             images: (B, C, R, W) the slice with its neighbors; R and W are multiples of stride * 2 ** (stages - 1).
@@ -145,7 +127,7 @@ class Refiner(nn.Module):
             x = self.up[level](torch.cat([skips[level], self.widen[level](x)], dim=1))
         cells = self.kernels[0](self.to_pixels(x), organs)  # (B, 1 + K, stride ** 2, R / stride, W / stride)
         # Shuffled last, when a pixel holds a number for each organ instead of its channels: a slow copy of little.
-        return RefinedMap(logits=F.pixel_shuffle(cells.flatten(1, 2), self.stride), coarse_logits=coarse)
+        return F.pixel_shuffle(cells.flatten(1, 2), self.stride), coarse
 
 
 class PixelHead(nn.Module):

@@ -108,11 +108,6 @@ def build_mask_decoder(size: Backbone, *, feature_channels: int) -> MaskDecoder:
     )
 
 
-def memory_channels(feature_channels: int) -> int:
-    """Return the width of a memory: a quarter of D, as in SAM2."""
-    return feature_channels // 4
-
-
 def build_memory_attention(size: Backbone, *, feature_channels: int, side: int) -> MemoryAttention:
     """Build the attention of a slice to its memory, SAM2's four layers, one for nano.
 
@@ -123,7 +118,7 @@ def build_memory_attention(size: Backbone, *, feature_channels: int, side: int) 
     layer = MemoryAttentionLayer(
         activation="relu",
         cross_attention=RoPEAttention(
-            **numbers, feat_sizes=(side, side), rope_k_repeat=True, kv_in_dim=memory_channels(feature_channels)
+            **numbers, feat_sizes=(side, side), rope_k_repeat=True, kv_in_dim=feature_channels // 4
         ),
         self_attention=RoPEAttention(**numbers, feat_sizes=(side, side)),
         d_model=feature_channels,
@@ -138,7 +133,7 @@ def build_memory_attention(size: Backbone, *, feature_channels: int, side: int) 
 
 def build_memory_encoder(*, feature_channels: int) -> MemoryEncoder:
     """Build the encoder that turns a slice's features and mask into a memory, in SAM2's proportions."""
-    width = memory_channels(feature_channels)
+    width = feature_channels // 4  # as in SAM2
     return MemoryEncoder(
         out_dim=width,
         in_dim=feature_channels,
@@ -154,7 +149,7 @@ class MemoryTokens(nn.Module):
     def __init__(self, channels: int) -> None:
         """Draw them as sam2 does, for D = `channels` and memories of M = D / 4."""
         super().__init__()
-        width = memory_channels(channels)
+        width = channels // 4
         self.no_mem_embed = _new_token(1, 1, channels)
         self.maskmem_tpos_enc = _new_token(MEMORY_RANKS, 1, 1, width)
         self.no_obj_ptr = _new_token(1, channels)

@@ -40,27 +40,21 @@ def read_folds(path: Path, *, stored: Collection[str]) -> tuple[Fold, ...]:
 
 
 def _read_fold(content: Any, *, path: Path, number: int, stored: Collection[str]) -> Fold:
-    parts = content if isinstance(content, dict) else {}
-    train, validation = _names(parts.get("train")), _names(parts.get("validation"))
-    if train is None or validation is None:
+    sides: list[Any] = [content.get(side) if isinstance(content, dict) else None for side in ("train", "validation")]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in sides):
         raise _error(path, f"fold {number} needs lists of case names under train and validation")
-    twice = [name for name, count in Counter([*train, *validation]).items() if count > 1]
+    names = list(itertools.chain(*sides))
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        where = "both in train and in validation" if twice[0] in validation and twice[0] in train else "twice"
+        where = "both in train and in validation" if all(twice[0] in side for side in sides) else "twice"
         raise _error(path, f"fold {number} has the case {twice[0]!r:.80} {where}")
-    unknown = [name for name in (*train, *validation) if name not in stored]
+    unknown = [name for name in names if name not in stored]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise _error(
             path, f"fold {number} names the case {unknown[0]!r:.80}{more}, which is not preprocessed in this run"
         )
-    return Fold(train, validation)
-
-
-def _names(part: object) -> tuple[str, ...] | None:
-    if not isinstance(part, list) or not all(isinstance(name, str) for name in part):
-        return None
-    return tuple(part)
+    return Fold(*map(tuple, sides))
 
 
 def _error(path: Path, fault: str) -> UsageError:

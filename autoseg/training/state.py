@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from autoseg.config.plans import Plans
-from autoseg.errors import CheckpointError, UsageError
+from autoseg.errors import CheckpointError
 from autoseg.hub.download import find_weights
 from autoseg.network.build import build_network
 from autoseg.network.weights.load_errors import explain_load_failure
 from autoseg.network.weights.model_file import call_builder
 from autoseg.network.weights.sam2_checkpoint import WeightsReport, load_sam2_weights
-from autoseg.system.atomic_files import parse_json, read_json
+from autoseg.system.atomic_files import parse_json
 from autoseg.system.torch_device import cuda_dtype
 from autoseg.training.checkpointing.init_from_model import StartingModel
 from autoseg.training.checkpointing.transfer_report import StartReport
@@ -138,18 +138,6 @@ def new_state(
     )
 
 
-def read_pretrained(path: Path) -> list[str]:
-    """Return the names of the weights that came from a checkpoint, as `weights.json` recorded when the run began."""
-    try:
-        content = read_json(path)
-        return [name for name in content["parameters"] if isinstance(name, str)]
-    except (UsageError, KeyError, TypeError):
-        raise CheckpointError(
-            f"{path} is damaged: it does not name the weights that training began from. Delete the folder "
-            f"{path.parent} to start this fold again."
-        ) from None
-
-
 def pack_state(state: TrainState, plans: Plans) -> dict[str, Any]:
     """Return tensors and plain values only, so that they load without running code."""
     return {
@@ -208,13 +196,13 @@ def _explain_difference(old: Mapping[str, Any], plans: Plans) -> str:
 
 
 def _differing(old: Any, new: Any, name: str) -> list[str]:
+    if isinstance(old, list) and isinstance(new, list):  # such as the organs
+        if len(old) != len(new):
+            return [f"{name}: {len(old)} there, {len(new)} now"]
+        old, new = dict(enumerate(old)), dict(enumerate(new))
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
         return [found for key in keys for found in _differing(old.get(key), new.get(key), f"{name}.{key}")]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):  # such as the organs
-        return [found for i in range(len(new)) for found in _differing(old[i], new[i], f"{name}.{i}")]
-    if isinstance(old, list) and isinstance(new, list):
-        return [f"{name}: {len(old)} there, {len(new)} now"]
     return [] if old == new else [f"{name}: {old!s:.40} there, {new!s:.40} now"]
 
 

@@ -23,14 +23,14 @@ from autoseg.training.checkpointing.checkpoint_policy import (
     save_state_if_new,
 )
 from autoseg.training.checkpointing.checkpoints import broadcast_state, has_state, load_state
-from autoseg.training.checkpointing.transfer_report import WEIGHTS_FILE_NAME
+from autoseg.training.checkpointing.transfer_report import WEIGHTS_FILE_NAME, read_start
 from autoseg.training.context import TrainingContext, shard_of_step
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.loader import make_loader
 from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.logging.metrics_log import append_metrics, keep_until
 from autoseg.training.optim.optimizers import learning_rate, set_learning_rate
-from autoseg.training.state import TrainState, new_state, read_pretrained
+from autoseg.training.state import TrainState, new_state
 from autoseg.training.step import train_step
 from autoseg.training.validation.periodic_validation import ValidationSchedule
 
@@ -136,11 +136,12 @@ def _begin_or_resume(context: TrainingContext) -> TrainState:
     is_new = ranks.broadcast(not has_state(path))
     if not ranks.is_main:
         ranks.barrier()  # rank 0 fetches what is to be fetched, and fails alone where that fails
+    record = None if is_new else read_start(context.folder)
     state = new_state(
         plans,
         device=context.device,
         offline=context.offline,
-        pretrained=None if is_new or not weights_path.exists() else read_pretrained(weights_path),
+        pretrained=None if record is None else record["parameters"],
         start=context.start if is_new else None,
         world_size=1 if ranks.is_local else ranks.world_size,
         build=context.build_network,

@@ -29,12 +29,11 @@ def test_pixels_inside_a_cell_are_those_that_shuffling_first_would_give(stride):
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_refiner_gives_every_pixel_of_the_window_and_half_of_the_finest_stage(stride):
     refiner = Refiner(image_channels=3, channels=16, stage_channels=(4, 8), stride=stride)
-    refined = refiner(
+    logits, coarse_logits = refiner(
         torch.randn(2, 3, 16, 24),
         fine=torch.randn(2, 16, 4, 4),
         masks=torch.rand(2, 5, 4, 4),
         organs=torch.randn(2, 5, 16),
     )
-    assert refined.logits.shape == (2, 6, 16, 24)
-    assert refined.coarse_logits is not None
-    assert refined.coarse_logits.shape == (2, 6, 8 // stride, 12 // stride)
+    assert logits.shape == (2, 6, 16, 24)
+    assert coarse_logits.shape == (2, 6, 8 // stride, 12 // stride)

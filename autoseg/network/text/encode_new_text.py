@@ -1,7 +1,8 @@
 """Lets a finished model read text that it was not trained on.
 
-Owns: `reader_state`, which chooses the weights for it, and `read_new_text`, side by side.
-Does not own: the text encoder (`text_encoder.py`), the new organs (`inference/open_vocabulary.py`).
+Owns: `read_new_text`.
+Does not own: the text encoder and the choice of its weights (`text_encoder.py`, `TextEncoder.reader`), the new organs
+(`inference/open_vocabulary.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoseg.config.plans import TextPlan
 from autoseg.errors import CheckpointError
-from autoseg.network.text.text_encoder import ScratchTextTower, TextEncoder, build_text_encoder, tokenize_sentences
+from autoseg.network.text.text_encoder import ScratchTextTower, build_text_encoder, tokenize_sentences
 from autoseg.network.weights.load_errors import explain_load_failure
 
 
@@ -32,16 +33,6 @@ class NewText:
     unknown_share: list[float]
 
 
-def reader_state(encoder: nn.Module) -> dict[str, Tensor]:
-    """Return the weights needed to read new text; empty where there is no text, or its encoder is too large to be kept.
-
-    A frozen encoder is loaded again from its source; a large one that was trained would double the model's size.
-    """
-    if not isinstance(encoder, TextEncoder) or not (encoder.is_frozen or isinstance(encoder.tower, ScratchTextTower)):
-        return {}
-    return {key: value for key, value in encoder.state_dict().items() if key != "frozen_vectors"}
-
-
 def read_new_text(
     plan: TextPlan,
     known: Sequence[Sequence[str]],
@@ -56,7 +47,7 @@ def read_new_text(
         plan: The plan of the text.
         known: The sentences of the model's own organs.
         new: The sentences of the new organs; those beyond the longest list in `known` are left out.
-        state: The weights from `reader_state`.
+        state: The weights from `TextEncoder.reader`.
         offline: Whether a pretrained text model comes from the hub's cache alone.
 
     Raises:

@@ -127,6 +127,16 @@ class TextEncoder(nn.Module):
         vectors = self.projection(vectors) + self.position  # (K, S, D)
         return vectors * is_sentence.unsqueeze(-1), is_sentence
 
+    @property
+    def reader(self) -> dict[str, Tensor]:
+        """The weights with which a finished model reads new text; empty where they would double the model's size.
+
+        A frozen tower is left out, since it is loaded again from its source.
+        """
+        if not (self.is_frozen or isinstance(self.tower, ScratchTextTower)):
+            return {}
+        return {key: value for key, value in self.state_dict().items() if key != "frozen_vectors"}
+
 
 def _run_tower(tower: nn.Module, tokens: Tensor, is_sentence: Tensor) -> Tensor:
     rows = tower(tokens[is_sentence])  # (N, width): only sentences that are there

@@ -17,7 +17,6 @@ from autoseg.config.plans import Plans
 from autoseg.errors import CheckpointError
 from autoseg.network.build import build_network
 from autoseg.network.text.cached_text import StoredText
-from autoseg.network.text.learned_embedding import LearnedText
 from autoseg.network.weights.load_errors import explain_load_failure
 from autoseg.network.weights.model_format import MODEL_FILE_NAME, STATE_FILE_NAME, read_tensors, write_tensors
 
@@ -65,7 +64,8 @@ def _with_cached_text(network: nn.Module, plans: Plans) -> dict[str, Tensor]:
     network.train(was_training)
     tensors = {key: value for key, value in network.state_dict().items() if not key.startswith("text.")}
     tensors |= {"text.vectors": vectors, "text.is_sentence": is_sentence}
-    return tensors | {READER + key: value for key, value in _reader_state(text).items()}
+    reader: dict[str, Tensor] = getattr(text, "reader", {})  # a learned vector per organ reads no text
+    return tensors | {READER + key: value for key, value in reader.items()}
 
 
 def load_model(
@@ -149,18 +149,6 @@ def most_validated(plans: Sequence[Plans]) -> Plans:
         return count if isinstance(count, int) else 0
 
     return max(plans, key=num_cases)
-
-
-def _reader_state(text: nn.Module) -> dict[str, Tensor]:
-    if isinstance(text, StoredText):
-        return text.reader
-    if isinstance(text, LearnedText):
-        return {}
-    from autoseg.network.text.encode_new_text import (
-        reader_state,  # with open_clip, which such a network has loaded already
-    )
-
-    return reader_state(text)
 
 
 def _unpack(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -126,14 +126,14 @@ def _refuse_another(model: Path, folder: Path, *, fold: str) -> None:
     """Check that a fold that has begun began from this model."""
     began = read_start(folder)
     ways = f"Leave out --from to go on, or delete the folder {folder} to start again."
-    if began is None:
+    if began is None or "sha256" not in began:
         raise UsageError(f"--from {model}: {folder} has begun already, and not from a model. {ways}")
     try:
         sha256 = file_sha256(_choose_file(model, fold=fold)[0])
     except (CheckpointError, OSError):
         log.warning("--from %s cannot be read; it is not needed, since %s has begun already.", model, folder)
         return
-    file, recorded = began
+    file, recorded = began["file"], began["sha256"]
     if sha256 != recorded:
         there, here = recorded[:LETTERS_OF_DIGEST], sha256[:LETTERS_OF_DIGEST]
         raise UsageError(
@@ -145,8 +145,11 @@ def _refuse_another(model: Path, folder: Path, *, fold: str) -> None:
 def name_start(start: StartingModel | None, begun: Path | None, plans: Plans) -> str:
     """Name the weights that a fold begins with, or began with if its folder is given, for a line on the terminal."""
     began = read_start(begun) if start is None and begun is not None else None
-    file = start.path.name if start is not None else began[0] if began is not None else None
-    return f"from {file}" if file is not None else plans.network.weights or "no pretrained weights, from scratch"
+    if start is not None:
+        return f"from {start.path.name}"
+    if began is not None and "sha256" in began:
+        return f"from {began['file']}"
+    return plans.network.weights or "no pretrained weights, from scratch"
 
 
 def match_organs(here: Plans, there: Plans) -> tuple[int | None, ...]:

@@ -106,8 +106,10 @@ class StartReport:
             yield f"  more would fit if planned with {' '.join(self.settings)}"
 
 
-def read_start(folder: Path) -> tuple[str, str] | None:
-    """Return the file name and SHA-256 of the model that a fold began with; None where it was no finished model.
+def read_start(folder: Path) -> dict[str, Any] | None:
+    """Return the record of the weights that a fold began with; None where it began from scratch.
+
+    "parameters" names the weights that came from a checkpoint of SAM2; "sha256" is there for a finished model alone.
 
     Raises:
         CheckpointError: The record is damaged.
@@ -116,13 +118,15 @@ def read_start(folder: Path) -> tuple[str, str] | None:
     if not path.exists():
         return None
     try:
-        content = read_json(path)
-        return (str(content["file"]), str(content["sha256"])) if "sha256" in content else None  # else of SAM2's
-    except (UsageError, KeyError, TypeError):
-        raise CheckpointError(
-            f"{path} is damaged: it does not say which model training began from. Delete the folder {folder} to start "
-            "this fold again."
-        ) from None
+        content: dict[str, Any] = read_json(path)
+        if all(isinstance(word, str) for word in (content["file"], content.get("sha256", ""), *content["parameters"])):
+            return content
+    except (UsageError, KeyError, TypeError, AttributeError):
+        pass
+    raise CheckpointError(
+        f"{path} is damaged: it does not say which weights training began from. Delete the folder {folder} to start "
+        "this fold again."
+    )
 
 
 def _named(here: Sequence[Any], there: Sequence[Any], positions: Sequence[int | None]) -> dict[str, str | None]:

@@ -45,24 +45,21 @@ class SliceSampler:
         `slices_per_step` is the number over all ranks; None: the plan's, for one rank.
         """
         self.plans = plans
-        self.case_ids = tuple(case_ids)
-        self.cache_bytes = cache_bytes
         self._arrays: dict[str, tuple[StoredArray | np.ndarray, StoredArray | np.ndarray]] = {}
-        self.groups = group_cases(store, self.case_ids, plans=plans)
         self._regions = region_table(plans.data)
-        annotated = {case_id: store.source(case_id).annotated for case_id in self.case_ids}
+        annotated = {case_id: store.source(case_id).annotated for case_id in case_ids}
         tables = {indices: class_table(plans.data, indices) for indices in set(annotated.values())}
         self._tables = {case_id: tables[indices] for case_id, indices in annotated.items()}
         self._is_plain = not plans.data.regions and set(annotated.values()) <= {None}
         left = cache_bytes
-        for case_id in self.case_ids:
+        for case_id in case_ids:
             image, labels = store.open_image(case_id), store.open_labels(case_id)
             size = 4 * int(np.prod(image.shape)) + 2 * int(np.prod(labels.shape))
             is_kept = size <= left
             left -= size if is_kept else 0
             self._arrays[case_id] = (image[:], labels[:]) if is_kept else (image, labels)
         self.draws = StepDraws(
-            self.groups,
+            group_cases(store, case_ids, plans=plans),
             num_slices={case_id: labels.shape[0] for case_id, (_, labels) in self._arrays.items()},
             slices_per_step=slices_per_step or plans.slices_per_step,
             plans=plans,

@@ -3,8 +3,7 @@ import torch
 
 from autoseg.config.plans import TextPlan
 from autoseg.errors import CheckpointError
-from autoseg.network.text.cached_text import StoredText
-from autoseg.network.text.encode_new_text import read_new_text, reader_state
+from autoseg.network.text.encode_new_text import read_new_text
 from autoseg.network.text.text_encoder import build_text_encoder
 
 LIVER = "The liver is the largest gland."
@@ -25,7 +24,7 @@ def test_new_text_reads_as_it_would_have_in_training(small_clip, is_frozen):
     plan = TextPlan(model="small-clip", weights=str(small_clip[1])) if is_frozen else TextPlan()
     known = [[LIVER, KIDNEY], [SPLEEN]]
     encoder, (vectors, _) = encode(known, plan)
-    state = reader_state(encoder)
+    state = encoder.reader
     assert "frozen_vectors" not in state and (is_frozen or any(key.startswith("tower.") for key in state))
     new = read_new_text(plan, known, [[SPLEEN], [LIVER, KIDNEY, SPLEEN]], state=state)
     torch.testing.assert_close(new.vectors[0], vectors[1])
@@ -37,20 +36,19 @@ def test_new_text_reads_as_it_would_have_in_training(small_clip, is_frozen):
 def test_new_text_of_words_never_read_says_so_and_is_cut_to_the_longest_sentence():
     known = [[LIVER], [SPLEEN]]
     encoder, _ = encode(known)
-    new = read_new_text(TextPlan(), known, [["zebra quagga okapi " * 9], [SPLEEN]], state=reader_state(encoder))
+    new = read_new_text(TextPlan(), known, [["zebra quagga okapi " * 9], [SPLEEN]], state=encoder.reader)
     assert new.unknown_share[0] > 0.8 and new.unknown_share[1] == 0
     assert new.vectors.shape == (2, 1, 16) and new.vectors.isfinite().all()
 
 
 def test_a_large_tower_that_was_trained_itself_is_not_kept(small_clip):
     encoder, _ = encode([[LIVER]], TextPlan(model="small-clip"))
-    assert reader_state(encoder) == {}
-    assert reader_state(StoredText(torch.zeros(1, 1, 16), torch.ones(1, 1, dtype=torch.bool))) == {}
+    assert encoder.reader == {}
 
 
 def test_new_text_with_other_weights_than_the_plans_is_refused():
     encoder, _ = encode([[LIVER], [SPLEEN]])
-    state = reader_state(encoder)
+    state = encoder.reader
     with pytest.raises(CheckpointError, match="do not fit"):
         read_new_text(TextPlan(), [[LIVER], [KIDNEY]], [[SPLEEN]], state=state)
     del state["projection.1.bias"]

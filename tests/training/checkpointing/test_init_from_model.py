@@ -239,7 +239,7 @@ def test_a_fold_that_has_begun_goes_on_without_the_model_and_refuses_another(run
     assert train(run, epochs=3, device="cpu", start_from=mine).steps == 6
     assert "mine.safetensors cannot be read; it is not needed" in caplog.text
     write_json(run / "fold_all" / "weights.json", {"sha256": 3})
-    with pytest.raises(CheckpointError, match=r"weights.json is damaged: it does not say which model"):
+    with pytest.raises(CheckpointError, match=r"weights.json is damaged: it does not say which weights"):
         train(run, epochs=3, device="cpu", start_from=other)
 
 
