@@ -52,10 +52,8 @@ class AutosegNetwork(nn.Module):
         """Take the built parts, of which a plan may leave out those that are None; `build.py` shows how they are built.
 
         The stem maps `encoder_channels`, from the middle of the input, to the three that the image encoder takes; the
-        image
-        encoder sees a square of `image_size_px`. Without CLIP's `image_tower` the text attends to Hiera's own patches,
-        and
-        `position` is the positional code of the stride-16 grid.
+        image encoder sees a square of `image_size_px`. Without CLIP's `image_tower` the text attends to Hiera's own
+        patches, and `position` is the positional code of the stride-16 grid.
         """
         super().__init__()
         self.text = text

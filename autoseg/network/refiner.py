@@ -72,8 +72,7 @@ class Refiner(nn.Module):
             channels: D.
             stage_channels: The width of each stage, finest first.
             stride: The stride of the finest stage. At 2, blocks of 2 x 2 pixels enter and leave as channels: no pixel
-                is
-                lost, and the stage costs a quarter.
+                is lost, and the stage costs a quarter.
             point_prompts: Whether the picture of points is painted beside the masks.
         """
         super().__init__()

@@ -9,7 +9,6 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from autoseg.network.weights.model_file import MODEL_FILE_NAME, STATE_FILE_NAME, save_model
@@ -148,7 +147,7 @@ def _begin_or_resume(context: TrainingContext) -> TrainState:
     )
     if ranks.is_main:
         if state.weights is not None:
-            write_json(weights_path, asdict(state.weights))
+            write_json(weights_path, state.weights.record())
         elif is_new:
             weights_path.unlink(missing_ok=True)  # left by a beginning that was killed
         if is_new:

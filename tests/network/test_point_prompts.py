@@ -1,6 +1,5 @@
 import pytest
 import torch
-from training_fixtures import compute_losses
 
 from autoseg.network.point_prompts import (
     BOX_FIRST,
@@ -35,12 +34,6 @@ def test_a_token_is_sams_own_of_the_same_place_and_kind(encoder):
     code = encoder.encoder.pe_layer.forward_with_coords(place, (32, 32))[0, 0]
     torch.testing.assert_close(tokens[0, 0, 0], code + encoder.encoder.point_embeddings[1].weight[0])
     torch.testing.assert_close(tokens[0, 0, 1], encoder.encoder.not_a_point_embed.weight[0])
-
-
-def test_nothing_is_sams_no_point_wherever_it_lies(encoder):
-    point_prompts = make_points(kinds=[[[NOTHING, NOTHING]]], places=[[[[0, 0], [5, 40]]]])
-    tokens = encoder(point_prompts, window=WINDOW).tokens[0, 0]
-    torch.testing.assert_close(tokens, encoder.encoder.not_a_point_embed.weight.expand(3, -1))
 
 
 def test_flipping_mirrors_places_and_keeps_a_boxs_first_corner_the_smaller():
@@ -79,18 +72,6 @@ def test_points_change_the_slice_and_organ_pointed_at_and_a_network_without_them
     without, _ = make_network(2)
     with pytest.raises(ValueError, match="takes no point_prompts"):
         without(images, organs, point_prompts=none)
-
-
-def test_gradients_reach_every_kind_of_point(make_network):
-    network, plans = make_network(1, point_prompts=True)
-    kinds = torch.tensor([[[OUTSIDE, INSIDE, BOX_FIRST, BOX_LAST]]])
-    output = network(
-        torch.randn(1, 3, 32, 32), torch.arange(1), point_prompts=PointPrompts(30 * torch.rand(1, 1, 4, 2), kinds)
-    )
-    compute_losses(output, torch.randint(0, 2, (1, 32, 32)), weights=plans.training.loss)["total"].backward()
-    assert all(
-        parameter.grad is not None and parameter.grad.any() for parameter in network.point_prompt_encoder.parameters()
-    )
 
 
 def test_points_are_drawn_as_bumps_and_boxes_on_their_own_organ():

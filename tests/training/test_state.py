@@ -115,16 +115,6 @@ def test_state_of_other_organs_is_refused_and_the_organ_named(trained):
         load_state(state, fewer, path)
 
 
-def test_state_whose_weights_have_other_names_is_refused(saved):
-    """As after an update of autoseg that changed the network."""
-    state, plans, path = saved
-    content = pack_state(state, plans)
-    content["network"] = {**content["network"], "old_name": content["network"]["fusion_gates"]}
-    del content["network"]["fusion_gates"]
-    with pytest.raises(CheckpointError, match=r"does not fit this version.*Delete the folder"):
-        fill_state(begin(plans), plans, content, source=path)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -149,17 +149,6 @@ def test_training_by_the_clock_stops_when_its_time_is_over(plans, make_store, tm
     assert read_metrics(fold.folder / "metrics.jsonl")[-1]["validation"] is None
 
 
-def test_training_on_one_batch_makes_the_loss_fall(tiny_plans, make_store, tmp_path):
-    plans = tiny_plans(
-        2, training={"batch_slices": 2, "augmentation": {"affine_probability": 0, "intensity_probability": 0}}
-    )
-    state = new_state(plans, device=CPU)
-    batch = SliceSampler(make_store(plans), ["case_0"], plans=plans, cache_bytes=0).make_batch(0)
-    context = make_context(make_store(plans), tmp_path, plans)
-    totals = [train_step(state, batch, context)["total"] for _ in range(12)]
-    assert totals[-1] < 0.8 * totals[0]
-
-
 def test_a_step_whose_loss_is_not_finite_updates_nothing_and_the_next_one_does(plans, make_store, tmp_path):
     context = make_context(make_store(plans), tmp_path, plans)
     state = new_state(plans, device=CPU)

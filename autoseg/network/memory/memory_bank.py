@@ -78,8 +78,7 @@ def remember(
 
     By "similarity" it drops the least useful entry. An entry is worth its quality times its distance (1 - cosine) from
     the entry most similar to it, so poor masks and duplicates go first, perhaps the new slice itself. By "fifo" it
-    drops
-    the oldest.
+    drops the oldest.
 
     Args:
         bank: The bank so far; None at the beginning of a volume.

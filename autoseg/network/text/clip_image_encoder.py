@@ -57,8 +57,7 @@ class ClipImageTower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Turn (B, 3, side, side) slices into (B, H, W, C) tokens.
 
-        CLIP was trained on images of mean 0 and standard deviation 1, as our slices are, so nothing is normalized
-        here.
+        CLIP was trained on images of mean 0 and standard deviation 1, as our slices are, so nothing is normalized here.
         """
         size = tuple(self.visual.image_size)
         if images.shape[-2:] != size:

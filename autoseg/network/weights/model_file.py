@@ -96,8 +96,7 @@ def load_models(
 
     Raises:
         CheckpointError: The file is missing, damaged, of another program or version, its weights do not fit its plan,
-            or
-            it needs a `build_network` that is not given.
+            or it needs a `build_network` that is not given.
     """
     tensors, plans, builder = read_tensors(path)
     if builder is not None and build_network is None:

@@ -47,6 +47,10 @@ class WeightsReport:
     missing: tuple[str, ...]
     parameters: tuple[str, ...] = ()
 
+    def record(self) -> dict[str, Any]:
+        """Return the content of `weights.json`."""
+        return vars(self)
+
     def describe(self) -> str:
         """Return a line with the number of tensors of each part."""
         groups = (("loaded", self.loaded), ("skipped", self.skipped), ("missing, so new", self.missing))
@@ -58,8 +62,7 @@ def load_sam2_weights(network: AutosegNetwork, path: Path) -> WeightsReport:
 
     Hiera must fit as a whole: sizes share some shapes, so half of another size's weights would fit and be useless. The
     other parts fit where the plan has SAM2's own width (256), and stay untrained elsewhere. The file is in Meta's
-    format,
-    in those of other trainers, or `.safetensors`; a wrapper's name before all keys, such as "module.", does not
+    format, in those of other trainers, or `.safetensors`; a wrapper's name before all keys, such as "module.", does not
     matter.
 
     Raises:

@@ -5,8 +5,7 @@ Does not own: layers that read channels (`adapt_input_layers.py`) or text (`adap
 (`model_file.py`), which model it is (`checkpointing/init_from_model.py`).
 
 A tensor is copied where its part has the same meaning and shape, adapted where one axis can be matched by name
-(channels, neighbors, words, organs) or interpolated (positions), and otherwise left out. The image encoder is copied
-as
+(channels, neighbors, words, organs) or interpolated (positions), and otherwise left out. The image encoder is copied as
 a whole or not at all, as SAM2's is: half of another size's weights would fit and be useless.
 """
 

@@ -72,21 +72,11 @@ def load_state(state: TrainState, plans: Plans, path: Path) -> None:
     Raises:
         CheckpointError: Both are damaged; or the newest whole one was written under another plan or version.
     """
-    try:
-        content = _read_sealed(path)
-    except DamagedStateError as damage:
-        before = previous_path(path)
-        if not before.exists():
-            raise CheckpointError(f"{damage} There is no state before it. {_start_again(path)}") from damage
-        try:
-            content = _read_sealed(before)
-        except DamagedStateError as other:
-            raise CheckpointError(f"{damage} The state before it too: {other} {_start_again(path)}") from damage
-        fill_state(state, plans, content, source=before)
-        log.warning("%s Going on from the state before it, %s.", damage, before)
+    content, source, damage = _read_either(path, previous_path(path))
+    fill_state(state, plans, content, source=source)
+    if damage is not None:
+        log.warning("%s Going on from the state before it, %s.", damage, source)
         _put_aside(path)
-    else:
-        fill_state(state, plans, content, source=path)
     log.info("continuing at step %d, after %.0f s of training", state.step, state.seconds)
 
 
@@ -98,13 +88,20 @@ def load_earlier(state: TrainState, plans: Plans, path: Path) -> Path:
     Raises:
         CheckpointError: Neither can be used.
     """
-    before = previous_path(path)
-    try:
-        content, source = _read_sealed(before), before
-    except DamagedStateError:
-        content, source = _read_sealed(path), path
+    content, source, _damage = _read_either(previous_path(path), path)
     fill_state(state, plans, content, source=source)
     return source
+
+
+def _read_either(path: Path, other: Path) -> tuple[dict[str, Any], Path, DamagedStateError | None]:
+    """Read the first of two states that is whole; return it with its path, and the damage of the one before."""
+    try:
+        return _read_sealed(path), path, None
+    except DamagedStateError as damage:
+        try:
+            return _read_sealed(other), other, damage
+        except DamagedStateError as second:
+            raise CheckpointError(f"{damage} {second} {_start_again(path)}") from damage
 
 
 def broadcast_state(state: TrainState, plans: Plans, ranks: Ranks) -> None:

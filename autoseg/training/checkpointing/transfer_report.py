@@ -5,7 +5,7 @@ Does not own: how the weights were fitted (`weights/transfer.py`).
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,18 @@ SHAPING = (
 
 @dataclass(frozen=True)
 class StartReport:
-    """What became of a finished model's weights; tensors have the network's own names.
+    """What a new network took over from a finished model.
 
     Attributes:
-        file: Name of the model's file.
-        sha256: Of the file.
-        dataset: That the model was trained on.
-        fold: Whose model it is, where there were several, or None.
-        organs: Of the plan, to their names in the model or None.
-        channels: The same of the channels.
-        words: Tokens of the plan's descriptions, where its small text tower reads them, else 0.
-        known_words: Of these, those that the model knows.
-        taken: As they were.
-        adapted: In part, or changed to the plan's channels, words, organs or places.
-        new: Drawn: the model has no such part, or one of another shape.
-        left_over: Of the model: the plan has no such part, or one of another shape.
-        settings: Of the model's plan that would make more fit.
-        parameters: Weights that move at a rate of their own (`optim/pretrained_rates.py`): none of these.
+        file: The name of the model's file.
+        sha256: The digest of the file.
+        dataset: The dataset that the model was trained on.
+        fold: The fold whose model it is, where there were several, or None.
+        organs: The name in the model of each organ of the plan, or None.
+        channels: The name in the model of each channel of the plan, or None.
+        settings: Settings of the model's plan with which more tensors would fit.
+        fitted: The tensors that were taken, adapted, and so on.
+        parameters: Weights with a learning rate of their own (`optim/pretrained_rates.py`): none of these.
     """
 
     file: str
@@ -50,25 +45,13 @@ class StartReport:
     fold: int | None
     organs: dict[str, str | None]
     channels: dict[str, str | None]
-    words: int
-    known_words: int
-    taken: tuple[str, ...]
-    adapted: tuple[str, ...]
-    new: tuple[str, ...]
-    left_over: tuple[str, ...]
     settings: tuple[str, ...]
+    fitted: FittedWeights
     parameters: tuple[str, ...] = ()
 
     @classmethod
     def make(
-        cls,
-        fitted: FittedWeights,
-        *,
-        file: str,
-        sha256: str,
-        model: ModelWeights,
-        number: int | None,
-        plans: Plans,
+        cls, fitted: FittedWeights, *, file: str, sha256: str, model: ModelWeights, number: int | None, plans: Plans
     ) -> "StartReport":
         """Collect the report of a start; `number` is the model's fold."""
         there, num_organs = model.plans, len(model.plans.data.organs)
@@ -81,25 +64,31 @@ class StartReport:
             fold=number,
             organs=_named(plans.data.organs, there.data.organs, organs),
             channels=_named(plans.data.channels, there.data.channels, model.channels),
-            **vars(fitted),
             settings=tuple(_settings_that_differ(plans, there)) if fitted.left_over else (),
+            fitted=fitted,
         )
+
+    def record(self) -> dict[str, Any]:
+        """Return the content of `weights.json`."""
+        content = asdict(self)
+        return content | content.pop("fitted")
 
     def describe(self, plans: Plans) -> Iterator[str]:
         """Yield the report in a few lines, the first with the numbers of tensors."""
-        fold = "" if self.fold is None else f", fold {self.fold}"
+        fold, fitted = "" if self.fold is None else f", fold {self.fold}", self.fitted
         yield (
-            f"beginning from {self.file} ({self.dataset}{fold}): {len(self.taken)} tensors taken, "
-            f"{len(self.adapted)} adapted, {len(self.new)} new, {len(self.left_over)} left over"
+            f"beginning from {self.file} ({self.dataset}{fold}): {len(fitted.taken)} tensors taken, "
+            f"{len(fitted.adapted)} adapted, {len(fitted.new)} new, {len(fitted.left_over)} left over"
         )
-        for what, names in (("adapted", self.adapted), ("new", self.new), ("left over", self.left_over)):
+        for what, names in (("adapted", fitted.adapted), ("new", fitted.new), ("left over", fitted.left_over)):
             if names:
                 yield f"  {what}: {count_by_part(names)}"
         yield f"  organs: {_tell(self.organs)}"
         if any(name != source for name, source in self.channels.items()):
             yield f"  channels: {_tell(self.channels)}"
-        if self.words:
-            yield f"  tokens of the descriptions: {self.known_words} known to it, {self.words - self.known_words} new"
+        if fitted.words:
+            new = fitted.words - fitted.known_words
+            yield f"  tokens of the descriptions: {fitted.known_words} known to it, {new} new"
         if plans.network.weights is not None:
             yield f"  network.weights, {plans.network.weights}, is not read: the model takes its place"
         if self.settings:

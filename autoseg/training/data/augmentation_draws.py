@@ -1,7 +1,6 @@
 """Draws augmentation as numbers, to be applied on the device that trains.
 
-Owns: `Changes`, and `draw_changes`, which draws from the same distributions as `augmentation.py`; the choice of
-changes
+Owns: `Changes`, and `draw_changes`, which draws from the same distributions as `augmentation.py`; the choice of changes
 uses the clip's own generator as there, so both make the same ones.
 Does not own: the pixels (`device_augmentation.py`).
 """

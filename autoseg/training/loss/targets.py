@@ -3,8 +3,7 @@
 Owns: `LabelSets` and `Target`, on the grid of the labels and on coarser ones.
 Does not own: which sets a case's labels stand for (`training/data/sampler.py`), the terms (`compound_loss.py`).
 
-A label stands for a set of classes: background where nobody annotated the spleen is background *or* spleen; "kidney"
-is
+A label stands for a set of classes: background where nobody annotated the spleen is background *or* spleen; "kidney" is
 the left or the right one. Each term uses only what the set determines. Sources: Fidon et al. 2021, "Label-set loss
 functions for partial supervision"; Shi et al. 2021, "Marginal loss and exclusion loss".
 

@@ -23,8 +23,7 @@ def build_optimizers(
     """Build AdamW, and Muon for the refiner's kernels where the plan says so.
 
     Biases, norms and single tokens do not decay. Weights that came from a checkpoint, named by `pretrained`, have
-    learning
-    rates of their own (`pretrained_rates.py`); the refiner has none of them.
+    learning rates of their own (`pretrained_rates.py`); the refiner has none of them.
     """
     plan = plans.training
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}

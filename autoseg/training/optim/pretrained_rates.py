@@ -1,8 +1,7 @@
 """Lowers the learning rates of weights that came from a SAM2 checkpoint.
 
 They are frozen in a first phase, and then train more slowly than the others, the more so the closer to the input.
-Sources: CRISP-SAM2, a first phase with the pretrained parts frozen; layer-wise rates as for any pretrained
-transformer.
+Sources: CRISP-SAM2, a first phase with the pretrained parts frozen; layer-wise rates as for any pretrained transformer.
 """
 
 import re

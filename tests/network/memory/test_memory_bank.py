@@ -57,10 +57,6 @@ def test_of_twins_the_one_of_lower_quality_goes_also_if_it_is_the_new_one():
     assert positions(fill([0, 90, 180, 1], capacity=3, qualities=[1, 1, 1, 0.5])) == [0, 1, 2]
 
 
-def test_a_slice_of_low_quality_goes_though_it_is_different():
-    assert positions(fill([0, 60, 120, 180], capacity=3, qualities=[1, 1, 0.1, 1])) == [0, 1, 3]
-
-
 def test_fifo_lets_go_of_the_oldest_whatever_it_is_worth():
     assert positions(fill([0, 90, 2, 180], capacity=3, update="fifo", qualities=[1, 0, 0, 0])) == [1, 2, 3]
 

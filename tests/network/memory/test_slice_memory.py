@@ -52,12 +52,6 @@ def test_a_memory_has_the_same_size_for_any_number_of_organs_but_for_their_point
     assert bank.positions.tolist() == [[7]] * 3
 
 
-def test_reading_without_a_bank_adds_the_same_to_every_slice():
-    memory, coarse = make_memory(), torch.randn(2, CHANNELS, SIDE, SIDE)
-    added = memory.read(coarse, None, torch.tensor([0, 4])) - coarse
-    assert torch.allclose(added, memory.tokens.no_mem_embed.view(1, -1, 1, 1).expand_as(coarse), atol=1e-6)
-
-
 def test_what_is_read_depends_on_what_was_written_and_on_how_far_away_it_is():
     memory, coarse = make_memory(), torch.randn(1, CHANNELS, SIDE, SIDE)
     bank = write(memory, None, torch.randn(1, CHANNELS, SIDE, SIDE))

@@ -22,13 +22,6 @@ def build_tower(tiny_plans, model="nano", weights=None, **network):
     return build_clip_image(plan, None if model == "nano" else load_clip(plan.text))
 
 
-@pytest.mark.parametrize(("side", "grid"), [(32, 4), (64, 8), (128, 16), (160, 10)])
-def test_small_tower_cuts_hieras_square_into_patches_of_8_px_or_of_16(tiny_plans, side, grid):
-    tower = build_tower(tiny_plans, image_size_px=side)
-    assert tower(torch.randn(2, 3, side, side)).shape == (2, grid, grid, 64)
-    assert tower.channels == 64 and tower.training and not tower.is_frozen
-
-
 def test_tokens_are_the_models_own_patch_tokens_each_in_its_place(tiny_plans, small_clip):
     """Taken by a hook from the whole model of open_clip, class token first; the norm is told apart by hand."""
     model, weights = small_clip

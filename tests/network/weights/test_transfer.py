@@ -85,16 +85,6 @@ def test_words_keep_their_rows_wherever_they_stand_in_the_new_vocabulary(finish,
     assert kept.sum() == 2
 
 
-def test_a_vocabulary_of_the_same_size_is_not_taken_for_the_same(finish, tiny_plans):
-    path, plans = finish(1)
-    sentences = tuple(text.replace("left", "ear") for text in plans.data.organs[0].sentences)
-    organ = plans.data.organs[0].model_copy(update={"sentences": sentences})
-    other = plans.model_copy(update={"data": plans.data.model_copy(update={"organs": (organ,)})})
-    new, report, before = begin(path, other)
-    assert TABLE in report.adapted and (report.words, report.known_words) == (7, 6)
-    assert (new.state_dict()[TABLE] == before[TABLE]).all(dim=1).sum() == 1
-
-
 def test_learned_vectors_follow_their_organs_and_new_ones_are_drawn(finish, tiny_plans):
     path, _ = finish(3, text={"model": "learned"})
     plans = tiny_plans(3, network={"text": {"model": "learned"}})
@@ -139,16 +129,6 @@ def test_a_channel_that_is_gone_is_as_one_of_zeros(finish, tiny_plans, channels,
     torch.testing.assert_close(encoders[0][:, 1:-1, 1:-1], encoders[1][:, 1:-1, 1:-1])
     blocks = [one.refiner.down[0](inputs) for one, inputs in ((new, image), (model, three.flatten(1, 2)))]
     torch.testing.assert_close(blocks[0], blocks[1])
-
-
-def test_channels_in_another_order_are_read_in_their_places(finish, tiny_plans):
-    path, plans = finish(2, num_channels=2)
-    new, report, _ = begin(path, plans, channels=[1, 0])
-    assert set(report.adapted) == {"stem.weight", "refiner.down.0.layers.0.weight"}
-    images = torch.randn(1, 3, 2, 32, 32)
-    model, _ = load_model(path)
-    given, expected = logits_of(new, images.flip(2).flatten(1, 2)), logits_of(model, images.flatten(1, 2))
-    torch.testing.assert_close(given, expected)
 
 
 def test_more_neighbors_change_nothing_at_first_and_fewer_leave_the_outer_ones_out(finish, tiny_plans):

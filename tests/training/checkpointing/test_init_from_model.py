@@ -25,7 +25,6 @@ from autoseg.training.checkpointing.init_from_model import (
 )
 from autoseg.training.state import new_state
 from autoseg.training.step import train_step
-from autoseg.training.validation.validate_case import validate_case
 
 SHORT = {"steps_per_epoch": 2, "epochs": 1}
 SMALL = {"semantic_decoder": False, "interaction_levels": 0, "injection_stages": [], "refiner_channels": [4, 8]}
@@ -159,19 +158,6 @@ def test_a_new_state_and_its_average_begin_with_the_models_weights_at_the_plans_
         assert all(torch.equal(given[key], value) for key, value in expected.items())
     factors = {(group["rate_factor"], group["frozen_until"]) for group in state.optimizers[0].param_groups}
     assert factors == {(1.0, 0.0)} and state.weights.parameters == ()
-
-
-def test_before_the_first_step_the_dice_is_the_models(run, plans, tmp_path):
-    model = seeded_model(plans, tmp_path / "model.safetensors", 3)
-    store = CaseStore(run / "preprocessed", data_hash=plans.data.hash())
-    start = find_start(model, run / "fold_0", plans=plans, fold="0", has_begun=False)
-    state = new_state(plans, device=CPU, start=start)
-    for case in ("case_0", "case_1"):
-        dice = [
-            validate_case(network, store, case, plans=plans, device=CPU)
-            for network in (state.averaged, load_model(model)[0])
-        ]
-        assert dice[0] == dice[1] and max(dice[0].values()) > 0.02
 
 
 def test_a_run_with_another_organ_says_what_it_took_and_writes_it_down(tiny_plans, make_store, model, tmp_path, caplog):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.config.plans import RegionPlan
 from autoseg.network.point_prompts import OUTSIDE
 from autoseg.preprocessing.pipeline import CaseSource
 from autoseg.training.data.crops import cut_slices, pad_to
@@ -157,18 +156,6 @@ def test_windows_are_not_drawn_to_ignored_voxels(tiny_plans):
         assert one.images.equal(other.images)
 
 
-def test_organs_per_step_with_more_organs_in_the_slices_than_allowed_makes_the_rest_background(tiny_plans):
-    labels = np.zeros((1, 32, 32), np.uint8)
-    for organ in range(5):
-        labels[0, 6 * organ : 6 * organ + 4] = organ + 1
-    plans = tiny_plans(5, training={"organs_per_step": 3, "augmentation": STILL})
-    batch = make_sampler(plans, a=(np.zeros((1, 1, 32, 32), np.float32), labels)).make_batch(0)
-    assert len(set(batch.organs.tolist())) == 3
-    for place, organ in enumerate(batch.organs.tolist()):
-        assert batch.labels[0, 6 * organ].eq(place + 1).all()
-    assert int((batch.labels > 0).sum()) == 2 * 3 * 4 * 32
-
-
 CLIPS = {
     "batch_slices": 8,
     "memory_clip_every": 1,
@@ -240,15 +227,3 @@ def test_cases_in_which_an_organ_was_not_annotated_say_so(tiny_plans):
     for case_id, classes in zip(batch.case_ids, batch.sets.classes, strict=True):
         assert classes[0].tolist() == [True, False, case_id == "b", False]
     assert make_sampler(plans, a=make_case()).make_batch(0).sets is None
-
-
-def test_regions_of_the_plan_come_with_every_batch(tiny_plans):
-    plans = tiny_plans(3, training={"organs_per_step": 2, "augmentation": STILL, "foreground_oversampling": 1.0})
-    region = RegionPlan(name="both", organs=("organ 0", "organ 1"))
-    plans = plans.model_copy(update={"data": plans.data.model_copy(update={"regions": (region,)})})
-    image, labels = make_case()
-    labels[labels > 0] = 4
-    batch = make_sampler(plans, a=(image, labels)).make_batch(0)
-    assert batch.organs.tolist() == [0, 1]
-    assert batch.sets.regions.tolist() == [[False, True, True]]
-    assert batch.sets.classes[0, batch.labels.max()].tolist() == [False, True, True]

@@ -210,24 +210,6 @@ def test_compute_losses_masks_of_an_organ_that_was_not_annotated_have_exactly_no
             assert presence.grad.ne(0).tolist() == [[True, False], [True, True]]
 
 
-def test_compute_losses_background_may_be_an_organ_that_was_not_annotated():
-    """What is taken from background for it there costs nothing; on the pixels of organ 1 it does."""
-    output, labels, sets = make_output(), make_labels(), not_annotated()
-    labels[0] = torch.where(labels[0] == 2, 0, labels[0])
-    is_free = labels[0] == 0
-
-    def cost(where):
-        with torch.no_grad():
-            for logits in (output.logits, output.coarse_logits, output.map_logits):
-                logits.zero_()
-            output.logits[0, 0][is_free] = -10  # background or organ 2: one of both
-            output.logits[0, 2][where] = 10
-        return compute_losses(output, labels, weights=LossPlan(), sets=sets)["cross_entropy"].item()
-
-    nowhere, all_free = cost(torch.zeros_like(is_free)), cost(is_free)
-    assert all_free < nowhere < cost(torch.ones_like(is_free))
-
-
 def test_compute_losses_cross_entropy_of_a_set_is_that_of_the_summed_probability():
     output = make_output()
     labels = torch.zeros(2, 32, 32, dtype=torch.int64)

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -53,13 +52,6 @@ def test_weights_that_are_not_finite_are_never_the_best(watched, monkeypatch):
     with torch.no_grad():
         state.averaged.fusion_gates.fill_(float("nan"))
     assert not look(watched, monkeypatch, 0.9)["is_best"]
-    assert list(fold.folder.iterdir()) == []
-
-
-def test_training_cases_choose_no_best_model(watched, monkeypatch):
-    state, fold = watched
-    seen = replace(fold, seen_in_training=True)
-    assert "is_best" not in look((state, seen), monkeypatch, 0.9)
     assert list(fold.folder.iterdir()) == []
 
 

@@ -126,12 +126,3 @@ def test_pieces_on_voxels_that_may_be_the_organ_do_not_count_as_specks(store_wit
     dice, pieces = write_validation_map(read_off, store, "case", plans=plans, device=CPU, folder=tmp_path / "maps")
     assert sorted(zip(pieces["organ 0"].sizes, pieces["organ 0"].hits, strict=True)) == [(1, 0), (25, 25)]
     assert dice["organ 0"] == pytest.approx(2 * 25 / (25 + 26))
-
-
-def test_a_case_in_which_nothing_was_annotated_says_nothing(store_with, tmp_path):
-    labels, shown = np.zeros((2, 3, 32, 32), np.uint8)
-    shown[1, 4:9, 4:9] = 2
-    store, plans = store_with(shown, labels, source=CaseSource(None, ()))
-    dice, pieces = write_validation_map(read_off, store, "case", plans=plans, device=CPU, folder=tmp_path / "maps")
-    assert set(dice.values()) == {None} and pieces == {}
-    assert mean_dice([dice]) == dice
