@@ -73,9 +73,8 @@ class SemanticMaskDecoder(nn.Module):
         mask_token, semantic_token = tokens[:, 2], tokens[:, 2 + num_mask_tokens]
 
         pixels = self._upscale(image.transpose(1, 2).view_as(source), fine, middle, num_organs)  # (B * K, E, h4, w4)
-        kernel = self.decoder.output_hypernetworks_mlps[0](mask_token) + self.semantic_head(
-            semantic_token
-        )  # (B * K, E)
+        kernel = self.decoder.output_hypernetworks_mlps[0](mask_token)  # (B * K, E)
+        kernel = kernel + self.semantic_head(semantic_token)
         masks = torch.einsum("ne,nehw->nhw", kernel, pixels)
         return DecodedMasks(
             mask_logits=masks.view(num_slices, num_organs, *masks.shape[-2:]),
@@ -86,9 +85,8 @@ class SemanticMaskDecoder(nn.Module):
 
     def _upscale(self, image: Tensor, fine: Tensor, middle: Tensor, num_organs: int) -> Tensor:
         up_8, norm, act_8, up_4, act_4 = self.decoder.output_upscaling
-        middle = self.decoder.conv_s1(middle).repeat_interleave(
-            num_organs, dim=0
-        )  # once a slice, then one for each organ
+        # computed once per slice, then repeated for each organ
+        middle = self.decoder.conv_s1(middle).repeat_interleave(num_organs, dim=0)
         fine = self.decoder.conv_s0(fine).repeat_interleave(num_organs, dim=0)
         image = act_8(norm(up_8(image) + middle))  # (B * K, D / 4, h8, w8)
         return act_4(up_4(image) + fine)  # (B * K, E, h4, w4)

@@ -118,19 +118,16 @@ def paint_point_prompts(point_prompts: PointPrompts, *, grid: tuple[int, int]) -
 
     The places are in cells of the (h4, w4) grid, 0 being the edge of the first one.
     """
-    middles = [torch.arange(size, device=point_prompts.places.device) + 0.5 for size in grid]
-    away = [
-        (m - point_prompts.places[..., axis, None]) / BUMP_CELLS for axis, m in enumerate(middles)
-    ]  # (B, K, P, h4 or w4)
+    places, kinds = point_prompts.places, point_prompts.kinds
+    middles = [torch.arange(size, device=places.device) + 0.5 for size in grid]
+    away = [(m - places[..., axis, None]) / BUMP_CELLS for axis, m in enumerate(middles)]  # (B, K, P, h4 or w4)
     bumps = [torch.exp(-0.5 * distance**2) for distance in away]
-    sign = (point_prompts.kinds == INSIDE).float() - (point_prompts.kinds == OUTSIDE).float()  # (B, K, P)
+    sign = (kinds == INSIDE).float() - (kinds == OUTSIDE).float()  # (B, K, P)
     points = torch.einsum("bkp,bkph,bkpw->bkhw", sign, *bumps).clamp(-1, 1)
-    first, last = ((point_prompts.kinds == kind).float() for kind in (BOX_FIRST, BOX_LAST))
+    first, last = ((kinds == kind).float() for kind in (BOX_FIRST, BOX_LAST))
     inside = []
     for axis, m in enumerate(middles):
-        low, high = (
-            (which * point_prompts.places[..., axis]).sum(dim=2, keepdim=True) for which in (first, last)
-        )  # (B, K, 1)
+        low, high = ((which * places[..., axis]).sum(dim=2, keepdim=True) for which in (first, last))  # (B, K, 1)
         inside.append((m + 0.5 > low) & (m - 0.5 < high))  # cells that the box touches
     box = inside[0].unsqueeze(3) & inside[1].unsqueeze(2) & first.any(dim=2)[..., None, None]  # (B, K, h4, w4)
     return torch.stack([points, box.float()], dim=2)

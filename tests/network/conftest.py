@@ -3,14 +3,16 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
 
-from autoseg.config.plans import Plans
+from autoseg.config.plans import Plans, TextPlan
 from autoseg.network.build import build_network
 from autoseg.network.model import AutosegNetwork
+from autoseg.network.text.text_encoder import TextEncoder, build_text_encoder
 
 SMALL_CLIP = {
     "embed_dim": 24,
@@ -36,6 +38,20 @@ def make_network(tiny_plans: Callable[..., Plans]) -> Callable[..., tuple[Autose
                 if not parameter.any():
                     parameter.normal_(std=0.1)
         return built, plans
+
+    return make
+
+
+@pytest.fixture
+def encode() -> Callable[..., tuple[TextEncoder, tuple[torch.Tensor, torch.Tensor]]]:
+    """Give a maker of text encoders of width 16, returned with the vectors of all their organs."""
+
+    def make(sentences: list[list[str]], plan: TextPlan | None = None) -> Any:
+        torch.manual_seed(0)
+        encoder = build_text_encoder(plan or TextPlan(), sentences, feature_channels=16).eval()
+        with torch.no_grad():
+            encoder.position.normal_()
+            return encoder, encoder(torch.arange(len(sentences)))
 
     return make
 

@@ -92,7 +92,7 @@ def build_clip_image(plan: NetworkPlan, clip: ClipModel | None) -> ClipImageTowe
         channels = _find_channels(keep_patches(visual))
     except Exception as error:  # timm's many models lack this or that in as many ways
         raise CheckpointError(
-            f"no patch tokens can be had from the image tower of {plan.text.model!r}: {error}. Take open_clip's vision "
+            f"there are no patch tokens in the image tower of {plan.text.model!r}: {error}. Take open_clip's vision "
             "transformers, such as ViT-B-16, or a model of timm's that gives its intermediate features; or set "
             "network.interaction_image_encoder=hiera."
         ) from error

@@ -70,13 +70,13 @@ def read_new_text(
         encoder = build_text_encoder(plan, [*known, *new], feature_channels=channels, offline=offline)
         numbers += len(known)
     try:
-        missing = encoder.load_state_dict(state, strict=False)
+        keys = encoder.load_state_dict(state, strict=False)
+        if keys.unexpected_keys or set(keys.missing_keys) - {"frozen_vectors"}:
+            raise RuntimeError("some are missing")
     except RuntimeError as error:  # torch names shapes that differ
         raise CheckpointError(
             f"the model's text weights do not fit its plan: {explain_load_failure(error)}. Copy the model again."
         ) from error
-    if missing.unexpected_keys or set(missing.missing_keys) - {"frozen_vectors"}:
-        raise CheckpointError("the model's text weights do not fit its plan: some are missing. Copy the model again.")
     with torch.no_grad():
         vectors, is_sentence = encoder.eval()(numbers)
     return NewText(vectors, is_sentence, unknown)

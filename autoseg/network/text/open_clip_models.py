@@ -70,7 +70,7 @@ def load_clip(plan: TextPlan, *, offline: bool = False) -> ClipModel:
                     "network, or set network.text.weights to a file."
                 )
             raise CheckpointError(
-                f"text model {plan.model!r} with weights {plan.weights!r} cannot be had: {reason.rstrip('.')}. "
+                f"text model {plan.model!r} with weights {plan.weights!r} cannot be loaded: {reason.rstrip('.')}. "
                 "Check network.text.model and network.text.weights."
             ) from error
 
@@ -82,7 +82,7 @@ def _load(plan: TextPlan) -> ClipModel:
         pretrained=plan.weights,
         load_weights=plan.weights is not None,
         pretrained_text=False,
-        force_patch_dropout=0.0,  # a grid of patches with holes is none
+        force_patch_dropout=0.0,  # the patches must form a complete grid
     )
     tokenizer = open_clip.get_tokenizer(plan.model)
     has_scheme = plan.model.startswith(("hf-hub:", "local-dir:"))
@@ -151,7 +151,7 @@ def keep_patches(visual: nn.Module) -> nn.Module:
     Raises:
         TypeError: The encoder is not made of stages that end in patch tokens.
     """
-    trunk: Any = getattr(visual, "trunk", visual)  # timm's models stand inside an adapter
+    trunk: Any = getattr(visual, "trunk", visual)  # timm's models are wrapped in an adapter
     if not (hasattr(trunk, "prune_intermediate_layers") and hasattr(visual, "forward_intermediates")):
         raise TypeError(f"{type(trunk).__name__} does not give them")
     trunk.prune_intermediate_layers(1, prune_norm=True, prune_head=True)

@@ -8,7 +8,6 @@ Does not own: how a network is built (`build.py`), the format of the file (`mode
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,6 @@ from autoseg.network.build import build_network
 from autoseg.network.text.cached_text import StoredText
 from autoseg.network.weights.load_errors import explain_load_failure
 from autoseg.network.weights.model_format import MODEL_FILE_NAME, STATE_FILE_NAME, read_tensors, write_tensors
-
-if TYPE_CHECKING:
-    from autoseg.network.text.clip_image_encoder import ClipImageTower
 
 __all__ = ["MODEL_FILE_NAME", "STATE_FILE_NAME"]
 
@@ -74,7 +70,7 @@ def load_model(
     """Read the model of one training, ready to predict.
 
     Raises:
-        CheckpointError: As `load_models`; or the file holds several.
+        CheckpointError: The file is not as `load_models` needs it, or holds several models.
     """
     networks, plans = load_models(path, device=device, build_network=build_network)
     if len(networks) > 1:
@@ -105,7 +101,8 @@ def load_models(
             "build_network, in Python: autoseg.predict_files(..., build_network=...)."
         )
     build = build_network if builder is not None else None
-    return [_make_network(part, plans, source=path, device=device, build=build) for part in _unpack(tensors)], plans
+    networks = [_make_network(part, plans, source=path, build=build) for part in _unpack(tensors)]
+    return [network.to(device or torch.device("cpu")) for network in networks], plans
 
 
 def read_model_tensors(path: Path) -> tuple[list[dict[str, Tensor]], Plans]:
@@ -162,21 +159,17 @@ def _unpack(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def _make_network(
-    tensors: Mapping[str, Tensor],
-    plans: Plans,
-    *,
-    source: Path,
-    device: torch.device | None,
-    build: BuildNetwork | None,
+    tensors: Mapping[str, Tensor], plans: Plans, *, source: Path, build: BuildNetwork | None
 ) -> nn.Module:
     if build is not None:
         network = call_builder(build, plans)
     else:
-        network = build_network(
-            plans,
-            text=_stored_text(tensors, plans, source=source),
-            image_tower=_stored_image_tower(tensors, plans, source=source),
-        )
+        image_tower = None
+        if plans.network.interaction_image_encoder == "clip":
+            from autoseg.network.text.clip_image_encoder import restore_clip_image  # open_clip loads for a second
+
+            image_tower = restore_clip_image(tensors, plans.network, source=source)
+        network = build_network(plans, text=_stored_text(tensors, plans, source=source), image_tower=image_tower)
     try:
         network.load_state_dict({key: value for key, value in tensors.items() if not key.startswith(READER)})
     except RuntimeError as error:  # torch names keys and shapes that differ
@@ -184,7 +177,7 @@ def _make_network(
             f"{source}: the weights do not fit the plan inside: {explain_load_failure(error)}. Copy it again, or train "
             "again."
         ) from error
-    return network.to(device or torch.device("cpu")).eval()
+    return network.eval()
 
 
 def _stored_text(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -> StoredText:
@@ -199,11 +192,3 @@ def _stored_text(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -
         )
     reader = {key.removeprefix(READER): value for key, value in tensors.items() if key.startswith(READER)}
     return StoredText(vectors, is_sentence.bool(), reader=reader)
-
-
-def _stored_image_tower(tensors: Mapping[str, Tensor], plans: Plans, *, source: Path) -> "ClipImageTower | None":
-    if plans.network.interaction_image_encoder != "clip":
-        return None
-    from autoseg.network.text.clip_image_encoder import restore_clip_image  # open_clip loads for a second
-
-    return restore_clip_image(tensors, plans.network, source=source)

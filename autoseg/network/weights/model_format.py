@@ -112,9 +112,9 @@ def _without_places(plans: Plans) -> Plans:
     weights = plans.network.weights
     if weights is None or weights.startswith(PREFIX) or Path(weights).name == weights:
         return plans
-    told = plans.model_dump_json(include={"overrides", "reasons"})
+    texts = plans.model_dump_json(include={"overrides", "reasons"})
     path, name = (json.dumps(one, ensure_ascii=False)[1:-1] for one in (weights, Path(weights).name))
-    content = plans.model_dump(mode="json") | json.loads(told.replace(path, name))
+    content = plans.model_dump(mode="json") | json.loads(texts.replace(path, name))
     content["network"]["weights"] = Path(weights).name
     return Plans.model_validate(content)
 

@@ -23,7 +23,7 @@ from autoseg.network.model import AutosegNetwork
 from autoseg.network.weights.load_errors import explain_load_failure
 
 TRUNK = "image_encoder.trunk."
-FIRST_KEY = TRUNK + "patch_embed.proj.weight"  # every SAM2 has it; what stands before it is a wrapper's name
+FIRST_KEY = TRUNK + "patch_embed.proj.weight"  # every SAM2 has it; what precedes it is a wrapper's name
 CONTAINERS = ("model", "state_dict", "model_state_dict")
 
 log = logging.getLogger("autoseg")
@@ -116,10 +116,10 @@ def fill_parts(parts: Mapping[str, nn.Module], weights: Mapping[str, Tensor], *,
     wanted = {prefix + key: value for prefix, part in parts.items() for key, value in part.state_dict().items()}
     loaded = {key for key, value in weights.items() if key in wanted and wanted[key].shape == value.shape}
     skipped, missing = sorted(weights.keys() - loaded), sorted(wanted.keys() - loaded)
-    odd = [key for key in [*missing, *skipped] if key.startswith(TRUNK)]
-    if odd:
+    unfit = [key for key in [*missing, *skipped] if key.startswith(TRUNK)]
+    if unfit:
         raise CheckpointError(
-            f"{path}: its Hiera is of another size than the plan's: {len(odd)} tensors differ, such as {odd[0]}. "
+            f"{path}: its Hiera is of another size than the plan's: {len(unfit)} tensors differ, such as {unfit[0]}. "
             "Plan with network.backbone as in the checkpoint: tiny, small, base_plus or large."
         )
     for prefix, part in parts.items():

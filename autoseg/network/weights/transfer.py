@@ -32,9 +32,7 @@ REFINER_INPUT = "refiner.down.0.layers.0.weight"
 QUERIES = ("prompt_projector.queries.weight", "prompt_projector.queries.bias")
 TOWER_PATCHES, TOWER_PLACES = "image_tower.visual.conv1.weight", "image_tower.visual.positional_embedding"
 POSITION = "position.positional_encoding_gaussian_matrix"
-PROMPT_POSITION = (
-    "point_prompt_encoder.encoder.pe_layer.positional_encoding_gaussian_matrix"  # the same tensor, if there
-)
+PROMPT_POSITION = f"point_prompt_encoder.encoder.pe_layer.{POSITION.removeprefix('position.')}"  # the same tensor
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ def _fits(value: Tensor | None, wanted: Tensor) -> bool:
 def _report(
     fitting: Mapping[str, Tensor], *, wanted: Mapping[str, Tensor], everything: Mapping[str, Tensor], text: FittedText
 ) -> FittedWeights:
-    same = {name for name, value in fitting.items() if name in everything and _equal(value, everything[name])}
+    same = {name for name, value in fitting.items() if name in everything and torch.equal(value, everything[name])}
     if PROMPT_POSITION in fitting:
         same.add(PROMPT_POSITION)
     used = set(fitting)
@@ -194,10 +192,6 @@ def _report(
         words=text.words,
         known_words=text.known_words,
     )
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)
 
 
 def count_by_part(names: Iterable[str]) -> str:

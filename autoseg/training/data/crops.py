@@ -7,7 +7,7 @@ import numpy as np
 
 from autoseg.preprocessing.array_file import StoredArray
 
-SHARE_ANYWHERE = 0.33  # of windows that are placed without a look at the organs
+SHARE_ANYWHERE = 0.33  # fraction of windows that are placed regardless of the organs
 
 
 def cut_slices(image: StoredArray | np.ndarray, numbers: np.ndarray, *, rows: slice, columns: slice) -> np.ndarray:

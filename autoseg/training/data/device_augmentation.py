@@ -84,9 +84,7 @@ def _find(changes: Changes, name: str) -> tuple[list[int], list[object]]:
 
 
 def _to_device(values: Sequence[object], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32).to(
-        like.device, non_blocking=True
-    )  # the GPU need not be waited for
+    return torch.tensor(values, dtype=torch.float32).to(like.device, non_blocking=True)  # without waiting for the GPU
 
 
 def _turned_grid(turns: Tensor, *, shape: tuple[int, int]) -> Tensor:

@@ -77,9 +77,8 @@ class SliceSampler:
         case_ids, positions, changes = [], [], []
         for place, number in enumerate(numbers):
             case_id, clip, rng = self.draws.place(step, number, group=group)  # clip: (T,)
-            image, label = self._cut_window(
-                case_id, clip, shape=group.window_px, rng=rng
-            )  # (T * N, C, R, W), (T, R, W)
+            # (T * N, C, R, W), (T, R, W)
+            image, label = self._cut_window(case_id, clip, shape=group.window_px, rng=rng)
             if waits:
                 changes.append(draw_changes(training.augmentation, num_channels=image.shape[1], rng=rng))
             else:
@@ -142,9 +141,8 @@ class SliceSampler:
             draw_range(size, window, pick_target(middle, axis, rng), rng)
             for axis, (size, window) in enumerate(zip(middle.shape, shape, strict=True))
         )
-        numbers = context_slice_numbers(
-            clip, num_slices=image.shape[1], reach=self.plans.network.context_slices
-        )  # (T, N)
+        reach = self.plans.network.context_slices
+        numbers = context_slice_numbers(clip, num_slices=image.shape[1], reach=reach)  # (T, N)
         neighbors = cut_slices(image, numbers.ravel(), rows=rows, columns=columns)
         label = np.stack([plane[rows, columns] for plane in planes]).astype(np.int64)
         label[label == np.iinfo(middle.dtype).max] = IGNORE

@@ -99,9 +99,7 @@ class Target:
 
     def items_of(self, probs: Tensor) -> Tensor:
         """Return (B, I, R, W) probabilities of the items from (B, 1 + K, R, W) probabilities of the classes."""
-        if self.items is None:
-            return probs[:, 1:]
-        if len(self.items.classes) == probs.shape[1] - 1:  # no regions
+        if self.items is None or len(self.items.classes) == probs.shape[1] - 1:  # no regions
             return probs[:, 1:]
         return torch.einsum("ic,bcrw->birw", self.items.classes, probs)
 

@@ -106,7 +106,7 @@ def read_pieces(run_folder: Path, *, plans: Plans) -> list[CasePieces]:
             if content["plan"] == _plan_digest(plans):
                 found += STORED_PIECES.validate_python(list(content["cases"].values()))
         except (UsageError, KeyError, TypeError, AttributeError, ValueError):
-            log.warning("%s is damaged; its cases do not count in the choice of what is a speck.", path)
+            log.warning("%s is damaged; its cases do not count in the choice of the component filter.", path)
     return found
 
 

@@ -4,23 +4,14 @@ import torch
 from autoseg.config.plans import TextPlan
 from autoseg.errors import CheckpointError
 from autoseg.network.text.encode_new_text import read_new_text
-from autoseg.network.text.text_encoder import build_text_encoder
 
 LIVER = "The liver is the largest gland."
 SPLEEN = "The spleen lies under the left ribs."
 KIDNEY = "A kidney."
 
 
-def encode(sentences, plan=None):
-    torch.manual_seed(0)
-    encoder = build_text_encoder(plan or TextPlan(), sentences, feature_channels=16).eval()
-    with torch.no_grad():
-        encoder.position.normal_()
-    return encoder, encoder(torch.arange(len(sentences)))
-
-
 @pytest.mark.parametrize("is_frozen", [False, True])
-def test_new_text_reads_as_it_would_have_in_training(small_clip, is_frozen):
+def test_new_text_reads_as_it_would_have_in_training(encode, small_clip, is_frozen):
     plan = TextPlan(model="small-clip", weights=str(small_clip[1])) if is_frozen else TextPlan()
     known = [[LIVER, KIDNEY], [SPLEEN]]
     encoder, (vectors, _) = encode(known, plan)
@@ -33,7 +24,7 @@ def test_new_text_reads_as_it_would_have_in_training(small_clip, is_frozen):
     assert new.unknown_share == [0.0, 0.0]
 
 
-def test_new_text_of_words_never_read_says_so_and_is_cut_to_the_longest_sentence():
+def test_new_text_of_words_never_read_says_so_and_is_cut_to_the_longest_sentence(encode):
     known = [[LIVER], [SPLEEN]]
     encoder, _ = encode(known)
     new = read_new_text(TextPlan(), known, [["zebra quagga okapi " * 9], [SPLEEN]], state=encoder.reader)
@@ -41,12 +32,12 @@ def test_new_text_of_words_never_read_says_so_and_is_cut_to_the_longest_sentence
     assert new.vectors.shape == (2, 1, 16) and new.vectors.isfinite().all()
 
 
-def test_a_large_tower_that_was_trained_itself_is_not_kept(small_clip):
+def test_a_large_tower_that_was_trained_itself_is_not_kept(encode, small_clip):
     encoder, _ = encode([[LIVER]], TextPlan(model="small-clip"))
     assert encoder.reader == {}
 
 
-def test_new_text_with_other_weights_than_the_plans_is_refused():
+def test_new_text_with_other_weights_than_the_plans_is_refused(encode):
     encoder, _ = encode([[LIVER], [SPLEEN]])
     state = encoder.reader
     with pytest.raises(CheckpointError, match="do not fit"):

@@ -15,14 +15,6 @@ SPLEEN = "The spleen lies under the left ribs."
 KIDNEY = "A kidney."
 
 
-def encode(sentences, plan=None):
-    torch.manual_seed(0)
-    encoder = build_text_encoder(plan or TextPlan(), sentences, feature_channels=16).eval()
-    with torch.no_grad():
-        encoder.position.normal_()
-    return encoder, encoder(torch.arange(len(sentences)))
-
-
 def test_tokenize_pads_to_the_longest_sentence_and_marks_those_that_are_there():
     text = tokenize_sentences([[LIVER, KIDNEY], [SPLEEN]], max_tokens=64)
     assert text.is_sentence.tolist() == [[True, True], [True, False]]
@@ -39,14 +31,14 @@ def test_tokenize_a_sentence_over_the_limit_is_cut_and_keeps_its_end_mark():
     assert text.tokens[0, 0, -1] == text_encoder.END_OF_TEXT
 
 
-def test_encode_the_same_sentence_is_the_same_vector_and_another_is_not():
+def test_encode_the_same_sentence_is_the_same_vector_and_another_is_not(encode):
     _, (vectors, is_sentence) = encode([[LIVER], [SPLEEN], [LIVER]])
     assert vectors.shape == (3, 1, 16) and is_sentence.all()
     assert torch.equal(vectors[0], vectors[2])
     assert not torch.allclose(vectors[0], vectors[1], atol=1e-3)
 
 
-def test_encode_organs_with_fewer_sentences_have_zeros_in_place_of_the_others():
+def test_encode_organs_with_fewer_sentences_have_zeros_in_place_of_the_others(encode):
     encoder, (vectors, is_sentence) = encode([[LIVER, KIDNEY, SPLEEN], [SPLEEN]])
     assert is_sentence.tolist() == [[True, True, True], [True, False, False]]
     assert vectors[1, 1:].eq(0).all() and vectors[0].ne(0).all()
@@ -55,7 +47,7 @@ def test_encode_organs_with_fewer_sentences_have_zeros_in_place_of_the_others():
         torch.testing.assert_close(encoder(torch.arange(2))[0], vectors)
 
 
-def test_scratch_tower_takes_words_that_no_sentence_has():
+def test_scratch_tower_takes_words_that_no_sentence_has(encode):
     """All of them are one and the same unknown word: no index error, no look-up of somebody else's word."""
     encoder, _ = encode([[LIVER], [SPLEEN]])
     with torch.no_grad():
@@ -70,7 +62,7 @@ def test_scratch_tower_takes_words_that_no_sentence_has():
     assert (lookup == 1).sum() > 49_000
 
 
-def test_open_clip_model_with_weights_from_a_file_is_frozen_and_runs_once(small_clip):
+def test_open_clip_model_with_weights_from_a_file_is_frozen_and_runs_once(encode, small_clip):
     model, weights = small_clip
     encoder, (vectors, _) = encode(
         [[LIVER, KIDNEY], [SPLEEN]], TextPlan(model="small-clip", weights=str(weights), max_tokens=64)
@@ -84,7 +76,7 @@ def test_open_clip_model_with_weights_from_a_file_is_frozen_and_runs_once(small_
         torch.testing.assert_close(vectors[:, 0], encoder.projection(theirs) + encoder.position[0])
 
 
-def test_open_clip_model_without_weights_is_trained(small_clip):
+def test_open_clip_model_without_weights_is_trained(encode, small_clip):
     encoder, (vectors, _) = encode([[LIVER, KIDNEY], [SPLEEN]], TextPlan(model="small-clip"))
     assert vectors.shape == (2, 2, 16)
     encoder.train()
@@ -94,7 +86,7 @@ def test_open_clip_model_without_weights_is_trained(small_clip):
     assert [name for name, p in tower.items() if p.grad is None or not p.grad.any()] == []
 
 
-def test_open_clip_model_never_fetches_weights_that_the_plan_does_not_name(small_clip, monkeypatch):
+def test_open_clip_model_never_fetches_weights_that_the_plan_does_not_name(encode, small_clip, monkeypatch):
     """A tower of the transformers library would bring its own from the hub, had open_clip its way."""
     asked = {}
     real = open_clip.create_model
@@ -109,7 +101,7 @@ def test_open_clip_model_never_fetches_weights_that_the_plan_does_not_name(small
     assert not asked.get("pretrained_image", False)
 
 
-def test_open_clip_model_uses_the_tokenizer_of_that_model(small_clip, monkeypatch):
+def test_open_clip_model_uses_the_tokenizer_of_that_model(encode, small_clip, monkeypatch):
     class Letters:
         context_length = 20
 
