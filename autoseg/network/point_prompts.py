@@ -85,7 +85,6 @@ class PointPromptEncoder(nn.Module):
     """Applies SAM 2's prompt encoder to all organs of all slices, and draws the picture."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
-        """Take the built encoder."""
         super().__init__()
         self.encoder = encoder
         self.dense = nn.Linear(2, encoder.embed_dim, bias=False)

@@ -57,7 +57,6 @@ class PromptProjector(nn.Module):
     """Turns the features that an organ's semantics attend to into the organ's prompts."""
 
     def __init__(self, *, channels: int, num_tokens: int) -> None:
-        """Build for D channels and P tokens."""
         super().__init__()
         self.num_tokens = num_tokens
         self.fusion = ScaleFusion(channels)

@@ -16,7 +16,6 @@ class HieraBackbone(nn.Module):
     """SAM2's Hiera as an `ImageBackbone`."""
 
     def __init__(self, *, hiera: Hiera, neck: FpnNeck, injection: SemanticInjection, token_channels: int) -> None:
-        """Take the built parts."""
         super().__init__()
         self.hiera = hiera
         self.neck = neck

@@ -11,7 +11,6 @@ class LearnedText(nn.Module):
     """Give each organ of the plan a vector of its own; the same call as `TextEncoder`."""
 
     def __init__(self, num_organs: int, *, channels: int) -> None:
-        """Draw a vector of D for each organ."""
         super().__init__()
         self.vectors = nn.Parameter(torch.randn(num_organs, 1, channels))
 

@@ -35,15 +35,13 @@ class ClipModel:
         text: A module from (N, L) tokens to (N, width).
         visual: The image encoder.
         visual_config: The description from which `build_visual` builds such an image encoder.
-        tokenizer: A function from sentences to (N, L) tokens.
-        context_length: L.
+        tokenizer: A function from sentences to (N, L) tokens, L being its `context_length`.
     """
 
     text: nn.Module
     visual: nn.Module
     visual_config: dict[str, Any]
-    tokenizer: Tokenizer
-    context_length: int
+    tokenizer: Any
 
 
 def load_clip(plan: TextPlan, *, offline: bool = False) -> ClipModel:
@@ -93,7 +91,6 @@ def _load(plan: TextPlan) -> ClipModel:
         visual=visual,
         visual_config={key: config[key] for key in ("embed_dim", "vision_cfg", "quick_gelu") if key in config},
         tokenizer=tokenizer,
-        context_length=tokenizer.context_length,
     )
 
 

@@ -170,8 +170,8 @@ def build_text_encoder(
         tower: nn.Module = ScratchTextTower(text.tokens.unique().tolist(), max_tokens=text.tokens.shape[-1])
         return TextEncoder(tower, text=text, width=SCRATCH_WIDTH, feature_channels=feature_channels, is_frozen=False)
     clip = clip or load_clip(plan, offline=offline)
-    full = tokenize_sentences(sentences, max_tokens=clip.context_length, tokenizer=clip.tokenizer)
-    padded = torch.zeros(*full.tokens.shape[:-1], clip.context_length, dtype=torch.long)
+    full = tokenize_sentences(sentences, max_tokens=clip.tokenizer.context_length, tokenizer=clip.tokenizer)
+    padded = torch.zeros(*full.tokens.shape[:-1], clip.tokenizer.context_length, dtype=torch.long)
     padded[..., : full.tokens.shape[-1]] = full.tokens
     with torch.no_grad():
         width = clip.text(padded[0, :1]).shape[-1]
