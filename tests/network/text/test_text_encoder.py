@@ -38,15 +38,6 @@ def test_encode_the_same_sentence_is_the_same_vector_and_another_is_not(encode):
     assert not torch.allclose(vectors[0], vectors[1], atol=1e-3)
 
 
-def test_encode_organs_with_fewer_sentences_have_zeros_in_place_of_the_others(encode):
-    encoder, (vectors, is_sentence) = encode([[LIVER, KIDNEY, SPLEEN], [SPLEEN]])
-    assert is_sentence.tolist() == [[True, True, True], [True, False, False]]
-    assert vectors[1, 1:].eq(0).all() and vectors[0].ne(0).all()
-    encoder.tokens[1, 1:] = 5  # whatever stands there
-    with torch.no_grad():
-        torch.testing.assert_close(encoder(torch.arange(2))[0], vectors)
-
-
 def test_scratch_tower_takes_words_that_no_sentence_has(encode):
     """All of them are one and the same unknown word: no index error, no look-up of somebody else's word."""
     encoder, _ = encode([[LIVER], [SPLEEN]])
