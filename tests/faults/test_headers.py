@@ -327,7 +327,7 @@ def both_of_ct(tmp_path_factory, tiny_plans):
     return plan_and_predict(root, model=folder / "model.safetensors", to=folder)
 
 
-@pytest.mark.fault("odd-ct")
+@pytest.mark.fault("ct-range")
 @pytest.mark.parametrize(
     ("name", "warning"),
     [

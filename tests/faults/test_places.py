@@ -53,7 +53,7 @@ def odd(tmp_path):
     return root
 
 
-@pytest.mark.fault("odd-names")
+@pytest.mark.fault("unusual-names")
 def test_odd_names_are_planned_and_predicted_and_printed_escaped(command, odd, tmp_path, model_file):
     planned = command("plan", odd, "-o", tmp_path / "run", "--num-workers", 1, "--on-bad", "skip")
     assert planned.code == 3, planned.text
@@ -78,7 +78,7 @@ def test_odd_names_are_planned_and_predicted_and_printed_escaped(command, odd, t
     assert again.code == 3 and f"{len(ODD_NAMES)} of them by an earlier run" in again.text
 
 
-@pytest.mark.fault("odd-names")
+@pytest.mark.fault("unusual-names")
 def test_a_plan_of_odd_names_is_trained(command, odd, tmp_path):
     overlay = tmp_path / "small.json"
     small = {"training": {"epochs": 1, "steps_per_epoch": 1, "batch_slices": 1, "num_folds": 2}}
@@ -94,7 +94,7 @@ def test_a_plan_of_odd_names_is_trained(command, odd, tmp_path):
     assert set(summary["cases"]) == set(folds[0]["validation"])
 
 
-@pytest.mark.fault("odd-names")
+@pytest.mark.fault("unusual-names")
 def test_paths_with_odd_names_are_taken_from_the_command_line(command, tmp_path, model_file, monkeypatch):
     root = write_cases(tmp_path / "a folder\nof 日本", ("a", "b"))
     monkeypatch.chdir(tmp_path)

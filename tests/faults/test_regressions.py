@@ -1,4 +1,4 @@
-"""Faults that a reader with bad intentions found: each was a crash, a hang, a lost file or a wrong grid."""
+"""Regression tests: each input once caused a crash, a hang, a lost file or a wrong grid."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from autoseg.pipelines.resume_log import ResumeLog
 from autoseg.training.logging.metrics_log import read_metrics
 
 
-@pytest.mark.fault("odd-names")
+@pytest.mark.fault("unusual-names")
 def test_a_name_too_long_for_what_is_made_of_it_is_a_bad_case(make_dataset, command, model_file, tmp_path):
     root, name = make_dataset(), "y" * 240
     for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):

@@ -63,7 +63,7 @@ def run(root, run_once):
     return run
 
 
-@pytest.mark.fault("odd-sizes")
+@pytest.mark.fault("extreme-sizes")
 def test_plan_takes_every_size(run):
     facts = read_json(run / "dataset_report.json")["facts"]
     assert {name: tuple(case["size_zyx"]) for name, case in facts.items()} == SHAPES_ZYX
@@ -71,7 +71,7 @@ def test_plan_takes_every_size(run):
     assert cases.keys() == SHAPES_ZYX.keys()
 
 
-@pytest.mark.fault("odd-sizes")
+@pytest.mark.fault("extreme-sizes")
 def test_train_takes_every_size(run, run_once, monkeypatch):
     seen = set()
     original = AutosegNetwork.forward
@@ -90,7 +90,7 @@ def test_train_takes_every_size(run, run_once, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
-@pytest.mark.fault("odd-sizes")
+@pytest.mark.fault("extreme-sizes")
 def test_predict_takes_every_size_in_bounded_memory(root, run_once, make_model, tmp_path, monkeypatch):
     model = make_model(2, inference={"slices_per_batch": 16, "mirror_axes": []})
     first = run_once("predict", "-m", model, "-i", root / "images" / "good.nii.gz", "-o", tmp_path / "first")
