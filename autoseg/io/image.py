@@ -97,19 +97,18 @@ def bytes_in_memory(path: Path) -> int:
     return stored.num_voxels * (4 if is_float else stored.dtype.itemsize)
 
 
-def read_scan(path: Path, *, volume: int | None = None) -> Scan:
-    """Read one volume.
+def read_scan(path: Path) -> Scan:
+    """Read a file with one volume.
 
     Args:
         path: A NIfTI, NRRD or MetaImage file, recognized by its first bytes.
-        volume: The volume of a 4D file, from 0; None expects a file with one volume.
 
     Raises:
         ScanFileError: The file is damaged, holds several volumes, or over 1 % of its voxels are not finite.
     """
-    volumes, stored, warnings = _read_volumes(path)
-    array, more = replace_not_finite(_pick(volumes, volume, display_name(path)), name=display_name(path), in_place=True)
-    return Scan(array_zyx=array, geometry=stored.geometry, warnings=(*warnings, *more))
+    scans = read_all_volumes(path)
+    _require_one_volume(len(scans), display_name(path))
+    return scans[0]
 
 
 def read_all_volumes(path: Path) -> tuple[Scan, ...]:
@@ -134,7 +133,8 @@ def read_labels(path: Path) -> Scan:
     """
     name = display_name(path)
     volumes, stored, warnings = _read_volumes(path)
-    array = _pick(volumes, None, name)
+    _require_one_volume(len(volumes), name)
+    array = volumes[0]
     del volumes
     if array.dtype.kind == "f":
         array, rounding = round_labels(array, name=name)
@@ -239,18 +239,11 @@ def _cut_off(name: str, stored: StoredImage, share: float, *, is_bound: bool = F
     return f"{name} ends after {percent} of the voxels ({shape} of {stored.dtype}). Copy or download the file again."
 
 
-def _pick(volumes: np.ndarray, volume: int | None, name: str) -> np.ndarray:
-    if volume is None and len(volumes) == 1:
-        return volumes[0]
-    if volume is None:
+def _require_one_volume(num_volumes: int, name: str) -> None:
+    if num_volumes != 1:
         raise ScanFileError(
-            f"{name} is a 4D file with {len(volumes)} volumes; expected one. Save each as a file of its own."
+            f"{name} is a 4D file with {num_volumes} volumes; expected one. Save each as a file of its own."
         )
-    if not 0 <= volume < len(volumes):
-        raise ScanFileError(
-            f"{name} has no volume {volume}; it holds {len(volumes)}. Name the channels that are there."
-        )
-    return volumes[volume]
 
 
 def _write(path: Path, array_zyx: np.ndarray, *, geometry: ImageGeometry, dtype: np.dtype, comment: str) -> None:

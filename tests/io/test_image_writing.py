@@ -15,6 +15,7 @@ import SimpleITK
 from autoseg.errors import GeometryError, UsageError
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import (
+    read_all_volumes,
     read_header,
     read_label_names,
     read_scan,
@@ -102,7 +103,7 @@ def test_write_label_map_nifti2_keeps_double_precision(tmp_path: Path, nifti_byt
 def test_write_label_map_one_volume_of_several_is_three_dimensional(
     tmp_path: Path, nifti_bytes: Make, put: Make
 ) -> None:
-    geometry = read_scan(put(nifti_bytes(np.stack([SMALL] * 3)), "in.nii.gz"), volume=0).geometry
+    geometry = read_all_volumes(put(nifti_bytes(np.stack([SMALL] * 3)), "in.nii.gz"))[0].geometry
     write_label_map(tmp_path / "out.nii.gz", SMALL, geometry=geometry, names={})
     assert nib.load(tmp_path / "out.nii.gz").shape == (4, 3, 2)
 
