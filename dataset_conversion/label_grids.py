@@ -65,7 +65,7 @@ def turned_onto(labels: Scan, grid: ImageGeometry) -> tuple[np.ndarray, str | No
     if difference is None:
         return turned, None
     if flat.shape_zyx != flat_grid.shape_zyx or not np.allclose(
-        flat.spacing_zyx_mm, flat_grid.spacing_zyx_mm, rtol=0.02
+        flat.spacing_zyx_mm, flat_grid.spacing_zyx_mm, rtol=ROUNDED_SPACING
     ):
         raise ScanFileError(difference)
     apart = corner_distance_mm(flat, flat_grid)

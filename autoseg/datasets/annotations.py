@@ -15,7 +15,7 @@ from typing import Any
 from autoseg.datasets.labels import LabelSet
 from autoseg.errors import Problem
 
-MOST_NAMES_TOLD = 20
+MAX_NAMES_REPORTED = 20
 
 
 def parse_annotated(
@@ -63,26 +63,21 @@ def parse_annotated(
         if not keys:
             message = "annotated_labels says that no label was annotated, so nothing is learnt from it."
             problems.append(Problem(case_id, message, is_error=False))
-    _tell_wrong_names(
-        wrong, [organ.name for organ in labels.organs] + [region.name for region in labels.regions], problems
-    )
+    known = [organ.name for organ in labels.organs] + [region.name for region in labels.regions]
+    _report_wrong_names(wrong, known, problems)
     return found
 
 
-def _tell_wrong_names(wrong: Mapping[str, Sequence[str]], known: Sequence[str], problems: list[Problem]) -> None:
+def _report_wrong_names(wrong: Mapping[str, Sequence[str]], known: Sequence[str], problems: list[Problem]) -> None:
     """Report names that are not labels as problems of the dataset, since no case can be blamed for them."""
-    for name in sorted(wrong)[:MOST_NAMES_TOLD]:
+    for name in sorted(wrong)[:MAX_NAMES_REPORTED]:
         near = difflib.get_close_matches(name[:200], known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else "Name a label or a region of labels."
         cases = f"{wrong[name][0]!r:.80}" + (f" and {len(wrong[name]) - 1} more cases" if len(wrong[name]) > 1 else "")
         problems.append(Problem("", f"annotated_labels of {cases} holds {name!r:.80}, which is no label. {hint}"))
-    if len(wrong) > MOST_NAMES_TOLD:
-        problems.append(
-            Problem(
-                "",
-                f"annotated_labels holds {len(wrong) - MOST_NAMES_TOLD} more names that are no labels. Correct them.",
-            )
-        )
+    num_more = len(wrong) - MAX_NAMES_REPORTED
+    if num_more > 0:
+        problems.append(Problem("", f"annotated_labels holds {num_more} more names that are no labels. Correct them."))
 
 
 def _organs_of(labels: LabelSet) -> dict[str, Sequence[str]]:

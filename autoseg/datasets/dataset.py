@@ -25,13 +25,7 @@ from autoseg.datasets.labels import (
     parse_channel_names,
     parse_labels,
 )
-from autoseg.datasets.layouts import (
-    Candidate,
-    CaseFiles,
-    candidates_in_folders,
-    candidates_in_list,
-    finish_cases,
-)
+from autoseg.datasets.layouts import Candidate, CaseFiles, candidates_in_folders, candidates_in_list, finish_cases
 from autoseg.errors import DatasetError, Problem, UsageError
 from autoseg.io.byte_stream import display_name, file_fault
 from autoseg.io.image import SCAN_ENDINGS, Scan, read_all_volumes, read_scan

@@ -129,7 +129,7 @@ def candidates_in_list(root: Path, training: Sequence[Any], problems: list[Probl
     nnU-Net's first version lists "imagesTr/a.nii.gz" for files called a_0000.nii.gz, a_0001.nii.gz; both are found.
     """
     candidates: dict[str, Candidate] = {}
-    siblings: dict[Path, dict[str, list[Path]]] = {}  # folder to case to its files with a channel number
+    folders: dict[Path, dict[str, Candidate]] = {}  # the contents of the folders that were listed
     for index, entry in enumerate(training):
         if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
             message = f'entry {index} of training is {entry!r:.80}; expected {{"image": path, "label": path}}.'
@@ -145,13 +145,14 @@ def candidates_in_list(root: Path, training: Sequence[Any], problems: list[Probl
             continue
         image = root / entry["image"]
         candidate.labels.append(root / entry["label"])
-        channels = [] if _is_there(image) else _with_channel_numbers(image.parent, siblings).get(case_id, [])
-        for path in channels:
-            match = CHANNEL_SUFFIX.fullmatch(scan_stem(path))
-            assert match is not None
-            candidate.images.setdefault(int(match[2]), []).append(path)
-        if not channels:
-            candidate.images.setdefault(None, []).append(image)
+        numbered: dict[int | None, list[Path]] = {}
+        if not _is_there(image):
+            if image.parent not in folders:
+                folders[image.parent] = group_images(list_scans(image.parent, []), has_suffixes=True)
+            siblings = folders[image.parent].get(case_id, Candidate()).images
+            numbered = {channel: paths for channel, paths in siblings.items() if channel is not None}
+        for channel, paths in (numbered or {None: [image]}).items():
+            candidate.images.setdefault(channel, []).extend(paths)
     return candidates
 
 
@@ -254,14 +255,3 @@ def _is_there(path: Path) -> bool:
         return path.exists() or path.is_symlink()
     except OSError:  # such as a name that is too long
         return False
-
-
-def _with_channel_numbers(folder: Path, known: dict[Path, dict[str, list[Path]]]) -> dict[str, list[Path]]:
-    """Return the files of a folder whose names end in a channel number, by case; each folder is listed once."""
-    if folder not in known:
-        known[folder] = {}
-        for path in list_scans(folder, []) if folder.is_dir() else []:
-            match = CHANNEL_SUFFIX.fullmatch(scan_stem(path))
-            if match:
-                known[folder].setdefault(match[1], []).append(path)
-    return known[folder]
