@@ -10,14 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoseg.datasets.layouts import (
-    CHANNEL_SUFFIX,
-    Candidate,
-    CaseFiles,
-    finish_cases,
-    group_images,
-    list_scans,
-)
+from autoseg.datasets.layouts import CHANNEL_SUFFIX, Candidate, CaseFiles, finish_cases, group_images, list_scans
 from autoseg.errors import DatasetError, Problem
 from autoseg.io.byte_stream import display_name, file_fault
 from autoseg.io.image import SCAN_ENDINGS, is_scan_name, scan_stem

@@ -17,7 +17,7 @@ from autoseg.errors import CheckpointError
 from autoseg.hub.address import COMMIT, HubFile, parse_address
 from autoseg.system.atomic_files import file_sha256
 
-ANSWER_SECONDS = 10.0  # a hub that has not answered by then is taken for absent
+ANSWER_SECONDS = 10.0  # a hub that has not answered by then counts as unreachable
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -144,7 +144,7 @@ def _ask(file: HubFile) -> tuple[HubFile, str]:
     pinned = replace(file, revision=facts.commit_hash)
     if facts.etag is not None and _SHA256.fullmatch(facts.etag):
         return pinned, facts.etag
-    return pinned, file_sha256(_find_in_cache(pinned) or _fetch(pinned, may_ask=True))
+    return pinned, file_sha256(_fetch(pinned, may_ask=True))
 
 
 def _fetch(file: HubFile, *, may_ask: bool) -> Path:

@@ -195,9 +195,9 @@ def _read_volumes(path: Path) -> tuple[np.ndarray, StoredImage, tuple[str, ...]]
         stored, head = _read_header(stream)
         num_bytes = stored.num_voxels * stored.dtype.itemsize
         if stored.data_offset + num_bytes > stream.most_bytes:
-            share = max(stream.most_bytes - stored.data_offset, 0) / num_bytes
+            fraction = max(stream.most_bytes - stored.data_offset, 0) / num_bytes
             is_packed = stream.is_gzip or stored.packing is not None
-            raise ScanFileError(_cut_off(stream.name, stored, share, is_bound=is_packed))
+            raise ScanFileError(_cut_off(stream.name, stored, fraction, is_bound=is_packed))
         stream.skip(max(stored.data_offset - len(head), 0))
         buffer = stream.read(num_bytes, begin=head[stored.data_offset :][:num_bytes])
         if len(buffer) < num_bytes:
@@ -233,9 +233,9 @@ def _parse_any_header(stream: ScanStream) -> tuple[StoredImage, bytes]:
     return parse_header(head, name=stream.name), head
 
 
-def _cut_off(name: str, stored: StoredImage, share: float, *, is_bound: bool = False) -> str:
+def _cut_off(name: str, stored: StoredImage, fraction: float, *, is_bound: bool = False) -> str:
     shape = " x ".join(str(size) for size in reversed(stored.geometry.shape_zyx))
-    percent = f"{'at most ' if is_bound else ''}{math.floor(share * 100)} %"
+    percent = f"{'at most ' if is_bound else ''}{math.floor(fraction * 100)} %"
     return f"{name} ends after {percent} of the voxels ({shape} of {stored.dtype}). Copy or download the file again."
 
 

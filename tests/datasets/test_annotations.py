@@ -36,7 +36,7 @@ def test_parse_annotated_of_nothing_is_said_case_by_case():
     assert "no label was annotated, so nothing is learnt from it" in problems[0].message
 
 
-def test_parse_annotated_of_a_name_that_is_none_is_an_error_of_the_dataset_and_told_once():
+def test_parse_annotated_unknown_name_is_one_error_of_the_dataset():
     """Were it one of the case, the others with it would be taken for unannotated."""
     for content in ({"a": ["livr"], "b": ["livr", "core"]}, {"b": ["livr"], "c": ["livr"]}):
         _, (problem,) = parse(content)
@@ -69,7 +69,7 @@ def test_parse_annotated_of_cases_that_are_not_there_is_a_warning():
     assert not problem.is_error and "names 1 cases that are not there, as 'z'" in problem.message
 
 
-def test_parse_annotated_of_very_many_wrong_names_tells_some():
+def test_parse_annotated_of_very_many_wrong_names_reports_some():
     _, problems = parse({"a": [f"name {number}" for number in range(50_000)]})
     assert len(problems) == 21 and "49980 more names" in problems[-1].message
 

@@ -283,7 +283,7 @@ def test_read_dataset_region_of_one_value_is_that_value(make: Make) -> None:
     assert [organ.value for organ in read_dataset(root).labels.organs] == [1, 2]
 
 
-def test_read_dataset_odd_names_warn(make: Make) -> None:
+def test_read_dataset_unusual_names_give_warnings(make: Make) -> None:
     labels = {"liver": 0, "kidney left": 1, "left_kidney": 2, "x" * 300: 3, "ignore": 9}
     root = make("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", content=nnunet(labels=labels))
     dataset = read_dataset(root)
@@ -321,7 +321,7 @@ def test_read_dataset_no_folder_is_refused(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
-def test_read_dataset_folder_above_is_told_so(make: Make) -> None:
+def test_read_dataset_parent_folder_names_the_dataset_inside(make: Make) -> None:
     root = make("Task04/imagesTr/a.nii.gz", "Task04/labelsTr/a.nii.gz")
     with pytest.raises(DatasetError, match="Did you mean the folder 'Task04' inside it"):
         read_dataset(root)
