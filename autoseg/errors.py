@@ -31,7 +31,7 @@ EXIT_TERMINATED = 143
 EXIT_CODE_HELP = (
     "exit codes: 0 all done, 1 a bug of autoseg, 2 usage or configuration, 3 some cases failed (the report names "
     "them), 4 nothing usable, 69 another rank is gone, 75 locked by another run, 129 the terminal was closed, 130 "
-    "Ctrl-C, 141 nobody reads the output, 143 SIGTERM"
+    "Ctrl-C, 141 the output pipe was closed, 143 SIGTERM"
 )
 
 

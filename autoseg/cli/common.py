@@ -1,7 +1,7 @@
-"""What all commands share: the parser's form, messages on the terminal, and errors turned into exit codes.
+"""Contains what all commands share: the form of the parser, messages on the terminal, exit codes of errors.
 
 Owns: `build_parser`, `run_command`.
-Does not own: what a signal does (`system/signals.py`).
+Does not own: the handling of signals (`system/signals.py`).
 """
 
 import argparse
@@ -37,8 +37,8 @@ from autoseg.system.resources import end_with_parent, find_num_cores
 from autoseg.system.signals import Stopped, stop_on_signals
 
 OPENMP_SPINS = "1000"  # some microseconds
-MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 4000  # of a file or a folder, and of the way to it, on all usual systems
-MOST_LETTERS = 4000  # of a line on the terminal; the longest of ours has some 600
+MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 4000  # of a file or folder, and of its path, on all common systems
+MOST_LETTERS = 4000  # of a line on the terminal; the longest message has some 600
 STOPS = {
     "SIGINT": (EXIT_INTERRUPTED, "Ctrl-C"),
     "SIGTERM": (EXIT_TERMINATED, "SIGTERM"),
@@ -47,7 +47,7 @@ STOPS = {
 
 
 def build_parser(name: str, *, description: str, example: str) -> argparse.ArgumentParser:
-    """Make a parser whose help ends with an example and the exit codes."""
+    """Build a parser whose help ends with an example and the exit codes."""
     return argparse.ArgumentParser(
         prog=name,
         description=description,
@@ -62,7 +62,7 @@ def run_command(
     work: Callable[[argparse.Namespace], int],
     argv: Sequence[str] | None,
 ) -> int:
-    """Parse the arguments, work, and return the exit code; no traceback for anything that a user can correct."""
+    """Parse the arguments, run the work, and return the exit code; a traceback is printed only for bugs."""
     program = parser.prog
     try:
         with _silent_beside_rank_0():
@@ -95,12 +95,12 @@ def run_command(
     except KeyboardInterrupt:  # no signal of ours: not the main thread
         _say(f"{program}: stopped by Ctrl-C; the same command continues.")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # what reads our output, such as `head`, has ended: as every program, we do too
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         _give_up_stdout()
         return EXIT_PIPE_CLOSED
     except Exception as error:
         fault = find_disk_fault(error)
-        if fault is not None:  # of the terminal's file, or where no module has better words
+        if fault is not None:  # while printing, or where no module has a better message
             _give_up_stdout()
             _say(f"{program}: {explain_write_error(fault, 'the output')}")
             return EXIT_USAGE
@@ -111,7 +111,7 @@ def run_command(
 
 
 def _say(text: str) -> None:
-    """Print lines to the terminal, which may be gone, and leave them to torchrun where that started this process."""
+    """Print lines to the terminal, which may be closed, and report them to torchrun if it started this process."""
     lines = _printable_lines(text)
     report_to_torchrun(lines)
     with contextlib.suppress(OSError, ValueError):
@@ -121,13 +121,13 @@ def _say(text: str) -> None:
 def _is_main_rank() -> bool:
     try:
         return is_main_rank()
-    except UsageError:  # of the very variable; the command says so
+    except UsageError:  # an invalid variable, which the command reports
         return True
 
 
 @contextmanager
 def _silent_beside_rank_0() -> Iterator[None]:
-    """Let the first rank alone print the help, or what is wrong with the arguments, which all ranks have."""
+    """Suppress the output of ranks other than 0, which would repeat the help or the errors of the arguments."""
     if _is_main_rank():
         yield
         return
@@ -136,7 +136,7 @@ def _silent_beside_rank_0() -> Iterator[None]:
 
 
 def _give_up_stdout() -> None:
-    """Let Python have somewhere to write what is left in its buffer, or it would complain of that when it ends."""
+    """Redirect stdout to nowhere, since Python would report an error when it flushes its buffer at the end."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -144,7 +144,7 @@ def _give_up_stdout() -> None:
 
 
 def _refuse_impossible_paths(arguments: argparse.Namespace) -> None:
-    """Refuse paths that no file system could hold, of which every question to the system would fail in its own way."""
+    """Refuse paths that are not valid on any file system, for which each system call would fail differently."""
     for option, value in vars(arguments).items():
         for path in value if isinstance(value, list) else [value]:
             if not isinstance(path, Path):
@@ -158,7 +158,7 @@ def _refuse_impossible_paths(arguments: argparse.Namespace) -> None:
 
 
 class _SafeFormatter(logging.Formatter):
-    """Messages hold names of files, cases and organs, which are untrusted text."""
+    """Escapes names of files, cases and organs in messages, which are untrusted text."""
 
     def format(self, record: logging.LogRecord) -> str:
         if isinstance(record.args, tuple):
@@ -168,22 +168,19 @@ class _SafeFormatter(logging.Formatter):
 
 
 def _printable_lines(text: str) -> str:
-    """Escape text line by line; our own messages indent all lines but the first, so another line is part of a name."""
+    """Escape text line by line; autoseg indents all lines but the first, so other line breaks are part of a name."""
     return "\n".join(printable(_cut(line)) for line in re.split(r"\n(?=  )", text))
 
 
 def _cut(line: str) -> str:
-    """Leave out the middle of a line that nobody would read: a name in a file can have a hundred million letters."""
+    """Shorten a long line in the middle, since a name in a file may have a hundred million letters."""
     if len(line) <= MOST_LETTERS:
         return line
     return f"{line[: MOST_LETTERS // 2]} ... {line[-MOST_LETTERS // 2 :]}"
 
 
 def _show_messages() -> None:
-    """Send autoseg's own messages to the terminal, and other packages' only from warnings upwards.
-
-    So are those of all ranks but the first.
-    """
+    """Show autoseg's messages on the terminal; of other packages, and of ranks other than 0, only warnings."""
     log = logging.getLogger("autoseg")
     handler = logging.StreamHandler(sys.stderr)
     is_first = _is_main_rank()
@@ -194,17 +191,17 @@ def _show_messages() -> None:
 
 
 def _use_cores_well() -> None:
-    """Have torch take no more threads than there are cores, and let them sleep while they wait for each other.
+    """Limit torch's threads to the available cores, and let them sleep while they wait for each other.
 
-    Both unless the user chose otherwise, and read when torch is loaded, so they are set before. Torch counts the
-    machine's cores, of which a container may have a few. Several ranks on a machine share its cores out; torchrun gives
-    each a single one, whatever there is.
+    Variables that the user has set stay. They are set before torch is loaded, which reads them. Torch counts the cores
+    of the machine, of which a container may have only some. Several ranks on a machine divide its cores; torchrun gives
+    each only one.
 
-    GNU OpenMP's threads wait in a loop of some milliseconds. On cores that another program uses too, each wait then
-    lasts until the scheduler lets the other thread in: a training step of two threads took 18 s in place of 0.5 s.
+    GNU OpenMP's threads wait in a busy loop. On cores that another program uses too, each wait then lasts until the
+    scheduler runs the other thread: a training step with two threads took 18 s instead of 0.5 s.
     """
     if rank_name():
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or it says at length that the others are gone
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # without long warnings that the other ranks are gone
     cores = max(1, find_num_cores() // num_local_ranks())
     if num_local_ranks() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
         os.environ["OMP_NUM_THREADS"] = str(cores)

@@ -21,16 +21,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = build_parser(
         "autoseg_demo",
-        description="Make synthetic CT and MRI scans, plan, train, predict scans that training has not seen, compare\n"
-        "with the truth and draw pictures. Six minutes on two cores; needs no data, no GPU and no network.\n"
-        "The same command again continues.",
+        description="Make synthetic CT and MRI scans, plan, train, predict unseen scans, compare the results with the\n"
+        "references, and draw pictures. It takes six minutes on two cores, and needs no data, no GPU and no network.\n"
+        "The same command continues a demo that was stopped.",
         example="autoseg_demo -o autoseg_demo",
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("autoseg_demo"), metavar="FOLDER", help="default: ./autoseg_demo"
     )
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one (default)"
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if available (default)"
     )
     parser.add_argument("--max-minutes", type=float, metavar="M", help="minutes of training (default: 4 min 10 s)")
     return run_command(parser, _demo, argv)

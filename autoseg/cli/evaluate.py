@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         "autoseg_evaluate",
         description=(
             "Compare predicted label maps with references: Dice, IoU, surface Dice (NSD) and HD95 per case and organ,\n"
-            "means with 95 % intervals. Files belong together by name. A case without a prediction counts as a miss."
+            "means with 95 % intervals. Files are matched by name. A case without a prediction counts as a miss."
         ),
         example="autoseg_evaluate predictions/ my_dataset/labelsTr/ --names my_dataset/dataset.json -o evaluation.json",
     )
@@ -38,8 +38,8 @@ def _parser() -> argparse.ArgumentParser:
         "--names",
         type=Path,
         metavar="DATASET_JSON",
-        help="dataset.json that names the labels and regions: exactly these are measured; "
-        "default: all values that occur, with the names that the predictions carry",
+        help="dataset.json with the labels and regions to measure (default: all values that occur, with the names "
+        "in the predictions)",
     )
     return parser
 

@@ -1,6 +1,6 @@
-"""`autoseg_plan`: check a dataset, plan, preprocess.
+"""Defines the command `autoseg_plan`, which checks a dataset, plans, and preprocesses.
 
-Owns: the arguments, and what stands on the terminal.
+Owns: the arguments, and what is printed.
 Does not own: the work (`pipelines/plan.py`).
 
 Heavy modules are imported inside the functions that need them, so that `--help` answers at once.
@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build_parser() -> argparse.ArgumentParser:
     parser = build_parser(
         "autoseg_plan",
-        description="Check a dataset, fingerprint it, plan the network and its training, and preprocess. "
-        "The same command again continues, and is quick where nothing changed.",
+        description="Check a dataset, measure it, plan the network and its training, and preprocess the scans. "
+        "The same command continues a run that was stopped, and is quick if nothing changed.",
         example="autoseg_plan data/liver -o runs/liver",
     )
     parser.add_argument(
@@ -54,10 +54,10 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="plan for it (auto: CUDA if there)"
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device to plan for (auto: CUDA if available)"
     )
     parser.add_argument(
-        "--memory-gib", type=float, metavar="N", help="memory of that device (default: what is found here)"
+        "--memory-gib", type=float, metavar="N", help="memory of that device (default: that of this machine)"
     )
     parser.add_argument(
         "--overlay", action="append", default=[], metavar="NAME", help="part of a plan: fast, ... or a JSON file"
@@ -78,14 +78,14 @@ def _build_parser() -> argparse.ArgumentParser:
         "--on-bad",
         choices=("fail", "skip"),
         default="fail",
-        help="with bad cases: stop (default), or go on without them",
+        help="with bad cases: stop (default), or continue without them",
     )
     parser.add_argument("--num-workers", type=int, metavar="N", help="number of processes (default: one per core)")
     parser.add_argument(
         "--descriptions",
         type=Path,
         metavar="FILE",
-        help='JSON with your own words for organs, such as {"liver": "The liver is ..."}; they win over all others',
+        help='JSON with your descriptions of organs, such as {"liver": "The liver is ..."}, which replace all others',
     )
     parser.add_argument(
         "--describe",
@@ -95,7 +95,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--describe-model", metavar="NAME", help="the model to ask there")
     parser.add_argument("--describe-key-file", type=Path, metavar="FILE", help="a file with the server's key")
     parser.add_argument(
-        "--offline", action="store_true", help="ask no network: pretrained weights of the hub from its cache only"
+        "--offline", action="store_true", help="use no network: pretrained weights only from the hub's cache"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""`autoseg_predict`: label maps for new scans."""
+"""Defines the command `autoseg_predict`, which writes label maps for new scans."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = build_parser(
         "autoseg_predict",
-        description="Segment a scan or a folder of scans; each label map lies on its scan's own grid.",
+        description="Segment a scan or a folder of scans; each label map is on the grid of its scan.",
         example="autoseg_predict -m RUN -i scans/ -o predictions/",
     )
     parser.add_argument("-m", "--model", type=Path, required=True, help="run folder or model.safetensors")
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="scans (NIfTI, NRRD, MetaImage), folders of scans, DICOM series, or a .csv table: case and channels",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the label maps")
-    parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto (CUDA if available), cpu, cuda (default: auto)")
     parser.add_argument("--organs", nargs="+", default=[], metavar="NAME", help="only these organs (default: all)")
     parser.add_argument(
         "--new-organ",
@@ -36,12 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="extend",
         metavar="NAME=TEXT",
         dest="new_organs",
-        help='organs that the model was not trained on, by a description, such as --new-organ "thymus=It lies ..."',
+        help='organs that the model was not trained on, with descriptions, as in --new-organ "thymus=It lies ..."',
     )
     parser.add_argument(
         "--modality",
         metavar="NAME",
-        help="modality of all scans, for a model of several (default: found by their values)",
+        help="modality of all scans, for a model of several (default: found by the intensities)",
     )
     parser.add_argument("--fold", help="the fold whose model of a run folder is used: all, 0, 1, ..")
     parser.add_argument(
@@ -49,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="WHAT",
-        help="more files per case: uncertainty (per voxel, in per cent), probabilities (per organ), seg.nrrd (for 3D "
+        help="more files per case: uncertainty (per voxel, in percent), probabilities (per organ), seg.nrrd (for 3D "
         "Slicer), seg.dcm (DICOM, for series; needs highdicom), masks (one per organ)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="predict nothing: print time, memory and disk that each case would take"
+        "--dry-run", action="store_true", help="predict nothing: print the time, memory and disk space of each case"
     )
     parser.add_argument(
         "--set",

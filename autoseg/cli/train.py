@@ -1,4 +1,4 @@
-"""`autoseg_train`: train a planned run."""
+"""Defines the command `autoseg_train`, which trains a planned run."""
 
 import argparse
 import sys
@@ -27,11 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         dest="start_from",
         metavar="MODEL",
-        help="begin with what fits of a finished model: its .safetensors file, or its run folder",
+        help="start from the weights of a finished model: its .safetensors file, or its run folder",
     )
-    parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto (CUDA if available), cpu, cuda (default: auto)")
     parser.add_argument(
-        "--offline", action="store_true", help="ask no network: pretrained weights of the hub from its cache only"
+        "--offline", action="store_true", help="use no network: pretrained weights only from the hub's cache"
     )
     parser.add_argument(
         "--export",
