@@ -69,4 +69,4 @@ def turned_onto(labels: Scan, grid: ImageGeometry) -> tuple[np.ndarray, str | No
     ):
         raise ScanFileError(difference)
     apart = corner_distance_mm(flat, flat_grid)
-    return turned, f"the label map's header puts it {apart:.4g} mm off the image; only its directions are believed."
+    return turned, f"the label map's header puts it {apart:.4g} mm off the image; only its directions are used."

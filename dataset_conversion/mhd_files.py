@@ -42,7 +42,7 @@ def read_mhd(path: Path) -> Scan:
                 "tells of. Copy or download it again."
             )
         extra = stream.finish()
-    warnings = (*stored.warnings, *(["the file goes on after its last voxel; the rest is ignored."] if extra else []))
+    warnings = (*stored.warnings, *(["the file continues after its last voxel; the rest is ignored."] if extra else []))
     array = np.frombuffer(buffer, stored.dtype).reshape(1, *stored.geometry.shape_zyx)
     scaled = scale_values(array, slope=stored.slope, intercept=stored.intercept)[0]
     clean, more = replace_not_finite(scaled, name=name)

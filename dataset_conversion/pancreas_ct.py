@@ -116,8 +116,8 @@ def _compare_with_order(
     conflict = f"its header and its slice numbers put the label map at different places ({percent:.0f} % in common)"
     check = "Look at the case in a viewer, and take it out if it does not fit."
     if note is None:
-        return labels, f"{conflict}; the header is believed. {check}"
-    return by_order, f"{conflict}, and the header does not fit to the scan; the numbers are believed. {check}"
+        return labels, f"{conflict}; the header is used. {check}"
+    return by_order, f"{conflict}, and the header does not fit to the scan; the numbers are used. {check}"
 
 
 def _find(source: Path, form: re.Pattern[str], *, folders: bool) -> dict[int, Path]:

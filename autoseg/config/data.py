@@ -184,7 +184,7 @@ class DataPlan(PlanPart):
                 raise ValueError(f"the region {region.name!r} unites an organ twice")
             for name in region.organs:
                 if name not in organs:
-                    raise ValueError(f"the region {region.name!r} unites {name!r}, which is no organ of the plan")
+                    raise ValueError(f"the region {region.name!r} unites {name!r}, which is not an organ of the plan")
         known = set(self.label_names)
         for dataset in self.datasets:
             values = Counter([dataset.ignore_value, *(label.value for label in dataset.labels)])

@@ -130,7 +130,7 @@ class Plans(PlanPart):
             ("organ_sampling_weights", [weight.organ for weight in self.training.organ_sampling_weights]),
         ):
             if len(set(names)) < len(names):
-                raise ValueError(f"training.{place}: {max(names, key=names.count)!r} stands there twice")
+                raise ValueError(f"training.{place}: {max(names, key=names.count)!r} occurs twice")
         for weight in self.training.organ_sampling_weights:
             if weight.organ not in labels:
                 raise ValueError(f"training.organ_sampling_weights: no organ or region is called {weight.organ!r}")
@@ -154,7 +154,7 @@ class Plans(PlanPart):
                 near = difflib.get_close_matches(name, known, n=1) or known[:1]
                 raise ValueError(f"inference.component_filter: no organ is called {name!r}; did you mean {near[0]!r}?")
             if cleaned.count(name) > 1:
-                raise ValueError(f"inference.component_filter: {name!r} stands there twice")
+                raise ValueError(f"inference.component_filter: {name!r} occurs twice")
         return self
 
 

@@ -74,10 +74,10 @@ def _report_wrong_names(wrong: Mapping[str, Sequence[str]], known: Sequence[str]
         near = difflib.get_close_matches(name[:200], known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else "Name a label or a region of labels."
         cases = f"{wrong[name][0]!r:.80}" + (f" and {len(wrong[name]) - 1} more cases" if len(wrong[name]) > 1 else "")
-        problems.append(Problem("", f"annotated_labels of {cases} holds {name!r:.80}, which is no label. {hint}"))
+        problems.append(Problem("", f"annotated_labels of {cases} holds {name!r:.80}, which is not a label. {hint}"))
     num_more = len(wrong) - MAX_NAMES_REPORTED
     if num_more > 0:
-        problems.append(Problem("", f"annotated_labels holds {num_more} more names that are no labels. Correct them."))
+        problems.append(Problem("", f"annotated_labels holds {num_more} more names that are not labels. Correct them."))
 
 
 def _organs_of(labels: LabelSet) -> dict[str, Sequence[str]]:

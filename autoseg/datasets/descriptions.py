@@ -39,7 +39,9 @@ def read_descriptions(
         if name.strip().casefold() not in known:
             near = difflib.get_close_matches(name[:MAX_NAME_COMPARED], names, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            problems.append(Problem("", f"descriptions names {name!r:.80}, which is no label.{hint}", is_error=False))
+            problems.append(
+                Problem("", f"descriptions names {name!r:.80}, which is not a label.{hint}", is_error=False)
+            )
         elif not isinstance(text, str) or not text.strip():
             problems.append(Problem("", f"the description of {name!r} is {text!r:.60}; expected a sentence or more."))
         else:

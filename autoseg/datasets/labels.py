@@ -230,7 +230,7 @@ def _check_distinct(organs: list[Organ], problems: list[Problem]) -> None:
         key = organ.name.casefold()
         same_words = tuple(sorted(re.findall(r"\w+", key.replace("_", " "))))
         if key in names:
-            problems.append(Problem("", f"the organ name {organ.name!r} stands there twice; give each label its own."))
+            problems.append(Problem("", f"the organ name {organ.name!r} occurs twice; give each label its own."))
         elif same_words and same_words in words:
             message = f"{words[same_words]!r} and {organ.name!r} read as the same organ."
             problems.append(Problem("", message, is_error=False))

@@ -91,7 +91,9 @@ def _with_other_channels(path: Path, *, num_channels: int) -> list[Path]:
     if fault:
         raise DatasetError(f"there is nothing to predict: {fault} Expected a scan or a folder of scans.")
     if not is_scan_name(path.name):
-        raise DatasetError(f"{display_name(path)} is no scan by its name; expected {' or '.join(SCAN_ENDINGS)}.")
+        raise DatasetError(
+            f"{display_name(path)} does not have the name of a scan; expected {' or '.join(SCAN_ENDINGS)}."
+        )
     match = CHANNEL_SUFFIX.fullmatch(scan_stem(path))
     if num_channels == 1 or not match:
         return [path]
@@ -118,7 +120,7 @@ def _read_table(path: Path, *, channel_names: Sequence[str]) -> dict[str, Candid
         if not all(files) or case_id in ("", "..") or "\0" in case_id or Path(case_id).name != case_id:
             raise DatasetError(f"{name}, row {number}: expected a name of a case and a path for each channel.")
         if case_id in candidates:
-            raise DatasetError(f"{name}, row {number}: the case {case_id!r:.80} stands there twice. Keep one row.")
+            raise DatasetError(f"{name}, row {number}: the case {case_id!r:.80} occurs twice. Keep one row.")
         candidates[case_id] = Candidate({index: [path.parent / file] for index, file in enumerate(files)})
     return candidates
 

@@ -62,7 +62,7 @@ def parse_address(weights: str) -> HubFile | None:
     found = _ADDRESS.fullmatch(address)
     if found is None:
         raise PlanError(
-            f"network.weights = {weights} is no address of a file on the hub; expected hf://OWNER/REPO/FILE or "
+            f"network.weights = {weights} is not the address of a file on the hub; expected hf://OWNER/REPO/FILE or "
             "hf://OWNER/REPO@REVISION/FILE."
         )
     return HubFile(repo=found[1], revision=found[2], name=found[3])

@@ -198,7 +198,7 @@ def _require_network(file: HubFile) -> None:
     fault = explain_no_network()
     if fault is not None:
         raise CheckpointError(
-            f"{file} cannot be had: {fault}. Connect and try again, give --offline if the hub's cache, "
+            f"{file} cannot be downloaded: {fault}. Connect and try again, give --offline if the hub's cache, "
             f"{cache_folder()}, has the file, {_other_ways(file)}"
         )
 
@@ -234,4 +234,4 @@ def _explain_refusal(file: HubFile, error: Exception) -> str:
                 f"{file}: the hub shows no repository {file.repo}. Check its name; one that is closed to the public "
                 "opens after `hf auth login`."
             )
-    return f"{file} cannot be had: {first_line} Try again later, {_other_ways(file)}"
+    return f"{file} cannot be downloaded: {first_line} Try again later, {_other_ways(file)}"

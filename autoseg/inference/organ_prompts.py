@@ -58,12 +58,12 @@ class OrganPrompts:
         for name, voxels in (("inside", self.inside), ("outside", self.outside), ("box", self.box or ())):
             if not all(_is_voxel(voxel) for voxel in voxels):
                 raise UsageError(
-                    f"OrganPrompts: {name}={voxels!r} is no list of voxels. Give three whole numbers each, such as "
+                    f"OrganPrompts: {name}={voxels!r} is not a list of voxels. Give three whole numbers each, such as "
                     "inside=[(120, 200, 31)]."
                 )
         if self.box is not None and len(self.box) != 2:
             raise UsageError(
-                f"OrganPrompts: box={self.box!r} is no box; expected two corners, "
+                f"OrganPrompts: box={self.box!r} is not a box; expected two corners, "
                 "such as ((60, 110, 12), (210, 260, 58))."
             )
 

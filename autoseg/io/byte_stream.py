@@ -133,8 +133,8 @@ class ScanStream:
             extra += len(part)
             if extra > MAX_EXTRA_BYTES:
                 raise ScanFileError(
-                    f"{self.name} goes on for more than {MAX_EXTRA_BYTES >> 20} MiB after the voxels that its header "
-                    f"describes. The header is damaged, or the file is no scan; export it again."
+                    f"{self.name} continues for more than {MAX_EXTRA_BYTES >> 20} MiB after the voxels that its header "
+                    f"describes. The header is damaged, or the file is not a scan; export it again."
                 )
         if self._is_cut:
             raise ScanFileError(f"{self.name} is cut off: the packed data has no end. Copy or download the file again.")

@@ -205,7 +205,7 @@ def _read_volumes(path: Path) -> tuple[np.ndarray, StoredImage, tuple[str, ...]]
         extra = max(len(head) - stored.data_offset - num_bytes, 0) + stream.finish()
     warnings = stored.warnings
     if extra:
-        warnings = (*warnings, "the file goes on after its last voxel; the rest is ignored.")
+        warnings = (*warnings, "the file continues after its last voxel; the rest is ignored.")
     array = np.frombuffer(buffer, stored.dtype).reshape(stored.num_volumes, *stored.geometry.shape_zyx)
     return scale_values(array, slope=stored.slope, intercept=stored.intercept), stored, warnings
 
@@ -253,7 +253,7 @@ def _write(path: Path, array_zyx: np.ndarray, *, geometry: ImageGeometry, dtype:
             "Give both of one shape."
         )
     if not Path(path).name.lower().endswith(NIFTI_ENDINGS):
-        raise UsageError(f"{display_name(path)} is no name for a scan; expected it to end in .nii.gz or .nii.")
+        raise UsageError(f"{display_name(path)} is not a name for a scan; expected it to end in .nii.gz or .nii.")
     before = encode_header(geometry, dtype=dtype, comment=comment)
     try:
         with atomic_path(path) as temporary, _output_stream(temporary) as stream:

@@ -67,7 +67,7 @@ def read_geometry(header: Any, dims: tuple[int, ...], *, name: str, warnings: li
     if "sform" in grids and "qform" not in grids:
         sizes = tuple(float(size) * unit_mm for size in header["pixdim"][3:0:-1])
         if not np.allclose(sizes, spacing, rtol=0.01):
-            warnings.append(f"pixdim gives spacing_zyx_mm {sizes}, the sform {spacing}; the sform is believed.")
+            warnings.append(f"pixdim gives spacing_zyx_mm {sizes}, the sform {spacing}; the sform is used.")
     check_shear(geometry, name=name, warnings=warnings)
     return geometry
 
@@ -81,7 +81,7 @@ def _check_conflict(sform: ImageGeometry, qform: ImageGeometry, *, name: str, wa
             f"is accepted, since programs differ in which they believe. Set both to the true one."
         )
     if distance > SAME_PLACE_VOXELS:
-        warnings.append(f"sform and qform lie {distance:.2g} voxels apart; the sform is believed.")
+        warnings.append(f"sform and qform lie {distance:.2g} voxels apart; the sform is used.")
 
 
 def _check_spacing(header: Any, dims: tuple[int, ...], *, name: str, warnings: list[str]) -> None:
@@ -121,7 +121,7 @@ def _coded_affines(header: Any, name: str) -> dict[str, np.ndarray]:
         try:
             affines["qform"] = header.get_qform()
         except (HeaderDataError, ValueError) as error:
-            raise ScanFileError(f"{name}: its qform is no rotation ({error}). Repair the header.") from error
+            raise ScanFileError(f"{name}: its qform is not a rotation ({error}). Repair the header.") from error
     return affines or {"none": header.get_base_affine()}
 
 

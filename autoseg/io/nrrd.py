@@ -71,7 +71,7 @@ def parse_nrrd_header(head: bytes, *, name: str) -> StoredImage:
         if not separator or line.startswith("#") or ":=" in key:  # a comment, or a value of another program's
             continue
         if fields.setdefault(key.strip().lower(), value.strip()) != value.strip():
-            raise ScanFileError(f"{name}: a field of its NRRD header stands there twice. Save the file again.")
+            raise ScanFileError(f"{name}: a field of its NRRD header occurs twice. Save the file again.")
     if "data file" in fields or "datafile" in fields:
         raise ScanFileError(f"{name}: its voxels lie in another file. Save header and voxels as one .nrrd file.")
     for key in ("line skip", "byte skip", "lineskip", "byteskip"):
@@ -128,7 +128,7 @@ def parse_mha_header(head: bytes, *, name: str) -> StoredImage:
             raise ScanFileError(f"{name} ends inside its MetaImage header. Copy or download it again.")
         key, _, value = head[offset:end].decode("utf-8", "replace").partition("=")
         if fields.setdefault(key.strip(), value.strip()) != value.strip():
-            raise ScanFileError(f"{name}: a field of its MetaImage header stands there twice. Save the file again.")
+            raise ScanFileError(f"{name}: a field of its MetaImage header occurs twice. Save the file again.")
         offset = end + 1
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
         raise ScanFileError(f"{name}: its voxels lie in another file. Save header and voxels as one .mha file.")
@@ -293,5 +293,5 @@ def _vector(word: str, name: str, *, is_plane: bool) -> np.ndarray:
     except ValueError:
         vector = np.zeros(0)
     if vector.shape != ((2,) if is_plane else (3,)):
-        raise ScanFileError(f"{name}: {word!r:.60} is no vector of three numbers. Repair the header.")
+        raise ScanFileError(f"{name}: {word!r:.60} is not a vector of three numbers. Repair the header.")
     return np.append(vector, [0.0] * (3 - len(vector)))

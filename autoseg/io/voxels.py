@@ -105,7 +105,7 @@ def round_labels(array: np.ndarray, *, name: str) -> tuple[np.ndarray, tuple[str
         )
     if not num_near:
         return result, ()
-    return result, (f"{num_near} label values are no integers, such as {first_near:.9g}, and were rounded.",)
+    return result, (f"{num_near} label values are not integers, such as {first_near:.9g}, and were rounded.",)
 
 
 def describe_odd_values(low: float, high: float, *, channel: str, is_ct: bool) -> str | None:

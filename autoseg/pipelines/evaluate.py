@@ -25,7 +25,7 @@ def evaluate_files(
         output: The `.json` file to write; None writes nothing.
 
     Raises:
-        UsageError: The output is not the name of a `.json` file, or a file that is no evaluation is there.
+        UsageError: The output is not the name of a `.json` file, or a file that is not an evaluation is there.
         OutputError: The output cannot be written.
         AutosegError: As `autoseg.evaluate`.
     """
@@ -43,13 +43,13 @@ def evaluate_files(
 
 
 def _check_output(output: Path) -> None:
-    """Refuse a name that is not of a `.json` file, and to overwrite a file that is no evaluation."""
+    """Refuse a name that is not of a `.json` file, and to overwrite a file that is not an evaluation."""
     name = printable(str(output))
     if output.is_dir() or output.suffix != ".json":
         raise UsageError(f"-o {name}: expected the name of a .json file, such as evaluation.json.")
     if output.exists() and not _is_evaluation(output):
         raise UsageError(
-            f"-o {name}: there is a file that is no evaluation; it is not overwritten. Choose another name."
+            f"-o {name}: there is a file that is not an evaluation; it is not overwritten. Choose another name."
         )
 
 

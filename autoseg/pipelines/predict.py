@@ -190,7 +190,7 @@ def _refuse_what_is_no_series(cases: Sequence[CaseFiles]) -> None:
     files = [case.image_paths[0] for case in cases if not case.image_paths[0].is_dir()]
     if files:
         raise UsageError(
-            f"--also seg.dcm: {display_name(files[0])} is no DICOM series, so a DICOM segmentation has nothing to "
+            f"--also seg.dcm: {display_name(files[0])} is not a DICOM series, so a DICOM segmentation has nothing to "
             "refer to. Give the folder of the series, or ask for seg.nrrd."
         )
 

@@ -123,7 +123,7 @@ def stop_at_errors(
         return
     num_bad = len({problem.case_id for problem in errors if problem.case_id})
     what = f"{num_bad} of {num_cases} cases" if num_bad else "the dataset"
-    remedy = " --on-bad skip goes on without the bad cases." if not of_dataset and num_bad < num_cases else ""
+    remedy = " --on-bad skip continues without the bad cases." if not of_dataset and num_bad < num_cases else ""
     headline = f"{what} cannot be used ({report} has this table).{remedy}"
     raise DatasetError(headline, problems=problems)
 

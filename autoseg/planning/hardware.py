@@ -31,7 +31,7 @@ def find_device(kind: Literal["auto", "cpu", "cuda"], *, memory_gib: float | Non
         UsageError: CUDA was asked for without a GPU or a given memory; or the memory is not a valid size.
     """
     if memory_gib is not None and not 0 < memory_gib <= 100_000:
-        raise UsageError(f"--memory-gib {memory_gib} is no size of a memory; expected GiB, such as 24.")
+        raise UsageError(f"--memory-gib {memory_gib} is not a valid size; expected GiB, such as 24.")
     if kind == "cpu":
         return Device(kind="cpu", memory_gib=memory_gib or find_cpu_memory_gib())
     if kind == "cuda" and memory_gib is not None:

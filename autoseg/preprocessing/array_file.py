@@ -103,7 +103,7 @@ def open_array(path: Path, *, shape: Sequence[int], dtypes: Sequence[str]) -> St
     with suppress(RuntimeError, ValueError, OSError):
         array = _open(path)
     if not isinstance(array, blosc2.NDArray) or array.shape != tuple(shape) or array.dtype.name not in dtypes:
-        raise DatasetError(f"{path} is no array of autoseg, or is damaged. {_remedy(path)}")
+        raise DatasetError(f"{path} is not an array of autoseg, or is damaged. {_remedy(path)}")
     return StoredArray(path, shape=array.shape, dtype=array.dtype)
 
 

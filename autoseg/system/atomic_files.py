@@ -97,7 +97,7 @@ def read_json(path: Path) -> Any:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
-            raise UsageError(f"{path} cannot be read as JSON: it is no regular file. Give the path of a file.")
+            raise UsageError(f"{path} cannot be read as JSON: it is not a regular file. Give the path of a file.")
         if status.st_size > MOST_JSON_BYTES:
             raise UsageError(
                 f"{path} cannot be read as JSON: it has {status.st_size} bytes; expected at most {MOST_JSON_BYTES}. "
@@ -202,7 +202,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice!r:.80} stands there twice")
+        raise ValueError(f"the key {twice!r:.80} occurs twice")
     return result
 
 

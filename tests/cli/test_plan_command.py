@@ -174,7 +174,7 @@ def test_descriptions_from_a_file_reach_the_plan_and_names_that_are_no_organ_are
     assert "not among the known organs" not in capsys.readouterr().err
     words.write_text(json.dumps({"gizmoo": "Not this."}))
     assert main([*command, "--descriptions", str(words)]) == 0
-    hint = f"--descriptions {words} names 'gizmoo', which is no organ here. Did you mean 'gizmo'?"
+    hint = f"--descriptions {words} names 'gizmoo', which is not an organ here. Did you mean 'gizmo'?"
     assert hint in capsys.readouterr().err
     assert hint in (run / "dataset_report.json").read_text()
     assert main([str(dataset), "--check", "--descriptions", str(words)]) == 0

@@ -80,7 +80,7 @@ def test_plans_cleaned_organs_must_be_organs_and_stand_there_once(plans):
     assert changed.inference.component_filter == (ComponentFilter(organ=first, min_volume_ml=2.0),)
     with pytest.raises(PlanError, match=f"no organ is called '{first}x'; did you mean '{first}'"):
         apply_settings(plans, [f'inference.component_filter=[{{"organ": "{first}x"}}]'])
-    with pytest.raises(PlanError, match=f"'{first}' stands there twice"):
+    with pytest.raises(PlanError, match=f"'{first}' occurs twice"):
         apply_settings(plans, [f'inference.component_filter=[{{"organ": "{first}"}}, {{"organ": "{first}"}}]'])
 
 

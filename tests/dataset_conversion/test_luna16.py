@@ -121,7 +121,7 @@ def test_a_label_map_whose_axes_run_otherwise_is_turned_and_a_lost_place_told(so
         labels = read_labels(tmp_path / "out" / "labelsTr" / f"{uid}.nii.gz").array_zyx
         assert labels[1, 2].tolist() == [2, 2, 3, 0, 1, 1]
     told = {problem.case_id: problem.message for problem in done.problems}
-    assert "only its directions are believed" in told[UIDS[2]] and UIDS[1] not in told
+    assert "only its directions are used" in told[UIDS[2]] and UIDS[1] not in told
 
 
 def test_exchanged_sides_are_told_and_other_values_refused(source, tmp_path):

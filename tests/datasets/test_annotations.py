@@ -41,7 +41,7 @@ def test_parse_annotated_unknown_name_is_one_error_of_the_dataset():
     for content in ({"a": ["livr"], "b": ["livr", "core"]}, {"b": ["livr"], "c": ["livr"]}):
         _, (problem,) = parse(content)
         assert problem.case_id == "" and problem.is_error
-        assert " and 1 more cases holds 'livr', which is no label. Did you mean 'liver'?" in problem.message
+        assert " and 1 more cases holds 'livr', which is not a label. Did you mean 'liver'?" in problem.message
     _, problems = parse(["livr", "x"])
     assert [problem.message[:46] for problem in problems] == ["annotated_labels of 'a' and 2 more cases holds"] * 2
 
@@ -55,7 +55,7 @@ def test_parse_annotated_unknown_name_is_one_error_of_the_dataset():
         ({"a": "liver"}, "a", "annotated_labels holds 'liver'; expected a list of label names"),
         ({"a": [1]}, "a", "annotated_labels holds [1]"),
         ({"a": None}, "a", "annotated_labels holds None"),
-        ({"a": ["\ud800"]}, "", "holds '\\ud800', which is no label"),
+        ({"a": ["\ud800"]}, "", "holds '\\ud800', which is not a label"),
     ],
 )
 def test_parse_annotated_of_another_form_is_an_error(content, case_id, words):

@@ -257,8 +257,8 @@ def test_read_dataset_pipe_among_the_images_does_not_hang(make: Make) -> None:
         ({"liver": 1, "spleen": 1}, "share the value 1"),
         ({"liver": 1, "ignore": 1}, "share the value 1"),
         ({"liver": 1, "ignore": 2, "Ignore": 3}, "the values 2 and 3 are both called ignore"),
-        ({"liver": 1, "Liver": 2}, "'Liver' stands there twice"),
-        ({"0": "background", "1": "liver", "2": "liver"}, "'liver' stands there twice"),
+        ({"liver": 1, "Liver": 2}, "'Liver' occurs twice"),
+        ({"0": "background", "1": "liver", "2": "liver"}, "'liver' occurs twice"),
         ({"": 1}, "value 1 has the name ''"),
         ({"1": " "}, "value 1 has the name ' '"),
         ({"liver": -1}, "expected 0 to 65535"),
@@ -301,7 +301,7 @@ def test_read_dataset_descriptions_reach_their_organ(make: Make) -> None:
     root = make("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", content=nnunet(descriptions=texts))
     dataset = read_dataset(root)
     assert dataset.labels.organs == (Organ("liver", 1, "The liver lies on the right."), Organ("spleen", 2))
-    assert "'splen', which is no label. Did you mean 'spleen'?" in messages(dataset.problems, "")
+    assert "'splen', which is not a label. Did you mean 'spleen'?" in messages(dataset.problems, "")
 
 
 @pytest.mark.parametrize("names", [{"0": "CT", "2": "PET"}, {}, {"0": ""}, 7, {str(i): "a" for i in range(33)}])

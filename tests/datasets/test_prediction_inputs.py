@@ -67,7 +67,7 @@ def test_find_cases_nothing_to_predict_is_refused(make: Make) -> None:
     for name, words in (
         ("empty", "holds no .nii.gz"),
         ("absent", "does not exist"),
-        ("notes.txt", "no scan by its name"),
+        ("notes.txt", "does not have the name of a scan"),
     ):
         with pytest.raises(DatasetError, match=words):
             find_cases(root / name, channel_names=("CT",))
@@ -118,7 +118,7 @@ def test_find_cases_a_file_that_a_table_names_in_vain_is_that_cases_problem(make
         ("case,CT\n,one.nii.gz\n", "row 2: expected a name"),
         ("case,CT\n../../p,one.nii.gz\n", "row 2: expected a name"),
         ("case,CT\n..,one.nii.gz\n", "row 2: expected a name"),
-        ("case,CT\np,one.nii.gz\np,one.nii.gz\n", "row 3: the case 'p' stands there twice"),
+        ("case,CT\np,one.nii.gz\np,one.nii.gz\n", "row 3: the case 'p' occurs twice"),
         ('case,CT\n"p,one.nii.gz\n', "cannot be read as a table"),
     ],
 )

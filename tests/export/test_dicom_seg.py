@@ -121,7 +121,7 @@ def test_scans_that_are_no_series_and_a_missing_package_are_refused_before_the_w
     series, model, save_scan, rng, tmp_path, monkeypatch
 ):
     scan = save_scan(tmp_path / "a.nii.gz", rng.normal(size=(4, 5, 6)).astype(np.float32))
-    with pytest.raises(UsageError, match=r"a\.nii\.gz is no DICOM series.*seg\.nrrd"):
+    with pytest.raises(UsageError, match=r"a\.nii\.gz is not a DICOM series.*seg\.nrrd"):
         predict_files([series, scan], model, tmp_path / "out", device="cpu", also=["seg.dcm"])
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(UsageError, match=r"pip install highdicom"):

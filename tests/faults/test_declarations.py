@@ -20,8 +20,8 @@ def problems_of(run):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ({"liver": 1, "Liver": 2}, "the organ name 'Liver' stands there twice; give each label its own."),
-        ({"1": "liver", "2": "liver"}, "the organ name 'liver' stands there twice; give each label its own."),
+        ({"liver": 1, "Liver": 2}, "the organ name 'Liver' occurs twice; give each label its own."),
+        ({"1": "liver", "2": "liver"}, "the organ name 'liver' occurs twice; give each label its own."),
         ({"liver": 1, " ": 2}, "the label of value 2 has the name ' '; give it a name."),
         ({"liver": 1, "spleen": 1}, "'liver' and 'spleen' share the value 1; give each its own."),
         ({"liver": 1, "ignore": 7, "Ignore": 8}, "the values 7 and 8 are both called ignore; keep one."),

@@ -169,8 +169,8 @@ def test_two_affines_that_lie_apart_are_refused(both, name, fault):
 
 @pytest.mark.fault("conflicting-affines")
 def test_two_affines_that_nearly_agree_are_told_of_or_used(both):
-    assert "sform and qform lie 0.4 voxels apart; the sform is believed." in both.planned("conflict_near")[1]
-    assert both.predicted("conflict_near")["message"] == "sform and qform lie 0.4 voxels apart; the sform is believed."
+    assert "sform and qform lie 0.4 voxels apart; the sform is used." in both.planned("conflict_near")[1]
+    assert both.predicted("conflict_near")["message"] == "sform and qform lie 0.4 voxels apart; the sform is used."
     assert "conflict_near: sform and qform lie 0.4 voxels apart" in both.printed[2]
     assert nib.load(both.output / "conflict_near.nii.gz").get_sform()[0, 3] == np.float32(0.4)
     assert both.predicted("agreeing")["message"] == "" and both.predicted("agreeing")["is_done"]

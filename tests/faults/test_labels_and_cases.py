@@ -111,7 +111,7 @@ def test_plan_uses_empty_maps_gaps_and_nearly_whole_values(planned, report, name
 
 @pytest.mark.fault("label-values")
 def test_float_labels_are_told(report):
-    assert "192 label values are no integers, such as 2.00009155, and were rounded" in messages_of(report, "float")
+    assert "192 label values are not integers, such as 2.00009155, and were rounded" in messages_of(report, "float")
 
 
 @pytest.mark.fault("label-values")

@@ -181,7 +181,7 @@ PLAN = ("--num-workers", 1)
     ("text", "words"),
     [
         ("{", "label_mapping.json cannot be read as JSON"),
-        ('{"datasets": {"data": null}}', "is no mapping of labels"),
+        ('{"datasets": {"data": null}}', "is not a mapping of labels"),
         ('{"datasets": {"data": {"liver": 5}}}', "the label 'liver' means 5"),
         ('{"datasets": {"data": {"liver": "\\ud800"}}}', "the label 'liver' means"),
     ],
@@ -264,7 +264,7 @@ def test_what_is_wrong_with_any_of_the_datasets_stands_in_one_table(tmp_path, co
     for words in (
         "a__case_0  label holds 8 (5 voxels)",
         "b__case_1  there is an image but no label",
-        "c: the organ name 'Liver' stands there twice",
+        "c: the organ name 'Liver' occurs twice",
         "none does not exist",
     ):
         assert words in outcome.text, outcome.text
@@ -295,7 +295,9 @@ def test_a_misspelt_annotation_is_an_error_of_the_dataset_also_with_skip(make_da
     root = make_dataset(3, annotated_labels={"good_0": ["livre"], "good_1": ["livre", "spleen"]})
     for more in ([], ["--on-bad", "skip"]):
         outcome = command("plan", root, "-o", tmp_path / "run", *PLAN, *more)
-        words = "annotated_labels of 'good_0' and 1 more cases holds 'livre', which is no label. Did you mean 'liver'?"
+        words = (
+            "annotated_labels of 'good_0' and 1 more cases holds 'livre', which is not a label. Did you mean 'liver'?"
+        )
         assert outcome.code == 4 and words in outcome.text
 
 

@@ -61,10 +61,10 @@ NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 2 3 4\nspacings: 1 1 2\nenco
     ("text", "fault"),
     [
         (MHA.format("HeaderSize = -1\n"), "do not begin after the header"),
-        (MHA.format("DimSize = 2 2 2\n"), "stands there twice"),
+        (MHA.format("DimSize = 2 2 2\n"), "occurs twice"),
         (MHA.format("").replace("NDims = 3", "NDims = 2"), "NDims is not the number of its sizes, 3"),
         (MHA.format("").replace("1 1 2", "-1 1 2"), "a spacing is -1; expected positive numbers"),
-        (NRRD.format("sizes: 2 2 2\n"), "stands there twice"),
+        (NRRD.format("sizes: 2 2 2\n"), "occurs twice"),
         (NRRD.format("").replace("dimension: 3", "dimension: 4"), "dimension is not the number of its sizes, 3"),
         (NRRD.format("").replace("1 1 2", "1 -1 2"), "a spacing is -1; expected positive numbers"),
     ],

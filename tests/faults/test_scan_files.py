@@ -272,7 +272,7 @@ def test_voxels_that_are_no_grey_values_are_refused(both, name, fault, remedy):
         ("huge_mha.mha", "claims 32767 x 32767 x 32767 voxels", "Repair the header"),
         ("large.nii.gz", "ends after at most 0 % of the voxels", COPY),
         ("far.nii.gz", "ends after at most 0 % of the voxels", COPY),
-        ("bomb.nii.gz", "goes on for more than 16 MiB after the voxels", "export it again"),
+        ("bomb.nii.gz", "continues for more than 16 MiB after the voxels", "export it again"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(both, name, fault, remedy):

@@ -205,7 +205,7 @@ def test_a_pickle_as_a_model_is_refused(command, tmp_path, canary, make_dataset)
             path.write_bytes(content)
             for model in (path, path.parent) if file == "model.safetensors" else (path,):
                 outcome = command("predict", "-m", model, "-i", scans, "-o", tmp_path / "out")
-                assert_told(outcome, f"{file} is no model of autoseg, or is damaged", "Copy it again")
+                assert_told(outcome, f"{file} is not a model of autoseg, or is damaged", "Copy it again")
     assert not (tmp_path / "out").exists()
 
 
@@ -271,7 +271,7 @@ def test_a_pickle_or_a_function_in_the_store_is_refused(command, run, canary, tm
         image.write_bytes(content)
         record = read_json(record_path)
         write_json(record_path, {**record, "bytes": {**record["bytes"], "image.b2nd": len(content)}})
-        with pytest.raises(DatasetError, match=r"image\.b2nd is no array of autoseg, or is damaged"):
+        with pytest.raises(DatasetError, match=r"image\.b2nd is not an array of autoseg, or is damaged"):
             CaseStore(run / "preprocessed").open_image("case_0")
         assert not holds_plain_array(image)
     monkeypatch.undo()
@@ -450,7 +450,7 @@ def test_a_model_made_up_with_a_right_hash_is_refused(command, model_file, make_
         "NaN": (good.replace('"memory_gib": 4.0', '"memory_gib": NaN'), {}, "NaN is not a number"),
         "1e400": (good.replace('"memory_gib": 4.0', '"memory_gib": 1e400'), {}, "1e400 is too large"),
         "deep": (good[:-1] + ', "reasons": ' + "[" * 100_000 + "]" * 100_000 + "}", {}, "more than 60 deep"),
-        "twice": (good[:-1] + ', "device": {}}', {}, "'device' stands there twice"),
+        "twice": (good[:-1] + ', "device": {}}', {}, "'device' occurs twice"),
         "digits": (good.replace('"memory_gib": 4.0', '"memory_gib": 1' + "0" * 5000), {}, "has 5001 digits"),
         "a list": ("[]", {}, "carries no plan"),
         "no weights": (good, {}, "no text vectors"),
@@ -674,7 +674,7 @@ def test_what_is_no_file_does_not_let_a_command_wait(command, trained, run, tmp_
     os.mkfifo(tmp_path / "pipe.json")
     for option in ("--overlay", "--descriptions"):
         outcome = command("plan", trained / "data", "-o", run, "--num-workers", 1, option, tmp_path / "pipe.json")
-        assert_told(outcome, "pipe.json", "is no regular file")
+        assert_told(outcome, "pipe.json", "is not a regular file")
     (run / "splits.json").unlink()
     (run / "splits.json").symlink_to(tmp_path / "pipe.json")
-    assert_told(command("train", run), "splits.json", "is no regular file")
+    assert_told(command("train", run), "splits.json", "is not a regular file")

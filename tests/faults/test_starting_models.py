@@ -90,12 +90,12 @@ class Trap:
 
 DAMAGE = {
     flip: "does not have the hash that it carries. Copy it again",
-    cut: "is no model of autoseg, or is damaged",
-    empty: "is no model of autoseg, or is damaged",
-    another_program: "is no model of autoseg. Give a model.safetensors that autoseg_train wrote",
+    cut: "is not a model of autoseg, or is damaged",
+    empty: "is not a model of autoseg, or is damaged",
+    another_program: "is not a model of autoseg. Give a model.safetensors that autoseg_train wrote",
     another_version: "has format 6; this autoseg reads 1. Install the autoseg that wrote it",
     another_version_of_plan: "carries no plan that this version can read; install the autoseg that wrote it",
-    a_pickle: "is no model of autoseg, or is damaged",
+    a_pickle: "is not a model of autoseg, or is damaged",
     Path.unlink: "there is no model.safetensors here",
 }
 

@@ -187,7 +187,9 @@ def absent(request, monkeypatch):
 def test_a_hub_that_does_not_answer_is_named_in_a_line_and_soon(hub, absent):
     start = time.monotonic()
     for ask in (lambda: pin(parse_address(ADDRESS)), lambda: find_weights(hub.pinned, sha256=SHA256)):
-        with pytest.raises(CheckpointError, match=f"cannot be had: {absent} cannot be reached: .*--offline") as caught:
+        with pytest.raises(
+            CheckpointError, match=f"cannot be downloaded: {absent} cannot be reached: .*--offline"
+        ) as caught:
             ask()
         assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 3

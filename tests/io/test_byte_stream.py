@@ -65,8 +65,8 @@ def test_read_scan_bytes_after_the_voxels_warn_and_a_bomb_is_refused(nifti_bytes
     for pack in (True, False):
         scan = read_scan(put(nifti_bytes() + b"rest", pack=pack))
         np.testing.assert_array_equal(scan.array_zyx, SMALL)
-        assert "goes on after its last voxel" in scan.warnings[0]
-    with pytest.raises(ScanFileError, match="goes on for more than 16 MiB"):
+        assert "continues after its last voxel" in scan.warnings[0]
+    with pytest.raises(ScanFileError, match="continues for more than 16 MiB"):
         read_scan(put(nifti_bytes() + bytes(17 << 20)))
 
 

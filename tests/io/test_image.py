@@ -144,7 +144,7 @@ def test_read_labels_large_and_negative_values_keep_their_number(nifti_bytes: Ma
 def test_read_labels_nearly_integers_are_rounded_others_refused(nifti_bytes: Make, put: Make) -> None:
     labels = read_labels(put(nifti_bytes((SMALL * 1.00004578).clip(0, 3).astype(np.float32))))
     assert np.unique(labels.array_zyx).tolist() == [0, 1, 2, 3]
-    assert labels.warnings == ("2 label values are no integers, such as 1.00004578, and were rounded.",)
+    assert labels.warnings == ("2 label values are not integers, such as 1.00004578, and were rounded.",)
     assert read_labels(put(nifti_bytes(SMALL.astype(np.float32)))).warnings == ()
     with pytest.raises(ScanFileError, match=r"holds 1\.5 \(and 1 such voxels in all\).*nearest-neighbor"):
         read_labels(put(nifti_bytes(np.where(SMALL == 3, 1.5, 1.0))))

@@ -81,7 +81,7 @@ def test_read_scan_shear_is_accepted_below_half_a_voxel_only(nifti_bytes: Make, 
         (dict(srow_x=[np.nan, 0, 0, 0]), "finite numbers"),
         (dict(srow_x=[1e6, 0, 0, 0]), "expected 0.0001 to 1000"),
         (dict(sform_code=77), "sform_code is 77"),
-        (dict(qform_code=1, quatern_b=3.0), "qform is no rotation"),
+        (dict(qform_code=1, quatern_b=3.0), "qform is not a rotation"),
     ],
 )
 def test_read_scan_header_that_cannot_be_true_is_refused(
@@ -128,7 +128,7 @@ def test_read_scan_any_header_bytes_give_a_scan_or_a_typed_error(
 def test_read_scan_warns_of_two_affines_that_nearly_agree(nifti_bytes: Make, put: Make) -> None:
     assert read_scan(put(nifti_bytes(qform_code=1, qoffset_x=0.09))).warnings == ()
     warnings = read_scan(put(nifti_bytes(qform_code=1, qoffset_x=0.4))).warnings
-    assert warnings == ("sform and qform lie 0.4 voxels apart; the sform is believed.",)
+    assert warnings == ("sform and qform lie 0.4 voxels apart; the sform is used.",)
 
 
 def test_a_header_that_asks_for_more_than_is_there_gets_no_memory(nifti_bytes: Make, put: Make) -> None:

@@ -112,7 +112,7 @@ def test_an_nrrd_by_hand(put, space, signs, endian) -> None:
         ("sizes: 2 3 4", "sizes: 2 3", "there are 2 sizes and 3 axes"),
         ("sizes: 2 3 4", "sizes: 2 3 0", "at least one a side"),
         ("sizes: 2 3 4", "sizes: 32767 32767 32767", "at most 8 GiB"),
-        ("(2,0,0)", "(2,0)", "is no vector of three numbers"),
+        ("(2,0,0)", "(2,0)", "is not a vector of three numbers"),
         ("(2,0,0)", "none", "expected one volume of grey values"),
         ("(2,0,0)", "(nan,0,0)", "finite"),
         ("(2,0,0)", "(0,0,0)", "length zero"),

@@ -55,7 +55,7 @@ def test_replace_not_finite_leaves_the_array_of_another_program_alone() -> None:
 def test_round_labels_tells_of_values_that_are_nearly_integers() -> None:
     rounded, warnings = round_labels(np.array([1.00004578, 2, 3.0001]), name="a")
     assert rounded.tolist() == [1, 2, 3]
-    assert warnings == ("2 label values are no integers, such as 1.00004578, and were rounded.",)
+    assert warnings == ("2 label values are not integers, such as 1.00004578, and were rounded.",)
 
 
 def test_round_labels_counts_over_all_blocks() -> None:

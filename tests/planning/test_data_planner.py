@@ -125,7 +125,7 @@ def test_a_user_sets_shares_weights_and_regions_by_name(fingerprint):
         ('training.organ_sampling_weights=[{"organ": "kidney", "weight": 3}]', "no organ or region is called 'kidney'"),
         (
             'training.organ_sampling_weights=[{"organ": "liver", "weight": 3}, {"organ": "liver", "weight": 1}]',
-            "stands there twice",
+            "occurs twice",
         ),
     ):
         with pytest.raises(PlanError, match=message):

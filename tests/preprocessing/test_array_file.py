@@ -16,7 +16,7 @@ def test_an_array_comes_back_slice_by_slice_and_nothing_else_is_opened(tmp_path:
     stored = open_array(path, shape=(1, 2, 3, 4), dtypes=("float32",))
     np.testing.assert_array_equal(stored[:, 1:2], array[:, 1:2])
     for shape, dtypes in (((1, 2, 3, 5), ("float32",)), ((1, 2, 3, 4), ("uint8", "uint16"))):
-        with pytest.raises(DatasetError, match=r"a\.b2nd is no array of autoseg, or is damaged. Delete the folder"):
+        with pytest.raises(DatasetError, match=r"a\.b2nd is not an array of autoseg, or is damaged. Delete the folder"):
             open_array(path, shape=shape, dtypes=dtypes)
 
 

@@ -70,7 +70,7 @@ def test_write_json_refuses_nan_and_keeps_the_old_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b'{"a": 1, "a": 2}', "'a' stands there twice"),
+        (b'{"a": 1, "a": 2}', "'a' occurs twice"),
         (b'{"a": NaN}', "NaN is not a number"),
         (b"[Infinity]", "Infinity is not a number"),
         (b"{", "cannot be read as JSON"),
@@ -121,7 +121,7 @@ def test_write_json_names_of_any_bytes_come_back(tmp_path):
         ("1e400", "the number 1e400 is too large"),
         ("-1e400", "too large"),
         ("9" * 401, "has 401 digits"),
-        ('{"a": {"b": 1, "b": 2}}', "the key 'b' stands there twice"),
+        ('{"a": {"b": 1, "b": 2}}', "the key 'b' occurs twice"),
         (b"\xef\xbb\xbf\xef\xbb\xbf1", "BOM|Expecting value"),
         (b"\xff\xfe1\x00", "can't decode"),
         ("1 2", "Extra data"),
@@ -161,7 +161,7 @@ def test_write_json_gives_any_name_back_and_shows_no_control_character(tmp_path)
 
 def test_read_json_does_not_wait_for_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "a.json")
-    with pytest.raises(UsageError, match=r"a\.json cannot be read as JSON: it is no regular file"):
+    with pytest.raises(UsageError, match=r"a\.json cannot be read as JSON: it is not a regular file"):
         read_json(tmp_path / "a.json")
 
 

@@ -133,7 +133,7 @@ def check_visual(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
         raise ValueError(f"its input of {side} px is larger than {MOST_IMAGE_PX}")
     name = vision.get("timm_model_name")
     if name is not None and not re.fullmatch(r"[\w.]+", name):  # another form would be an address
-        raise ValueError(f"{name!r} is no name of timm's")
+        raise ValueError(f"{name!r} is not a name in timm")
     if vision.get("layers", 0) > len(shapes):
         raise ValueError(f"it has {vision['layers']} layers, more than weights")
     with torch.device("meta"):

@@ -63,10 +63,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Plans, str | None]:
         raise CheckpointError(f"{path} does not exist. Train first, or give the path of a {MODEL_FILE_NAME}.") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is no model of autoseg, or is damaged: {explain_load_failure(error)}. {_get_again(path)}"
+            f"{path} is not a model of autoseg, or is damaged: {explain_load_failure(error)}. {_get_again(path)}"
         ) from error
     if METADATA_KEY not in metadata:
-        raise CheckpointError(f"{path} is no model of autoseg. Give a {MODEL_FILE_NAME} that autoseg_train wrote.")
+        raise CheckpointError(f"{path} is not a model of autoseg. Give a {MODEL_FILE_NAME} that autoseg_train wrote.")
     try:
         card = parse_json(metadata[METADATA_KEY])
         version, digest, text = card["format_version"], card["sha256"], str(card["plans"])

@@ -140,7 +140,7 @@ def read_sam2_file(path: Path) -> dict[str, Tensor]:
     wrapper = next((key.removesuffix(FIRST_KEY) for key in tensors if key.endswith(FIRST_KEY)), None)
     if wrapper is None:
         raise CheckpointError(
-            f"{path} is no SAM2 checkpoint: there is no {FIRST_KEY} in it. Give a file in Meta's format, such as "
+            f"{path} is not a SAM2 checkpoint: there is no {FIRST_KEY} in it. Give a file in Meta's format, such as "
             "sam2.1_hiera_tiny.pt."
         )
     return {key.removeprefix(wrapper): value for key, value in tensors.items() if key.startswith(wrapper)}
@@ -159,7 +159,7 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path} is no SAM2 checkpoint: it holds a {type(content).__name__}, not named tensors. Give another."
+            f"{path} is not a SAM2 checkpoint: it holds a {type(content).__name__}, not named tensors. Give another."
         )
     return content
 

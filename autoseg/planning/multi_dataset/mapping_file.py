@@ -192,7 +192,7 @@ def _read_meanings(content: Any, *, source: str) -> Meanings:
         or not isinstance(regions, dict)
     ):
         raise UsageError(
-            f'{source} is no mapping of labels; expected {{"datasets": {{"name": {{"label": "organ"}}}}, "regions": '
+            f'{source} is not a mapping of labels; expected {{"datasets": {{"name": {{"label": "organ"}}}}, "regions": '
             "{}}. Correct it, or delete it to have it written again."
         )
     for labels in datasets.values():

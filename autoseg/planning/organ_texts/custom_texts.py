@@ -161,7 +161,7 @@ def _warnings(unused: list[str], *, without: Mapping[str, str], source: str) -> 
         near = difflib.get_close_matches(name.casefold()[:MAX_NAME_COMPARED], without, n=1)
         if near:
             organ = without[near[0]]
-            messages.append(f"{source} names {name!r:.80}, which is no organ here. Did you mean {organ!r:.80}?")
+            messages.append(f"{source} names {name!r:.80}, which is not an organ here. Did you mean {organ!r:.80}?")
         else:
             others.append(name)
     if others:

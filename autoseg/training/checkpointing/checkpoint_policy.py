@@ -45,7 +45,7 @@ def save_periodically(state: TrainState, context: TrainingContext) -> None:
         save_model(state.averaged, context.plans, context.folder / MODEL_FILE_NAME)
         draw_progress(context.folder)
     except OutputError as error:
-        log.warning("step %d is not saved: %s Training goes on, and tries again later.", state.step, error)
+        log.warning("step %d is not saved: %s Training continues, and tries again later.", state.step, error)
 
 
 def save_at_interruption(error: BaseException, state: TrainState, context: TrainingContext) -> None:

@@ -170,7 +170,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
         CheckpointError: It is whole, but not a training state.
     """
     if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise DamagedStateError(f"{path} is no regular file.")
+        raise DamagedStateError(f"{path} is not a regular file.")
     try:
         _check_seal(path)
         content = torch.load(path, map_location="cpu", weights_only=True)  # a GPU may have no room for two
@@ -185,7 +185,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
             raise
         raise DamagedStateError(f"{path} is damaged: {explain_load_failure(error)}.") from error
     if not isinstance(content, dict) or "plans" not in content:
-        raise CheckpointError(f"{path} is no training state. {_start_again(path)}")
+        raise CheckpointError(f"{path} is not a training state. {_start_again(path)}")
     return content
 
 

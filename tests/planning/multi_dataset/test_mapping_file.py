@@ -156,11 +156,11 @@ def test_a_region_of_a_dataset_that_a_user_removed_stays_removed(tmp_path):
 MANY = {f"name {number}": "liver" for number in range(100_000)}
 BAD = [
     ("{", "cannot be read as JSON"),
-    ("[]", "is no mapping of labels"),
-    ('{"datasets": 3}', "is no mapping of labels"),
-    ('{"datasets": {"A": null}}', "is no mapping of labels"),
-    ('{"datasets": {"A": "liver"}}', "is no mapping of labels"),
-    ('{"datasets": {}, "regions": []}', "is no mapping of labels"),
+    ("[]", "is not a mapping of labels"),
+    ('{"datasets": 3}', "is not a mapping of labels"),
+    ('{"datasets": {"A": null}}', "is not a mapping of labels"),
+    ('{"datasets": {"A": "liver"}}', "is not a mapping of labels"),
+    ('{"datasets": {}, "regions": []}', "is not a mapping of labels"),
     ('{"datasets": {"A": {"liver": 3}}}', "the label 'liver' means 3; expected null, or the name"),
     ('{"datasets": {"A": {"liver": ""}}}', "the label 'liver' means ''"),
     ('{"datasets": {"A": {"liver": " liver"}}}', "the label 'liver' means ' liver'"),

@@ -63,7 +63,7 @@ def test_a_misspelt_name_is_a_warning_with_the_nearest_and_others_are_counted(ma
     _, problems = use_own_descriptions(make_fingerprint_of(organs=("Liver", "spleen")), own)
     assert not any(problem.is_error or problem.case_id for problem in problems)
     first, second = (problem.message for problem in problems)
-    assert first.endswith("words.json names 'livr', which is no organ here. Did you mean 'Liver'?")
+    assert first.endswith("words.json names 'livr', which is not an organ here. Did you mean 'Liver'?")
     assert second.endswith("words.json describes 'Spleens 2' and 2 more that are no organ of this dataset.")
 
 
@@ -78,7 +78,7 @@ def test_one_name_that_is_no_organ_is_named(make_fingerprint_of, write):
     ("content", "message"),
     [
         ("{", r"words\.json cannot be read as JSON"),
-        ('{"liver": "A.", "liver": "B."}', "'liver' stands there twice"),
+        ('{"liver": "A.", "liver": "B."}', "'liver' occurs twice"),
         ("[" * 100_000, "--descriptions: "),
         (["The liver."], r"words\.json holds \['The liver\.'\]; expected an object"),
         ({"liver": 7}, "'liver' has 7. Expected a name with a text or a list of sentences"),

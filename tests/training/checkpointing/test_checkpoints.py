@@ -153,7 +153,7 @@ def test_a_sealed_file_of_something_else_is_refused_and_not_executed(two, state,
     assert Path("trapped").exists(), "the trap is none, so the test says nothing"
     for content in ({}, [1, 2], torch.zeros(2)):
         checkpoints._write_sealed(content, two)
-        with pytest.raises(CheckpointError, match="is no training state"):
+        with pytest.raises(CheckpointError, match="is not a training state"):
             load_state(state, plans, two)
 
 
