@@ -58,7 +58,10 @@ def change(content, *path):
     ("path", "message"),
     [
         (("data", "regions", 0, "name", "organ 0"), "two organs share the name 'organ 0'"),
-        (("data", "regions", 0, "organs", ["organ 0", "gone"]), "the region 'both' unites 'gone', which is not an organ"),
+        (
+            ("data", "regions", 0, "organs", ["organ 0", "gone"]),
+            "the region 'both' unites 'gone', which is not an organ",
+        ),
         (("data", "regions", 0, "organs", ["organ 0", "both"]), "unites 'both', which is not an organ of the plan"),
         (("data", "regions", 0, "organs", ["organ 0", "organ 0"]), "the region 'both' unites an organ twice"),
         (("data", "regions", 0, "organs", ["organ 0"]), "data.regions.0.organs: Tuple should have at least 2 items"),

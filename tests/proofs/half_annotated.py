@@ -21,7 +21,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from side_by_side import autoseg, describe_machine, dice_by_name, mean_of, run_proof, train_all
+from joint_model_runs import autoseg, describe_machine, dice_by_name, mean_of, run_proof, train_all
 
 from autoseg.demo.phantoms import PHANTOM_ORGANS, write_phantom_dataset
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from side_by_side import autoseg, describe_machine, dice_by_name, hold_out, mean_of, run_proof, train_all
+from joint_model_runs import autoseg, describe_machine, dice_by_name, hold_out, mean_of, run_proof, train_all
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the proofs about joint models share: cases held out, runs trained side by side, Dice by name.
+"""Shared by the proofs about joint models: cases held out, runs trained in parallel, Dice by name.
 
 Not a proof by itself: `one_model.py` and `half_annotated.py` use it. Dice is computed here from the files alone, with
 nibabel and the names in `dataset.json` and `labels.json`, by none of autoseg's own code.
