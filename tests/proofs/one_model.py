@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "seed": arguments.seed,
         "settings": arguments.settings,
         "grid": plan["data"]["target_spacing_zyx_mm"],
-        "training_seconds_side_by_side": round(seconds, 1),
+        "training_seconds_in_parallel": round(seconds, 1),
         "mean_dice": {
             name: {**found, "joint_minus_alone": found["joint"] - found["alone"]} for name, found in means.items()
         },
