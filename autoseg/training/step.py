@@ -19,6 +19,7 @@ from autoseg.system.torch_device import mixed_precision
 from autoseg.training.context import TrainingContext
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.device_augmentation import make_changes
+from autoseg.training.optim.muon import Muon
 from autoseg.training.state import TrainState, update_average
 
 log = logging.getLogger("autoseg")
@@ -112,6 +113,9 @@ def apply_gradients(state: TrainState, context: TrainingContext) -> bool:
         state.scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, plan.gradient_clip_norm)
     is_finite = bool(torch.isfinite(norm))
+    for optimizer in state.optimizers:
+        if is_finite and isinstance(optimizer, Muon):
+            optimizer.find_updates(context.ranks)  # exchanges values, so it comes before anything is changed
     state.is_whole = False
     if is_finite:
         for optimizer in state.optimizers:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from autoseg.training.optim.muon import Muon, orthogonalize
+from autoseg.training.optim.muon import Muon, divide_work, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 72), (72, 8), (1, 5)])
@@ -44,3 +44,27 @@ def test_weights_decay_by_rate_times_decay_and_one_without_gradient_stays():
     moved.grad = torch.zeros(2, 2)
     Muon([moved, still], lr=0.1, weight_decay=0.5).step()
     assert torch.allclose(moved, torch.full((2, 2), 0.95)) and torch.equal(still, torch.ones(2, 2))
+
+
+def test_work_goes_to_the_least_busy_rank_the_largest_first():
+    assert divide_work([1, 5, 3, 3], 2) == [0, 0, 1, 1]
+    assert divide_work([2, 1], 1) == [0, 0] and divide_work([], 2) == []
+
+
+def test_ranks_that_divide_the_kernels_make_the_step_of_one(run_ranks):
+    torch.manual_seed(0)
+    gradients = [torch.randn(shape) for shape in ((4, 6, 3, 3), (8, 4), (5, 5))]
+
+    def two_steps(ranks):
+        kernels = [Parameter(torch.ones_like(gradient)) for gradient in gradients]
+        optimizer = Muon(kernels, lr=0.1, weight_decay=0.5)
+        for factor in (1.0, -0.3):
+            for kernel, gradient in zip(kernels, gradients, strict=True):
+                kernel.grad = factor * gradient
+            optimizer.find_updates(ranks)
+            optimizer.step()
+        return [kernel.detach() for kernel in kernels]
+
+    [alone] = run_ranks(two_steps, 1)
+    for rank in run_ranks(two_steps, 2):
+        assert all(torch.equal(one, other) for one, other in zip(alone, rank, strict=True))
