@@ -24,14 +24,15 @@ from autoseg.inference.cpu_threads import ONE_CORE, Cores
 from autoseg.inference.device_slices import bring_to
 from autoseg.inference.organ_prompts import PlacedPointPrompts
 from autoseg.inference.slice_order import order_slices
-from autoseg.inference.tiles import Corner, Tiles, gaussian_weight, tile
+from autoseg.inference.tiles import Corner, Tiles, tile
 from autoseg.network.context_slices import context_slice_numbers
 from autoseg.network.memory.memory_bank import MemoryBank
 from autoseg.network.point_prompts import PointPrompts
 from autoseg.preprocessing.slices import PreparedSlices
 from autoseg.system.torch_device import mixed_precision
 
-# Of the maps of the slices predicted at once, by kind of device; while they are made they take some four times as much.
+SIGMA_FRACTION = 0.25  # of the side of the window; the weight falls to 0.14 at the middle of its edge
+# The memory of the maps of slices predicted at once, by kind of device; computing them needs about four times as much.
 MAPS_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 Banks = dict[tuple[Corner, tuple[int, ...], int], MemoryBank | None]  # by window, mirroring and fold
 
@@ -117,6 +118,12 @@ def _slices_at_once(tiles: Tiles, *, plans: Plans, num_organs: int, cores: Cores
 
 
 @torch.inference_mode()
+def gaussian_weight(window: tuple[int, int]) -> np.ndarray:
+    """Return Gaussian weights (r, w) that favor the center of a window: at most 1, nowhere zero."""
+    profiles = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (SIGMA_FRACTION * n)) ** 2) for n in window]
+    return np.outer(*profiles).astype(np.float32)
+
+
 def _blend(images: Tensor, tiles: Tiles, *, predict: Callable[[Tensor, Corner], Tensor], weight: Tensor) -> Tensor:
     """Predict the windows of padded slices and average them where they overlap, their middles counting more."""
     inner = _box(tiles.before, tiles.shape)

@@ -1,6 +1,7 @@
 """Places windows over a slice, which may be larger or smaller than the window.
 
-Owns: `Tiles`: padding, the positions of the windows, and the weight of a window's pixels where windows overlap.
+Owns: `Tiles`: padding, and the positions of the windows.
+Does not own: the weights of overlapping windows (`sliding_window.py`).
 
 Legend: B slices, R x W a slice, r x w the window.
 """
@@ -9,14 +10,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
 from autoseg.config.plans import Plans
 
 Corner = tuple[int, int]
-SIGMA_SHARE = 0.25  # of the window's side; the weight falls to 0.14 at the middle of its edge
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,3 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
     step = max(1, int(window * (1 - overlap)))
     count = -(-(size - window) // step) + 1
     return [round(i * (size - window) / (count - 1)) for i in range(count)]
-
-
-def gaussian_weight(window: tuple[int, int]) -> np.ndarray:
-    """Return Gaussian weights (r, w) that favor the center of a window: at most 1, nowhere zero."""
-    profiles = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (SIGMA_SHARE * n)) ** 2) for n in window]
-    return np.outer(*profiles).astype(np.float32)

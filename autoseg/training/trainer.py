@@ -28,7 +28,7 @@ from autoseg.training.data.batch import Batch
 from autoseg.training.data.loader import make_loader
 from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.logging.metrics_log import append_metrics, keep_until
-from autoseg.training.optim.optimizers import learning_rate, set_learning_rate
+from autoseg.training.optim.learning_rate import learning_rate, set_learning_rate
 from autoseg.training.state import TrainState, new_state
 from autoseg.training.step import train_step
 from autoseg.training.validation.periodic_validation import ValidationSchedule

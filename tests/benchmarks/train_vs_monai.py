@@ -46,7 +46,8 @@ from autoseg.training.data.sampler import SliceSampler
 from autoseg.training.loss.cross_entropy import cross_entropy_sums, mean_of
 from autoseg.training.loss.dice import dice_loss, dice_sums
 from autoseg.training.loss.targets import make_target
-from autoseg.training.optim.optimizers import build_optimizers, learning_rate, set_learning_rate
+from autoseg.training.optim.learning_rate import learning_rate, set_learning_rate
+from autoseg.training.optim.optimizers import build_optimizers
 from autoseg.training.state import update_average
 
 FEATURES = (16, 32, 64, 128, 256, 16)  # a BasicUNet of 1.9 M parameters, the width that fits a CPU

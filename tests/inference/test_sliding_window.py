@@ -6,7 +6,7 @@ import torch
 
 from autoseg.inference import sliding_window
 from autoseg.inference.cpu_threads import Cores
-from autoseg.inference.sliding_window import predict_slices
+from autoseg.inference.sliding_window import gaussian_weight, predict_slices
 from autoseg.network.build import build_network
 from autoseg.network.context_slices import context_slice_numbers
 from autoseg.training.data.sampler import cut_slices
@@ -209,3 +209,12 @@ def test_each_window_is_encoded_once_whatever_the_number_of_organs(tiny_plans, r
     maps = torch.cat(list(predict_slices([network], image, plans=plans, organs=range(num_organs), device=CPU)))
     assert maps.shape == (5, 1 + num_organs, 40, 32)
     assert sum(seen) == 5 * 2
+
+
+def test_gaussian_weight_is_largest_in_the_middle_symmetric_and_nowhere_zero():
+    weight = gaussian_weight((9, 16))
+    assert weight.shape == (9, 16) and weight.dtype == np.float32
+    assert np.array_equal(weight, weight[::-1, ::-1]) and weight[4, 7] == weight.max() <= 1
+    assert weight.min() > 0.001
+    assert np.all(np.diff(weight[4, :8]) > 0)
+    assert weight[4, 0] / weight[4, 7] == pytest.approx(np.exp(-0.5 * (7.5 / 4) ** 2 + 0.5 * (0.5 / 4) ** 2), rel=1e-5)

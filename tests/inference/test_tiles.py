@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autoseg.inference.tiles import gaussian_weight, tile, window_starts
+from autoseg.inference.tiles import tile, window_starts
 
 
 @pytest.mark.parametrize(
@@ -27,15 +27,6 @@ def test_windows_cover_every_pixel_and_overlap_at_least_as_asked(overlap):
         assert starts[0] == 0 and starts[-1] == max(0, size - 16)
         steps = np.diff(starts)
         assert (steps >= 1).all() and (steps <= max(1, 16 * (1 - overlap)) + 0.5).all()
-
-
-def test_gaussian_weight_is_largest_in_the_middle_symmetric_and_nowhere_zero():
-    weight = gaussian_weight((9, 16))
-    assert weight.shape == (9, 16) and weight.dtype == np.float32
-    assert np.array_equal(weight, weight[::-1, ::-1]) and weight[4, 7] == weight.max() <= 1
-    assert weight.min() > 0.001
-    assert np.all(np.diff(weight[4, :8]) > 0)
-    assert weight[4, 0] / weight[4, 7] == pytest.approx(np.exp(-0.5 * (7.5 / 4) ** 2 + 0.5 * (0.5 / 4) ** 2), rel=1e-5)
 
 
 @pytest.mark.parametrize(

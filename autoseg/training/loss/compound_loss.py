@@ -21,6 +21,7 @@ from autoseg.config.plans import LossPlan
 from autoseg.distributed.ranks import ONE_RANK, Ranks
 from autoseg.network.output import NetworkOutput
 from autoseg.training.loss.cross_entropy import binary_sums, cross_entropy_sums, focal_sums, mean_of
+from autoseg.training.loss.cross_mask_alignment import alignment_sums
 from autoseg.training.loss.dice import dice_loss, dice_sums
 from autoseg.training.loss.iou_prediction import iou_sums
 from autoseg.training.loss.targets import Target
@@ -143,7 +144,7 @@ def _mask_sums(output: NetworkOutput, mask_logits: Tensor, target: Target, count
         sums["iou"] = iou_sums(output.iou_predictions, masks.detach(), organs, known, annotated * has_known)
     if output.map_logits is not None:
         sums |= _map_sums("semantic_", output.map_logits, small, counts)
-        sums["alignment"] = dice_sums(masks, output.map_logits.softmax(dim=1)[:, 1:], known, annotated)
+        sums["alignment"] = alignment_sums(masks, output.map_logits, known=known, annotated=annotated)
     return sums
 
 

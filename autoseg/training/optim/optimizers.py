@@ -1,16 +1,17 @@
-"""Builds the optimizers and schedules their learning rate.
+"""Builds the optimizers.
 
-Owns: which weights AdamW updates and which Muon, which of them decay, and the rate as a function of progress.
+Owns: which weights AdamW updates and which Muon, and which of them decay.
+Does not own: the schedule of the learning rate (`learning_rate.py`), rates of pretrained weights
+(`pretrained_rates.py`).
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torch.nn import Parameter
 
-from autoseg.config.plans import Plans, TrainingPlan
+from autoseg.config.plans import Plans
 from autoseg.training.optim.muon import Muon
 from autoseg.training.optim.pretrained_rates import pretrained_factors
 
@@ -56,18 +57,3 @@ def build_optimizers(
 
 def _is_kernel(parameter: Parameter) -> bool:
     return parameter.ndim == 4 and min(parameter.flatten(1).shape) >= LEAST_KERNEL_SIDE
-
-
-def learning_rate(plan: TrainingPlan, *, progress: float) -> float:
-    """Return the rate at `progress` (0 to 1): a linear warm-up, then a cosine down to a thousandth of the peak."""
-    if progress < plan.warmup_fraction:
-        return plan.learning_rate * (0.01 + 0.99 * progress / plan.warmup_fraction)
-    rest = (progress - plan.warmup_fraction) / (1 - plan.warmup_fraction)
-    return plan.learning_rate * max(0.001, 0.5 * (1 + math.cos(math.pi * min(1.0, rest))))
-
-
-def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float, *, progress: float) -> None:
-    """Set the rate of all parameter groups, each times the group's factor; 0 while the group is frozen."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["rate_factor"] if progress >= group["frozen_until"] else 0.0

@@ -7,7 +7,8 @@ from training_fixtures import compute_losses
 
 from autoseg.network.build import build_network
 from autoseg.training.data.sampler import Batch
-from autoseg.training.optim.optimizers import build_optimizers, set_learning_rate
+from autoseg.training.optim.learning_rate import set_learning_rate
+from autoseg.training.optim.optimizers import build_optimizers
 
 MOST_STEPS = 400  # 80 to 200 are usual; what rounding does to the first steps decides
 LOOK_EVERY = 40

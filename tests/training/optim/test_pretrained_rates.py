@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from autoseg.training.optim.optimizers import build_optimizers, set_learning_rate
+from autoseg.training.optim.learning_rate import set_learning_rate
+from autoseg.training.optim.optimizers import build_optimizers
 from autoseg.training.optim.pretrained_rates import pretrained_factors
 
 NAMES = [

@@ -1,4 +1,4 @@
-"""The way from the command to the network in a prediction: short enough to be read in a debugger."""
+"""Counts the frames between the command and the network in prediction: few enough to read in a debugger."""
 
 import numpy as np
 from call_stack import frames_from_main

@@ -1,4 +1,4 @@
-"""The way from the command to the network: short enough to be read in a debugger."""
+"""Counts the frames between the command and the network in training: few enough to read in a debugger."""
 
 from call_stack import frames_from_main
 
