@@ -4,23 +4,16 @@ Owns: `write_dataset`, `plan_and_predict`, and the assertions that tests of sing
 Does not own: the bad files (`damage.py`).
 """
 
-import contextlib
-import io
 import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from commands import run_command
 from damage import nifti, packed
+from small_data import ORGANS, draw_image, draw_labels
 
-from autoseg.cli import plan, predict
-
-SHAPE_ZYX = (6, 20, 24)
-ORGANS = {"background": 0, "liver": 1, "spleen": 2}
 GOOD = ("good_0", "good_1", "good_2")
 NOTHING = ""  # to be found in every text
 
@@ -36,8 +29,8 @@ class Both:
         output: Folder of the label maps.
     """
 
-    codes: tuple[int, int, int]
-    printed: tuple[str, str, str]
+    codes: tuple[int, ...]
+    printed: tuple[str, ...]
     run: Path
     output: Path
 
@@ -60,21 +53,6 @@ class Both:
         """Name the cases that are trained on."""
         folds = json.loads((self.run / "splits.json").read_text(encoding="utf-8"))
         return {name for fold in folds for part in fold.values() for name in part}
-
-
-def draw_image(seed: int) -> np.ndarray:
-    """Draw what an MRI may look like where `draw_labels` has organs, float32."""
-    organs = draw_labels()
-    noise = np.random.default_rng(seed).normal(100, 10, SHAPE_ZYX)
-    return (noise + 60 * (organs == 1) - 60 * (organs == 2)).astype(np.float32)
-
-
-def draw_labels() -> np.ndarray:
-    """Draw two boxes, uint8."""
-    labels = np.zeros(SHAPE_ZYX, np.uint8)
-    labels[1:4, 3:11, 3:11] = 1
-    labels[2:5, 12:18, 13:20] = 2
-    return labels
 
 
 def write_dataset(
@@ -111,26 +89,14 @@ def _write(root: Path, name: str, *, seed: int, image: bytes | None = None, labe
 
 def plan_and_predict(root: Path, *, model: Path, to: Path) -> Both:
     """Plan, plan with `--on-bad skip`, predict the same images; as the commands do, in this process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     run, output = to / "run", to / "out"
-    planning = [str(root), "-o", str(run), "--num-workers", "1", "--device", "cpu"]
-    ended = [
-        _run(plan.main, planning),
-        _run(plan.main, [*planning, "--on-bad", "skip"]),
-        _run(predict.main, ["-m", str(model), "-i", str(root / "imagesTr"), "-o", str(output), "--device", "cpu"]),
+    planning = ("plan", root, "-o", run, "--num-workers", 1)
+    outcomes = [
+        run_command(*planning),
+        run_command(*planning, "--on-bad", "skip"),
+        run_command("predict", "-m", model, "-i", root / "imagesTr", "-o", output),
     ]
-    torch.set_num_threads(threads)
-    codes, printed = zip(*ended, strict=True)
-    return Both(codes, printed, run, output)
-
-
-def _run(main: Callable[[list[str]], int], arguments: list[str]) -> tuple[int, str]:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        code = main(arguments)
-    logging.getLogger("autoseg").handlers.clear()
-    return code, printed.getvalue()
+    return Both(tuple(one.code for one in outcomes), tuple(one.text for one in outcomes), run, output)
 
 
 def assert_refused(both: Both, name: str, fault: str, remedy: str, *, as_label: bool = False) -> None:

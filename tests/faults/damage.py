@@ -8,6 +8,7 @@ Does not own: what autoseg should say of them (the tests).
 import gzip
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -75,6 +76,13 @@ def flipped(content: bytes, place: int, *, mask: int = 0x10) -> bytes:
     changed = bytearray(content)
     changed[place] ^= mask
     return bytes(changed)
+
+
+def flip_middle(path: Path) -> None:
+    """Flip a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def nrrd(array: np.ndarray, *, is_packed: bool = False, **fields: str) -> bytes:

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from damage import flip_middle
 
 from autoseg.config.overrides import apply_settings
 from autoseg.config.plans import read_plans, write_plans
@@ -17,16 +18,12 @@ from autoseg.training.checkpointing import checkpoint_policy, checkpoints
 from autoseg.training.logging import metrics_log
 from autoseg.training.validation import validate_case
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 
 @pytest.fixture
 def planned(tiny_run):
     return tiny_run("training.steps_per_epoch=2")
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch):
-    """Leave out the picture, which takes as long as the training here."""
-    monkeypatch.setattr(checkpoint_policy, "plot_progress", lambda *_: None)
 
 
 @pytest.fixture
@@ -38,16 +35,10 @@ def trained(planned, command):
     return fold, (fold / "model.safetensors").read_bytes()
 
 
-def flip(path, place=5000):
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.fault("corrupt-checkpoint")
 def test_a_damaged_newest_state_is_made_up_for_by_the_one_before_and_the_model_is_the_same(trained, command):
     fold, model = trained
-    flip(fold / "resume.pt")
+    flip_middle(fold / "resume.pt")
     (fold / "model.safetensors").unlink()
     outcome = command("train", fold.parent, "--epochs", 2)
     assert outcome.code == 0
@@ -75,7 +66,7 @@ def test_a_missing_newest_state_too(trained, command):
 @pytest.mark.fault("corrupt-checkpoint")
 def test_a_damaged_model_is_refused_and_the_same_command_writes_it_again(trained, command, monkeypatch, tmp_path):
     fold, model = trained
-    flip(fold / "model.safetensors", place=len(model) // 2)
+    flip_middle(fold / "model.safetensors")
     scans = fold.parents[1] / "data" / "imagesTr"
     outcome = command("predict", "-m", fold.parent, "-i", scans, "-o", tmp_path / "out")
     assert outcome.code == 2

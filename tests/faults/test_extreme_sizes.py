@@ -9,6 +9,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from commands import TINY_OPTIONS, run_command
+from small_data import save
 
 from autoseg.network.model import AutosegNetwork
 from autoseg.system.atomic_files import read_json
@@ -21,7 +23,6 @@ SHAPES_ZYX = {
     "single_slice": (1, 20, 24),
     "tiny": (3, 4, 5),
 }
-SMALL = ("network.feature_channels=16", "network.refiner_channels=[4,16]", "training.steps_per_epoch=2")
 MOST_MORE_MIB = 60  # while 1,500 slices are predicted; it is some 10
 
 
@@ -37,6 +38,18 @@ def start_peak():
     return memory_mib("VmRSS")
 
 
+def watch_batches(monkeypatch):
+    """Give the list to which each call of the network adds its number of slices."""
+    seen, forward = [], AutosegNetwork.forward
+
+    def watched(network, images, *arguments, **facts):
+        seen.append(images.shape[0])
+        return forward(network, images, *arguments, **facts)
+
+    monkeypatch.setattr(AutosegNetwork, "forward", watched)
+    return seen
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("sizes") / "data"
@@ -46,19 +59,17 @@ def root(tmp_path_factory):
         labels[-1, -1, -1] = 2
         image = np.random.default_rng(number).normal(100, 10, shape).astype(np.float32) + 40 * labels
         for folder, array in (("images", image), ("labels", labels)):
-            path = root / folder / f"{name}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array.transpose(), np.diag([1.0, 1.0, 3.0, 1.0])), path)
+            save(root / folder / f"{name}.nii.gz", array, np.diag([1.0, 1.0, 3.0, 1.0]))
     (root / "dataset.json").write_text(json.dumps({"channel_names": ["MRI"], "labels": {"liver": 1, "spleen": 2}}))
     return root
 
 
 @pytest.fixture(scope="module")
-def run(root, run_once):
+def run(root):
     """Plan all sizes as one dataset."""
     run = root.parent / "run"
-    settings = [word for setting in (*SMALL, "training.batch_slices=4") for word in ("--set", setting)]
-    outcome = run_once("plan", root, "-o", run, "--num-workers", 1, *settings)
+    settings = [*TINY_OPTIONS, "--set", "training.batch_slices=4", "--set", "training.steps_per_epoch=2"]
+    outcome = run_command("plan", root, "-o", run, "--num-workers", 1, *settings)
     assert outcome.code == 0, outcome.text
     return run
 
@@ -72,16 +83,9 @@ def test_plan_takes_every_size(run):
 
 
 @pytest.mark.fault("extreme-sizes")
-def test_train_takes_every_size(run, run_once, monkeypatch):
-    seen = set()
-    original = AutosegNetwork.forward
-
-    def forward(network, images, *arguments, **facts):
-        seen.add(images.shape[0])
-        return original(network, images, *arguments, **facts)
-
-    monkeypatch.setattr(AutosegNetwork, "forward", forward)
-    outcome = run_once("train", run, "--epochs", 1)
+def test_train_takes_every_size(run, monkeypatch):
+    seen = watch_batches(monkeypatch)
+    outcome = run_command("train", run, "--epochs", 1)
     assert outcome.code == 0, outcome.text
     assert max(seen) <= 8  # the batch is 4, a look at a case takes as many as prediction
     records = [json.loads(line) for line in (run / "fold_all" / "metrics.jsonl").read_text().splitlines()]
@@ -91,20 +95,13 @@ def test_train_takes_every_size(run, run_once, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
 @pytest.mark.fault("extreme-sizes")
-def test_predict_takes_every_size_in_bounded_memory(root, run_once, make_model, tmp_path, monkeypatch):
+def test_predict_takes_every_size_in_bounded_memory(root, make_model, tmp_path, monkeypatch):
     model = make_model(2, inference={"slices_per_batch": 16, "mirror_axes": []})
-    first = run_once("predict", "-m", model, "-i", root / "images" / "good.nii.gz", "-o", tmp_path / "first")
+    first = run_command("predict", "-m", model, "-i", root / "images" / "good.nii.gz", "-o", tmp_path / "first")
     assert first.code == 0, first.text  # all modules are loaded now
-    seen = []
-    original = AutosegNetwork.forward
-
-    def forward(network, images, *arguments, **facts):
-        seen.append(images.shape[0])
-        return original(network, images, *arguments, **facts)
-
-    monkeypatch.setattr(AutosegNetwork, "forward", forward)
+    seen = watch_batches(monkeypatch)
     before = start_peak()
-    outcome = run_once("predict", "-m", model, "-i", root / "images", "-o", tmp_path / "out")
+    outcome = run_command("predict", "-m", model, "-i", root / "images", "-o", tmp_path / "out")
     more_mib = memory_mib("VmHWM") - before
     assert outcome.code == 0, outcome.text
     assert sum(seen) >= 1500 and max(seen) <= 16

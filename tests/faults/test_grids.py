@@ -10,26 +10,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from commands import run_command
+from small_data import SHAPE_ZYX, draw_image, draw_labels, save
 
 from autoseg.system.atomic_files import read_json
 
-SHAPE_ZYX = (6, 20, 24)
 AFFINE = np.diag([-1.0, -1.0, 3.0, 1.0])  # LPS, as most scanners store
 AFFINE[:3, 3] = (30, 40, -50)
 ORDERS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
-
-
-def save(path, array_zyx, affine):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.asarray(array_zyx).transpose(), affine), path)
-
-
-def draw(number=0, shape_zyx=SHAPE_ZYX):
-    """Draw noise of two channels, and two boxes that are organs."""
-    rng = np.random.default_rng(number)
-    labels = np.zeros(shape_zyx, np.uint8)
-    labels[1:4, 3:11, 3:11], labels[2:5, 12:18, 13:20] = 1, 2
-    return rng.normal(100, 10, (2, *shape_zyx)).astype(np.float32) + 40 * labels, labels
 
 
 def moved(**changes):
@@ -76,12 +64,11 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("grids") / "data"
 
     def write(name, *, label=(SHAPE_ZYX, AFFINE), channel=(SHAPE_ZYX, AFFINE), number=0):
-        images, labels = draw(number)
+        save(root / "imagesTr" / f"{name}_0000.nii.gz", draw_image(number), AFFINE)
         z, y, x = channel[0]
-        save(root / "imagesTr" / f"{name}_0000.nii.gz", images[0], AFFINE)
-        save(root / "imagesTr" / f"{name}_0001.nii.gz", images[1][:z, :y, :x], channel[1])
+        save(root / "imagesTr" / f"{name}_0001.nii.gz", draw_image(number + 50)[:z, :y, :x], channel[1])
         z, y, x = label[0]
-        save(root / "labelsTr" / f"{name}.nii.gz", labels[:z, :y, :x], label[1])
+        save(root / "labelsTr" / f"{name}.nii.gz", draw_labels()[:z, :y, :x], label[1])
 
     for number in range(2):
         write(f"good_{number}", number=number)
@@ -97,18 +84,18 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def planned(root, run_once):
+def planned(root):
     """Plan, first as it is, then without the bad cases."""
     run = root.parent / "run"
-    refused = run_once("plan", root, "-o", run, "--num-workers", 1)
-    return refused, run_once("plan", root, "-o", run, "--on-bad", "skip", "--num-workers", 1), run
+    refused = run_command("plan", root, "-o", run, "--num-workers", 1)
+    return refused, run_command("plan", root, "-o", run, "--on-bad", "skip", "--num-workers", 1), run
 
 
 @pytest.fixture(scope="module")
-def predicted(root, run_once, make_model):
+def predicted(root, make_model):
     """Predict all images with a model of two channels."""
     output = root.parent / "out"
-    return run_once("predict", "-m", make_model(2, num_channels=2), "-i", root / "imagesTr", "-o", output), output
+    return run_command("predict", "-m", make_model(2, num_channels=2), "-i", root / "imagesTr", "-o", output), output
 
 
 def messages_of(run: Path) -> dict[str, str]:
@@ -181,7 +168,7 @@ def turned_by_ten_degrees():
 def orders(tmp_path_factory):
     """Write one patient, oblique in the scanner, in 48 files: every order and direction of the axes."""
     root = tmp_path_factory.mktemp("orders") / "data"
-    image, labels = (array.transpose() for array in (draw(shape_zyx=(5, 20, 24))[0][0], draw(shape_zyx=(5, 20, 24))[1]))
+    image, labels = (array[:5].transpose() for array in (draw_image(0), draw_labels()))
     for number, (order, signs) in enumerate(ORDERS):
         affine = np.zeros((4, 4))
         affine[3, 3] = 1.0
@@ -191,16 +178,14 @@ def orders(tmp_path_factory):
         affine[:3, 3] = (-7, 11, 40)
         flips = tuple(slice(None, None, sign) for sign in signs)
         for folder, array in (("images", image), ("labels", labels)):
-            path = root / folder / f"{number:02d}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array.transpose(order)[flips], affine), path)
+            save(root / folder / f"{number:02d}.nii.gz", array.transpose(order)[flips].transpose(), affine)
     (root / "dataset.json").write_text(json.dumps({"channel_names": ["MRI"], "labels": {"liver": 1, "spleen": 2}}))
     return root
 
 
 @pytest.mark.fault("orientations")
-def test_plan_finds_the_same_patient_in_all_48_orders(orders, run_once, tmp_path):
-    outcome = run_once("plan", orders, "-o", tmp_path / "run", "--num-workers", 1)
+def test_plan_finds_the_same_patient_in_all_48_orders(orders, tmp_path):
+    outcome = run_command("plan", orders, "-o", tmp_path / "run", "--num-workers", 1)
     assert outcome.code == 0, outcome.text
     assert outcome.text.count("holds the same voxels as 00") > 0
     cases = read_json(tmp_path / "run" / "fingerprint.json")["cases"]
@@ -212,11 +197,11 @@ def test_plan_finds_the_same_patient_in_all_48_orders(orders, run_once, tmp_path
 
 
 @pytest.mark.fault("orientations")
-def test_predict_puts_every_label_map_on_its_scans_exact_grid(orders, run_once, make_model, tmp_path):
+def test_predict_puts_every_label_map_on_its_scans_exact_grid(orders, make_model, tmp_path):
     """Ten orders, oblique; `tests/pipelines/test_orientations.py` goes through all 48 and all other outputs."""
     chosen = range(0, 48, 5)
     scans = [orders / "images" / f"{number:02d}.nii.gz" for number in chosen]
-    outcome = run_once("predict", "-m", make_model(2), "-i", *scans, "-o", tmp_path / "out")
+    outcome = run_command("predict", "-m", make_model(2), "-i", *scans, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.text
     expected = None
     for number in chosen:

@@ -6,16 +6,9 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from bad_cases import (
-    SHAPE_ZYX,
-    assert_refused,
-    assert_used,
-    draw_image,
-    draw_labels,
-    plan_and_predict,
-    write_dataset,
-)
+from bad_cases import assert_refused, assert_used, plan_and_predict, write_dataset
 from damage import metaimage, nifti, nrrd, packed, with_fields
+from small_data import SHAPE_ZYX, draw_image, draw_labels
 
 QFORM, SFORM, NEITHER = {"sform_code": 0}, {"qform_code": 0}, {"sform_code": 0, "qform_code": 0}
 REPAIR = "Repair the header"

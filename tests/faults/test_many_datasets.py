@@ -5,30 +5,25 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from commands import TINY_OPTIONS, run_command
+from small_data import draw_image, draw_labels, save
 
 from autoseg.system.atomic_files import read_json
 
-SHAPE_ZYX = (6, 20, 24)
 LABELS_A = {"background": 0, "liver": 3, "lien": 5, "ignore": 9}
 LABELS_B = {"background": 0, "spleen": 1, "liver": 2, "stent": 7}
-TINY = (
-    *("network.image_size_px=32", "network.feature_channels=16", "network.refiner_channels=[4,8]"),
-    *("network.semantic_decoder=false", "network.interaction_levels=0", "network.injection_stages=[]"),
-    *("training.steps_per_epoch=6", "training.batch_slices=2", "training.num_folds=2"),
-)
-SETTINGS = tuple(word for setting in TINY for word in ("--set", setting))
+SETTINGS = (*TINY_OPTIONS, "--set", "training.steps_per_epoch=6", "--set", "training.num_folds=2")
 
 
 def draw(number, values, *, is_ct):
-    """Draw noise with a box of liver and one of spleen, of the dataset's values, and a rod of a third one."""
-    rng = np.random.default_rng(number)
-    labels = np.zeros(SHAPE_ZYX, np.uint8)
+    """Draw a scan of liver, spleen and a rod of a third label, with the dataset's values; a CT has air at one side."""
     liver, spleen, third = values
-    labels[1:4, 3:11, 3:11], labels[2:5, 12:18, 13:20], labels[0, 0, :5] = liver, spleen, third
-    image = rng.normal(0, 10, SHAPE_ZYX) + 60 * (labels == liver) - 60 * (labels == spleen)
+    labels = draw_labels(liver, spleen)
+    labels[0, 0, :5] = third
+    image = draw_image(number) + (-100 if is_ct else 200)
     if is_ct:
         image[:, :, -2:] = -1000
-    return (image if is_ct else image + 300).astype(np.float32), labels
+    return image, labels
 
 
 def write_dataset(root, num_cases, *, labels, values, channels=("MRI",), prefix="case", **more):
@@ -36,9 +31,7 @@ def write_dataset(root, num_cases, *, labels, values, channels=("MRI",), prefix=
         image, label = draw(number + len(root.name), values, is_ct=channels[0] == "CT")
         names = [(f"imagesTr/{prefix}_{number}_{channel:04d}", image) for channel in range(len(channels))]
         for name, array in [*names, (f"labelsTr/{prefix}_{number}", label)]:
-            path = root / f"{name}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array.transpose(), np.diag([1, 1, 3, 1])), path)
+            save(root / f"{name}.nii.gz", array, np.diag([1, 1, 3, 1]))
     content = {"channel_names": list(channels), "labels": labels, "file_ending": ".nii.gz", **more}
     (root / "dataset.json").write_text(json.dumps(content))
     return root
@@ -66,25 +59,25 @@ def edit(run, change):
 
 
 @pytest.fixture(scope="module")
-def way(tmp_path_factory, run_once):
+def way(tmp_path_factory):
     """Plan, edit the mapping, plan again, train, predict: the folder and what each command said."""
     folder = tmp_path_factory.mktemp("many")
     a, b = write_two(folder, num_cases=3)
     run, said = folder / "run", {}
     plan = ("plan", a, b, "-o", run, "--num-workers", 1)
-    said["looked"] = run_once("plan", a, b, "--check")
-    said["checked"] = run_once(*plan, "--check")
-    said["planned"] = run_once(*plan, *SETTINGS)
+    said["looked"] = run_command("plan", a, b, "--check")
+    said["checked"] = run_command(*plan, "--check")
+    said["planned"] = run_command(*plan, *SETTINGS)
     (folder / "found.json").write_bytes((run / "plans.json").read_bytes())
     edit(run, lambda content: content["datasets"]["data_2"].update(stent=None))
-    said["again"] = run_once(*plan, *SETTINGS)
-    said["trained"] = run_once("train", run, "--epochs", 1, "--fold", 0)
+    said["again"] = run_command(*plan, *SETTINGS)
+    said["trained"] = run_command("train", run, "--epochs", 1, "--fold", 0)
     scans = folder / "scans"
     scans.mkdir()
     for root, name in ((a, "p__1_0"), (b, "case_0")):
         (scans / f"{name}.nii.gz").write_bytes((root / "imagesTr" / f"{name}_0000.nii.gz").read_bytes())
-    said["predicted"] = run_once("predict", "-m", run, "-i", scans, "-o", folder / "out")
-    said["as_mri"] = run_once("predict", "-m", run, "-i", scans, "-o", folder / "mri", "--modality", "MR")
+    said["predicted"] = run_command("predict", "-m", run, "-i", scans, "-o", folder / "out")
+    said["as_mri"] = run_command("predict", "-m", run, "-i", scans, "-o", folder / "mri", "--modality", "MR")
     return folder, said
 
 
@@ -148,7 +141,7 @@ def test_prediction_takes_the_modality_from_the_values_or_from_the_user(way):
 
 
 @pytest.mark.parametrize(("root", "case", "organs"), [("a", "p__1_0", {"liver": 3, "lien": 5}), ("b", "case_0", None)])
-def test_evaluation_finds_the_models_organs_under_the_datasets_names(way, run_once, tmp_path, root, case, organs):
+def test_evaluation_finds_the_models_organs_under_the_datasets_names(way, tmp_path, root, case, organs):
     """A label map of the model's organs, 1 and 2 where the reference has them, is as good as can be."""
     folder = way[0]
     organs = organs or {"spleen": 1, "liver": 2}
@@ -166,7 +159,7 @@ def test_evaluation_finds_the_models_organs_under_the_datasets_names(way, run_on
     (out / "labels.json").write_bytes((folder / "out" / "labels.json").read_bytes())
     report = tmp_path / "evaluation.json"
     names = ("--names", folder / root / "data" / "dataset.json")
-    outcome = run_once("evaluate", out, references, *names, "-o", report)
+    outcome = run_command("evaluate", out, references, *names, "-o", report)
     assert outcome.code == 0, outcome.text
     content = read_json(report)
     dice = {organ["name"]: organ["metrics"]["dice"]["mean"] for organ in content["organs"]}

@@ -9,8 +9,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from bad_cases import ORGANS, draw_image, draw_labels
 from damage import nifti, packed
+from small_data import ORGANS, draw_image, draw_labels
 
 NOT_UTF8 = os.fsdecode(b"\xff\xfe")
 ODD_NAMES = (

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from commands import run_command
 
 from autoseg.errors import ScanFileError
 from autoseg.inference.model_loading import find_model_files
@@ -41,15 +42,15 @@ def test_no_prediction_is_written_over_files_that_are_not_its_own(make_dataset, 
 
 
 @pytest.mark.fault("read-only-input")
-def test_an_evaluation_is_written_over_an_evaluation_alone(make_dataset, run_once, tmp_path):
+def test_an_evaluation_is_written_over_an_evaluation_alone(make_dataset, tmp_path):
     labels = make_dataset() / "labelsTr"
     mine = tmp_path / "mine.json"
     mine.write_text('{"labels": {"background": 0, "liver": 1}}')
-    refused = run_once("evaluate", labels, labels, "--names", mine, "-o", mine)
+    refused = run_command("evaluate", labels, labels, "--names", mine, "-o", mine)
     assert refused.code == 2 and "it is not overwritten. Choose another name." in refused.text
     assert json.loads(mine.read_text())["labels"]["liver"] == 1
     for _ in range(2):
-        assert run_once("evaluate", labels, labels, "-o", tmp_path / "evaluation.json").code == 0
+        assert run_command("evaluate", labels, labels, "-o", tmp_path / "evaluation.json").code == 0
 
 
 MHA = "NDims = 3\nDimSize = 2 3 4\nElementType = MET_SHORT\nElementSpacing = 1 1 2\n{}ElementDataFile = LOCAL\n"
@@ -113,8 +114,8 @@ def test_a_pipe_in_a_series_is_named_and_no_slice_is(save_dicom, command, model_
 
 
 @pytest.mark.fault("channels-and-ids")
-def test_a_case_that_ends_in_seg_is_measured_like_any_other(make_dataset, run_once, tmp_path):
+def test_a_case_that_ends_in_seg_is_measured_like_any_other(make_dataset, tmp_path):
     labels = make_dataset(1) / "labelsTr"
     (labels / "good_0.seg.nii.gz").write_bytes((labels / "good_0.nii.gz").read_bytes())
-    run_once("evaluate", labels, labels, "-o", tmp_path / "evaluation.json")
+    run_command("evaluate", labels, labels, "-o", tmp_path / "evaluation.json")
     assert len(json.loads((tmp_path / "evaluation.json").read_text())["cases"]) == 2

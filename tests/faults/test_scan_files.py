@@ -5,14 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from bad_cases import (
-    assert_refused,
-    assert_used,
-    draw_image,
-    draw_labels,
-    plan_and_predict,
-    write_dataset,
-)
+from bad_cases import assert_refused, assert_used, plan_and_predict, write_dataset
 from damage import (
     ANNEX_POINTER,
     LFS_POINTER,
@@ -29,6 +22,7 @@ from damage import (
     packed,
     with_fields,
 )
+from small_data import draw_image, draw_labels
 
 IMAGE, LABELS = draw_image(7), draw_labels()
 PLAIN, PLAIN_LABEL = nifti(IMAGE), nifti(LABELS)

@@ -16,6 +16,7 @@ import blosc2
 import numpy as np
 import pytest
 import torch
+from commands import TINY_OPTIONS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -27,18 +28,12 @@ from autoseg.network.text.open_clip_models import load_clip
 from autoseg.network.weights.model_file import load_models
 from autoseg.network.weights.model_format import FORMAT_VERSION, METADATA_KEY, content_hash, read_tensors
 from autoseg.network.weights.sam2_checkpoint import read_sam2_file
-from autoseg.pipelines.plan import plan
 from autoseg.pipelines.train import train
 from autoseg.preprocessing.array_file import holds_plain_array
 from autoseg.preprocessing.store import CaseStore
 from autoseg.system.atomic_files import read_json, write_json
 
 PACKAGE = Path(__file__).parents[2] / "autoseg"
-SMALL = (
-    *("network.image_size_px=32", "network.window_rows_px=32", "network.window_columns_px=32"),
-    *("network.feature_channels=16", "network.refiner_channels=[4,16,16]", "network.refiner_stride=1"),
-    *("training.batch_slices=2", "training.steps_per_epoch=2", "training.epochs=1"),
-)
 pickles = pytest.mark.fault("pickle")
 changed_model = pytest.mark.fault("changed-model")
 hostile_plans = pytest.mark.fault("hostile-plans")
@@ -92,25 +87,11 @@ def canary(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Give a run of three cases whose fold 0 is trained for two steps, and its dataset; tests work on copies."""
-    import nibabel as nib
-
+def trained(planned_once, tmp_path_factory):
+    """Give a run of three cases whose fold 0 is trained for an epoch, and its dataset; tests work on copies."""
     folder = tmp_path_factory.mktemp("trained")
-    for number in range(3):
-        labels = np.zeros((6, 20, 24), np.uint8)
-        labels[1:4, 3:11, 3 : 11 + number] = 1
-        image = np.random.default_rng(number).normal(100, 10, labels.shape).astype(np.float32) + 60 * labels
-        for kind, array, suffix in (("imagesTr", image, "_0000"), ("labelsTr", labels, "")):
-            path = folder / "data" / kind / f"case_{number}{suffix}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array.transpose(), np.eye(4)), path)
-    write_json(folder / "data" / "dataset.json", {"channel_names": {"0": "MRI"}, "labels": {"liver": 1}})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    plan(folder / "data", folder / "run", device="cpu", settings=SMALL, num_workers=1)
-    train(folder / "run", fold="0", device="cpu")
-    torch.set_num_threads(threads)
+    shutil.copytree(planned_once, folder, dirs_exist_ok=True)
+    train(folder / "run", fold="0", epochs=1, device="cpu")
     return folder
 
 
@@ -232,7 +213,7 @@ def test_a_pickle_as_weights_to_begin_with_is_refused(command, trained, tmp_path
                 read_sam2_file(path)
             assert "weights_only" not in str(error.value)
     path.with_suffix(".pt").write_bytes(disguises(canary)["torch zip"])
-    words = [word for one in (*SMALL, f"network.weights={path.with_suffix('.pt')}") for word in ("--set", one)]
+    words = [*TINY_OPTIONS, "--set", f"network.weights={path.with_suffix('.pt')}"]
     assert command("plan", trained / "data", "-o", tmp_path / "new", "--num-workers", 1, *words).code == 0
     outcome = command("train", tmp_path / "new")
     assert_told(outcome, ".pt cannot be read as a SAM2 checkpoint", "not run", "Fetch it again")
@@ -261,7 +242,7 @@ def test_a_pickle_as_a_text_model_is_refused(tmp_path, canary):
 
 @pickles
 def test_a_pickle_or_a_function_in_the_store_is_refused(command, run, canary, tmp_path, monkeypatch):
-    record_path = run / "preprocessed" / "case_0" / "case.json"
+    record_path = run / "preprocessed" / "good_0" / "case.json"
     image = record_path.with_name("image.b2nd")
     contents = (*disguises(canary).values(), lazy_function(tmp_path, canary))
     monkeypatch.setattr(
@@ -272,11 +253,11 @@ def test_a_pickle_or_a_function_in_the_store_is_refused(command, run, canary, tm
         record = read_json(record_path)
         write_json(record_path, {**record, "bytes": {**record["bytes"], "image.b2nd": len(content)}})
         with pytest.raises(DatasetError, match=r"image\.b2nd is not an array of autoseg, or is damaged"):
-            CaseStore(run / "preprocessed").open_image("case_0")
+            CaseStore(run / "preprocessed").open_image("good_0")
         assert not holds_plain_array(image)
     monkeypatch.undo()
     outcome = command("train", run, "--fold", 1)
-    assert_told(outcome, "1 of 3 preprocessed cases", "case_0", "Run autoseg_plan again", code=4)
+    assert_told(outcome, "1 of 3 preprocessed cases", "good_0", "Run autoseg_plan again", code=4)
 
 
 def lazy_function(folder, canary):
@@ -322,10 +303,10 @@ def test_a_pickle_as_any_file_of_text_is_refused_or_made_anew(command, trained, 
         "dataset_report.json",
         "plans.json",
         "splits.json",
-        "preprocessed/case_1/case.json",
+        "preprocessed/good_1/case.json",
     ):
         (run / name).write_bytes(content)
-    again = ["--num-workers", 1, *(word for one in SMALL for word in ("--set", one))]
+    again = ("--num-workers", 1, "--memory-gib", 4, *TINY_OPTIONS)
     assert command("plan", data, "-o", run, *again).code == 0
     assert read_json(run / "plans.json")["version"] == 1 and len(read_json(run / "splits.json")) == 3
     (tmp_path / "out").mkdir()
@@ -578,9 +559,9 @@ def test_an_odd_setting_is_refused(command, trained, run, word, told):
 
 @hostile_plans
 def test_hostile_json_in_what_is_only_kept_to_save_time_is_made_anew(command, trained, model_file, tmp_path, run):
-    again = ["--num-workers", 1, *(word for one in SMALL for word in ("--set", one))]
+    again = ("--num-workers", 1, "--memory-gib", 4, *TINY_OPTIONS)
     scans, out = trained / "data" / "imagesTr", tmp_path / "out"
-    caches = ["fingerprint.json", "dataset_report.json", "plans.json", "splits.json", "preprocessed/case_2/case.json"]
+    caches = ["fingerprint.json", "dataset_report.json", "plans.json", "splits.json", "preprocessed/good_2/case.json"]
     kept = {name: read_json(run / name) for name in caches}
     contents = [content for content in HOSTILE.values() if len(content) < 1_000_000]
     assert len(contents) >= 19
@@ -593,7 +574,7 @@ def test_hostile_json_in_what_is_only_kept_to_save_time_is_made_anew(command, tr
         assert outcome.code == 0, outcome.text
         for cache in caches[2:4]:
             assert read_json(run / cache) == kept[cache], (turn, cache)
-    assert read_json(run / "preprocessed" / "case_2" / "case.json")["bytes"] == kept[caches[4]]["bytes"]
+    assert read_json(run / "preprocessed" / "good_2" / "case.json")["bytes"] == kept[caches[4]]["bytes"]
     assert command("train", run, "--fold", 0, "--epochs", 2).code == 0
     out.mkdir()
     (out / "cases.jsonl").write_bytes(b"\n".join(contents))
@@ -633,27 +614,27 @@ RECORDS = {
 @pytest.mark.parametrize("change", RECORDS.values(), ids=RECORDS)
 def test_a_record_of_the_store_that_claims_what_cannot_be_is_made_anew(run, change):
     store = CaseStore(run / "preprocessed")
-    path = run / "preprocessed" / "case_0" / "case.json"
+    path = run / "preprocessed" / "good_0" / "case.json"
     record = read_json(path)
-    assert store.is_current("case_0", record["data_hash"])
+    assert store.is_current("good_0", record["data_hash"])
     write_json(path, record | change)
-    assert not store.is_current("case_0", record["data_hash"])
-    with pytest.raises(DatasetError, match=r"case_0 .* is damaged, or of another version\. Run autoseg_plan again"):
-        store.shape("case_0")
+    assert not store.is_current("good_0", record["data_hash"])
+    with pytest.raises(DatasetError, match=r"good_0 .* is damaged, or of another version\. Run autoseg_plan again"):
+        store.shape("good_0")
 
 
 @hostile_plans
 def test_folds_that_a_user_edited_are_checked(command, run):
-    good = {"train": ["case_0", "case_1"], "validation": ["case_2"]}
+    good = {"train": ["good_0", "good_1"], "validation": ["good_2"]}
     faults = {
-        "names the case 'case_9', which is not preprocessed": [{**good, "validation": ["case_9"]}],
-        "names the case '../case_0', which is not preprocessed": [{**good, "train": ["../case_0"]}],
-        "has the case 'case_0' both in train and in validation": [{**good, "validation": ["case_0"]}],
-        "has the case 'case_1' twice": [{**good, "train": ["case_1", "case_1"]}],
+        "names the case 'good_9', which is not preprocessed": [{**good, "validation": ["good_9"]}],
+        "names the case '../good_0', which is not preprocessed": [{**good, "train": ["../good_0"]}],
+        "has the case 'good_0' both in train and in validation": [{**good, "validation": ["good_0"]}],
+        "has the case 'good_1' twice": [{**good, "train": ["good_1", "good_1"]}],
         "fold 0 has no case to train on": [{**good, "train": []}],
-        "needs lists of case names under train and validation": [{"train": "case_0", "validation": []}],
+        "needs lists of case names under train and validation": [{"train": "good_0", "validation": []}],
         "holds no list of 1 to 1000 folds": [],
-        "fold 1 needs lists": [good, {"train": [["case_0"]], "validation": [1]}],
+        "fold 1 needs lists": [good, {"train": [["good_0"]], "validation": [1]}],
     }
     for fault, content in faults.items():
         write_json(run / "splits.json", content)
@@ -664,8 +645,7 @@ def test_folds_that_a_user_edited_are_checked(command, run):
 def test_a_byte_order_mark_is_passed_over(command, trained, run, tmp_path):
     overlay = tmp_path / "overlay.json"
     overlay.write_bytes(b"\xef\xbb\xbf" + b'{"training": {"epochs": 3}, "why": "from an editor of Windows"}')
-    words = [word for one in SMALL[:-1] for word in ("--set", one)]
-    assert command("plan", trained / "data", "-o", run, "--num-workers", 1, "--overlay", overlay, *words).code == 0
+    assert command("plan", trained / "data", "-o", run, "--num-workers", 1, "--overlay", overlay).code == 0
     assert read_json(run / "plans.json")["training"]["epochs"] == 3
 
 

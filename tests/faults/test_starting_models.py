@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import flip_middle
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -14,13 +15,8 @@ from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import save_model
 from autoseg.network.weights.model_format import METADATA_KEY, content_hash
 from autoseg.training import trainer
-from autoseg.training.checkpointing import checkpoint_policy
 
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch):
-    """Leave out the picture, which takes as long as the training here."""
-    monkeypatch.setattr(checkpoint_policy, "plot_progress", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_picture")
 
 
 @pytest.fixture
@@ -39,12 +35,6 @@ def new_model(run, path, *, seed=1):
 @pytest.fixture
 def model(planned, tmp_path):
     return new_model(planned, tmp_path / "model.safetensors")
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def cut(path):
@@ -89,7 +79,7 @@ class Trap:
 
 
 DAMAGE = {
-    flip: "does not have the hash that it carries. Copy it again",
+    flip_middle: "does not have the hash that it carries. Copy it again",
     cut: "is not a model of autoseg, or is damaged",
     empty: "is not a model of autoseg, or is damaged",
     another_program: "is not a model of autoseg. Give a model.safetensors that autoseg_train wrote",

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from damage import flip_middle
 
 from autoseg.distributed import local_ranks
 from autoseg.network.weights.model_file import load_model
@@ -198,9 +199,7 @@ def test_a_rank_that_cannot_be_started_is_an_error_that_says_what_to_do(large_ba
 def test_a_flipped_byte_in_a_preprocessed_case_stops_training_before_its_first_step(planned, command, name):
     """It would decompress to other voxels, or to an error of the library's."""
     path = planned / "preprocessed" / "good_1" / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    flip_middle(path)
     outcome = command("train", planned, "--epochs", 1)
     assert outcome.code == 4
     assert "1 of 3 preprocessed cases" in outcome.text and "Run autoseg_plan again" in outcome.text
