@@ -126,6 +126,14 @@ def test_cases_of_one_patient_stay_in_one_fold(make_dataset, command, tmp_path):
     assert sorted(name for fold in folds for name in fold["validation"]) == [f"good_{k}" for k in range(6)]
 
 
+@pytest.mark.fault("channels-and-ids")
+def test_a_case_that_ends_in_seg_is_measured_like_any_other(make_dataset, command, tmp_path):
+    labels = make_dataset(1) / "labelsTr"
+    (labels / "good_0.seg.nii.gz").write_bytes((labels / "good_0.nii.gz").read_bytes())
+    command("evaluate", labels, labels, "-o", tmp_path / "evaluation.json")
+    assert len(json.loads((tmp_path / "evaluation.json").read_text())["cases"]) == 2
+
+
 @pytest.mark.fault("few-cases")
 def test_one_case_trains_without_validation_and_says_so(make_dataset, command, tmp_path):
     run = tmp_path / "run"

@@ -73,27 +73,6 @@ def test_plan_ends_whichever_file_finds_no_room_and_goes_on_later(make_dataset, 
     assert len(list(run.glob("preprocessed/*/case.json"))) == 3
 
 
-def test_the_next_run_removes_what_a_killed_one_was_writing(make_dataset, model_file, command, tmp_path):
-    root, run, out = make_dataset(), tmp_path / "run", tmp_path / "out"
-    leftovers = [run / ".writing-plans.json", run / "preprocessed" / ".writing-case", out / ".writing-a.nii.gz"]
-    for path in leftovers:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    leftovers[0].touch(), leftovers[1].mkdir(), leftovers[2].touch()
-    assert command("plan", root, "-o", run, "--num-workers", 1).code == 0
-    assert command("predict", "-m", model_file, "-i", root / "imagesTr", "-o", out).code == 0
-    assert not any(path.exists() for path in leftovers)
-
-
-def test_plan_with_another_plan_on_a_full_disk_leaves_the_earlier_cases(make_dataset, command, full_for, tmp_path):
-    root, run = make_dataset(), tmp_path / "run"
-    assert command("plan", root, "-o", run, "--num-workers", 1).code == 0
-    before = contents(run / "preprocessed")
-    full_for("good_0")
-    assert command("plan", root, "-o", run, "--num-workers", 1, "--set", "data.slice_axis=x").code == 2
-    after = contents(run / "preprocessed")
-    assert {path: after[path] for path in before if path.parent.name != "good_0"}.items() <= before.items()
-
-
 CASE_FILES = ("good_1.nii.gz", "good_1.png", "good_1.json")
 RUN_FILES = ("labels.json", "statistics.csv", "report.html", "run.json")
 

@@ -10,6 +10,9 @@ from bad_cases import assert_refused, assert_used, plan_and_predict, write_datas
 from damage import metaimage, nifti, nrrd, packed, with_fields
 from small_data import SHAPE_ZYX, draw_image, draw_labels
 
+from autoseg.errors import ScanFileError
+from autoseg.io.image import read_scan
+
 QFORM, SFORM, NEITHER = {"sform_code": 0}, {"qform_code": 0}, {"sform_code": 0, "qform_code": 0}
 REPAIR = "Repair the header"
 
@@ -336,3 +339,33 @@ def test_a_ct_without_hounsfield_units_is_used_with_a_warning(both_of_ct, name, 
     if warning:
         assert "channel CT is named a CT but holds " in both_of_ct.predicted(name.split(".")[0])["message"]
         assert warning in both_of_ct.printed[0]
+
+
+MHA = "NDims = 3\nDimSize = 2 3 4\nElementType = MET_SHORT\nElementSpacing = 1 1 2\n{}ElementDataFile = LOCAL\n"
+NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 2 3 4\nspacings: 1 1 2\nencoding: raw\nendian: little\n{}\n"
+
+
+@pytest.mark.fault("not-nifti")
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (MHA.format(""), ""),
+        (NRRD.format(""), ""),
+        (NRRD.format("a:=b: 1\na:=b: 2\n"), ""),
+        (MHA.format("HeaderSize = -1\n"), "do not begin after the header"),
+        (MHA.format("DimSize = 2 2 2\n"), "occurs twice"),
+        (MHA.format("").replace("NDims = 3", "NDims = 2"), "NDims is not the number of its sizes, 3"),
+        (MHA.format("").replace("1 1 2", "-1 1 2"), "a spacing is -1; expected positive numbers"),
+        (NRRD.format("sizes: 2 2 2\n"), "occurs twice"),
+        (NRRD.format("").replace("dimension: 3", "dimension: 4"), "dimension is not the number of its sizes, 3"),
+        (NRRD.format("").replace("1 1 2", "1 -1 2"), "a spacing is -1; expected positive numbers"),
+    ],
+)
+def test_a_text_header_is_read_unless_it_contradicts_itself(tmp_path, text, fault):
+    path = tmp_path / ("a.nrrd" if text.startswith("NRRD") else "a.mha")
+    path.write_bytes(text.encode() + bytes(48))
+    if fault:
+        with pytest.raises(ScanFileError, match=fault):
+            read_scan(path)
+    else:
+        assert read_scan(path).array_zyx.shape == (4, 3, 2)

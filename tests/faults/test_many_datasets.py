@@ -140,32 +140,6 @@ def test_prediction_takes_the_modality_from_the_values_or_from_the_user(way):
     assert "2 of 2 cases predicted" in again
 
 
-@pytest.mark.parametrize(("root", "case", "organs"), [("a", "p__1_0", {"liver": 3, "lien": 5}), ("b", "case_0", None)])
-def test_evaluation_finds_the_models_organs_under_the_datasets_names(way, tmp_path, root, case, organs):
-    """A label map of the model's organs, 1 and 2 where the reference has them, is as good as can be."""
-    folder = way[0]
-    organs = organs or {"spleen": 1, "liver": 2}
-    out, references = tmp_path / "out", tmp_path / "references"
-    references.mkdir()
-    out.mkdir()
-    source = folder / root / "data" / "labelsTr" / f"{case}.nii.gz"
-    (references / source.name).write_bytes(source.read_bytes())
-    reference = nib.load(source)
-    values = {"liver": 1, "lien": 2, "spleen": 2}
-    labels = sum(values[name] * (np.asarray(reference.dataobj) == value) for name, value in organs.items())
-    predicted = nib.load(folder / "out" / source.name)
-    image = nib.Nifti1Image(labels.astype(np.uint8), reference.affine, header=predicted.header)
-    nib.save(image, out / source.name)
-    (out / "labels.json").write_bytes((folder / "out" / "labels.json").read_bytes())
-    report = tmp_path / "evaluation.json"
-    names = ("--names", folder / root / "data" / "dataset.json")
-    outcome = run_command("evaluate", out, references, *names, "-o", report)
-    assert outcome.code == 0, outcome.text
-    content = read_json(report)
-    dice = {organ["name"]: organ["metrics"]["dice"]["mean"] for organ in content["organs"]}
-    assert {name: dice[name] for name in organs} == dict.fromkeys(organs, 1.0)
-
-
 PLAN = ("--num-workers", 1)
 
 

@@ -12,6 +12,11 @@ import pytest
 from damage import nifti, packed
 from small_data import ORGANS, draw_image, draw_labels
 
+from autoseg.errors import CheckpointError
+from autoseg.inference.model_loading import find_model_files
+from autoseg.pipelines.resume_log import ResumeLog
+from autoseg.training.logging.metrics_log import read_metrics
+
 NOT_UTF8 = os.fsdecode(b"\xff\xfe")
 ODD_NAMES = (
     "two words",
@@ -107,6 +112,16 @@ def test_paths_with_odd_names_are_taken_from_the_command_line(command, tmp_path,
     assert "-out\\n; open" in predicted.text
 
 
+@pytest.mark.fault("unusual-names")
+def test_a_name_that_is_too_long_is_a_bad_case(command, model_file, tmp_path):
+    root = write_cases(tmp_path / "data", ("a", "y" * 240))
+    planned = command("plan", root, "-o", tmp_path / "run", "--num-workers", 1, "--on-bad", "skip")
+    assert planned.code == 3 and "its name has 240 bytes; expected at most 200" in planned.text
+    predicted = command("predict", "-m", model_file, "-i", root / "imagesTr", "-o", tmp_path / "out")
+    assert predicted.code == 3 and "Rename its files." in predicted.text
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 1
+
+
 KINDS = {
     "folder": ("is a folder; expected a file", "Name the file inside it"),
     "dangling": ("is a link to a file that does not exist", "Check the path"),
@@ -183,15 +198,6 @@ def test_paths_that_are_no_regular_files_are_refused_and_nothing_waits(
 
 
 @pytest.mark.fault("no-regular-file")
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_such_a_path_alone_leaves_nothing_to_predict(command, tmp_path, model_file, watchdog, kind):
-    make_kind(tmp_path / "scan.nii.gz", kind)
-    outcome = command("predict", "-m", model_file, "-i", tmp_path / "scan.nii.gz", "-o", tmp_path / "out")
-    assert outcome.code == 4, outcome.text
-    assert "scan.nii.gz" in outcome.text and not list(tmp_path.glob("out/*.nii.gz"))
-
-
-@pytest.mark.fault("no-regular-file")
 @pytest.mark.parametrize("name", ["dataset.json", "table.csv", "model.safetensors"])
 def test_a_pipe_in_place_of_another_input_is_refused(command, tmp_path, model_file, watchdog, name):
     root = write_cases(tmp_path / "data", ("a",))
@@ -205,6 +211,17 @@ def test_a_pipe_in_place_of_another_input_is_refused(command, tmp_path, model_fi
     model, scans = (tmp_path / name, root) if name.startswith("model") else (model_file, tmp_path / name)
     outcome = command("predict", "-m", model, "-i", scans, "-o", tmp_path / "out")
     assert outcome.code in (2, 4) and name in outcome.text
+
+
+@pytest.mark.fault("no-regular-file")
+def test_a_pipe_in_place_of_a_file_that_autoseg_wrote_is_not_waited_for(tmp_path, watchdog):
+    for name in ("cases.jsonl", "metrics.jsonl", "fold_0/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / name)
+    assert ResumeLog(tmp_path).find("a", key="b") is None
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+    with pytest.raises(CheckpointError):
+        find_model_files(tmp_path)
 
 
 def state_of(folder: Path):
@@ -232,6 +249,33 @@ def test_inputs_are_never_written(command, tmp_path, model_file, monkeypatch):
     assert state_of(root) == before
     for path in (*root.rglob("*"), root):
         path.chmod(0o755)
+
+
+@pytest.mark.fault("read-only-input")
+def test_no_prediction_is_written_over_files_that_are_not_its_own(make_dataset, command, model_file, tmp_path):
+    root = make_dataset()
+    before = {path.name: path.read_bytes() for path in (root / "labelsTr").iterdir()}
+    refused = command("predict", "-m", model_file, "-i", root / "imagesTr", "-o", root / "labelsTr")
+    assert refused.code == 2 and "no prediction of autoseg's wrote it. Choose another folder." in refused.text
+    assert {path.name: path.read_bytes() for path in (root / "labelsTr").iterdir()} == before
+    arguments = ("predict", "-m", model_file, "-i", root / "imagesTr", "-o", tmp_path / "out", "--also", "uncertainty")
+    assert command(*arguments).code == 0
+    inputs = tmp_path / "out" / "uncertainty"
+    refused = command("predict", "-m", model_file, "-i", inputs, "-o", tmp_path / "out")
+    assert refused.code == 2 and "inputs are never overwritten" in refused.text and len(list(inputs.iterdir())) == 3
+    assert command(*arguments).code == 0
+
+
+@pytest.mark.fault("read-only-input")
+def test_only_an_evaluation_is_overwritten_by_an_evaluation(make_dataset, command, tmp_path):
+    labels = make_dataset() / "labelsTr"
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"labels": {"background": 0, "liver": 1}}')
+    refused = command("evaluate", labels, labels, "--names", mine, "-o", mine)
+    assert refused.code == 2 and "it is not overwritten. Choose another name." in refused.text
+    assert json.loads(mine.read_text())["labels"]["liver"] == 1
+    for _ in range(2):
+        assert command("evaluate", labels, labels, "-o", tmp_path / "evaluation.json").code == 0
 
 
 def refuse_to_write_below(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:

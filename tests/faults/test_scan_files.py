@@ -1,6 +1,7 @@
 """Files that are cut off, damaged, of another kind or of another shape: in plan and in predict."""
 
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -355,6 +356,10 @@ def series(save_dicom, tmp_path):
         ),
         ("missing", "slices 3 and 4 of 5 lie 8 mm apart, others 4 mm: a slice is missing", "Export the series again"),
         ("mixed", "holds 2 DICOM series; expected one", "Put each series into a folder of its own"),
+        ("resolutions", "differ in the spacing of their pixels", "Export the series again"),
+        pytest.param(
+            *("pipe", "bad/pipe is a pipe", "Take it out of the folder"), marks=pytest.mark.fault("no-regular-file")
+        ),
     ],
 )
 def test_a_damaged_dicom_series_is_refused_and_the_other_one_predicted(
@@ -369,8 +374,13 @@ def test_a_damaged_dicom_series_is_refused_and_the_other_one_predicted(
         path.write_bytes(path.read_bytes().replace(ROWS, ROWS[:-2] + b"\xff\xff"))
     elif damage == "missing":
         path.unlink()
-    else:
+    elif damage == "mixed":
         save_dicom(series / "bad", np.zeros((3, 20, 24), np.int16), series="1.2.4")
+    elif damage == "resolutions":
+        save_dicom(tmp_path / "other", np.zeros((6, 20, 24), np.int16), spacing_xyz_mm=(9.0, 9.0, 4.0))
+        (tmp_path / "other" / path.name).replace(path)
+    else:
+        os.mkfifo(series / "bad" / "pipe")
     outcome = command("predict", "-m", model_file, "-i", series, "-o", tmp_path / "out")
     assert outcome.code == 3
     bad, good = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["cases"]

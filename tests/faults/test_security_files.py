@@ -4,7 +4,6 @@ import ast
 import gzip
 import io
 import json
-import os
 import pickle
 import shutil
 import struct
@@ -639,22 +638,3 @@ def test_folds_that_a_user_edited_are_checked(command, run):
     for fault, content in faults.items():
         write_json(run / "splits.json", content)
         assert_told(command("train", run, "--fold", 0), "splits.json", fault, "run autoseg_plan again")
-
-
-@hostile_plans
-def test_a_byte_order_mark_is_passed_over(command, trained, run, tmp_path):
-    overlay = tmp_path / "overlay.json"
-    overlay.write_bytes(b"\xef\xbb\xbf" + b'{"training": {"epochs": 3}, "why": "from an editor of Windows"}')
-    assert command("plan", trained / "data", "-o", run, "--num-workers", 1, "--overlay", overlay).code == 0
-    assert read_json(run / "plans.json")["training"]["epochs"] == 3
-
-
-@hostile_plans
-def test_what_is_no_file_does_not_let_a_command_wait(command, trained, run, tmp_path):
-    os.mkfifo(tmp_path / "pipe.json")
-    for option in ("--overlay", "--descriptions"):
-        outcome = command("plan", trained / "data", "-o", run, "--num-workers", 1, option, tmp_path / "pipe.json")
-        assert_told(outcome, "pipe.json", "is not a regular file")
-    (run / "splits.json").unlink()
-    (run / "splits.json").symlink_to(tmp_path / "pipe.json")
-    assert_told(command("train", run), "splits.json", "is not a regular file")
