@@ -41,12 +41,3 @@ def test_a_part_that_is_missing_is_named_once_with_its_cases(source, convert_her
     assert [problem.case_id for problem in done.problems] == ["AbdomenCT-1K-ImagePart2", ""]
     assert "the scans of 2 masks with it: Case_00500 to Case_00501. Download" in done.problems[0].message
     assert done.problems[1].message.startswith("2 cases with a mask are there; expected 4.")
-
-
-def test_a_mask_without_its_scan_is_named(source, convert_here):
-    (source / "AbdomenCT-1K-ImagePart1" / "Case_00001_0000.nii.gz").unlink()
-    (done,) = convert_here(abdomenct1k, source)
-    assert (done.problems[0].case_id, done.problems[0].message[:59]) == (
-        "Case_00001",
-        "AbdomenCT-1K-ImagePart*/Case_00001_0000.nii.gz is missing. ",
-    )

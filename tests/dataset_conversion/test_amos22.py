@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from autoseg.errors import DatasetError
 from dataset_conversion import amos22
 
 PARTS = {
@@ -53,11 +52,3 @@ def test_missing_files_are_named_in_their_dataset(source, convert_here):
     ct, mri = convert_here(amos22, source)
     assert ["1 of 4 cases are missing: amos_0500." in problem.message for problem in ct.problems] == [True]
     assert [problem.message[:35] for problem in mri.problems] == ["labelsVa/amos_0578.nii.gz is missin"]
-
-
-def test_missing_folders_are_named_at_once(source, convert_here):
-    (source / "labelsVa").rename(source / "labelsValidation")
-    (source / "dataset.json").unlink()
-    with pytest.raises(DatasetError, match=r"amos22.zip") as caught:
-        convert_here(amos22, source)
-    assert [problem.case_id for problem in caught.value.problems] == ["dataset.json", "labelsVa"]

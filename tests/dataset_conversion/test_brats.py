@@ -1,10 +1,10 @@
 """The years of BraTS in miniature."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
+from miniatures import described
 
 from autoseg.errors import DatasetError
 from autoseg.io.image import read_scan
@@ -49,7 +49,7 @@ def test_every_year_becomes_the_same_channels_and_labels(
     for channel in range(4):
         scan = read_scan(done.folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz")
         np.testing.assert_array_equal(scan.array_zyx.reshape(-1), np.arange(480) + 1000 * channel)
-    content = json.loads((done.folder / "dataset.json").read_text())
+    content = described(done.folder)
     assert content["name"] == release
     assert content["channel_names"] == {"0": "T1", "1": "T1 with contrast", "2": "T2", "3": "FLAIR"}
     assert content["labels"] == {
@@ -64,7 +64,7 @@ def test_every_year_becomes_the_same_channels_and_labels(
 def test_scans_of_one_patient_share_it(write_cases, convert_here):
     names = ("BraTS-GLI-00005-000", "BraTS-GLI-00005-001", "BraTS-GLI-00006-000")
     (done,) = convert_here(brats, write_cases("brats2023_gli", names))
-    patients = json.loads((done.folder / "dataset.json").read_text())["patients"]
+    patients = described(done.folder)["patients"]
     assert list(patients.values()) == ["BraTS-GLI-00005", "BraTS-GLI-00005", "BraTS-GLI-00006"]
 
 

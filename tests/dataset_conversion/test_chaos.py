@@ -1,17 +1,15 @@
 """The conversion on a miniature with CT, both phases of T1 and T2."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 from dicom_makers import save_slices
+from miniatures import described, image_of, labels_of, messages_of, run_all
 from PIL import Image
 
-from autoseg.errors import DatasetError
-from autoseg.io.image import read_labels, read_scan
-from dataset_conversion.chaos import ORIGIN, find, main
-from dataset_conversion.conversion import convert
+from dataset_conversion import chaos
+from dataset_conversion.chaos import main
 
 SHAPE = (5, 6, 7)
 LIVER = np.zeros(SHAPE, bool)
@@ -69,50 +67,40 @@ def source(tmp_path):
     return tmp_path / "source"
 
 
-def run(source, out):
-    done = {one.folder.name: one for one in convert(ORIGIN, find, source, out=out, num_workers=0)}
-    return done, {problem.case_id: problem.message for one in done.values() for problem in one.problems}
-
-
 def test_pictures_of_ct_go_to_the_slices_of_their_files(source, tmp_path):
-    done, told = run(source, tmp_path / "out")
-    assert (done["ct"].cases, done["ct"].others) == (("ct_1", "ct_21"), ("ct_4",))
-    for case in done["ct"].cases:
-        image = read_scan(tmp_path / "out" / "ct" / "imagesTr" / f"{case}_0000.nii.gz")
-        labels = read_labels(tmp_path / "out" / "ct" / "labelsTr" / f"{case}.nii.gz")
-        np.testing.assert_array_equal(image.array_zyx, CT)
-        np.testing.assert_array_equal(labels.array_zyx, LIVER)
-        assert image.geometry == labels.geometry
-    content = json.loads((tmp_path / "out" / "ct" / "dataset.json").read_text())
+    ct, mr = run_all(chaos, source, tmp_path / "out")
+    told = messages_of(ct, mr)
+    assert (ct.cases, ct.others) == (("ct_1", "ct_21"), ("ct_4",))
+    for case in ct.cases:
+        np.testing.assert_array_equal(image_of(ct.folder, case), CT)
+        np.testing.assert_array_equal(labels_of(ct.folder, case), LIVER)
+    content = described(tmp_path / "out" / "ct")
     assert content["labels"] == {"background": 0, "liver": 1} and content["channel_names"] == {"0": "CT"}
     assert set(told) == {""}
 
 
 def test_mr_has_four_organs_and_three_cases_a_patient(source, tmp_path):
-    done, _ = run(source, tmp_path / "out")
-    assert done["mr"].cases == ("mr_3_t1_in", "mr_3_t1_out", "mr_3_t2")
-    for case, begin in zip(done["mr"].cases, (0, 1000, 2000), strict=True):
-        image = read_scan(tmp_path / "out" / "mr" / "imagesTr" / f"{case}_0000.nii.gz").array_zyx
-        labels = read_labels(tmp_path / "out" / "mr" / "labelsTr" / f"{case}.nii.gz").array_zyx
-        assert image.min() == begin
-        np.testing.assert_array_equal(labels, MR_LABELS)
-    content = json.loads((tmp_path / "out" / "mr" / "dataset.json").read_text())
+    _, mr = run_all(chaos, source, tmp_path / "out")
+    assert mr.cases == ("mr_3_t1_in", "mr_3_t1_out", "mr_3_t2")
+    for case, begin in zip(mr.cases, (0, 1000, 2000), strict=True):
+        assert image_of(mr.folder, case).min() == begin
+        np.testing.assert_array_equal(labels_of(mr.folder, case), MR_LABELS)
+    content = described(tmp_path / "out" / "mr")
     assert content["labels"] == {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
     assert set(content["patients"].values()) == {"mr_3"} and content["channel_names"] == {"0": "MRI"}
 
 
 def test_files_that_run_upwards_are_paired_by_their_names_too(tmp_path):
     add_ct(tmp_path / "source", 1, downwards=False)
-    run(tmp_path / "source", tmp_path / "out")
-    labels = read_labels(tmp_path / "out" / "labelsTr" / "ct_1.nii.gz").array_zyx
-    np.testing.assert_array_equal(labels, LIVER)
+    run_all(chaos, tmp_path / "source", tmp_path / "out")
+    np.testing.assert_array_equal(labels_of(tmp_path / "out", "ct_1"), LIVER)
 
 
 def test_a_case_that_would_fit_better_the_other_way_round_is_told(source, tmp_path):
     folder = source / "Train_Sets" / "CT" / "1" / "Ground"
     shutil.rmtree(folder)
     save_pngs(folder, LIVER, [f"liver_GT_{k:03d}.png" for k in range(SHAPE[0])])
-    _, told = run(source, tmp_path / "out")
+    told = messages_of(*run_all(chaos, source, tmp_path / "out"))
     assert told["ct_1"].startswith("its labels would fit better in the opposite order of slices (a spread of 0 in")
 
 
@@ -142,12 +130,6 @@ def test_what_is_missing_or_odd_is_told_by_case(source, tmp_path, capsys):
 )
 def test_a_damaged_picture_is_a_problem_of_its_case(source, tmp_path, damage, message):
     damage(source / "Train_Sets" / "CT" / "1" / "Ground" / "liver_GT_002.png")
-    done, told = run(source, tmp_path / "out")
-    assert message in told["ct_1"] and done["ct"].cases == ("ct_21",)
-
-
-def test_another_folder_is_not_the_source(source, tmp_path):
-    shutil.rmtree(source / "Train_Sets")
-    with pytest.raises(DatasetError, match="does not hold CHAOS") as caught:
-        find(source)
-    assert [problem.case_id for problem in caught.value.problems] == ["Train_Sets/CT", "Train_Sets/MR"]
+    ct, mr = run_all(chaos, source, tmp_path / "out")
+    told = messages_of(ct, mr)
+    assert message in told["ct_1"] and ct.cases == ("ct_21",)

@@ -2,6 +2,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_makers import ORIGIN_LPS_MM, SPACING_XYZ_MM, save_seg, save_slices
+from miniatures import damage
 
 from autoseg.errors import ScanFileError
 from autoseg.io.dicom import read_slices
@@ -133,13 +134,7 @@ def test_a_compressed_segmentation_is_refused_with_what_to_do(tmp_path, slices, 
 
 def test_every_cut_and_many_changed_bytes_end_in_segments_or_one_error(tmp_path, slices, masks, rng):
     path = save_seg(tmp_path / "seg.dcm", masks, slices=slices)
-    content = path.read_bytes()
-    damaged = [content[:length] for length in range(132, len(content), 131)]
-    damaged += [
-        content[:place] + bytes([int(rng.integers(256))]) + content[place + 1 :]
-        for place in range(132, len(content), 53)
-    ]
-    for one in damaged:
+    for one in damage(path.read_bytes(), rng, step=67, start=132):
         path.write_bytes(one)
         try:
             segmentation = read_segmentation(path)

@@ -6,26 +6,17 @@ import shutil
 import numpy as np
 import pytest
 from dicom_makers import ORIGIN_LPS_MM, SPACING_XYZ_MM, rectangle, save_rtstruct, save_seg, save_slices
+from miniatures import described, labels_of, messages_of, run
 
 from autoseg.datasets.dataset import read_dataset
-from autoseg.errors import DatasetError
-from autoseg.io.image import read_labels, read_scan
-from dataset_conversion.conversion import convert
-from dataset_conversion.dicom_with_annotations import ORIGIN, find, main
+from autoseg.io.image import read_scan
+from dataset_conversion import dicom_with_annotations
+from dataset_conversion.dicom_with_annotations import main
 
 SHAPE = (5, 8, 10)
 RAMP = np.arange(400, dtype=np.int16).reshape(SHAPE)
 LIVER = [rectangle((-5.0, 1.0), (-17.5, -15.5), 38.0)]  # the voxels [2, 3:5, 3:6]
 SPLEEN = [rectangle((3.0, 7.0), (-19.5, -17.5), 34.0)]  # the voxels [1, 1:3, 7:9]
-
-
-def run(source, out, **options):
-    (done,) = convert(ORIGIN, lambda path: find(path, **options), source, out=out, num_workers=0)
-    return done
-
-
-def mask_of(out, case, value):
-    return read_labels(out / "labelsTr" / f"{case}.nii.gz").array_zyx == value
 
 
 @pytest.fixture
@@ -47,24 +38,24 @@ def source(tmp_path):
 
 def test_contours_and_segments_become_label_maps_at_their_place(source, tmp_path):
     out = tmp_path / "out"
-    done = run(source, out)
+    done = run(dicom_with_annotations, source, out)
     assert done.cases == ("anna", "ben")
     expected = np.zeros(SHAPE, bool)
     expected[2, 3:5, 3:6] = True
-    np.testing.assert_array_equal(mask_of(out, "anna", 1), expected)
-    assert [tuple(index) for index in np.argwhere(mask_of(out, "anna", 2))] == [
+    np.testing.assert_array_equal(labels_of(out, "anna") == 1, expected)
+    assert [tuple(index) for index in np.argwhere(labels_of(out, "anna") == 2)] == [
         (1, 1, 7),
         (1, 1, 8),
         (1, 2, 7),
         (1, 2, 8),
     ]
-    assert [tuple(index) for index in np.argwhere(mask_of(out, "ben", 1))] == [(4, 5, 2), (4, 5, 3)]
+    assert [tuple(index) for index in np.argwhere(labels_of(out, "ben") == 1)] == [(4, 5, 2), (4, 5, 3)]
     scan = read_scan(out / "imagesTr" / "ben_0000.nii.gz")
     np.testing.assert_array_equal(scan.array_zyx, RAMP + 100)
     place_ras = scan.geometry.affine_array @ [2, 5, 4, 1]
     expected_lps = np.array(ORIGIN_LPS_MM) + np.array([2, 5, 4]) * SPACING_XYZ_MM
     np.testing.assert_allclose(place_ras[:3], expected_lps * (-1, -1, 1))
-    content = json.loads((out / "dataset.json").read_text())
+    content = described(out)
     assert content["channel_names"] == {"0": "CT"}
     assert content["labels"] == {"background": 0, "LIVER": 1, "SPLEEN": 2}
     assert [(problem.case_id, problem.message[:46]) for problem in done.problems] == [
@@ -74,16 +65,16 @@ def test_contours_and_segments_become_label_maps_at_their_place(source, tmp_path
 
 
 def test_missing_is_unknown_says_what_was_drawn(source, tmp_path):
-    run(source, tmp_path / "out", missing_is_unknown=True)
-    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    run(dicom_with_annotations, source, tmp_path / "out", missing_is_unknown=True)
+    content = described(tmp_path / "out")
     assert content["annotated_labels"] == {"ben": ["LIVER"]}
 
 
 def test_a_file_of_labels_chooses_and_renames(source, tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"abdomen": ["liver", "Spleen"]}))
     assert main([str(source), str(tmp_path / "out"), "--labels", str(tmp_path / "labels.json")]) == 0
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["labels"] == {"background": 0, "abdomen": 1}
-    assert mask_of(tmp_path / "out", "anna", 1).sum() == 10
+    assert described(tmp_path / "out")["labels"] == {"background": 0, "abdomen": 1}
+    assert (labels_of(tmp_path / "out", "anna") == 1).sum() == 10
 
 
 def test_no_text_of_a_patient_is_written_or_printed(source, tmp_path, capsys):
@@ -99,14 +90,14 @@ def test_contours_find_their_series_by_the_coordinate_system_alone(source, tmp_p
     anna = source / "anna" / "2020-01-01 study"
     shutil.rmtree(anna / "scout")  # it has the same coordinate system
     save_rtstruct(anna / "RTSTRUCT" / "rs.dcm", {"Liver": LIVER}, series="")
-    assert run(source, tmp_path / "out").cases == ("anna", "ben")
+    assert run(dicom_with_annotations, source, tmp_path / "out").cases == ("anna", "ben")
 
 
 def test_a_patient_with_two_annotated_series_is_two_cases_of_one_patient(source, tmp_path):
     save_slices(source / "anna" / "z later", RAMP, series="1.2.5")
     save_rtstruct(source / "anna" / "z later" / "rs.dcm", {"Liver": LIVER}, series="1.2.5")
-    assert run(source, tmp_path / "out").cases == ("anna_1", "anna_2", "ben")
-    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert run(dicom_with_annotations, source, tmp_path / "out").cases == ("anna_1", "anna_2", "ben")
+    content = described(tmp_path / "out")
     assert content["patients"]["anna_1"] == content["patients"]["anna_2"] == "anna"
 
 
@@ -115,8 +106,10 @@ def test_contours_and_segments_of_one_series_are_put_together(source, tmp_path):
     mask = np.zeros(SHAPE, np.uint8)
     mask[2, 4, 4:8] = 1  # two of these are the liver's, which is larger
     save_seg(study / "seg.dcm", {"Tumour": mask}, slices=sorted((study / "CT thorax").iterdir()))
-    done = run(source, tmp_path / "out")
-    assert mask_of(tmp_path / "out", "anna", 3).sum() == 4 and mask_of(tmp_path / "out", "anna", 1).sum() == 4
+    done = run(dicom_with_annotations, source, tmp_path / "out")
+    assert (labels_of(tmp_path / "out", "anna") == 3).sum() == 4 and (
+        labels_of(tmp_path / "out", "anna") == 1
+    ).sum() == 4
     assert "go to the smaller one: LIVER and Tumour (2)." in done.problems[-1].message
 
 
@@ -128,10 +121,10 @@ def test_segments_of_another_grid_go_to_the_nearest_voxels_and_it_is_told(source
     mask = np.zeros((9, 16, 20), np.uint8)
     mask[4, 6:9, 6:11] = 1  # at 38 mm, from -17 to -16 mm and from -4 to 0 mm: the voxels [2, 3:5, 3:6]
     save_seg(study / "seg.dcm", {"Liver": mask}, slices=fine)
-    done = run(source, tmp_path / "out")
+    done = run(dicom_with_annotations, source, tmp_path / "out")
     expected = np.zeros(SHAPE, bool)
     expected[2, 3:5, 3:6] = True
-    np.testing.assert_array_equal(mask_of(tmp_path / "out", "anna", 1), expected)
+    np.testing.assert_array_equal(labels_of(tmp_path / "out", "anna") == 1, expected)
     assert ("anna", True) in [(one.case_id, "on another grid than the image" in one.message) for one in done.problems]
 
 
@@ -156,14 +149,7 @@ def test_contours_that_cannot_be_drawn_and_missing_slices_are_told_by_case(sourc
     between = [rectangle((-5.0, 1.0), (-17.5, -15.5), 36.0)]
     save_rtstruct(study / "RTSTRUCT" / "rs.dcm", {"Liver": LIVER + between})
     (source / "ben" / "IM5").unlink()  # one from the middle
-    done = run(source, tmp_path / "out")
-    told = {problem.case_id: problem.message for problem in done.problems}
+    done = run(dicom_with_annotations, source, tmp_path / "out")
+    told = messages_of(done)
     assert told["anna"] == "Liver: 1 of 2 contours lie between the image's slices, and are left out."
     assert "a slice is missing" in told["ben"] and done.cases == ("anna",)
-
-
-def test_a_folder_without_annotations_is_not_the_source(tmp_path):
-    save_slices(tmp_path / "source" / "cleo" / "ct", RAMP)
-    with pytest.raises(DatasetError, match="does not hold DICOM series with contours or segmentations") as caught:
-        run(tmp_path / "source", tmp_path / "out")
-    assert [problem.case_id for problem in caught.value.problems] == ["cleo"]

@@ -1,9 +1,9 @@
 """The three years of KiTS in miniature."""
 
 import dataclasses
-import json
 
 import pytest
+from miniatures import described
 
 from dataset_conversion import kits
 
@@ -25,10 +25,6 @@ def write_year(tmp_path, save_image, save_labels, monkeypatch):
         return tmp_path / "kits"
 
     return write
-
-
-def described(folder):
-    return json.loads((folder / "dataset.json").read_text())
 
 
 def test_kits19_has_kidney_and_tumour_and_scans_without_labels(write_year, convert_here, save_image):

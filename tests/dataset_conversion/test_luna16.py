@@ -1,16 +1,16 @@
 """The conversion on a miniature, whose MetaImage files SimpleITK writes."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from miniatures import damage, described, messages_of, run
 
 from autoseg.errors import DatasetError, ScanFileError
 from autoseg.io.image import read_labels, read_scan
-from dataset_conversion.conversion import convert
-from dataset_conversion.luna16 import ORIGIN, find, main
+from dataset_conversion import luna16
+from dataset_conversion.luna16 import find, main
 from dataset_conversion.mhd_files import read_mhd, read_mhd_labels
 
 UIDS = [f"1.3.6.1.4.1.14519.5.2.1.6279.6001.{number}" for number in (105495028985881418176186711228, 9, 77)]
@@ -36,11 +36,6 @@ def source(tmp_path):
         save_mhd(tmp_path / "source" / f"subset{subset}" / f"{uid}.mhd", RAMP)
         save_mhd(tmp_path / "source" / "seg-lungs-LUNA16" / f"{uid}.mhd", LUNGS, pack=True)
     return tmp_path / "source"
-
-
-def run(source, out):
-    (done,) = convert(ORIGIN, find, source, out=out, num_workers=0)
-    return done
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -88,18 +83,17 @@ def test_cuts_and_changed_bytes_end_in_a_scan_or_one_error(tmp_path, rng):
     save_mhd(tmp_path / "a.mhd", RAMP, pack=True)
     head, voxels = (tmp_path / "a.mhd").read_bytes(), (tmp_path / "a.zraw").read_bytes()
     for content, path in ((head, tmp_path / "a.mhd"), (voxels, tmp_path / "a.zraw")):
-        for place in range(0, len(content), 5):
-            for damaged in (content[:place], content[:place] + bytes([int(rng.integers(256))]) + content[place + 1 :]):
-                path.write_bytes(damaged)
-                try:
-                    read_mhd(tmp_path / "a.mhd")
-                except ScanFileError as error:
-                    assert str(error).isprintable()
+        for damaged in damage(content, rng, step=5):
+            path.write_bytes(damaged)
+            try:
+                read_mhd(tmp_path / "a.mhd")
+            except ScanFileError as error:
+                assert str(error).isprintable()
         path.write_bytes(content)
 
 
 def test_lungs_and_trachea_are_converted(source, tmp_path):
-    done = run(source, tmp_path / "out")
+    done = run(luna16, source, tmp_path / "out")
     assert sorted(done.cases) == sorted(UIDS)
     assert [problem.message[:33] for problem in done.problems] == ["2 subsets are there; expected 10."]
     labels = read_labels(tmp_path / "out" / "labelsTr" / f"{UIDS[0]}.nii.gz")
@@ -107,7 +101,7 @@ def test_lungs_and_trachea_are_converted(source, tmp_path):
     image = read_scan(tmp_path / "out" / "imagesTr" / f"{UIDS[0]}_0000.nii.gz")
     np.testing.assert_array_equal(image.array_zyx, RAMP)
     assert image.geometry == labels.geometry
-    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    content = described(tmp_path / "out")
     assert content["labels"] == {"background": 0, "left lung": 1, "right lung": 2, "trachea": 3}
 
 
@@ -116,19 +110,19 @@ def test_a_label_map_whose_axes_run_otherwise_is_turned_and_a_lost_place_told(so
     save_mhd(source / "seg-lungs-LUNA16" / f"{UIDS[1]}.mhd", LUNGS[:, ::-1, ::-1], **turned)
     lost = {**turned, "origin": ORIGIN_LPS_MM}
     save_mhd(source / "seg-lungs-LUNA16" / f"{UIDS[2]}.mhd", LUNGS[:, ::-1, ::-1], **lost)
-    done = run(source, tmp_path / "out")
+    done = run(luna16, source, tmp_path / "out")
     for uid in UIDS[1:]:
         labels = read_labels(tmp_path / "out" / "labelsTr" / f"{uid}.nii.gz").array_zyx
         assert labels[1, 2].tolist() == [2, 2, 3, 0, 1, 1]
-    told = {problem.case_id: problem.message for problem in done.problems}
+    told = messages_of(done)
     assert "only its directions are used" in told[UIDS[2]] and UIDS[1] not in told
 
 
 def test_exchanged_sides_are_told_and_other_values_refused(source, tmp_path):
     save_mhd(source / "seg-lungs-LUNA16" / f"{UIDS[1]}.mhd", LUNGS[:, :, ::-1])
     save_mhd(source / "seg-lungs-LUNA16" / f"{UIDS[2]}.mhd", LUNGS - 2 * (LUNGS == 3))
-    done = run(source, tmp_path / "out")
-    told = {problem.case_id: problem.message for problem in done.problems}
+    done = run(luna16, source, tmp_path / "out")
+    told = messages_of(done)
     assert told[UIDS[1]].startswith("the left lung lies to the right of the right one.")
     assert f"{UIDS[2]}.mhd holds 1; expected only 0, 3 left lung" in told[UIDS[2]]
     assert UIDS[2] not in done.cases
@@ -153,4 +147,4 @@ def test_archives_unpacked_into_folders_of_their_own_are_found(source, tmp_path)
         (source / name).rename(source / "moved")
         (source / name).mkdir()
         (source / "moved").rename(source / name / name)
-    assert len(run(source, tmp_path / "out").cases) == 3
+    assert len(run(luna16, source, tmp_path / "out").cases) == 3

@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from miniatures import described, run_all
 from scipy import sparse
 
 from autoseg.errors import DatasetError, ScanFileError, UsageError
 from autoseg.io.image import read_labels, read_scan
-from dataset_conversion.conversion import convert
-from dataset_conversion.m3d_seg import ORIGIN, find, main, make_affine
+from dataset_conversion import m3d_seg
+from dataset_conversion.m3d_seg import find, main, make_affine
 
 SHAPE = (4, 5, 3)  # x, y, z
 IMAGE = np.arange(60, dtype=np.float64).reshape(1, *SHAPE) / 30 - 1
@@ -42,12 +43,8 @@ def source(tmp_path):
     return tmp_path / "M3D_Seg"
 
 
-def run(source, out, **options):
-    return convert(ORIGIN, lambda path: find(path, **options), source, out=out, num_workers=0)
-
-
 def test_each_part_becomes_a_dataset(source, tmp_path):
-    done = run(source, tmp_path / "out")
+    done = run_all(m3d_seg, source, tmp_path / "out")
     assert [(one.folder.name, one.cases, one.others) for one in done] == [
         ("0006_KiTS19", ("m3d_0006_1",), ("m3d_0006_2",)),
         ("0008_Pancreas-CT", ("m3d_0008_1",), ()),
@@ -59,7 +56,7 @@ def test_each_part_becomes_a_dataset(source, tmp_path):
         labels = read_labels(out / place / f"{case}.nii.gz").array_zyx
         found = {tuple(int(axis) for axis in index): int(labels[tuple(index)]) for index in np.argwhere(labels)}
         assert found == {(1, 2, 1): 1, (1, 2, 2): 1, (1, 2, 3): 2, (1, 3, 3): 2}
-    content = json.loads((out / "dataset.json").read_text())
+    content = described(out)
     assert content["labels"] == {"background": 0, "kidney": 1, "kidney tumor": 2}
     assert content["channel_names"] == {"0": "standardised"}
     assert content["assumed"].startswith("units, voxel sizes and directions are not in the files")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from miniatures import described
 
 from autoseg.errors import DatasetError
 from autoseg.io.image import read_scan
@@ -95,7 +96,7 @@ def test_folder_of_tasks_becomes_a_dataset_each(write_task, convert_here, read_b
 )
 def test_another_table_than_the_published_one_is_refused(write_task, convert_here, key, table, told):
     folder = write_task("Task03_Liver")
-    content = json.loads((folder / "dataset.json").read_text())
+    content = described(folder)
     (folder / "dataset.json").write_text(json.dumps({**content, key: table}))
     with pytest.raises(DatasetError) as caught:
         convert_here(msd, folder)
@@ -105,7 +106,7 @@ def test_another_table_than_the_published_one_is_refused(write_task, convert_her
 
 def test_cases_that_the_list_names_and_nobody_has_are_told(write_task, convert_here):
     folder = write_task("Task09_Spleen")
-    content = json.loads((folder / "dataset.json").read_text())
+    content = described(folder)
     content["training"] += [{"image": f"./imagesTr/spleen_{k}.nii.gz", "label": ""} for k in (12, 13)]
     (folder / "dataset.json").write_text(json.dumps(content))
     (done,) = convert_here(msd, folder)

@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+from miniatures import damage
 
 from autoseg.errors import ScanFileError
 from dataset_conversion.numpy_files import read_npy, read_npz
@@ -64,10 +65,9 @@ def test_cuts_and_changed_bytes_end_in_arrays_or_one_error(tmp_path, rng):
         (tmp_path / "a.npz", lambda path: read_npz(path, ["one"], most_bytes=10**5)),
     ):
         content = path.read_bytes()
-        for place in range(0, len(content), 5):
-            for damaged in (content[:place], content[:place] + bytes([int(rng.integers(256))]) + content[place + 1 :]):
-                path.write_bytes(damaged)
-                try:
-                    read(path)
-                except ScanFileError as error:
-                    assert str(error).isprintable()
+        for damaged in damage(content, rng, step=5):
+            path.write_bytes(damaged)
+            try:
+                read(path)
+            except ScanFileError as error:
+                assert str(error).isprintable()

@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from miniatures import described, labels_of, messages_of, run
 
 from autoseg.datasets.dataset import read_dataset
 from autoseg.errors import DatasetError, UsageError
-from autoseg.io.image import read_label_names, read_labels
-from dataset_conversion.conversion import convert
-from dataset_conversion.one_file_per_organ import ORIGIN, find, main
+from autoseg.io.image import read_label_names
+from dataset_conversion import one_file_per_organ
+from dataset_conversion.one_file_per_organ import main
 
 SHAPE = (3, 4, 5)
 RAMP = np.arange(60, dtype=np.int16).reshape(SHAPE)
@@ -31,46 +32,37 @@ def source(tmp_path, save_scan):
     return tmp_path / "source"
 
 
-def run(source, out, **options):
-    (done,) = convert(ORIGIN, lambda path: find(path, **options), source, out=out, num_workers=0)
-    return done
-
-
-def labels_of(out, case):
-    return read_labels(out / "labelsTr" / f"{case}.nii.gz").array_zyx.reshape(-1)
-
-
 def test_masks_become_one_label_map(source, tmp_path):
-    done = run(source, tmp_path / "out")
+    done = run(one_file_per_organ, source, tmp_path / "out")
     assert done.cases == ("a", "b") and done.num_links == 2
-    assert labels_of(tmp_path / "out", "a")[:5].tolist() == [0, 1, 1, 3, 0]  # liver 1, spleen 2, tumour 3
-    assert labels_of(tmp_path / "out", "b")[6:11].tolist() == [0, 1, 2, 2, 0]
+    assert labels_of(tmp_path / "out", "a").ravel()[:5].tolist() == [0, 1, 1, 3, 0]  # liver 1, spleen 2, tumour 3
+    assert labels_of(tmp_path / "out", "b").ravel()[6:11].tolist() == [0, 1, 2, 2, 0]
     assert read_label_names(tmp_path / "out" / "labelsTr" / "a.nii.gz") == {1: "liver", 2: "spleen", 3: "tumour"}
     assert [(problem.case_id, problem.message[:50], problem.is_error) for problem in done.problems] == [
         ("", "1 of 2 cases lack 'spleen': it counts as not there", False),
         ("", "1 of 2 cases lack 'tumour': it counts as not there", False),
         ("a", "voxels that two organs hold go to the smaller one:", False),
     ]
-    assert "annotated_labels" not in json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert "annotated_labels" not in described(tmp_path / "out")
     assert [problem for problem in read_dataset(tmp_path / "out").problems if problem.is_error] == []
 
 
 def test_missing_is_unknown_says_what_was_looked_for(source, tmp_path):
-    done = run(source, tmp_path / "out", missing_is_unknown=True)
-    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    done = run(one_file_per_organ, source, tmp_path / "out", missing_is_unknown=True)
+    content = described(tmp_path / "out")
     assert content["annotated_labels"] == {"a": ["liver", "tumour"], "b": ["liver", "spleen"]}
     assert [problem.case_id for problem in done.problems] == ["a"]
 
 
 def test_a_file_of_labels_chooses_and_unites(source, tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"abdomen": ["Spleen", "liver"]}))
-    done = run(source, tmp_path / "out", labels=tmp_path / "labels.json")
-    assert labels_of(tmp_path / "out", "a")[:5].tolist() == [0, 1, 1, 1, 0]
-    assert labels_of(tmp_path / "out", "b")[6:11].tolist() == [0, 1, 1, 1, 0]
+    done = run(one_file_per_organ, source, tmp_path / "out", labels=tmp_path / "labels.json")
+    assert labels_of(tmp_path / "out", "a").ravel()[:5].tolist() == [0, 1, 1, 1, 0]
+    assert labels_of(tmp_path / "out", "b").ravel()[6:11].tolist() == [0, 1, 1, 1, 0]
     assert [problem.message for problem in done.problems] == ["left out, since no label takes them: tumour."]
     (tmp_path / "labels.json").write_text(json.dumps({"abdomen": ["Spleen", "tumour"]}))  # another choice
-    assert run(source, tmp_path / "out", labels=tmp_path / "labels.json").num_kept == 0
-    assert labels_of(tmp_path / "out", "a")[:5].tolist() == [0, 0, 0, 1, 0]
+    assert run(one_file_per_organ, source, tmp_path / "out", labels=tmp_path / "labels.json").num_kept == 0
+    assert labels_of(tmp_path / "out", "a").ravel()[:5].tolist() == [0, 0, 0, 1, 0]
 
 
 def test_other_places_and_several_channels(tmp_path, save_scan):
@@ -80,22 +72,22 @@ def test_other_places_and_several_channels(tmp_path, save_scan):
     save_scan(source / "masks" / "p1" / "brain.nii", mask(4))
     options = ["--image", "scans/{case}_t1.nii.gz", "scans/{case}_t2.nii.gz", "--channel", "T1", "T2"]
     assert main([str(source), str(tmp_path / "out"), *options, "--masks", "masks/{case}"]) == 0
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["channel_names"] == {"0": "T1", "1": "T2"}
-    assert labels_of(tmp_path / "out", "p1")[4] == 1
+    assert described(tmp_path / "out")["channel_names"] == {"0": "T1", "1": "T2"}
+    assert labels_of(tmp_path / "out", "p1").ravel()[4] == 1
 
 
 def test_the_image_beside_its_masks_is_no_mask(tmp_path, save_scan):
     save_scan(tmp_path / "source" / "p1" / "ct.nii.gz", RAMP)
     save_scan(tmp_path / "source" / "p1" / "brain.nii.gz", mask(4))
-    assert run(tmp_path / "source", tmp_path / "out", masks="{case}").num_organs == 1
+    assert run(one_file_per_organ, tmp_path / "source", tmp_path / "out", masks="{case}").num_organs == 1
 
 
 def test_a_mask_whose_axes_run_otherwise_is_turned(source, tmp_path, save_scan):
     flipped = np.diag([-1.0, 1.0, 1.0, 1.0])
     flipped[0, 3] = 4.0
     save_scan(source / "a" / "segmentations" / "liver.nii.gz", mask(0)[:, :, ::-1], affine=flipped)
-    run(source, tmp_path / "out")
-    assert np.flatnonzero(labels_of(tmp_path / "out", "a") == 1).tolist() == [0]
+    run(one_file_per_organ, source, tmp_path / "out")
+    assert np.flatnonzero(labels_of(tmp_path / "out", "a").ravel() == 1).tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +97,7 @@ def test_a_mask_whose_axes_run_otherwise_is_turned(source, tmp_path, save_scan):
 )  # fmt: skip
 def test_what_is_no_mask_of_the_image_is_a_problem_of_its_case(source, tmp_path, save_scan, array, words):
     save_scan(source / "a" / "segmentations" / "liver.nii.gz", array)
-    done = run(source, tmp_path / "out")
+    done = run(one_file_per_organ, source, tmp_path / "out")
     assert done.cases == ("b",)
     assert any(problem.case_id == "a" and words in problem.message for problem in done.problems)
 
@@ -114,16 +106,16 @@ def test_incomplete_and_foreign_sources_are_told(source, tmp_path, save_scan):
     save_scan(source / "c" / "ct.nii.gz", RAMP)
     (source / "d" / "segmentations").mkdir(parents=True)
     save_scan(source / "d" / "ct.nii.gz", RAMP)
-    done = run(source, tmp_path / "out")
-    told = {problem.case_id: problem.message for problem in done.problems}
+    done = run(one_file_per_organ, source, tmp_path / "out")
+    told = messages_of(done)
     assert told["c"] == "c/segmentations is missing. Copy or download it again."
     assert told["d"].startswith("its folder holds no mask of an organ.")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"expected <case>/ct.nii.gz and .*Name the places with --image and --masks"):
-        run(tmp_path / "empty", tmp_path / "out2")
+        run(one_file_per_organ, tmp_path / "empty", tmp_path / "out2")
 
 
 @pytest.mark.parametrize("options", [{"masks": "seg"}, {"image": ["ct.nii.gz"]}, {"channel": ["T1", "T2"]}])
 def test_templates_and_channels_must_fit(source, tmp_path, options):
     with pytest.raises(UsageError, match="expected"):
-        run(source, tmp_path / "out", **options)
+        run(one_file_per_organ, source, tmp_path / "out", **options)

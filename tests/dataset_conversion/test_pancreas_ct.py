@@ -1,16 +1,16 @@
 """The conversion on a miniature of both forms of the source."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 from dicom_makers import save_slices
+from miniatures import described, messages_of, run
 
 from autoseg.errors import DatasetError
 from autoseg.io.image import read_labels, read_scan
-from dataset_conversion.conversion import convert
-from dataset_conversion.pancreas_ct import ORIGIN, find, main
+from dataset_conversion import pancreas_ct
+from dataset_conversion.pancreas_ct import find, main
 
 SHAPE = (4, 6, 5)
 RAMP = np.arange(120, dtype=np.int16).reshape(SHAPE)
@@ -36,11 +36,6 @@ def source(tmp_path, save_scan):
     return tmp_path / "source"
 
 
-def run(source, out):
-    (done,) = convert(ORIGIN, find, source, out=out, num_workers=0)
-    return done, {problem.case_id: problem.message for problem in done.problems}
-
-
 def check_case(out, name):
     image = read_scan(out / "imagesTr" / f"{name}_0000.nii.gz")
     labels = read_labels(out / "labelsTr" / f"{name}.nii.gz")
@@ -50,10 +45,11 @@ def check_case(out, name):
 
 
 def test_label_maps_are_turned_onto_the_dicom_series(source, tmp_path):
-    done, told = run(source, tmp_path / "out")
+    done = run(pancreas_ct, source, tmp_path / "out")
+    told = messages_of(done)
     assert done.cases == ("pancreas_0001", "pancreas_0002")
     check_case(tmp_path / "out", "pancreas_0001")
-    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    content = described(tmp_path / "out")
     assert content["labels"] == {"background": 0, "pancreas": 1} and content["channel_names"] == {"0": "CT"}
     assert told[""].startswith("78 of 80 cases are missing: pancreas_0003 to pancreas_0082. Download")
     assert set(told) == {"", "pancreas_0001", "pancreas_0002"}  # the order of the voxels says otherwise here
@@ -61,7 +57,7 @@ def test_label_maps_are_turned_onto_the_dicom_series(source, tmp_path):
 
 def test_header_and_order_agree_where_voxels_are_stored_as_the_scan_has_them(source, tmp_path, save_scan):
     add_case(source, save_scan, 1, labels=PANCREAS, affine=AFFINE)
-    _, told = run(source, tmp_path / "out")
+    told = messages_of(run(pancreas_ct, source, tmp_path / "out"))
     check_case(tmp_path / "out", "pancreas_0001")
     assert "pancreas_0001" not in told and "the header is used" in told["pancreas_0002"]
 
@@ -69,7 +65,7 @@ def test_header_and_order_agree_where_voxels_are_stored_as_the_scan_has_them(sou
 def test_the_order_decides_where_the_header_lost_its_place(source, tmp_path, save_scan):
     lost = np.diag([2.0, 1.0, 4.0, 1.0])  # as of a program that writes spacing alone
     add_case(source, save_scan, 1, labels=PANCREAS[::-1], affine=lost, numbers=[4, 3, 2, 1])
-    _, told = run(source, tmp_path / "out")
+    told = messages_of(run(pancreas_ct, source, tmp_path / "out"))
     check_case(tmp_path / "out", "pancreas_0001")
     assert "the numbers are used" in told["pancreas_0001"]
 
@@ -81,7 +77,8 @@ def test_scans_as_nifti_are_linked_and_their_label_maps_turned(tmp_path, save_sc
     moved = FROM_THE_BACK.copy()
     moved[2, 3] += shift_mm
     save_scan(source / "labels" / "label0001.nii.gz", PANCREAS[:, ::-1], affine=moved)
-    done, told = run(source, tmp_path / "out")
+    done = run(pancreas_ct, source, tmp_path / "out")
+    told = messages_of(done)
     check_case(tmp_path / "out", "pancreas_0001")
     assert done.num_links == 1
     assert ("pancreas_0001" in told) == (shift_mm > 0)
@@ -89,7 +86,7 @@ def test_scans_as_nifti_are_linked_and_their_label_maps_turned(tmp_path, save_sc
 
 def test_cuts_of_another_scan_are_left_out(source, tmp_path, save_scan):
     add_case(source, save_scan, 25)
-    done, _ = run(source, tmp_path / "out")
+    done = run(pancreas_ct, source, tmp_path / "out")
     assert done.cases == ("pancreas_0001", "pancreas_0002")
     assert any("25 and 70 are cuts of scan 2" in problem.message for problem in done.problems)
 
@@ -109,11 +106,12 @@ def test_what_is_missing_is_named(source, tmp_path, capsys):
 
 def test_a_label_map_of_another_size_is_a_problem_of_its_case(source, tmp_path, save_scan):
     add_case(source, save_scan, 1, labels=np.ones((4, 6, 6), np.uint8))
-    done, told = run(source, tmp_path / "out")
+    done = run(pancreas_ct, source, tmp_path / "out")
+    told = messages_of(done)
     assert done.cases == ("pancreas_0002",) and "shape_zyx" in told["pancreas_0001"]
 
 
 def test_two_series_of_one_patient_are_told(source, tmp_path):
     save_slices(source / "Pancreas-CT" / "PANCREAS_0002" / "other", RAMP)
-    _, told = run(source, tmp_path / "out")
+    told = messages_of(run(pancreas_ct, source, tmp_path / "out"))
     assert told["pancreas_0002"] == "expected one folder with DICOM files. Download the scan again."

@@ -2,6 +2,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_makers import rectangle, save_rtstruct, save_slices
+from miniatures import damage
 
 from autoseg.errors import ScanFileError
 from autoseg.io.dicom import read_series, read_slices
@@ -156,11 +157,7 @@ def test_two_structures_of_one_number_are_refused(tmp_path):
 
 def test_every_cut_and_many_changed_bytes_end_in_structures_or_one_error(tmp_path, rng):
     path = save_rtstruct(tmp_path / "rs.dcm", {"Liver": [rectangle((-5, 1), (-17.5, -15.5), 30.0)]})
-    content = path.read_bytes()
-    damaged = [content[:length] for length in range(132, len(content), 17)]
-    for place in range(132, len(content), 7):
-        damaged.append(content[:place] + bytes([int(rng.integers(256))]) + content[place + 1 :])
-    for one in damaged:
+    for one in damage(path.read_bytes(), rng, step=9, start=132):
         path.write_bytes(one)
         for read in (read_structures, read_header):
             try:

@@ -1,16 +1,16 @@
 """The conversion on a miniature with all classes of both datasets."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
+from miniatures import described, run_all
 
 from autoseg.errors import DatasetError
 from autoseg.io.image import read_labels, read_scan
 from autoseg.organs import describe_organ
-from dataset_conversion.conversion import convert
-from dataset_conversion.totalsegmentator import CT_CLASSES, MRI_CLASSES, ORIGIN, find, main
+from dataset_conversion import totalsegmentator
+from dataset_conversion.totalsegmentator import CT_CLASSES, MRI_CLASSES, find, main
 
 SHAPE = (3, 4, 5)
 RAMP = np.arange(60, dtype=np.int16).reshape(SHAPE)
@@ -42,16 +42,12 @@ def make(tmp_path, save_scan):
     return write
 
 
-def run(source, out):
-    return convert(ORIGIN, find, source, out=out, num_workers=0)
-
-
 def test_ct_is_converted_with_its_split(make, tmp_path):
     source = make({"s0000": "train", "s0011": "test", "s0029": "val"})
-    (done,) = run(source, tmp_path / "out")
+    (done,) = run_all(totalsegmentator, source, tmp_path / "out")
     assert (done.cases, done.others) == (("s0000", "s0029"), ("s0011",))
     assert [problem for problem in done.problems if problem.is_error] == []
-    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    content = described(tmp_path / "out")
     assert content["channel_names"] == {"0": "CT"} and content["numTraining"] == 2
     assert len(content["labels"]) == 118 and content["labels"]["costal_cartilages"] == 117
     for place, case in (("labelsTr", "s0000"), ("labelsTs", "s0011")):
@@ -62,8 +58,8 @@ def test_ct_is_converted_with_its_split(make, tmp_path):
 
 def test_mri_has_its_own_classes(make, tmp_path):
     source = make({"s0001": "train"}, image="mri.nii.gz", classes=MRI_CLASSES)
-    (done,) = run(source, tmp_path / "out")
-    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    (done,) = run_all(totalsegmentator, source, tmp_path / "out")
+    content = described(tmp_path / "out")
     assert done.cases == ("s0001",) and content["channel_names"] == {"0": "MRI"}
     assert len(content["labels"]) == 51 and content["labels"]["brain"] == 50
 
@@ -86,13 +82,13 @@ def test_a_folder_without_meta_csv_is_not_the_source(make, tmp_path):
         find(tmp_path)
     (source / "meta.csv").write_text("image_id,split\ns0000,train\n")
     with pytest.raises(DatasetError, match=r"meta\.csv is no table with the columns image_id and split"):
-        run(source, tmp_path / "out")
+        run_all(totalsegmentator, source, tmp_path / "out")
 
 
 def test_ct_and_mri_in_one_folder_become_two_datasets(make, tmp_path):
     make({"s0000": "train"})
     source = make({"s0001": "train"}, image="mri.nii.gz", classes=MRI_CLASSES)
-    done = run(source, tmp_path / "out")
+    done = run_all(totalsegmentator, source, tmp_path / "out")
     assert [(one.folder.name, one.cases) for one in done] == [
         ("totalsegmentator_ct", ("s0000",)),
         ("totalsegmentator_mri", ("s0001",)),
