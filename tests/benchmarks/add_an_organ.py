@@ -8,9 +8,7 @@ cases, and from the four alone, in which the model's own label maps, as they are
 on 8 cases that no training has seen. Seconds are those that the process computes.
 """
 
-import argparse
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from datetime import date
@@ -18,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command_line import make_parser, require_one_core
 from fine_tuning import LEARNED_FIRST, keep_organs, plan_part, prepare, train_part, write_part
 
 import autoseg
 from autoseg.demo.phantoms import PHANTOM_ORGANS
 from autoseg.io.image import read_scan, write_label_map
 from autoseg.network.weights.model_file import MODEL_FILE_NAME
-from autoseg.system.atomic_files import read_json
+from autoseg.system.atomic_files import read_json, write_json
 
 NEW, ALSO_ASKED = "spine", "right kidney"
 
@@ -71,16 +70,13 @@ def plan_drafts(folder: Path, model: Path, run: Path) -> None:
 
 def main() -> None:
     """Go all ways, and write one JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--first-seconds", type=float, default=120)
     parser.add_argument("--seconds", type=float, default=84)
     parser.add_argument("--seed", type=int, default=2026, help="of the phantoms")
     parser.add_argument("--work", type=Path, help="keep everything here, and use the first model that is there")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    if len(os.sched_getaffinity(0)) > 1:
-        parser.error("computing is counted on one core: run it with taskset -c 0")
-    torch.set_num_threads(1)
+    require_one_core(parser)
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.work or Path(name)
         first = folder / "first_model" / MODEL_FILE_NAME
@@ -104,8 +100,7 @@ def main() -> None:
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
     print(json.dumps(content))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

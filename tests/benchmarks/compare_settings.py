@@ -9,9 +9,7 @@ side by side. Seconds are those that the process computes (of all its threads), 
 nothing away.
 """
 
-import argparse
 import json
-import os
 import tempfile
 import time
 from datetime import date
@@ -21,6 +19,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from command_line import make_parser, require_one_core
 
 from autoseg.config.overrides import apply_overlay, apply_settings, read_overlay
 from autoseg.config.plans import Plans, read_plans
@@ -72,7 +71,7 @@ def train_for(
 
 def main() -> None:
     """Train, predict the cases left out, and append a line to the output."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="made by autoseg_plan from the training cases")
     parser.add_argument("references", type=Path, help="their label maps")
     parser.add_argument("--left-out", type=int, required=True)
@@ -82,11 +81,8 @@ def main() -> None:
         "--overlay", nargs="+", default=[], dest="overlays", help="names in ablations.json or of autoseg's own"
     )
     parser.add_argument("--set", nargs="+", default=[], dest="settings")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    if len(os.sched_getaffinity(0)) > 1:
-        parser.error("computing is counted on one core: run it with taskset -c 0")
-    torch.set_num_threads(1)
+    require_one_core(parser)
     plans = read_plans(arguments.run / "plans.json")
     ablations = json.loads(ABLATIONS.read_text(encoding="utf-8"))
     for overlay in arguments.overlays:

@@ -6,19 +6,18 @@ Batches are noise, weights new. Three steps each: the first warms up, the others
 recorded as such.
 """
 
-import argparse
 import itertools
-import json
 import time
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import make_parser
 from organs_cost import make_plans
 
 from autoseg.config.plans import Plans
 from autoseg.planning.rules.gpu_memory import estimate_training_gib
+from autoseg.system.atomic_files import write_json
 from autoseg.training.data.sampler import Batch
 from autoseg.training.state import new_state
 from autoseg.training.step import train_step
@@ -59,8 +58,7 @@ def measure(plans: Plans, *, batch_slices: int) -> tuple[float, float]:
 
 def main() -> None:
     """Measure all and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser = make_parser(__doc__)
     arguments = parser.parse_args()
     results: list[dict[str, Any]] = []
     for backbone, side, batch_slices, num_organs in CASES:
@@ -86,8 +84,7 @@ def main() -> None:
         "machine": f"{torch.cuda.get_device_name()}, torch {torch.__version__}",
         "results": results,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

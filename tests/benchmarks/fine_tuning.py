@@ -10,9 +10,7 @@ machine takes nothing away.
 `--seed` draws the phantoms; what fine-tuning does by itself was chosen with another one than the default.
 """
 
-import argparse
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command_line import make_parser, require_one_core
 from compare_settings import train_for
 
 import autoseg
@@ -86,7 +85,7 @@ def measure(model: Path, unseen: Path, output: Path) -> dict[str, object]:
 
 def main() -> None:
     """Train the first model once, then both ways with each seed, and write one JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--first-seconds", type=float, default=120)
     parser.add_argument("--seconds", type=float, nargs="+", default=[20, 60])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the trainings")
@@ -94,11 +93,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], dest="settings", help="of the second plan, when fine-tuning")
     parser.add_argument("--work", type=Path, help="keep everything here, and use the first model that is there")
     parser.add_argument("--only", choices=["scratch", "model"])
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    if len(os.sched_getaffinity(0)) > 1:
-        parser.error("computing is counted on one core: run it with taskset -c 0")
-    torch.set_num_threads(1)
+    require_one_core(parser)
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.work or Path(name)
         first = folder / "first_model" / MODEL_FILE_NAME
@@ -128,8 +124,7 @@ def main() -> None:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "runs": records,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.output, content)
 
 
 def prepare(folder: Path, *, seed: int, seconds: float) -> None:

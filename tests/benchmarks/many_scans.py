@@ -6,7 +6,6 @@ The scans are noise, the network is tiny and new. The run is ended by SIGKILL at
 again with the same command; its label maps are compared with those of single cases predicted by themselves.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -19,46 +18,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command_line import make_parser
+from noise_plans import build_with_noise_text, make_noise_plans
 
-from autoseg.config.plans import Plans
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import write_scan
-from autoseg.network.build import build_network
 from autoseg.network.weights.model_file import save_model
 from autoseg.pipelines.resume_log import LOG_NAME
-from autoseg.system.atomic_files import file_sha256, read_json
+from autoseg.system.atomic_files import file_sha256, read_json, write_json
 
 SHAPE_ZYX = (5, 32, 32)
 WARM_CASES = 200  # after which memory should have found its level
 COMPARED_EVERY = 97  # cases, one of which is predicted by itself as well
 
 
-def make_plans() -> Plans:
-    """Make the plan of a network that takes milliseconds a slice."""
-    sentences = ["It lies on the left.", "It is round."]
-    organs = [{"name": f"organ {k}", "value": k + 1, "sentences": sentences} for k in range(2)]
-    return Plans.model_validate(
-        {
-            "dataset_name": "noise",
-            "device": {"kind": "cpu", "memory_gib": 4},
-            "data": {
-                "channels": [{"name": "MRI", "normalization": "zscore"}],
-                "organs": organs,
-                "target_spacing_zyx_mm": [3, 1, 1],
-                "slice_axis": "z",
-            },
-            "network": {
-                "backbone": "nano",
-                "image_size_px": 32,
-                "window_rows_px": 32,
-                "window_columns_px": 32,
-                "feature_channels": 16,
-                "refiner_channels": [4, 16, 16],
-            },
-            "training": {},
-            "inference": {"slices_per_batch": 8},
-        }
-    )
+TINY_NETWORK = {
+    "backbone": "nano",
+    "image_size_px": 32,
+    "window_rows_px": 32,
+    "window_columns_px": 32,
+    "feature_channels": 16,
+    "refiner_channels": [4, 16, 16],
+}
 
 
 def count_done(output: Path) -> int:
@@ -95,15 +76,14 @@ def run(command: list[str], output: Path, *, kill_at: int | None, num_scans: int
 
 def main() -> None:
     """Make the scans, run, kill, run again, compare, and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--scans", type=int, default=2000)
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        torch.manual_seed(0)
-        plans = make_plans()
-        save_model(build_network(plans).eval(), plans, folder / "model.safetensors")
+        channel = {"name": "MRI", "normalization": "zscore"}
+        plans = make_noise_plans(2, network=TINY_NETWORK, inference={"slices_per_batch": 8}, channel=channel)
+        save_model(build_with_noise_text(plans), plans, folder / "model.safetensors")
         rng = np.random.default_rng(0)
         geometry = ImageGeometry.from_spacing(SHAPE_ZYX, (3.0, 1.0, 1.0))
         names = [f"scan_{number:05d}" for number in range(arguments.scans)]
@@ -139,8 +119,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores, torch {torch.__version__}",
     }
     print(json.dumps(content, indent=2))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

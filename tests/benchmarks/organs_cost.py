@@ -7,59 +7,34 @@ way from preprocessed slices to probabilities, a slice, in seconds that the proc
 repetitions. What an organ more costs is the slope of a line through them.
 """
 
-import argparse
-import json
 import time
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from command_line import make_parser
+from noise_plans import build_with_noise_text, make_noise_plans
 
 from autoseg.config.plans import Plans
 from autoseg.inference.sliding_window import predict_slices
-from autoseg.network.build import build_network
 from autoseg.network.model import AutosegNetwork
-from autoseg.network.text.cached_text import StoredText
+from autoseg.system.atomic_files import write_json
 
 NUM_ORGANS = (1, 2, 4, 8, 14, 20, 26, 32)
-SENTENCES = 6
 
 
 def make_plans(num_organs: int, *, backbone: str, side: int) -> Plans:
     """Make the plan that a CT of `side` x `side` px gets for a GPU, with this backbone."""
-    organs = [{"name": f"organ {k}", "value": k + 1, "sentences": ["."] * SENTENCES} for k in range(num_organs)]
-    return Plans.model_validate(
-        {
-            "dataset_name": "noise",
-            "device": {"kind": "cpu", "memory_gib": 16},
-            "data": {
-                "channels": [{"name": "CT", "normalization": "zscore"}],
-                "organs": organs,
-                "target_spacing_zyx_mm": [3, 1, 1],
-                "slice_axis": "z",
-            },
-            "network": {
-                "backbone": backbone,
-                "feature_channels": 64 if backbone == "nano" else 256,
-                "image_size_px": side,
-                "window_rows_px": side,
-                "window_columns_px": side,
-                "refiner_channels": [32, 64, 128, 256],
-            },
-            "training": {},
-            "inference": {"slices_per_batch": 2},
-        }
-    )
-
-
-def build(plans: Plans) -> AutosegNetwork:
-    """Build the network with text vectors drawn at random, as a finished model has them stored."""
-    torch.manual_seed(0)
-    num_organs, channels = len(plans.data.organs), plans.network.feature_channels
-    text = StoredText(torch.randn(num_organs, SENTENCES, channels), torch.ones(num_organs, SENTENCES, dtype=torch.bool))
-    return build_network(plans, text=text).eval()
+    network = {
+        "backbone": backbone,
+        "feature_channels": 64 if backbone == "nano" else 256,
+        "image_size_px": side,
+        "window_rows_px": side,
+        "window_columns_px": side,
+        "refiner_channels": [32, 64, 128, 256],
+    }
+    return make_noise_plans(num_organs, network=network, inference={"slices_per_batch": 2})
 
 
 def measure(network: AutosegNetwork, image: np.ndarray, *, plans: Plans, num_organs: int) -> tuple[float, float, int]:
@@ -83,16 +58,15 @@ def measure(network: AutosegNetwork, image: np.ndarray, *, plans: Plans, num_org
 
 def main() -> None:
     """Measure and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--slices", type=int, default=4)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     plans = make_plans(max(NUM_ORGANS), backbone=arguments.backbone, side=arguments.side)
-    network = build(plans)
+    network = build_with_noise_text(plans)
     shape = (1, arguments.slices, arguments.side, arguments.side)
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     results: dict[str, Any] = {str(num_organs): {"seconds": [], "encoder_seconds": []} for num_organs in NUM_ORGANS}
@@ -123,8 +97,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": f"one thread, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ follow. The networks have new weights: what they find does not matter for their 
 median size at target spacing, and all organs are asked for; the best of some repetitions, by turns.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -17,13 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from organs_cost import build
+from command_line import make_parser
+from noise_plans import build_with_noise_text
 
 from autoseg.config.plans import Plans
 from autoseg.inference.sliding_window import predict_slices
 from autoseg.network.model import AutosegNetwork
 from autoseg.planning.planner import make_plans
 from autoseg.planning.rules.data import to_slice_order
+from autoseg.system.atomic_files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -45,12 +46,11 @@ def seconds_of(network: AutosegNetwork, image: np.ndarray, *, plans: Plans) -> f
 
 def main() -> None:
     """Measure and write the dataset's entry; other entries stay."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("dataset", help="a folder of plans/reference")
     parser.add_argument("--overlays", nargs="+", required=True, help="names of plans/overlays")
     parser.add_argument("--slices", type=int, default=4)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = ROOT / "plans" / "reference" / arguments.dataset
@@ -62,7 +62,7 @@ def main() -> None:
     sizes = to_slice_order(sizes_mm / np.array(data.target_spacing_zyx_mm), slice_axis=data.slice_axis)
     rows, columns = np.median(sizes, axis=0)[1:].round().astype(int)
     image = np.random.default_rng(0).normal(size=(len(data.channels), arguments.slices, rows, columns))
-    networks = {name: build(some) for name, some in plans.items()}
+    networks = {name: build_with_noise_text(some) for name, some in plans.items()}
     seconds: dict[str, list[float]] = {name: [] for name in plans}
     for _ in range(arguments.repetitions):
         for name, network in networks.items():
@@ -82,7 +82,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": f"one thread, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
     }
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

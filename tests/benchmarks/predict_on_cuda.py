@@ -8,7 +8,6 @@ empty maps, which costs it least. Both commands then take the same large scans, 
 Once more autoseg runs under torch's profiler, which says for how long the GPU was at work.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command_line import make_parser
 from large_scans import ORGANS, write_case
 from nnunet_peer import environment, make_model, plan, predict_command
 
@@ -95,7 +95,7 @@ def gpu_seconds(run: Any) -> tuple[float, float]:
 
 def main() -> None:
     """Make, plan, train, predict, and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--scans", type=int, default=8)
     parser.add_argument("--slices", type=int, default=240)
     parser.add_argument("--side", type=int, default=512)
@@ -104,7 +104,6 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--set", nargs="+", default=["network.backbone=tiny"], dest="settings")
     parser.add_argument("--without-nnunet", action="store_true")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     num_slices = arguments.scans * arguments.slices
     with tempfile.TemporaryDirectory() as name:

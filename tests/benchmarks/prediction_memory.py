@@ -12,7 +12,6 @@ proportional set size of its processes, sampled.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -25,51 +24,39 @@ from typing import Any
 import nnunet_peer
 import numpy as np
 import torch
+from command_line import make_parser
 from large_scans import ORGANS, draw_labels
+from noise_plans import build_with_noise_text, make_noise_plans
 from plan_vs_nnunet import tree_kib
 from scipy import ndimage
 
-from autoseg.config.plans import Plans
 from autoseg.io.geometry import ImageGeometry
 from autoseg.io.image import write_label_map, write_scan
-from autoseg.network.build import build_network
-from autoseg.network.text.cached_text import StoredText
 from autoseg.network.weights.model_file import save_model
+from autoseg.system.atomic_files import write_json
 
 SIDE = 512
 SPACING_ZYX_MM = (1.0, 0.8, 0.8)
-SENTENCES = 6
 
 
 def make_model(path: Path, *, num_organs: int, target_zyx_mm: tuple[float, ...]) -> None:
     """Write a model as `autoseg_plan` plans one for a CT on a CPU, with new weights."""
-    organs = [{"name": f"organ {k}", "value": k + 1, "sentences": ["."] * SENTENCES} for k in range(num_organs)]
-    plans = Plans.model_validate(
-        {
-            "dataset_name": "noise",
-            "device": {"kind": "cpu", "memory_gib": 16},
-            "data": {
-                "channels": [{"name": "CT", "normalization": "ct", "clip_low": -150, "clip_high": 250, "std": 90}],
-                "organs": organs,
-                "target_spacing_zyx_mm": target_zyx_mm,
-                "slice_axis": "z",
-            },
-            "network": {
-                "backbone": "nano",
-                "image_size_px": 64,
-                "window_rows_px": 256,
-                "window_columns_px": 256,
-                "refiner_stride": 2,
-                "refiner_channels": [16, 32, 64, 128, 256],
-            },
-            "training": {},
-            "inference": {"component_filter": [{"organ": organ["name"], "min_fraction": 0.1} for organ in organs]},
-        }
+    network = {
+        "backbone": "nano",
+        "image_size_px": 64,
+        "window_rows_px": 256,
+        "window_columns_px": 256,
+        "refiner_stride": 2,
+        "refiner_channels": [16, 32, 64, 128, 256],
+    }
+    plans = make_noise_plans(
+        num_organs,
+        network=network,
+        inference={"component_filter": [{"organ": f"organ {k}", "min_fraction": 0.1} for k in range(num_organs)]},
+        channel={"name": "CT", "normalization": "ct", "clip_low": -150, "clip_high": 250, "std": 90},
+        spacing_zyx_mm=target_zyx_mm,
     )
-    torch.manual_seed(0)
-    channels = plans.network.feature_channels
-    text = StoredText(torch.randn(num_organs, SENTENCES, channels), torch.ones(num_organs, SENTENCES, dtype=torch.bool))
-    save_model(build_network(plans, text=text).eval(), plans, path)
+    save_model(build_with_noise_text(plans), plans, path)
 
 
 def make_scan(path: Path, *, num_slices: int) -> int:
@@ -121,12 +108,11 @@ def measure_nnunet(scan: Path, folder: Path, *, num_slices: int, num_organs: int
 
 def main() -> None:
     """Measure and write the JSON after each run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--slices", type=int, default=600)
     parser.add_argument("--organs", type=int, default=14)
     parser.add_argument("--target", type=float, nargs=3, default=SPACING_ZYX_MM, help="z y x, mm")
     parser.add_argument("--nnunet", action="store_true", help="needs nnunetv2")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     runs: list[dict[str, Any]] = []
     sizes = [(arguments.slices, arguments.organs), (arguments.slices, 2 * arguments.organs)]
@@ -159,8 +145,7 @@ def write_results(arguments: argparse.Namespace, runs: list[dict[str, Any]], *, 
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, torch {torch.__version__}",
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ difference to the plan's own settings over the cases with the 95 % interval (Stu
 computes a case. OUTPUT holds one entry a dataset; other entries stay.
 """
 
-import argparse
 import json
-import os
 import tempfile
 import time
 from datetime import date
@@ -19,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from command_line import make_parser, require_one_core
 from scipy import stats
 
 from autoseg.config.plans import read_plans
 from autoseg.evaluation import Evaluation, evaluate
 from autoseg.pipelines.predict import predict_files
+from autoseg.system.atomic_files import write_json
 
 AS_PLANNED = "as planned"
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -64,15 +64,12 @@ def summarize(dice: np.ndarray, planned: np.ndarray) -> dict[str, Any]:
 
 def main() -> None:
     """Predict with each setting, measure, and write the dataset's entry."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("references", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    if len(os.sched_getaffinity(0)) > 1:
-        parser.error("computing is counted on one core: run it with taskset -c 0")
-    torch.set_num_threads(1)
+    require_one_core(parser)
     cases = json.loads((arguments.run / "splits.json").read_text())[0]["validation"]
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -99,7 +96,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": f"one core, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
     }
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@
 * Gloo between two processes of this machine: seconds to add up the gradients of the nano backbone.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command_line import make_parser
 from large_scans import write_case
 
 import autoseg
@@ -189,9 +189,8 @@ def measure_exchange(values: int) -> float:
 
 def main() -> None:
     """Run it and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--scans", type=Path, nargs="*", default=[], help="scans of patients")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

@@ -8,7 +8,6 @@ nccl refuses two ranks on a GPU) with half of it each. A GPU adds up in an order
 command differ; the plain command runs twice to say by how much. Some 80 seconds on one H100 with 16 cores.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import make_parser
 
 import autoseg
 from autoseg.config.overrides import apply_settings
@@ -112,9 +112,8 @@ def measure(folder: Path, *, backbone: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run it and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--backbone", default="tiny")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         content = measure(Path(name), backbone=arguments.backbone)

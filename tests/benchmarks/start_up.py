@@ -6,7 +6,6 @@ Each run is a fresh process; the first one, whose files may have to come from th
 first slice is written down by the process itself, when the network is called for the first time.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,6 +16,9 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from command_line import make_parser
+
+from autoseg.system.atomic_files import write_json
 
 PROGRAM = """
 import sys, time
@@ -52,11 +54,10 @@ def seconds_of_help() -> float:
 
 def main() -> None:
     """Measure and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("-m", "--model", type=Path, required=True)
     parser.add_argument("-i", "--input", type=Path, required=True)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     first, helped = [], []
     for _ in range(arguments.repetitions):
@@ -71,8 +72,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores, torch {torch.__version__}",
     }
     print(json.dumps(content, indent=2))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@
 Cases are held out by the same seeded draw as in `train_vs_monai.py`. What the verbs say goes to stderr.
 """
 
-import argparse
-import json
 import logging
 import platform
 import tempfile
@@ -18,9 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from command_line import make_parser
 from train_vs_monai import hold_out, summarize
 
 import autoseg
+from autoseg.system.atomic_files import write_json
 from autoseg.training.logging.metrics_log import read_metrics
 
 T = TypeVar("T")
@@ -36,13 +36,12 @@ def timed(verb: Callable[[], T]) -> tuple[T, float]:
 
 def main() -> None:
     """Run it and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--held-out", type=int, required=True)
     parser.add_argument("--seed", type=int, default=2026, help="of the draw of held-out cases")
     parser.add_argument("--minutes", type=float, default=7)
     parser.add_argument("--set", nargs="+", default=[], dest="settings")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory() as name:
@@ -71,8 +70,7 @@ def main() -> None:
             "peak_gib": round(peak, 2),
             **summarize(autoseg.evaluate(maps, labels)),
         }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(arguments.output, content)
     print(f"mean Dice {content['mean_dice']:.4f} after {trained.steps} steps", flush=True)
 
 

@@ -9,7 +9,6 @@ each (the peer by torch's DistributedDataParallel) on a part of each batch. Case
 anything else, the same for every training. The output is written after each training; what it holds is not done again.
 """
 
-import argparse
 import copy
 import itertools
 import json
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command_line import make_parser
 from torch import nn
 
 from autoseg.config.plans import Plans, read_plans
@@ -39,6 +39,7 @@ from autoseg.pipelines.train import MIN_SLICES_PER_RANK
 from autoseg.preprocessing.inverse import undo_preprocessing
 from autoseg.preprocessing.pipeline import preprocess_case
 from autoseg.preprocessing.store import CaseStore
+from autoseg.system.atomic_files import write_json
 from autoseg.system.torch_device import convolution_precision
 from autoseg.training.context import shard_of_step
 from autoseg.training.data.loader import make_loader
@@ -230,7 +231,7 @@ def summarize_all(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run both for each number of minutes and each seed, and write one JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--held-out", type=int, required=True)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5, 10])
@@ -238,7 +239,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings")
     parser.add_argument("--only", choices=list(NETWORKS), help="run one of the two")
     parser.add_argument("--set", nargs="+", default=[], dest="settings", help="plan settings for both")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     content: dict[str, Any] = {
         "dataset": arguments.dataset.name,
@@ -269,8 +269,7 @@ def main() -> None:
             scored = summarize(evaluate(output, labels))
             facts = {"network": who, "minutes": minutes, "training_seed": seed, "steps": steps}
             results.append({**facts, "date": date.today().isoformat(), **scored})
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+            write_json(arguments.output, content)
             print(summarize_all(results), flush=True)
 
 

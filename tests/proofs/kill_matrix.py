@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1] / "faults"))
 
-import nibabel as nib
-import numpy as np
 import torch
 from killing import Appending, Calling, Point, Renaming, arm
+from small_data import write_dataset
 
 from autoseg.cli import evaluate, plan, predict, train
 from autoseg.io.image import is_scan_name, read_labels
@@ -84,12 +84,12 @@ POINTS = (
         "preprocessing: one array of the second case packed",
         Calling("autoseg.preprocessing.store:pack_array", "after", 3),
     ),
-    Kill("plan", "preprocessing: the second case written, without its name", Renaming("case_1", "whole")),
-    Kill("plan", "preprocessing: the second case just named", Renaming("case_1", "renamed")),
+    Kill("plan", "preprocessing: the second case written, without its name", Renaming("good_1", "whole")),
+    Kill("plan", "preprocessing: the second case just named", Renaming("good_1", "renamed")),
     Kill(
         "plan",
         "preprocessing: a case of another plan taken away, the new one without its name",
-        Renaming("case_1", "whole"),
+        Renaming("good_1", "whole"),
         after_other=True,
     ),
     Kill("train", "before the first step", Calling("autoseg.training.trainer:train_step")),
@@ -126,8 +126,8 @@ POINTS = (
         "the network at work on the second scan",
         Calling("autoseg.inference.predictor:Predictor.find_labels", "before", 2),
     ),
-    Kill("predict", "a label map half written", Renaming("case_*.nii.gz", "half", 2)),
-    Kill("predict", "a label map just named, its picture missing", Renaming("case_*.nii.gz", "renamed", 2)),
+    Kill("predict", "a label map half written", Renaming("good_*.nii.gz", "half", 2)),
+    Kill("predict", "a label map just named, its picture missing", Renaming("good_*.nii.gz", "renamed", 2)),
     Kill("predict", "a picture half written", Renaming("preview/*.png", "half", 2)),
     Kill("predict", "all files of a case written, not yet in the resume log", Renaming("preview/*.json", "renamed", 2)),
     Kill(
@@ -150,22 +150,6 @@ POINTS = (
     Kill("evaluate", "after the first case", Calling("autoseg.evaluation.folders:_measure_pair", "after")),
     Kill("evaluate", "the JSON half written", Renaming("evaluation.json", "half")),
 )
-
-
-def make_dataset(root: Path, *, num_cases: int = 5) -> None:
-    """Write an nnU-Net dataset of noise with two boxes."""
-    for number in range(num_cases):
-        rng = np.random.default_rng(number)
-        labels = np.zeros((6, 24, 28), np.uint8)
-        labels[1:4, 3:11, 3 : 11 + number] = 1
-        labels[2:5, 12:18, 13:20] = 2
-        image = (rng.normal(100, 10, labels.shape) + 60 * (labels == 1) - 60 * (labels == 2)).astype(np.float32)
-        for name, array in ((f"imagesTr/case_{number}_0000.nii.gz", image), (f"labelsTr/case_{number}.nii.gz", labels)):
-            path = root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array.transpose(), np.eye(4)), path)
-    content = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "liver": 1, "spleen": 2}}
-    (root / "dataset.json").write_text(json.dumps(content))
 
 
 def commands(data: Path, work: Path) -> dict[str, tuple[Callable[..., int], list[str]]]:
@@ -281,7 +265,7 @@ class Matrix:
         """Make the dataset and run each stage once; the folder before each stage is kept."""
         self.scratch, self.data, self.work = scratch, scratch / "data", scratch / "work"
         self.log = scratch / "log.txt"
-        make_dataset(self.data)
+        write_dataset(self.data, num_cases=5)
         self.commands = commands(self.data, self.work)
         self.work.mkdir()
         self.after: dict[str, dict[str, Any]] = {}

@@ -5,7 +5,7 @@
 
 SAMPLES is what `python -m dataset_conversion.totalsegmentator_samples` makes of the labeled CT and MR scans. Cases are
 held out first, by a seeded draw. The joint run is planned with one command and trained for `--steps` steps; each model
-of one dataset gets the steps that the joint one spent on it (its share). All predict the held-out cases.
+of one dataset gets the steps that the joint one spent on it (its fraction of them). All predict the held-out cases.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         *plan_words,
     )
     plan = json.loads((runs["joint"] / "plans.json").read_text())
-    shares = {one["dataset"]: one["share"] for one in plan["training"]["dataset_sampling_fractions"]}
-    steps = {"joint": arguments.steps, **{name: round(shares[name] * arguments.steps) for name in compared}}
+    fractions = {one["dataset"]: one["fraction"] for one in plan["training"]["dataset_sampling_fractions"]}
+    steps = {"joint": arguments.steps, **{name: round(fractions[name] * arguments.steps) for name in compared}}
     for name in compared:
         runs[name] = folder / "runs" / name
         words = ["-o", runs[name], "--device", arguments.plan_for, *_steps(steps[name]), *plan_words]
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         **describe_machine(arguments),
         "steps": steps,
-        "shares": shares,
+        "shares": fractions,
         "held_out": dict(zip(parts, arguments.held_out, strict=True)),
         "seed": arguments.seed,
         "settings": arguments.settings,
