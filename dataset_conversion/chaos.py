@@ -60,7 +60,7 @@ GREYS = {  # lowest and highest grey of each label; 63, 126, 189 and 252 on MR
     "MR": {1: (56, 70), 2: (111, 135), 3: (176, 200), 4: (241, 255)},
 }
 MOST_ODD_SHARE = 0.01  # of the labeled pixels, whose grey stands for no organ
-MUCH_MORE_EVEN = 0.5  # as the share of spreads, below which the opposite order of slices is suspected
+MUCH_MORE_EVEN = 0.5  # ratio of the spreads, below which the opposite order of slices is suspected
 
 
 def find(source: Path) -> list[SourceDataset]:
@@ -123,7 +123,7 @@ def _check_pairs(files: Sequence[Path], pictures: Sequence[Path], *, folder: Pat
         raise ScanFileError(
             f"{display_name(folder)} holds {len(pictures)} pictures for {len(files)} slices. Download the case again."
         )
-    if {path.stem for path in files} & {path.stem for path in pictures}:  # as on MR, where they share names
+    if {path.stem for path in files} & {path.stem for path in pictures}:  # as on MR, where they have the same names
         for file, picture in zip(files, pictures, strict=True):
             if file.stem != picture.stem:
                 raise ScanFileError(f"{display_name(picture)} has no slice of its name. Download the case again.")

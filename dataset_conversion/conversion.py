@@ -170,7 +170,7 @@ def _convert_held(
 
 
 def _distinct(cases: Sequence[SourceCase], problems: list[Problem]) -> list[SourceCase]:
-    """Return the cases without those that share a name, each of which becomes a problem."""
+    """Return the cases without those of the same name, each of which becomes a problem."""
     counts = Counter(case.case_id for case in cases)
     problems += [
         Problem(name, f"stands there {count} times. Keep one, or rename the others.")

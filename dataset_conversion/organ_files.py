@@ -1,7 +1,7 @@
 """A case whose organs are masks in files of their own, in one folder.
 
 Owns: `read_organ_files`, `list_organs`.
-Does not own: which files make a case (the conversions), how masks share voxels (`organ_masks.py`).
+Does not own: which files make a case (the conversions), which of two masks a common voxel goes to (`organ_masks.py`).
 """
 
 from collections.abc import Iterator, Mapping

@@ -120,7 +120,7 @@ class SourceDataset:
 
     @property
     def values(self) -> dict[int, str]:
-        """Name by value; a value that only regions name bears the names of all of them."""
+        """Name by value; a value that only regions name has the names of all of them."""
         names: dict[int, list[str]] = {}
         for name, value in self.labels.items():
             for one in [value] if isinstance(value, int) else value:

@@ -5,7 +5,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from autoseg.cli.evaluate import main as evaluate
 from autoseg.cli.plan import main as plan
@@ -27,14 +26,6 @@ SMALL = (
     "training.steps_per_epoch=6",
     "training.batch_slices=4",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from autoseg.errors import AutosegError, DatasetError, Problem, format_problems,
 def test_dataset_error_shows_all_problems_as_a_table():
     error = DatasetError(
         "2 of 40 cases cannot be used.",
-        problems=[Problem("case_7", "too short."), Problem("case_031", "odd.", is_error=False)],
+        problems=[Problem("case_7", "too short."), Problem("case_031", "unusual.", is_error=False)],
     )
-    assert str(error) == ("2 of 40 cases cannot be used.\n  case_7    too short.\n  case_031  (warning) odd.")
+    assert str(error) == ("2 of 40 cases cannot be used.\n  case_7    too short.\n  case_031  (warning) unusual.")
 
 
 def test_format_problems_none_gives_no_line():

@@ -136,7 +136,7 @@ def test_plans_have_the_fields_that_are_named(page):
             assert is_field(field) or "PlanError" in code, code
 
 
-def test_nobody_is_told_to_install_the_project_of_another():
+def test_nobody_is_reported_to_install_the_project_of_another():
     texts = [
         path for folder in ("autoseg", "dataset_conversion", "docs", "tools") for path in (ROOT / folder).rglob("*")
     ]

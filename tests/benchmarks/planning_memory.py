@@ -73,7 +73,7 @@ def main() -> None:
         voxels = num_channels * int(np.prod(SHAPE_ZYX))
         line = [f"{dtype:8} x {num_channels} {ending:7}"]
         line.append(f"measured {peak_bytes(partial(scan_case, dataset.cases[0], dataset=dataset)) / voxels:5.1f}")
-        for share, spacing in ((1.0, (1.5, 0.8, 0.8)), (0.25, (3.0, 1.13137, 1.13137))):
+        for fraction, spacing in ((1.0, (1.5, 0.8, 0.8)), (0.25, (3.0, 1.13137, 1.13137))):
             plan = DataPlan(
                 channels=tuple(ChannelPlan(name=f"MRI {c}", normalization="zscore") for c in range(num_channels)),
                 organs=tuple(OrganPlan(name=name, value=v, sentences=("x",)) for v, name in enumerate(ORGANS, start=1)),
@@ -81,9 +81,9 @@ def main() -> None:
                 slice_axis="z",
             )
             work = partial(
-                preprocess_dataset, dataset.cases, plan=plan, store_folder=root / f"store {share}", num_workers=0
+                preprocess_dataset, dataset.cases, plan=plan, store_folder=root / f"store {fraction}", num_workers=0
             )
-            line.append(f"preprocessed to {share:.0%} of the voxels {peak_bytes(work) / voxels:5.1f}")
+            line.append(f"preprocessed to {fraction:.0%} of the voxels {peak_bytes(work) / voxels:5.1f}")
         print(", ".join(line), "bytes a voxel", flush=True)
         shutil.rmtree(root)
 

@@ -1,4 +1,4 @@
-"""What ten thousand scans and many ranks are reckoned from, measured on a CPU: docs/guides/many_gpus.md has the sums.
+"""Measures on a CPU what docs/guides/many_gpus.md calculates the cost of 10,000 scans and many ranks from.
 
     python tests/benchmarks/ranks_arithmetic.py --scans SCAN .. -o docs/results/ranks_arithmetic.json
 

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/start_up.py -m model.safetensors -i scan.nii.gz -o docs/results/start_up.json
 
-Each run is a fresh process; the first one, whose files may have to come from the disk, is told apart. The moment of the
-first slice is written down by the process itself, when the network is called for the first time.
+Each run is a fresh process; the first one, whose files may have to come from the disk, is listed first. The process
+itself records the moment of the first slice, when the network is called for the first time.
 """
 
 import json

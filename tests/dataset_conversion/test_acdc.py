@@ -48,8 +48,8 @@ def test_missing_labels_frames_and_patients_are_named(source, convert_here, monk
         path.unlink()
     (done,) = convert_here(acdc, source)
     assert done.cases == ("patient001_frame12", "patient002_frame01")
-    told = [(problem.case_id, problem.message[:60]) for problem in done.problems]
-    assert told == [
+    reported = [(problem.case_id, problem.message[:60]) for problem in done.problems]
+    assert reported == [
         ("patient001_frame01", "training/*/patient001_frame01_gt.nii.gz is missing. Copy or "),
         ("patient002", "patient002_frame09: not there, though Info.cfg names it. Dow"),
         ("", "2 of 4 cases are missing: patient003 to patient004. Download"),

@@ -77,7 +77,7 @@ def test_the_misnamed_segmentation_of_2020_is_found(write_cases, convert_here, r
     assert read_values(done.folder / "labelsTr" / f"{name}.nii.gz", 4) == [0, 1, 2, 3]
 
 
-def test_a_missing_channel_and_fewer_cases_are_told(write_cases, convert_here, monkeypatch):
+def test_a_missing_channel_and_fewer_cases_are_reported(write_cases, convert_here, monkeypatch):
     source = write_cases("brats2021", ("BraTS2021_00000", "BraTS2021_00002"))
     monkeypatch.setitem(brats.RELEASES, "brats2021", dataclasses.replace(brats.RELEASES["brats2021"], num_cases=1251))
     (source / "BraTS2021_00002" / "BraTS2021_00002_t1ce.nii.gz").unlink()
@@ -88,7 +88,7 @@ def test_a_missing_channel_and_fewer_cases_are_told(write_cases, convert_here, m
     ]
 
 
-def test_two_releases_in_one_folder_and_the_folder_above_are_told(write_cases, convert_here):
+def test_two_releases_in_one_folder_and_the_folder_above_are_reported(write_cases, convert_here):
     source = write_cases("brats2021", ("BraTS2021_00000",))
     with pytest.raises(DatasetError, match=r"Did you mean the folder 'TrainingData' inside it\?"):
         convert_here(brats, source.parent)

@@ -69,14 +69,14 @@ def source(tmp_path):
 
 def test_pictures_of_ct_go_to_the_slices_of_their_files(source, tmp_path):
     ct, mr = run_all(chaos, source, tmp_path / "out")
-    told = messages_of(ct, mr)
+    reported = messages_of(ct, mr)
     assert (ct.cases, ct.others) == (("ct_1", "ct_21"), ("ct_4",))
     for case in ct.cases:
         np.testing.assert_array_equal(image_of(ct.folder, case), CT)
         np.testing.assert_array_equal(labels_of(ct.folder, case), LIVER)
     content = described(tmp_path / "out" / "ct")
     assert content["labels"] == {"background": 0, "liver": 1} and content["channel_names"] == {"0": "CT"}
-    assert set(told) == {""}
+    assert set(reported) == {""}
 
 
 def test_mr_has_four_organs_and_three_cases_a_patient(source, tmp_path):
@@ -96,15 +96,15 @@ def test_files_that_run_upwards_are_paired_by_their_names_too(tmp_path):
     np.testing.assert_array_equal(labels_of(tmp_path / "out", "ct_1"), LIVER)
 
 
-def test_a_case_that_would_fit_better_the_other_way_round_is_told(source, tmp_path):
+def test_a_case_that_would_fit_better_the_other_way_round_is_reported(source, tmp_path):
     folder = source / "Train_Sets" / "CT" / "1" / "Ground"
     shutil.rmtree(folder)
     save_pngs(folder, LIVER, [f"liver_GT_{k:03d}.png" for k in range(SHAPE[0])])
-    told = messages_of(*run_all(chaos, source, tmp_path / "out"))
-    assert told["ct_1"].startswith("its labels would fit better in the opposite order of slices (a spread of 0 in")
+    reported = messages_of(*run_all(chaos, source, tmp_path / "out"))
+    assert reported["ct_1"].startswith("its labels would fit better in the opposite order of slices (a spread of 0 in")
 
 
-def test_what_is_missing_or_odd_is_told_by_case(source, tmp_path, capsys):
+def test_what_is_missing_or_unusual_is_reported_by_case(source, tmp_path, capsys):
     train = source / "Train_Sets"
     (train / "CT" / "1" / "Ground" / "liver_GT_002.png").unlink()
     shutil.rmtree(train / "CT" / "21" / "Ground")
@@ -112,12 +112,12 @@ def test_what_is_missing_or_odd_is_told_by_case(source, tmp_path, capsys):
     (ground / "IMG-0002-00003.png").rename(ground / "IMG-0002-00009.png")
     save_pngs(train / "MR" / "3" / "T1DUAL" / "Ground", [np.full((6, 7), 30, np.uint8)], ["IMG-0004-00002.png"])
     assert main([str(source), str(tmp_path / "out")]) == 3
-    told = capsys.readouterr().err
-    assert "ct_1 " in told and "1/Ground holds 4 pictures for 5 slices. Download the case again." in told
-    assert "Ground holds no PNG picture. Download it again." in told
-    assert "Ground/IMG-0002-00004.png has no slice of its name." in told
-    assert "T1DUAL/Ground: 42 of 46 pixels have a grey that stands for no organ, such as 30." in told
-    assert "2 patients of Train_Sets/CT are there; expected 20. Download it from https://chaos" in told
+    reported = capsys.readouterr().err
+    assert "ct_1 " in reported and "1/Ground holds 4 pictures for 5 slices. Download the case again." in reported
+    assert "Ground holds no PNG picture. Download it again." in reported
+    assert "Ground/IMG-0002-00004.png has no slice of its name." in reported
+    assert "T1DUAL/Ground: 42 of 46 pixels have a grey that stands for no organ, such as 30." in reported
+    assert "2 patients of Train_Sets/CT are there; expected 20. Download it from https://chaos" in reported
 
 
 @pytest.mark.parametrize(
@@ -131,5 +131,5 @@ def test_what_is_missing_or_odd_is_told_by_case(source, tmp_path, capsys):
 def test_a_damaged_picture_is_a_problem_of_its_case(source, tmp_path, damage, message):
     damage(source / "Train_Sets" / "CT" / "1" / "Ground" / "liver_GT_002.png")
     ct, mr = run_all(chaos, source, tmp_path / "out")
-    told = messages_of(ct, mr)
-    assert message in told["ct_1"] and ct.cases == ("ct_21",)
+    reported = messages_of(ct, mr)
+    assert message in reported["ct_1"] and ct.cases == ("ct_21",)

@@ -118,7 +118,7 @@ def test_convert_renumbers_and_names_the_values(source, out):
     assert (out / "imagesTr" / "p1_a_0000.nii.gz").samefile(source / "img" / "p1_a.nii.gz")
 
 
-def test_convert_again_does_nothing_anew(source, out):
+def test_convert_again_does_nothing_again(source, out):
     run(source, out)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name[0] != "."}
     (source / "img" / "p9_z.nii.gz").unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def test_convert_changed_source_is_converted_again(source, out, save_labels):
     ],
 )
 @pytest.mark.parametrize("folder", ["img", "seg"])
-def test_convert_damaged_file_is_told_and_stops_no_other(source, out, damage, message, folder):
+def test_convert_damaged_file_is_reported_and_stops_no_other(source, out, damage, message, folder):
     path = source / folder / "p1_b.nii.gz"
     content = path.read_bytes()
     damage(path)
@@ -232,7 +232,7 @@ def test_convert_folder_of_another_run_is_left_alone(source, out):
         run(source, out)
 
 
-def test_convert_two_cases_of_one_name_are_told(source, out):
+def test_convert_two_cases_of_one_name_are_reported(source, out):
     (dataset,) = find(source)
     twice = SourceDataset(**{**vars(dataset), "cases": [*dataset.cases, dataset.cases[0]]})
     (done,) = convert(ORIGIN, lambda _source: [twice], source, out=out, num_workers=0)
@@ -257,7 +257,7 @@ def test_run_conversion_takes_options_of_its_own(source, out):
     assert (out / "one" / "dataset.json").is_file()
 
 
-def test_find_cases_two_files_for_one_place_are_told(source, save_image):
+def test_find_cases_two_files_for_one_place_are_reported(source, save_image):
     save_image(source / "img" / "p1_b.nii")
     (dataset,) = find(source)
     assert next((problem.case_id, problem.message) for problem in dataset.problems) == (
@@ -293,13 +293,13 @@ def test_convert_held_out_case_goes_to_the_test_folders(source, out, save_labels
 
 
 def read_and_note(case):
-    return dataclasses.replace(read_files(case), notes=("is odd.",) if case.case_id == "p1_b" else ())
+    return dataclasses.replace(read_files(case), notes=("looks unusual.",) if case.case_id == "p1_b" else ())
 
 
-def test_convert_notes_of_a_case_are_told_again_by_a_later_run(source, out):
+def test_convert_notes_of_a_case_are_reported_again_by_a_later_run(source, out):
     for _ in range(2):
         (problem,) = run(source, out, read=read_and_note).problems
-        assert (problem.case_id, problem.message, problem.is_error) == ("p1_b", "is odd.", False)
+        assert (problem.case_id, problem.message, problem.is_error) == ("p1_b", "looks unusual.", False)
 
 
 def test_convert_other_settings_convert_again(source, out):
@@ -349,12 +349,12 @@ def test_convert_changed_case_that_fails_now_leaves_nothing_of_its_earlier_self(
     assert [path.name for path in out.rglob("p1_b*")] == []
 
 
-def test_convert_case_of_an_earlier_run_that_the_source_lost_is_told(source, out):
+def test_convert_case_of_an_earlier_run_that_the_source_lost_is_reported(source, out):
     run(source, out)
     (source / "seg" / "p1_b.nii.gz").unlink()
     for _ in range(2):
-        told = [problem.message for problem in run(source, out).problems if problem.case_id == "p1_b"]
-        assert told[1:] == [
+        reported = [problem.message for problem in run(source, out).problems if problem.case_id == "p1_b"]
+        assert reported[1:] == [
             "is there from an earlier run, but not whole in the source any more. Delete its files in OUT."
         ]
     for path in out.rglob("p1_b*"):

@@ -113,7 +113,7 @@ def test_contours_and_segments_of_one_series_are_put_together(source, tmp_path):
     assert "go to the smaller one: LIVER and Tumour (2)." in done.problems[-1].message
 
 
-def test_segments_of_another_grid_go_to_the_nearest_voxels_and_it_is_told(source, tmp_path):
+def test_segments_of_another_grid_go_to_the_nearest_voxels_and_it_is_reported(source, tmp_path):
     study = source / "anna" / "2020-01-01 study"
     shutil.rmtree(study / "RTSTRUCT")
     shutil.rmtree(study / "scout")
@@ -128,7 +128,7 @@ def test_segments_of_another_grid_go_to_the_nearest_voxels_and_it_is_told(source
     assert ("anna", True) in [(one.case_id, "on another grid than the image" in one.message) for one in done.problems]
 
 
-def test_what_fits_nowhere_is_told_and_stops_no_other(source, tmp_path, capsys):
+def test_what_fits_nowhere_is_reported_and_stops_no_other(source, tmp_path, capsys):
     save_slices(source / "cleo" / "ct", RAMP, series="1.7", frame="1.7.9")
     save_rtstruct(source / "dora" / "rs.dcm", {"Liver": LIVER}, series="1.8", frame="1.8.9")
     (source / "anna" / "broken.dcm").write_bytes(bytes(128) + b"DICM" + bytes(9))
@@ -136,20 +136,20 @@ def test_what_fits_nowhere_is_told_and_stops_no_other(source, tmp_path, capsys):
     save_rtstruct(source / "emil" / "a.dcm", {"Liver": LIVER}, series="1.9", frame="1.9.9")
     save_rtstruct(source / "emil" / "b.dcm", {"LIVER": LIVER}, series="1.9", frame="1.9.9")
     assert main([str(source), str(tmp_path / "out"), "--num-workers", "1"]) == 3
-    told = capsys.readouterr().err
-    assert "no contours and no segmentation refer to its images." in told and "cleo" in told
-    assert "dora/rs.dcm" in told and "the image series that it was drawn on is not there." in told
-    assert "anna/broken.dcm" in told
-    assert "emil/a.dcm and emil/b.dcm both hold 'LIVER'. Keep one of them." in told
+    reported = capsys.readouterr().err
+    assert "no contours and no segmentation refer to its images." in reported and "cleo" in reported
+    assert "dora/rs.dcm" in reported and "the image series that it was drawn on is not there." in reported
+    assert "anna/broken.dcm" in reported
+    assert "emil/a.dcm and emil/b.dcm both hold 'LIVER'. Keep one of them." in reported
     assert sorted(path.name for path in (tmp_path / "out" / "labelsTr").iterdir()) == ["anna.nii.gz", "ben.nii.gz"]
 
 
-def test_contours_that_cannot_be_drawn_and_missing_slices_are_told_by_case(source, tmp_path):
+def test_contours_that_cannot_be_drawn_and_missing_slices_are_reported_by_case(source, tmp_path):
     study = source / "anna" / "2020-01-01 study"
     between = [rectangle((-5.0, 1.0), (-17.5, -15.5), 36.0)]
     save_rtstruct(study / "RTSTRUCT" / "rs.dcm", {"Liver": LIVER + between})
     (source / "ben" / "IM5").unlink()  # one from the middle
     done = run(dicom_with_annotations, source, tmp_path / "out")
-    told = messages_of(done)
-    assert told["anna"] == "Liver: 1 of 2 contours lie between the image's slices, and are left out."
-    assert "a slice is missing" in told["ben"] and done.cases == ("anna",)
+    reported = messages_of(done)
+    assert reported["anna"] == "Liver: 1 of 2 contours lie between the image's slices, and are left out."
+    assert "a slice is missing" in reported["ben"] and done.cases == ("anna",)

@@ -31,17 +31,17 @@ def test_sources_are_found():
 def test_another_folder_ends_with_what_was_expected_and_how_to_get_it(module, tmp_path, capsys):
     (tmp_path / "source" / "holiday").mkdir(parents=True)
     assert module.main([str(tmp_path / "source"), str(tmp_path / "out")]) == 4
-    told = capsys.readouterr().err
-    assert module.ORIGIN.layout in told and module.ORIGIN.get_it in told
+    reported = capsys.readouterr().err
+    assert module.ORIGIN.layout in reported and module.ORIGIN.get_it in reported
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("module", SOURCES, ids=name_of)
 def test_help_says_what_the_source_holds(module, capsys):
     assert module.main(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert f"python -m dataset_conversion.{name_of(module)} " in told and "example:" in told
-    assert module.ORIGIN.get_it in told
+    reported = capsys.readouterr().out
+    assert f"python -m dataset_conversion.{name_of(module)} " in reported and "example:" in reported
+    assert module.ORIGIN.get_it in reported
 
 
 @pytest.mark.parametrize("module", SOURCES, ids=name_of)

@@ -39,7 +39,7 @@ def test_absent_damaged_and_incomplete_cases_are_named(source, convert_here):
     (done,) = convert_here(flare22, source)
     assert len(done.cases) == 1
     assert [problem.case_id for problem in done.problems] == ["FLARE22_Tr_0003", "", "FLARE22_Tr_0004"]
-    told = [problem.message for problem in done.problems]
-    assert told[0].startswith("images/FLARE22_Tr_0003_0000.nii.gz is missing.")
-    assert told[1].startswith("2 of 5 cases are missing: FLARE22_Tr_0001 to FLARE22_Tr_0002.")
-    assert "images/FLARE22_Tr_0004_0000.nii.gz" in told[2]
+    reported = [problem.message for problem in done.problems]
+    assert reported[0].startswith("images/FLARE22_Tr_0003_0000.nii.gz is missing.")
+    assert reported[1].startswith("2 of 5 cases are missing: FLARE22_Tr_0001 to FLARE22_Tr_0002.")
+    assert "images/FLARE22_Tr_0004_0000.nii.gz" in reported[2]

@@ -41,7 +41,7 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path, content, words):
         read_choice(tmp_path / "labels.json")
 
 
-def test_labels_that_some_cases_lack_are_told_once():
+def test_labels_that_some_cases_lack_are_reported_once():
     choice = choose_all(["a", "b", "c"])
     (problem,) = report_lacking(choice, {"1": {"a", "b"}, "2": {"a"}, "3": {"a", "b"}})
     assert problem.message.startswith("1 of 3 cases lack 'b': it counts as not there.") and not problem.is_error

@@ -105,7 +105,7 @@ def test_lungs_and_trachea_are_converted(source, tmp_path):
     assert content["labels"] == {"background": 0, "left lung": 1, "right lung": 2, "trachea": 3}
 
 
-def test_a_label_map_whose_axes_run_otherwise_is_turned_and_a_lost_place_told(source, tmp_path):
+def test_a_label_map_whose_axes_run_otherwise_is_turned_and_a_lost_place_reported(source, tmp_path):
     turned = {"direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1), "origin": (-20.0, -17.0, -100.0)}
     save_mhd(source / "seg-lungs-LUNA16" / f"{UIDS[1]}.mhd", LUNGS[:, ::-1, ::-1], **turned)
     lost = {**turned, "origin": ORIGIN_LPS_MM}
@@ -114,17 +114,17 @@ def test_a_label_map_whose_axes_run_otherwise_is_turned_and_a_lost_place_told(so
     for uid in UIDS[1:]:
         labels = read_labels(tmp_path / "out" / "labelsTr" / f"{uid}.nii.gz").array_zyx
         assert labels[1, 2].tolist() == [2, 2, 3, 0, 1, 1]
-    told = messages_of(done)
-    assert "only its directions are used" in told[UIDS[2]] and UIDS[1] not in told
+    reported = messages_of(done)
+    assert "only its directions are used" in reported[UIDS[2]] and UIDS[1] not in reported
 
 
-def test_exchanged_sides_are_told_and_other_values_refused(source, tmp_path):
+def test_exchanged_sides_are_reported_and_other_values_refused(source, tmp_path):
     save_mhd(source / "seg-lungs-LUNA16" / f"{UIDS[1]}.mhd", LUNGS[:, :, ::-1])
     save_mhd(source / "seg-lungs-LUNA16" / f"{UIDS[2]}.mhd", LUNGS - 2 * (LUNGS == 3))
     done = run(luna16, source, tmp_path / "out")
-    told = messages_of(done)
-    assert told[UIDS[1]].startswith("the left lung lies to the right of the right one.")
-    assert f"{UIDS[2]}.mhd holds 1; expected only 0, 3 left lung" in told[UIDS[2]]
+    reported = messages_of(done)
+    assert reported[UIDS[1]].startswith("the left lung lies to the right of the right one.")
+    assert f"{UIDS[2]}.mhd holds 1; expected only 0, 3 left lung" in reported[UIDS[2]]
     assert UIDS[2] not in done.cases
 
 
@@ -132,9 +132,9 @@ def test_what_is_missing_is_named(source, tmp_path, capsys):
     (source / "seg-lungs-LUNA16" / f"{UIDS[1]}.mhd").unlink()
     (source / "subset9" / f"{UIDS[2]}.raw").unlink()
     assert main([str(source), str(tmp_path / "out")]) == 3
-    told = capsys.readouterr().err
-    assert f"seg-lungs-LUNA16/{UIDS[1]}.mhd is missing." in told
-    assert f"{UIDS[2]}.raw does not exist" in told
+    reported = capsys.readouterr().err
+    assert f"seg-lungs-LUNA16/{UIDS[1]}.mhd is missing." in reported
+    assert f"{UIDS[2]}.raw does not exist" in reported
     shutil.rmtree(source / "subset0")
     shutil.rmtree(source / "subset9")
     with pytest.raises(DatasetError, match="does not hold LUNA16") as caught:

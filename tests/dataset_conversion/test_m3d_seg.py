@@ -81,7 +81,7 @@ def test_axes_go_where_they_are_said_to_go():
         make_affine((1, 0, 1), "RAS")
 
 
-def test_names_that_stand_there_twice_are_told_apart(tmp_path):
+def test_names_that_stand_there_twice_are_reported_apart(tmp_path):
     add_part(tmp_path / "M3D_Seg", "0014", names=["lumbar spine L1", "lumbar spine L1"])
     (dataset,) = find(tmp_path / "M3D_Seg")
     assert dataset.labels == {"lumbar spine L1": 1, "lumbar spine L1 (2)": 2}

@@ -87,24 +87,24 @@ def test_folder_of_tasks_becomes_a_dataset_each(write_task, convert_here, read_b
 
 
 @pytest.mark.parametrize(
-    ("key", "table", "told"),
+    ("key", "table", "reported"),
     [
         ("labels", {"0": "background", "1": "liver"}, "labels of its dataset.json is"),
         ("labels", {"0": "background", "1": "cancer", "2": "liver"}, "labels of its dataset.json is"),
         ("modality", {"0": "MRI"}, "modality of its dataset.json is {'0': 'MRI'}; expected {'0': 'CT'}"),
     ],
 )
-def test_another_table_than_the_published_one_is_refused(write_task, convert_here, key, table, told):
+def test_another_table_than_the_published_one_is_refused(write_task, convert_here, key, table, reported):
     folder = write_task("Task03_Liver")
     content = described(folder)
     (folder / "dataset.json").write_text(json.dumps({**content, key: table}))
     with pytest.raises(DatasetError) as caught:
         convert_here(msd, folder)
     (problem,) = caught.value.problems
-    assert problem.case_id == "Task03_Liver" and told in problem.message
+    assert problem.case_id == "Task03_Liver" and reported in problem.message
 
 
-def test_cases_that_the_list_names_and_nobody_has_are_told(write_task, convert_here):
+def test_cases_that_the_list_names_and_nobody_has_are_reported(write_task, convert_here):
     folder = write_task("Task09_Spleen")
     content = described(folder)
     content["training"] += [{"image": f"./imagesTr/spleen_{k}.nii.gz", "label": ""} for k in (12, 13)]

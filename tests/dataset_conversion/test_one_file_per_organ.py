@@ -102,14 +102,14 @@ def test_what_is_no_mask_of_the_image_is_a_problem_of_its_case(source, tmp_path,
     assert any(problem.case_id == "a" and words in problem.message for problem in done.problems)
 
 
-def test_incomplete_and_foreign_sources_are_told(source, tmp_path, save_scan):
+def test_incomplete_and_foreign_sources_are_reported(source, tmp_path, save_scan):
     save_scan(source / "c" / "ct.nii.gz", RAMP)
     (source / "d" / "segmentations").mkdir(parents=True)
     save_scan(source / "d" / "ct.nii.gz", RAMP)
     done = run(one_file_per_organ, source, tmp_path / "out")
-    told = messages_of(done)
-    assert told["c"] == "c/segmentations is missing. Copy or download it again."
-    assert told["d"].startswith("its folder holds no mask of an organ.")
+    reported = messages_of(done)
+    assert reported["c"] == "c/segmentations is missing. Copy or download it again."
+    assert reported["d"].startswith("its folder holds no mask of an organ.")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"expected <case>/ct.nii.gz and .*Name the places with --image and --masks"):
         run(one_file_per_organ, tmp_path / "empty", tmp_path / "out2")

@@ -42,7 +42,7 @@ def test_an_empty_mask_changes_nothing_and_high_values_fit():
     assert labels == [0, 300, 0, 0, 0, 0, 0, 0]
 
 
-def test_overlaps_are_told_by_name_the_largest_first():
+def test_overlaps_are_reported_by_name_the_largest_first():
     names = {number: f"organ {number}" for number in range(10)}
     assert describe_overlaps({}, names) == ()
     assert describe_overlaps({(1, 2): 5, (1, 3): 70}, names) == (

@@ -46,28 +46,28 @@ def check_case(out, name):
 
 def test_label_maps_are_turned_onto_the_dicom_series(source, tmp_path):
     done = run(pancreas_ct, source, tmp_path / "out")
-    told = messages_of(done)
+    reported = messages_of(done)
     assert done.cases == ("pancreas_0001", "pancreas_0002")
     check_case(tmp_path / "out", "pancreas_0001")
     content = described(tmp_path / "out")
     assert content["labels"] == {"background": 0, "pancreas": 1} and content["channel_names"] == {"0": "CT"}
-    assert told[""].startswith("78 of 80 cases are missing: pancreas_0003 to pancreas_0082. Download")
-    assert set(told) == {"", "pancreas_0001", "pancreas_0002"}  # the order of the voxels says otherwise here
+    assert reported[""].startswith("78 of 80 cases are missing: pancreas_0003 to pancreas_0082. Download")
+    assert set(reported) == {"", "pancreas_0001", "pancreas_0002"}  # the order of the voxels says otherwise here
 
 
 def test_header_and_order_agree_where_voxels_are_stored_as_the_scan_has_them(source, tmp_path, save_scan):
     add_case(source, save_scan, 1, labels=PANCREAS, affine=AFFINE)
-    told = messages_of(run(pancreas_ct, source, tmp_path / "out"))
+    reported = messages_of(run(pancreas_ct, source, tmp_path / "out"))
     check_case(tmp_path / "out", "pancreas_0001")
-    assert "pancreas_0001" not in told and "the header is used" in told["pancreas_0002"]
+    assert "pancreas_0001" not in reported and "the header is used" in reported["pancreas_0002"]
 
 
 def test_the_order_decides_where_the_header_lost_its_place(source, tmp_path, save_scan):
     lost = np.diag([2.0, 1.0, 4.0, 1.0])  # as of a program that writes spacing alone
     add_case(source, save_scan, 1, labels=PANCREAS[::-1], affine=lost, numbers=[4, 3, 2, 1])
-    told = messages_of(run(pancreas_ct, source, tmp_path / "out"))
+    reported = messages_of(run(pancreas_ct, source, tmp_path / "out"))
     check_case(tmp_path / "out", "pancreas_0001")
-    assert "the numbers are used" in told["pancreas_0001"]
+    assert "the numbers are used" in reported["pancreas_0001"]
 
 
 @pytest.mark.parametrize("shift_mm", [0.0, 55.0])
@@ -78,10 +78,10 @@ def test_scans_as_nifti_are_linked_and_their_label_maps_turned(tmp_path, save_sc
     moved[2, 3] += shift_mm
     save_scan(source / "labels" / "label0001.nii.gz", PANCREAS[:, ::-1], affine=moved)
     done = run(pancreas_ct, source, tmp_path / "out")
-    told = messages_of(done)
+    reported = messages_of(done)
     check_case(tmp_path / "out", "pancreas_0001")
     assert done.num_links == 1
-    assert ("pancreas_0001" in told) == (shift_mm > 0)
+    assert ("pancreas_0001" in reported) == (shift_mm > 0)
 
 
 def test_cuts_of_another_scan_are_left_out(source, tmp_path, save_scan):
@@ -95,9 +95,9 @@ def test_what_is_missing_is_named(source, tmp_path, capsys):
     (source / "TCIA_pancreas_labels-02-05-2017" / "label0002.nii.gz").unlink()
     next((source / "Pancreas-CT" / "PANCREAS_0001").rglob("1-002.dcm")).unlink()
     assert main([str(source), str(tmp_path / "out")]) == 4  # nothing is left
-    told = capsys.readouterr().err
-    assert "pancreas_0002  label0002.nii.gz is missing. Download the label maps again." in told
-    assert "a slice is missing" in told
+    reported = capsys.readouterr().err
+    assert "pancreas_0002  label0002.nii.gz is missing. Download the label maps again." in reported
+    assert "a slice is missing" in reported
     shutil.rmtree(source / "TCIA_pancreas_labels-02-05-2017")
     with pytest.raises(DatasetError, match="Download scans and label maps from") as caught:
         find(source)
@@ -107,11 +107,11 @@ def test_what_is_missing_is_named(source, tmp_path, capsys):
 def test_a_label_map_of_another_size_is_a_problem_of_its_case(source, tmp_path, save_scan):
     add_case(source, save_scan, 1, labels=np.ones((4, 6, 6), np.uint8))
     done = run(pancreas_ct, source, tmp_path / "out")
-    told = messages_of(done)
-    assert done.cases == ("pancreas_0002",) and "shape_zyx" in told["pancreas_0001"]
+    reported = messages_of(done)
+    assert done.cases == ("pancreas_0002",) and "shape_zyx" in reported["pancreas_0001"]
 
 
-def test_two_series_of_one_patient_are_told(source, tmp_path):
+def test_two_series_of_one_patient_are_reported(source, tmp_path):
     save_slices(source / "Pancreas-CT" / "PANCREAS_0002" / "other", RAMP)
-    told = messages_of(run(pancreas_ct, source, tmp_path / "out"))
-    assert told["pancreas_0002"] == "expected one folder with DICOM files. Download the scan again."
+    reported = messages_of(run(pancreas_ct, source, tmp_path / "out"))
+    assert reported["pancreas_0002"] == "expected one folder with DICOM files. Download the scan again."

@@ -70,10 +70,10 @@ def test_what_is_missing_is_named(make, tmp_path, capsys):
     (source / "s0001" / "ct.nii.gz").unlink()
     shutil.rmtree(source / "s0002" / "segmentations")
     assert main([str(source), str(tmp_path / "out")]) == 3
-    told = capsys.readouterr().err
-    assert "s0000  segmentations/ lacks heart. Unpack the download again." in told
-    assert "s0002  s0002/segmentations is missing." in told
-    assert "1 of 4 cases are missing: s0001. Download it from Zenodo" in told
+    reported = capsys.readouterr().err
+    assert "s0000  segmentations/ lacks heart. Unpack the download again." in reported
+    assert "s0002  s0002/segmentations is missing." in reported
+    assert "1 of 4 cases are missing: s0001. Download it from Zenodo" in reported
 
 
 def test_a_folder_without_meta_csv_is_not_the_source(make, tmp_path):

@@ -35,7 +35,7 @@ def test_without_the_labels_of_the_test_part_its_scans_are_to_predict(source, co
     assert not (done.folder / "labelsTs").exists()
 
 
-def test_fewer_cases_than_published_are_told(source, convert_here, monkeypatch):
+def test_fewer_cases_than_published_are_reported(source, convert_here, monkeypatch):
     monkeypatch.setattr(word, "NUM_CASES", {"Tr": 100, "Val": 1, "Ts": 1})
     (done,) = convert_here(word, source)
     (problem,) = done.problems

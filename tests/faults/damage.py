@@ -66,9 +66,9 @@ def bomb(content: bytes, *, mib: int = 64) -> bytes:
     return packed(content + bytes(mib << 20))
 
 
-def cut(content: bytes, share: float) -> bytes:
+def cut(content: bytes, fraction: float) -> bytes:
     """Keep the first part of a file."""
-    return content[: int(len(content) * share)]
+    return content[: int(len(content) * fraction)]
 
 
 def flipped(content: bytes, place: int, *, mask: int = 0x10) -> bytes:
@@ -171,8 +171,20 @@ def random_text_changed(content: bytes, rng: np.random.Generator, *, length: int
             lines.insert(int(rng.integers(0, len(lines))), lines[number])
         case 2:
             words = lines[number].split(b" ")
-            odd = [b"-1", b"0", b"1e308", b"nan", b"inf", b"9" * 40, b"4294967297", b"", b"none", b"(1,2)", b"\xff\xfe"]
-            words[int(rng.integers(0, len(words)))] = odd[int(rng.integers(0, len(odd)))]
+            numbers = [
+                b"-1",
+                b"0",
+                b"1e308",
+                b"nan",
+                b"inf",
+                b"9" * 40,
+                b"4294967297",
+                b"",
+                b"none",
+                b"(1,2)",
+                b"\xff\xfe",
+            ]
+            words[int(rng.integers(0, len(words)))] = numbers[int(rng.integers(0, len(numbers)))]
             lines[number] = b" ".join(words)
         case _:
             lines[number] = lines[number] * int(rng.integers(2, 2000))

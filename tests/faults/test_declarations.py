@@ -88,12 +88,12 @@ def test_a_missing_channel_and_ids_that_differ_by_case_are_left_out_by_name(
     outcome = command("predict", "-m", model, "-i", root / "imagesTr", "-o", tmp_path / "out")
     assert outcome.code == 3
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["good_0.nii.gz"]
-    told = {entry["case_id"]: entry["message"] for entry in read_json(tmp_path / "out" / "run.json")["cases"]}
-    assert {name: told[name] for name in said} == said
+    reported = {entry["case_id"]: entry["message"] for entry in read_json(tmp_path / "out" / "run.json")["cases"]}
+    assert {name: reported[name] for name in said} == said
 
 
 @pytest.mark.fault("channels-and-ids")
-def test_the_same_voxels_under_two_ids_are_told_and_stay_in_one_fold(make_dataset, command, tmp_path, save_scan):
+def test_the_same_voxels_under_two_ids_are_reported_and_stay_in_one_fold(make_dataset, command, tmp_path, save_scan):
     """A copy, and the same scan stored with another order of its axes."""
     root = make_dataset(4)
     copy_case(root, "good_0", "copy")

@@ -180,7 +180,7 @@ def test_too_little_room_is_a_warning_before_the_work(make_dataset, model_file, 
     assert again.code == 0 and "are free" not in again.text
 
 
-def test_a_full_disk_behind_the_terminal_is_told(make_dataset):
+def test_a_full_disk_behind_the_terminal_is_reported(make_dataset):
     """As with `autoseg_plan DATASET --check > FILE`."""
     command = [sys.executable, "-m", "autoseg.cli.plan", str(make_dataset(1)), "--check"]
     with Path("/dev/full").open("w") as full:

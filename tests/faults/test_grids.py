@@ -145,7 +145,7 @@ def test_predict_skips_cases_whose_channels_differ_and_predicts_the_others(predi
 
 
 @pytest.mark.fault("origins-differ")
-def test_a_shift_below_a_tenth_of_a_voxel_is_repaired_and_told(planned, predicted):
+def test_a_shift_below_a_tenth_of_a_voxel_is_repaired_and_reported(planned, predicted):
     refused, _skipped, run = planned
     for name in ("label", "channel T2"):
         text = f"the {name}'s grid lies 0.05 mm off, under 0.1 voxel; the image's grid is used."

@@ -1,4 +1,4 @@
-"""Headers that are odd, or cannot be true, and values that tell nothing: in plan and in predict."""
+"""Headers that are unusual or impossible, and voxel values without meaning, are planned and predicted."""
 
 import gzip
 import json
@@ -164,7 +164,7 @@ def test_two_affines_that_lie_apart_are_refused(both, name, fault):
 
 
 @pytest.mark.fault("conflicting-affines")
-def test_two_affines_that_nearly_agree_are_told_of_or_used(both):
+def test_two_affines_that_nearly_agree_are_reported_of_or_used(both):
     assert "sform and qform lie 0.4 voxels apart; the sform is used." in both.planned("conflict_near")[1]
     assert both.predicted("conflict_near")["message"] == "sform and qform lie 0.4 voxels apart; the sform is used."
     assert "conflict_near: sform and qform lie 0.4 voxels apart" in both.printed[2]

@@ -1,4 +1,4 @@
-"""Label values that are odd, unknown or ignored, and label maps without an organ.
+"""Label values that are unusual, unknown or ignored, and label maps without an organ, are planned and predicted.
 
 One dataset holds every such case; it is planned once. Names of organs, ids, few cases: `test_declarations.py`.
 """
@@ -100,7 +100,7 @@ def test_plan_uses_empty_maps_gaps_and_nearly_whole_values(planned, report, name
 
 
 @pytest.mark.fault("label-values")
-def test_float_labels_are_told(report):
+def test_float_labels_are_reported(report):
     assert "192 label values are not integers, such as 2.00009155, and were rounded" in messages_of(report, "float")
 
 

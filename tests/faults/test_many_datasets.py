@@ -269,7 +269,7 @@ def test_a_misspelt_annotation_is_an_error_of_the_dataset_also_with_skip(make_da
 
 
 @pytest.mark.fault("partial-annotation")
-def test_organs_in_a_label_map_that_nobody_annotated_are_told(make_dataset, command, tmp_path):
+def test_organs_in_a_label_map_that_nobody_annotated_are_reported(make_dataset, command, tmp_path):
     root = make_dataset(3, annotated_labels={"good_0": ["liver"], "good_1": []})
     outcome = command("plan", root, "-o", tmp_path / "run", *PLAN)
     assert outcome.code == 0

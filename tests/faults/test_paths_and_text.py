@@ -126,7 +126,7 @@ def test_a_scan_that_cannot_be_read_is_named_by_folder_and_name(command, model_f
 
 
 @patient_text
-def test_an_error_of_the_system_is_told_without_the_whole_path(
+def test_an_error_of_the_system_is_reported_without_the_whole_path(
     command, model_file, tmp_path, make_dataset, monkeypatch
 ):
     def refuse(*_arguments):

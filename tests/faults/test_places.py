@@ -18,7 +18,7 @@ from autoseg.pipelines.resume_log import ResumeLog
 from autoseg.training.logging.metrics_log import read_metrics
 
 NOT_UTF8 = os.fsdecode(b"\xff\xfe")
-ODD_NAMES = (
+UNUSUAL_NAMES = (
     "two words",
     "-o",
     "--help",
@@ -49,9 +49,9 @@ def write_cases(root: Path, names) -> Path:
 
 
 @pytest.fixture
-def odd(tmp_path):
-    """Give a dataset of odd names, two bad cases with such names among them."""
-    root = write_cases(tmp_path / "data", ODD_NAMES)
+def unusual(tmp_path):
+    """Give a dataset of unusual names, two bad cases with such names among them."""
+    root = write_cases(tmp_path / "data", UNUSUAL_NAMES)
     for name in ("bad\nname", f"bad {NOT_UTF8}"):
         for path in (root / "imagesTr" / f"{name}_0000.nii.gz", root / "labelsTr" / f"{name}.nii.gz"):
             path.write_bytes(b"")
@@ -59,32 +59,34 @@ def odd(tmp_path):
 
 
 @pytest.mark.fault("unusual-names")
-def test_odd_names_are_planned_and_predicted_and_printed_escaped(command, odd, tmp_path, model_file):
-    planned = command("plan", odd, "-o", tmp_path / "run", "--num-workers", 1, "--on-bad", "skip")
+def test_unusual_names_are_planned_and_predicted_and_printed_escaped(command, unusual, tmp_path, model_file):
+    planned = command("plan", unusual, "-o", tmp_path / "run", "--num-workers", 1, "--on-bad", "skip")
     assert planned.code == 3, planned.text
     folds = json.loads((tmp_path / "run" / "splits.json").read_text(encoding="utf-8"))
-    assert {name for fold in folds for part in fold.values() for name in part} == set(ODD_NAMES)
+    assert {name for fold in folds for part in fold.values() for name in part} == set(UNUSUAL_NAMES)
     stored = {path.name for path in (tmp_path / "run" / "preprocessed").iterdir() if not path.name.startswith(".")}
-    assert stored == set(ODD_NAMES)
-    predicted = command("predict", "-m", model_file, "-i", odd / "imagesTr", "-o", tmp_path / "out", "--also", "masks")
+    assert stored == set(UNUSUAL_NAMES)
+    predicted = command(
+        "predict", "-m", model_file, "-i", unusual / "imagesTr", "-o", tmp_path / "out", "--also", "masks"
+    )
     assert predicted.code == 3, predicted.text
     written = {path.name.removesuffix(".nii.gz") for path in (tmp_path / "out").glob("*.nii.gz")}
-    assert written == set(ODD_NAMES)
+    assert written == set(UNUSUAL_NAMES)
     run = {
         case["case_id"]: case
         for case in json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["cases"]
     }
-    assert {name for name, case in run.items() if case["is_done"]} == set(map(shown, ODD_NAMES))
+    assert {name for name, case in run.items() if case["is_done"]} == set(map(shown, UNUSUAL_NAMES))
     for text in (planned.text, predicted.text):
         assert all(line.isprintable() for line in text.split("\n"))
         assert "bad\\nname_0000.nii.gz is empty (0 bytes). Copy or download it again" in text
         assert "bad \\udcff\\udcfe_0000.nii.gz is empty" in text
-    again = command("predict", "-m", model_file, "-i", odd / "imagesTr", "-o", tmp_path / "out", "--also", "masks")
-    assert again.code == 3 and f"{len(ODD_NAMES)} of them by an earlier run" in again.text
+    again = command("predict", "-m", model_file, "-i", unusual / "imagesTr", "-o", tmp_path / "out", "--also", "masks")
+    assert again.code == 3 and f"{len(UNUSUAL_NAMES)} of them by an earlier run" in again.text
 
 
 @pytest.mark.fault("unusual-names")
-def test_a_plan_of_odd_names_is_trained(command, odd, tmp_path):
+def test_a_plan_of_unusual_names_is_trained(command, unusual, tmp_path):
     overlay = tmp_path / "small.json"
     small = {"training": {"epochs": 1, "steps_per_epoch": 1, "batch_slices": 1, "num_folds": 2}}
     overlay.write_text(json.dumps(small))
@@ -100,7 +102,7 @@ def test_a_plan_of_odd_names_is_trained(command, odd, tmp_path):
 
 
 @pytest.mark.fault("unusual-names")
-def test_paths_with_odd_names_are_taken_from_the_command_line(command, tmp_path, model_file, monkeypatch):
+def test_paths_with_unusual_names_are_taken_from_the_command_line(command, tmp_path, model_file, monkeypatch):
     root = write_cases(tmp_path / "a folder\nof 日本", ("a", "b"))
     monkeypatch.chdir(tmp_path)
     planned = command("plan", root.name, "-o", "a run ü", "--num-workers", 1)

@@ -312,7 +312,7 @@ def test_a_bad_label_map_is_refused_as_a_bad_image_is(both, name, fault, remedy)
 
 
 @pytest.mark.fault("wrong-ending")
-def test_a_label_map_too_is_told_by_its_first_bytes(both):
+def test_a_label_map_too_is_reported_by_its_first_bytes(both):
     assert_used(both, "label_plain.nii.gz", as_label=True)
     assert_used(both, "label_nrrd.nrrd", as_label=True)
     assert_used(both, "label_one_4d.nii.gz", as_label=True)

@@ -101,8 +101,8 @@ def run(trained, tmp_path):
     return tmp_path / "run"
 
 
-def assert_told(outcome, *words, code=2):
-    """Check that a fault is told in few words that a terminal can show."""
+def assert_reported(outcome, *words, code=2):
+    """Check that a fault is reported in few words that a terminal can show."""
     assert outcome.code == code, outcome.text
     for word in words:
         assert word in outcome.text, (word, outcome.text)
@@ -185,7 +185,7 @@ def test_a_pickle_as_a_model_is_refused(command, tmp_path, canary, make_dataset)
             path.write_bytes(content)
             for model in (path, path.parent) if file == "model.safetensors" else (path,):
                 outcome = command("predict", "-m", model, "-i", scans, "-o", tmp_path / "out")
-                assert_told(outcome, f"{file} is not a model of autoseg, or is damaged", "Copy it again")
+                assert_reported(outcome, f"{file} is not a model of autoseg, or is damaged", "Copy it again")
     assert not (tmp_path / "out").exists()
 
 
@@ -197,7 +197,7 @@ def test_a_pickle_as_the_state_of_a_training_is_refused(command, run, canary):
         for state in states:
             state.write_bytes(content)
         outcome = command("train", run, "--fold", 0)
-        assert_told(outcome, "resume.pt is damaged", "to start this fold again", code=outcome.code)
+        assert_reported(outcome, "resume.pt is damaged", "to start this fold again", code=outcome.code)
         assert outcome.code in (0, 2)  # 0 where there was something to go back to
         assert "weights_only" not in outcome.text, "nobody is advised to load it without the guard"
 
@@ -215,7 +215,7 @@ def test_a_pickle_as_weights_to_begin_with_is_refused(command, trained, tmp_path
     words = [*TINY_OPTIONS, "--set", f"network.weights={path.with_suffix('.pt')}"]
     assert command("plan", trained / "data", "-o", tmp_path / "new", "--num-workers", 1, *words).code == 0
     outcome = command("train", tmp_path / "new")
-    assert_told(outcome, ".pt cannot be read as a SAM2 checkpoint", "not run", "Fetch it again")
+    assert_reported(outcome, ".pt cannot be read as a SAM2 checkpoint", "not run", "Fetch it again")
     assert not list((tmp_path / "new").rglob("*.safetensors"))
 
 
@@ -256,7 +256,7 @@ def test_a_pickle_or_a_function_in_the_store_is_refused(command, run, canary, tm
         assert not holds_plain_array(image)
     monkeypatch.undo()
     outcome = command("train", run, "--fold", 1)
-    assert_told(outcome, "1 of 3 preprocessed cases", "good_0", "Run autoseg_plan again", code=4)
+    assert_reported(outcome, "1 of 3 preprocessed cases", "good_0", "Run autoseg_plan again", code=4)
 
 
 def lazy_function(folder, canary):
@@ -293,7 +293,7 @@ def test_a_pickle_as_a_scan_is_a_bad_case_and_the_others_are_finished(
 
 
 @pickles
-def test_a_pickle_as_any_file_of_text_is_refused_or_made_anew(command, trained, run, model_file, tmp_path, canary):
+def test_a_pickle_as_any_file_of_text_is_refused_or_made_again(command, trained, run, model_file, tmp_path, canary):
     content = disguises(canary)["pickle 0"]  # of ASCII letters alone
     data = tmp_path / "data"
     shutil.copytree(trained / "data", data)
@@ -314,16 +314,16 @@ def test_a_pickle_as_any_file_of_text_is_refused_or_made_anew(command, trained, 
     assert command("predict", "-m", model_file, "-i", data / "imagesTr", "-o", tmp_path / "out").code == 0
     for name, option in (("words.json", "--descriptions"), ("overlay.json", "--overlay")):
         (tmp_path / name).write_bytes(content)
-        assert_told(
+        assert_reported(
             command("plan", data, "-o", run, option, tmp_path / name), f"{name} cannot be read as JSON", "Repair"
         )
     (run / "plans.json").write_bytes(content)
-    assert_told(command("train", run), "plans.json cannot be read as JSON")
+    assert_reported(command("train", run), "plans.json cannot be read as JSON")
     (tmp_path / "table.csv").write_bytes(content)
     outcome = command("predict", "-m", model_file, "-i", tmp_path / "table.csv", "-o", tmp_path / "out")
-    assert_told(outcome, "table.csv: its columns are", code=4)
+    assert_reported(outcome, "table.csv: its columns are", code=4)
     (data / "dataset.json").write_bytes(content)
-    assert_told(command("plan", data, "--check"), "dataset.json cannot be read as JSON", code=4)
+    assert_reported(command("plan", data, "--check"), "dataset.json cannot be read as JSON", code=4)
 
 
 @pytest.fixture(scope="module")
@@ -414,7 +414,7 @@ def test_a_damaged_model_ends_a_prediction_before_it_begins(command, model_file,
         path.write_bytes(changed)
         started = time.monotonic()
         outcome = command("predict", "-m", path, "-i", scans, "-o", tmp_path / "out")
-        assert_told(outcome, "model.safetensors", "damaged", "Copy it again")
+        assert_reported(outcome, "model.safetensors", "damaged", "Copy it again")
         assert time.monotonic() - started < 5
     assert not (tmp_path / "out").exists()
 
@@ -434,7 +434,7 @@ def test_a_model_made_up_with_a_right_hash_is_refused(command, model_file, make_
         "digits": (good.replace('"memory_gib": 4.0', '"memory_gib": 1' + "0" * 5000), {}, "has 5001 digits"),
         "a list": ("[]", {}, "carries no plan"),
         "no weights": (good, {}, "no text vectors"),
-        "odd weights": (good, {"tensors": half}, "no text vectors"),
+        "weights of unusual types": (good, {"tensors": half}, "no text vectors"),
         "folds": (good, {"tensors": {f"fold_{'9' * 5000}.a": torch.zeros(1)}}, "no text vectors"),
         "version": (good, {"format_version": "7" * 10_000}, "Install the autoseg that wrote it"),
         "version of no type": (good, {"format_version": [[]]}, "Install the autoseg that wrote it"),
@@ -443,7 +443,7 @@ def test_a_model_made_up_with_a_right_hash_is_refused(command, model_file, make_
         path = tmp_path / "model.safetensors"
         write_model(path, text, **changes)
         outcome = command("predict", "-m", path, "-i", scans, "-o", tmp_path / "out")
-        assert_told(outcome, "model.safetensors", words)
+        assert_reported(outcome, "model.safetensors", words)
     assert not (tmp_path / "out").exists()
 
 
@@ -492,7 +492,7 @@ def test_hostile_json_is_refused_with_file_fault_and_remedy(command, trained, ru
         if place == "--descriptions" and name in ("a long string", "half a character", "twice"):
             assert outcome.code in (0, 2)  # a text of any length is a text
             continue
-        assert_told(outcome, path.name)
+        assert_reported(outcome, path.name)
         assert re_remedy(outcome.text), (name, outcome.text)
         assert time.monotonic() - started < 5, name
 
@@ -526,19 +526,19 @@ def test_impossible_values_of_a_plan_are_named_with_their_field(command, trained
             place[last] = value
             write_json(run / "plans.json", content)
             outcome = command("train", run)
-            assert_told(outcome, "plans.json is not a valid plan", f"{parts[0] if parts else last}")
+            assert_reported(outcome, "plans.json is not a valid plan", f"{parts[0] if parts else last}")
             word = json.dumps(value)
             outcome = command(
                 "plan", trained / "data", "-o", tmp_path / "new", "--num-workers", 1, "--set", f"{field}={word}"
             )
-            assert_told(outcome, f"--set {field}="[:60])
+            assert_reported(outcome, f"--set {field}="[:60])
     write_json(run / "plans.json", good | {"unknown": 1})
-    assert_told(command("train", run), "plans.json is not a valid plan", "unknown: Extra inputs are not permitted")
+    assert_reported(command("train", run), "plans.json is not a valid plan", "unknown: Extra inputs are not permitted")
 
 
 @hostile_plans
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "reported"),
     [
         ("training.epochs=" + "9" * 5000, "training.epochs"),
         ("training.epochs=" + "[" * 100_000, "training.epochs"),
@@ -552,12 +552,12 @@ def test_impossible_values_of_a_plan_are_named_with_their_field(command, trained
         ("training.epochs", "expected KEY=VALUE"),
     ],
 )
-def test_an_odd_setting_is_refused(command, trained, run, word, told):
-    assert_told(command("plan", trained / "data", "-o", run, "--num-workers", 1, "--set", word), told)
+def test_an_unusual_setting_is_refused(command, trained, run, word, reported):
+    assert_reported(command("plan", trained / "data", "-o", run, "--num-workers", 1, "--set", word), reported)
 
 
 @hostile_plans
-def test_hostile_json_in_what_is_only_kept_to_save_time_is_made_anew(command, trained, model_file, tmp_path, run):
+def test_hostile_json_in_what_is_only_kept_to_save_time_is_made_again(command, trained, model_file, tmp_path, run):
     again = ("--num-workers", 1, "--memory-gib", 4, *TINY_OPTIONS)
     scans, out = trained / "data" / "imagesTr", tmp_path / "out"
     caches = ["fingerprint.json", "dataset_report.json", "plans.json", "splits.json", "preprocessed/good_2/case.json"]
@@ -611,7 +611,7 @@ RECORDS = {
 
 @hostile_plans
 @pytest.mark.parametrize("change", RECORDS.values(), ids=RECORDS)
-def test_a_record_of_the_store_that_claims_what_cannot_be_is_made_anew(run, change):
+def test_a_record_of_the_store_that_claims_what_cannot_be_is_made_again(run, change):
     store = CaseStore(run / "preprocessed")
     path = run / "preprocessed" / "good_0" / "case.json"
     record = read_json(path)
@@ -637,4 +637,4 @@ def test_folds_that_a_user_edited_are_checked(command, run):
     }
     for fault, content in faults.items():
         write_json(run / "splits.json", content)
-        assert_told(command("train", run, "--fold", 0), "splits.json", fault, "run autoseg_plan again")
+        assert_reported(command("train", run, "--fold", 0), "splits.json", fault, "run autoseg_plan again")

@@ -27,7 +27,7 @@ KINDS = {
 @pytest.mark.fault("killed")
 @pytest.mark.fault("dead-worker")
 @pytest.mark.fault("loss-not-finite")
-def test_training_survives_one_fault_of_each_kind_and_tells_of_every_one(tmp_path):
+def test_training_survives_one_fault_of_each_kind_and_reports_every_one(tmp_path):
     words = [
         "--steps",
         STEPS,
@@ -48,5 +48,5 @@ def test_training_survives_one_fault_of_each_kind_and_tells_of_every_one(tmp_pat
     result = json.loads((tmp_path / "soak.json").read_text())
     assert result["steps"] == STEPS and result["runs"] >= 2
     assert set(result["faults"]) >= KINDS - {"killed-in-save"}  # on a slow machine no save may fall into its time
-    assert result["untold"] == [] and result["leftovers"] == []
+    assert result["unreported"] == [] and result["leftovers"] == []
     assert result["loss_last_tenth"] < result["loss_first_tenth"]

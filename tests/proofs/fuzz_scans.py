@@ -196,7 +196,7 @@ def main() -> int:
     """Read all cases, write the JSON, and show what went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--share", type=float, default=1.0, help="read only this share of the cases")
+    parser.add_argument("--fraction", type=float, default=1.0, help="read only this fraction of the cases")
     parser.add_argument("--what", nargs="+", choices=list(NUMBERS), default=list(NUMBERS))
     parser.add_argument("--only", nargs=2, metavar=("WHAT", "NUMBER"), help="read one case here, with its traceback")
     parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
@@ -216,7 +216,7 @@ def main() -> int:
             print(read_in_every_way(path))
         return 0
     start = time.monotonic()
-    found = {what: read_all(what, int(arguments.share * NUMBERS[what])) for what in arguments.what}
+    found = {what: read_all(what, int(arguments.fraction * NUMBERS[what])) for what in arguments.what}
     content = {
         **{what: summarize(rows) for what, rows in found.items()},
         "whole_file_bytes": {name: len(content) for name, (content, _) in make_wholes().items()},

@@ -8,7 +8,7 @@ in whole epochs. The network here is a much smaller one, so that they take less 
 others used too), and states are saved more often, every ten seconds.
 
 Faults are drawn from a seed and put in from outside (`soak_runner.py`); a kill ends a run, and the same command
-begins the next one, sometimes after the newest state was damaged. Each fault must be told of in the log; the report
+begins the next one, sometimes after the newest state was damaged. The log must report each fault; the report
 has the line. The file must exist at the end, be loaded, and its Dice on cases that were left out be that of a model
 that has learned.
 """
@@ -173,14 +173,14 @@ def soak(
 def report(fold: Path, made: list[dict[str, Any]], logs: list[str], *, planned: int) -> dict[str, Any]:
     """Gather what came of it; a fault that no line tells of has none."""
     left = [log.splitlines() for log in logs]
-    told = []
+    reported = []
     for fault in sorted(made, key=lambda one: one["run"]):
         lines = left[fault["run"] + (fault["fault"] in BETWEEN_RUNS)]
         pattern = re.compile(LINES[fault["fault"]].format(step=fault.get("step")))
         line = next((line for line in lines if pattern.search(line)), None)
         if line is not None and fault["fault"] not in ("killed", "killed-in-save"):
             lines.remove(line)  # each line tells of one fault
-        told.append({**fault, "line": None if line is None else line.replace(str(fold.parents[1]) + os.sep, "")})
+        reported.append({**fault, "line": None if line is None else line.replace(str(fold.parents[1]) + os.sep, "")})
     network, _ = load_model(fold / "model.safetensors")
     losses = [
         record["losses"]["total"] for record in read_metrics(fold / "metrics.jsonl") if "total" in record["losses"]
@@ -190,14 +190,14 @@ def report(fold: Path, made: list[dict[str, Any]], logs: list[str], *, planned: 
         "runs": len(logs),
         "steps": read_metrics(fold / "metrics.jsonl")[-1]["step"],
         "planned_faults": planned,
-        "faults": dict(sorted(Counter(fault["fault"] for fault in told).items())),
-        "untold": [fault for fault in told if fault["line"] is None],
+        "faults": dict(sorted(Counter(fault["fault"] for fault in reported).items())),
+        "unreported": [fault for fault in reported if fault["line"] is None],
         "loss_first_tenth": round(float(np.mean(losses[:tenth])), 4),
         "loss_last_tenth": round(float(np.mean(losses[-tenth:])), 4),
         "weights_are_finite": all(bool(weight.isfinite().all()) for weight in network.parameters()),
         "leftovers": sorted(path.name for path in fold.glob(".writing-*")),
         "validation_dice": read_json(fold / "validation" / "summary.json")["mean_dice"],
-        "every_fault": told,
+        "every_fault": reported,
     }
 
 
@@ -227,7 +227,7 @@ def main() -> None:
     )
     for fault in result["every_fault"]:
         print(f"{fault['fault']:<15} run {fault['run']:>2}  {fault['line'] or 'NOT REPORTED'}")
-    is_good = not result["untold"] and not result["leftovers"] and result["weights_are_finite"]
+    is_good = not result["unreported"] and not result["leftovers"] and result["weights_are_finite"]
     sys.exit(0 if is_good and result["loss_last_tenth"] < result["loss_first_tenth"] else 1)
 
 
