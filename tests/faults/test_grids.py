@@ -207,11 +207,8 @@ def test_predict_puts_every_label_map_on_its_scans_exact_grid(orders, make_model
     for number in chosen:
         order, signs = ORDERS[number]
         scan, made = (nib.load(folder / f"{number:02d}.nii.gz") for folder in (orders / "images", tmp_path / "out"))
-        fields = ["dim", "pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z"]
-        if scan.header["qform_code"]:  # else nothing counts that stands there
-            fields += ["quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"]
-        for field in fields:
-            np.testing.assert_array_equal(made.header[field], scan.header[field], err_msg=field)
+        assert made.shape == scan.shape
+        np.testing.assert_array_equal(made.affine, scan.affine)
         flips = tuple(slice(None, None, sign) for sign in signs)
         patient = np.asarray(made.dataobj)[flips].transpose(np.argsort(order))
         expected = patient if expected is None else expected

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -11,34 +10,21 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import TINY_OPTIONS, call_main
 
 import autoseg.planning.fingerprint.extract
 import autoseg.training.trainer
-from autoseg.cli import plan, predict, train
 from autoseg.inference.predictor import Predictor
 from autoseg.system.signals import SIGNALS
 
-MAINS = {"plan": plan.main, "train": train.main, "predict": predict.main}
 LONGEST_SECONDS = 20
-TINY = {
-    "network": {
-        "image_size_px": 32,
-        "window_rows_px": 32,
-        "window_columns_px": 32,
-        "feature_channels": 16,
-        "refiner_channels": [4, 16, 16],
-    },
-    "training": {"batch_slices": 8, "steps_per_epoch": 2, "epochs": 20},
-}
+SETTINGS = ("training.batch_slices=8", "training.steps_per_epoch=2", "training.epochs=20")
 
 
 @pytest.fixture
-def run(make_dataset, command, tmp_path):
+def run(tiny_run):
     """Give a planned run whose training takes a moment; its dataset is beside it."""
-    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
-    planned = command("plan", make_dataset(), "-o", tmp_path / "run", "--overlay", tmp_path / "tiny.json")
-    assert planned.code == 0, planned.text
-    return tmp_path / "run"
+    return tiny_run(*SETTINGS)
 
 
 @pytest.fixture
@@ -67,7 +53,7 @@ def holder():
 def arguments_of(verb, *, run, model, out):
     data = run.parent / "data"
     return {
-        "plan": ("plan", data, "-o", run, "--overlay", run.parent / "tiny.json"),
+        "plan": ("plan", data, "-o", run, "--memory-gib", 4, "--num-workers", 1, *TINY_OPTIONS),
         "train": ("train", run, "--epochs", "1"),
         "predict": ("predict", "-m", model, "-i", data / "imagesTr", "-o", out),
     }[verb]
@@ -135,7 +121,7 @@ class Forked:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             code = 1
             try:
-                code = MAINS[verb]([*rest, "--device", "cpu"])
+                code = call_main(verb, *rest)
             finally:
                 os._exit(code)
 
@@ -270,7 +256,7 @@ def test_train_saves_its_state_and_ends_its_processes(run, slow, capfd, monkeypa
     if num_processes > 1:
         return  # how it goes on is the same, and takes seconds
     monkeypatch.undo()
-    assert train.main([str(run), "--epochs", "1", "--device", "cpu"]) == 0
+    assert call_main("train", run, "--epochs", 1) == 0
     assert "continuing at step 1" in capfd.readouterr().err
 
 
