@@ -76,7 +76,8 @@ def translate(prediction_zyx: np.ndarray, reference_zyx: np.ndarray, *, translat
     table = np.zeros(largest + 2, np.int64)  # the last entry stands for every larger value
     for value, values in translation.items():
         table[value] = values[0] if values else 0
-    translated: np.ndarray = table[np.clip(prediction_zyx, 0, largest + 1)]
+    limit = min(largest + 1, np.iinfo(prediction_zyx.dtype).max)  # NumPy 2.0 refuses limits that the type cannot hold
+    translated: np.ndarray = table[np.clip(prediction_zyx, 0, limit)]
     for value, values in translation.items():
         if len(values) > 1:
             is_there = (prediction_zyx == value) & np.isin(reference_zyx, values)

@@ -74,6 +74,12 @@ def odd(names, known):
     return told
 
 
+def test_translate_to_values_that_the_type_of_the_prediction_cannot_hold():
+    prediction = np.array([[[0, 1, 255]]], np.uint8)
+    translated = translate(prediction, np.zeros_like(prediction), translation={1: (300,)})
+    assert translated.tolist() == [[[0, 300, 0]]] and translated.dtype == np.uint16
+
+
 def test_to_reference_values_says_what_is_odd_about_the_names():
     assert odd({1: "liver"}, {1: "liver", 2: "spleen"}) is None
     assert odd({1: "liver", 9: "pancreas"}, {1: "liver"}) is None

@@ -68,7 +68,7 @@ def model_file(make_model: Callable[..., Path]) -> Path:
 
 @dataclass(frozen=True)
 class WholeWay:
-    """What `whole_way.py` left behind.
+    """What `plan_train_predict.py` left behind.
 
     Attributes:
         folder: With `data`, `dicom`, `run` and `out`.
@@ -86,12 +86,12 @@ class WholeWay:
 @pytest.fixture(scope="session")
 def whole_way(tmp_path_factory: pytest.TempPathFactory) -> WholeWay:
     """Take a dataset full of patients' names and markup all the way, once, in a process that may not ask a network."""
-    script = Path(__file__).with_name("whole_way.py")
+    script = Path(__file__).with_name("plan_train_predict.py")
     root = tmp_path_factory.mktemp("way")
     folder, site, log = root / SECRET_PLACE, root / "site", root / "network.txt"
     folder.mkdir()
     site.mkdir()
-    spec = importlib.util.spec_from_file_location("whole_way", script)
+    spec = importlib.util.spec_from_file_location("plan_train_predict", script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

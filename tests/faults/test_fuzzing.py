@@ -11,7 +11,7 @@ from damage import metaimage, nifti, nrrd, packed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nibabel import Nifti2Image
-from reading import memory_limit, read_in_every_way
+from read_scans import memory_limit, read_in_every_way
 
 from autoseg.config.plans import read_plans
 from autoseg.datasets.dataset import read_dataset

@@ -1,6 +1,6 @@
 """Label values that are unusual, unknown or ignored, and label maps without an organ, are planned and predicted.
 
-One dataset holds every such case; it is planned once. Names of organs, ids, few cases: `test_declarations.py`.
+One dataset holds every such case; it is planned once. Names of organs, ids, few cases: `test_dataset_json.py`.
 """
 
 import json

@@ -11,7 +11,7 @@ from autoseg.errors import UsageError
 from autoseg.training.context import shard_of_step
 from autoseg.training.logging.metrics_log import read_metrics
 
-STEPS = 6
+STEPS = 5
 
 
 def losses_in(run):

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
 import damage
 from damage_series import damage_slices, make_slices
-from reading import memory_limit, read_in_every_way
+from read_scans import memory_limit, read_in_every_way
 
 SHAPE_ZYX = (20, 48, 56)
 MORE_MEMORY_BYTES = 256 << 20  # that a child may take for a scan of 0.1 MB: address space, so that bad wishes fail too

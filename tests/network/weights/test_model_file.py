@@ -84,8 +84,8 @@ def describe_tower(tensors, **vision):
     ("change", "message"),
     [
         (lambda tensors: None, None),
-        (lambda tensors: describe_tower(tensors, timm_model_name="hf_hub:somebody/model"), "no name of timm's"),
-        (lambda tensors: describe_tower(tensors, timm_model_name="/somewhere"), "no name of timm's"),
+        (lambda tensors: describe_tower(tensors, timm_model_name="hf_hub:somebody/model"), "is not a name in timm"),
+        (lambda tensors: describe_tower(tensors, timm_model_name="/somewhere"), "is not a name in timm"),
         (lambda tensors: describe_tower(tensors, layers=10**9), "more than weights"),
         (lambda tensors: describe_tower(tensors, width=2**17), "differ"),
         (lambda tensors: describe_tower(tensors, image_size=[32, 10**6]), "larger than"),
@@ -137,7 +137,7 @@ def test_a_missing_file_a_folder_and_somebody_elses_file_are_refused(tmp_path):
     with pytest.raises(CheckpointError):
         load_model(tmp_path)
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="no model of autoseg"):
+    with pytest.raises(CheckpointError, match="is not a model of autoseg"):
         load_model(tmp_path / "other.safetensors")
     for card in ("[]", "{}", "not JSON"):
         save_file({"weight": torch.zeros(3)}, tmp_path / "odd.safetensors", metadata={"autoseg": card})

@@ -1,4 +1,4 @@
-"""The promises in the guide: each sentence is linked to files that are there, and to tests that can be run."""
+"""The guide of promises: each sentence links to existing files, and to tests that can be run."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Odd names, paths that are no files, inputs and outputs that cannot be written."""
+"""Unusual names, paths that are not files, inputs and outputs that cannot be written."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""docs/faults.md and the tests in this folder name the same faults."""
+"""The table in docs/faults.md and the tests in this folder name the same faults."""
 
 import ast
 import re

@@ -1,7 +1,7 @@
-"""A whole way in a process of its own: a dataset full of names and markup is planned, trained, predicted, evaluated.
+"""Plans, trains, predicts and evaluates a dataset full of names and markup, in a process of its own.
 
-Run as `python whole_way.py FOLDER` by the fixture `whole_way`. Whatever asks the network is stopped and written down in
-`network.txt`, in this process and, by a module `sitecustomize`, in every one that it starts.
+Run as `python plan_train_predict.py FOLDER` by the fixture `whole_way`. Network access is refused and logged in
+`network.txt`, in this process and, by a module `sitecustomize`, in every process that it starts.
 """
 
 import gzip

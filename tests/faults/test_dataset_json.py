@@ -1,4 +1,4 @@
-"""What a dataset declares wrongly: names of organs, channels and ids; and how few cases it may have."""
+"""Faults of dataset.json: names of organs and channels, ids, and too few cases."""
 
 import json
 import shutil
